@@ -1,0 +1,25 @@
+"""CIFAR-10 with random crops and flips (He et al. 2015, section 4.2), with a cosine schedule.
+
+python main.py --config=configs/cifar10.py --workdir=/tmp/cifar10              # ResNet-18 with the CIFAR stem
+python main.py --config=configs/cifar10.py:resnet20 --workdir=/tmp/resnet20    # any other model, by name
+"""
+
+from resnet_jax.config import default
+
+
+def get_config(model: str = "resnet18"):
+    config = default()
+    config.dataset.name = "cifar10"
+    config.augment.crop_padding = 4
+    config.augment.horizontal_flip = True
+    config.model.name = model
+    config.model.stem = "cifar"
+    config.batch_size = 128
+    config.num_epochs = 200
+    config.optimizer.learning_rate = 0.1
+    # The paper's own CIFAR networks are an order of magnitude smaller, and take the paper's weaker decay.
+    config.optimizer.weight_decay = (
+        1e-4 if model in ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110") else 5e-4
+    )
+    config.schedule.warmup_epochs = 1.0
+    return config

@@ -1,0 +1,19 @@
+"""ResNet-20 on scikit-learn's handwritten digits, which need no download: the first thing to try.
+
+python main.py --config=configs/digits.py --workdir=/tmp/digits
+"""
+
+from resnet_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.dataset.name = "digits"
+    config.model.name = "resnet20"
+    config.batch_size = 64
+    config.num_epochs = 30
+    config.augment.crop_padding = 1
+    config.optimizer.learning_rate = 0.1
+    config.schedule.warmup_epochs = 1.0
+    config.log_every_steps = 10
+    return config

@@ -1,0 +1,1 @@
+"""From where examples lie to normalised batches on the device."""

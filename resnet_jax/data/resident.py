@@ -1,0 +1,60 @@
+"""The resident feed: sets that fit in memory live on the device as uint8, and the step takes its batches there."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from resnet_jax import parallel, randomness
+from resnet_jax.data.examples import Examples
+from resnet_jax.errors import UserError
+from resnet_jax.randomness import Use
+
+
+class EpochInputs(NamedTuple):
+    """What the steps of an epoch need, on the device: the whole set and the order of its examples.
+
+    images: uint8 [n, height, width, channels]; labels: int32 [n]; order: int32 [steps_per_epoch, batch].
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    order: jax.Array
+
+
+class ResidentFeed:
+    """A training split on every device, shuffled anew each epoch as a function of (seed, epoch) alone.
+
+    An epoch has as many steps as there are whole batches; the few examples left over are others each time.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, seed: int, mesh: Mesh):
+        if len(examples) < batch_size:
+            raise UserError(f"batch_size {batch_size} is more than the {len(examples):,} training examples: lower it")
+        self.image_shape = examples.images.shape[1:]
+        self.size = len(examples)
+        self.steps_per_epoch = len(examples) // batch_size
+        placement = parallel.replicated(mesh)
+        self._images, self._labels = parallel.place((examples.images, examples.labels), placement)
+
+        def shuffle(epoch):
+            order = jax.random.permutation(randomness.key(seed, Use.SHUFFLING, epoch), len(examples))
+            return order[: self.steps_per_epoch * batch_size].reshape(self.steps_per_epoch, batch_size)
+
+        self._shuffle = jax.jit(shuffle, out_shardings=placement)
+
+    def epoch(self, epoch: int) -> EpochInputs:
+        return EpochInputs(self._images, self._labels, self._shuffle(epoch))
+
+
+def take_batch(inputs: EpochInputs, step: jax.Array, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+    """The batch of the global `step`, inside a compiled function.
+
+    Returns:
+      images uint8 [batch, height, width, channels] and labels int32 [batch], sharded over `data`: each device gathers
+      its own part from its own copy of the set.
+    """
+    indices = inputs.order[step % inputs.order.shape[0]]
+    indices = jax.lax.with_sharding_constraint(indices, parallel.batch_sharded(mesh))
+    return jnp.take(inputs.images, indices, axis=0, mode="clip"), jnp.take(inputs.labels, indices, axis=0, mode="clip")

@@ -1,0 +1,67 @@
+"""Which examples are for training, for validation and for the test.
+
+A split is written as TFDS writes it: `train`, `train[:45000]`, `train[10%:90%]`, `train[-500:]`, `train+test`.
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from resnet_jax.errors import UserError, unknown_name
+
+_PART = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+
+
+def select(split: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The examples that `split` names: indices for each base split, where `sizes` has the lengths of all of them.
+
+    Raises:
+      UserError: for a malformed split, an unknown base split, or one that holds no example.
+    """
+    selected: dict[str, np.ndarray] = {}
+    for part in split.split("+"):
+        match = _PART.fullmatch(part.strip())
+        if not match:
+            raise UserError(f"cannot read the split {split!r}: write it like train, train[:90%] or train[1000:2000]")
+        name = match["name"]
+        if name not in sizes:
+            raise unknown_name("split", name, sizes)
+        start = _bound(match["start"], sizes[name], 0)
+        stop = _bound(match["stop"], sizes[name], sizes[name])
+        selected[name] = np.concatenate([selected.get(name, np.arange(0)), np.arange(start, stop)])
+    if not any(len(indices) for indices in selected.values()):
+        raise UserError(f"the split {split!r} holds no examples")
+    return selected
+
+
+def check_disjoint(first: str, second: str, sizes: Mapping[str, int]) -> None:
+    """Raises `UserError` if two splits share examples: a score on what was trained on would mislead."""
+    one, other = select(first, sizes), select(second, sizes)
+    shared = sum(len(np.intersect1d(one[name], other[name])) for name in one.keys() & other.keys())
+    if shared:
+        raise UserError(
+            f"the splits {first!r} and {second!r} share {shared:,} examples: choose ranges that do not overlap"
+        )
+
+
+def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Parts examples in two, the same way each time: (kept, held out), both sorted.
+
+    The held-out part takes `fraction` of every class, rounded, chosen at random with a fixed seed: the same pictures
+    whatever the seed of a run, so that runs can be compared.
+    """
+    order = np.random.default_rng(0).permutation(len(labels))
+    held_out = []
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        held_out.append(members[: round(fraction * len(members))])
+    held_out = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def _bound(text: str | None, size: int, default: int) -> int:
+    if text is None:
+        return default
+    bound = round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)
+    return min(max(bound + size if text.startswith("-") else bound, 0), size)

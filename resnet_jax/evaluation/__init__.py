@@ -1,0 +1,1 @@
+"""Scoring a network: every example exactly once."""

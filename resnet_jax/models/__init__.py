@@ -1,0 +1,1 @@
+"""ResNets as pure functions of (variables, images)."""

@@ -1,0 +1,59 @@
+"""Where and with what a result was made: a number without this cannot be trusted later."""
+
+import datetime
+import os
+import pathlib
+import platform
+import subprocess
+from importlib import metadata
+
+import jax
+
+# Runs repeat bit for bit only where all of these agree.
+REPRODUCIBLE_WITHIN = ("machine", "cpu_count", "device", "device_count", "jaxlib")
+
+
+def describe() -> dict[str, object]:
+    """Commit, versions, hardware and date (UTC) of this process, as JSON values."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "jax": metadata.version("jax"),
+        "jaxlib": metadata.version("jaxlib"),
+        "flax": metadata.version("flax"),
+        "machine": f"{platform.machine()} {_processor()}".strip(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+    }
+
+
+def differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
+    """What changed of all that bitwise repetition depends on, as phrases."""
+    return [f"{key} {before.get(key)} -> {now[key]}" for key in REPRODUCIBLE_WITHIN if before.get(key) != now[key]]
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with "+changes" where the work tree differs; None outside a git checkout."""
+    root = pathlib.Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    """The processor's model name where the system tells it (Linux), else an empty string."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,60 @@
+"""A trained network, ready for use."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from resnet_jax import parallel
+from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.errors import UserError
+from resnet_jax.models import variants
+from resnet_jax.workdir import WorkDir
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run directory's chosen checkpoint holds: the best on validation, or the last of a run without it.
+
+    Attributes:
+      config: the resolved settings.
+      classes: the names of the classes, by label.
+      model: the Linen module.
+      variables: `{"params": ..., "batch_stats": ...}`, replicated over `mesh`.
+      preprocess: uint8 [batch, height, width, channels] to what `model` takes.
+      step: the steps that had been taken.
+      mesh: the devices.
+    """
+
+    config: ConfigDict
+    classes: tuple[str, ...]
+    model: nn.Module
+    variables: dict
+    preprocess: Preprocess
+    step: int
+    mesh: Mesh
+
+
+def load_run(workdir: str) -> Run:
+    """Reads the chosen checkpoint of a run directory onto all devices, whatever devices it was trained on.
+
+    Raises:
+      UserError: if `workdir` is no run directory, has no checkpoint yet, or holds a damaged one.
+    """
+    directory = WorkDir(workdir)
+    config, classes = directory.config(), directory.classes()
+    model = variants.from_config(config, len(classes))
+    preprocess = Preprocess(config.dataset.mean, config.dataset.std)
+    mesh = parallel.make_mesh()
+    directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric, read_only=True)
+    step = directory.chosen_step()
+    if step is None:
+        raise UserError(f"{directory.path} has no checkpoint yet: train it first, with main.py --workdir={workdir}")
+    images = jnp.zeros((1, 32, 32, len(config.dataset.mean)))  # Any height and width give the same parameters.
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    variables, _ = directory.restore(step, parallel.abstract(variables, parallel.replicated(mesh)))
+    directory.close()
+    return Run(config, classes, model, variables, preprocess, step, mesh)

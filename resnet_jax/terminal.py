@@ -1,0 +1,82 @@
+"""What the user sees in a terminal: aligned tables, durations, and one live progress line."""
+
+import io
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+PLAIN_LINE_SECONDS = 10.0
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
+    """Rows of cells as aligned text: numbers to the right (integers with thousands separators), the rest to the left."""
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    numeric = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(rows[0]))]
+    lines = [list(header), *cells] if header else cells
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+
+    def align(line: list[str]) -> str:
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    text = [align(line) for line in lines]
+    if header:
+        text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(text)
+
+
+def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Figures a split, with accuracies in percent."""
+    rows = [
+        (split, f"{of['loss']:.4f}", f"{of['top1']:.2%}", f"{of['top5']:.2%}", of["examples"])
+        for split, of in scores.items()
+    ]
+    return table(rows, header=("split", "loss", "top-1", "top-5", "examples"))
+
+
+def duration(seconds: float) -> str:
+    """4.2 s, 3 min 20 s, or 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, whole = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {whole:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class ProgressLine:
+    """One line that is rewritten in place on a terminal; elsewhere a plain line at most every ten seconds.
+
+    Unless `active`, as in the other processes of a multi-host run, it shows nothing.
+    """
+
+    def __init__(self, active: bool = True):
+        self._stream = sys.stdout if active else io.StringIO()
+        self._live = self._stream.isatty()
+        self._shown = ""
+        self._last_plain = -PLAIN_LINE_SECONDS
+
+    def update(self, text: str) -> None:
+        """Shows `text` as the state of things."""
+        if self._live:
+            self._stream.write("\r" + text.ljust(len(self._shown)))
+            self._shown = text
+        elif time.monotonic() - self._last_plain >= PLAIN_LINE_SECONDS:
+            self._last_plain = time.monotonic()
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def print(self, text: str) -> None:
+        """Prints lasting lines of `text`, in place of the live line."""
+        if self._shown:
+            self._stream.write("\r" + " " * len(self._shown) + "\r")
+            self._shown = ""
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def counter(self, what: str) -> Callable[[int, int], None]:
+        """A function of (done, total) that shows how far `what` has come."""
+        return lambda done, total: self.update(f"{what}  {done:,}/{total:,}")

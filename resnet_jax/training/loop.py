@@ -1,0 +1,131 @@
+"""The training loop: when to step, to evaluate, to save and to stop."""
+
+import dataclasses
+import time
+
+from resnet_jax import config as settings
+from resnet_jax import parallel, provenance
+from resnet_jax.evaluation.evaluate import make_evaluate
+from resnet_jax.evaluation.metrics import Scores, summarize
+from resnet_jax.terminal import ProgressLine, duration
+from resnet_jax.training import messages
+from resnet_jax.training.interruption import interruption
+from resnet_jax.training.monitor import Monitor
+from resnet_jax.training.profiling import Profiler
+from resnet_jax.training.setup import Setup
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.summaries import Summaries
+from resnet_jax.workdir import WorkDir
+
+
+class Loop:
+    """Takes a run from its last checkpoint, or from its beginning, to its last step."""
+
+    def __init__(self, setup: Setup, directory: WorkDir, progress: ProgressLine):
+        self._setup, self._config, self._directory = setup, setup.config, directory
+        self._state, saved = self._restore_or_create(progress)
+        self._step = int(self._state.step)
+        progress.print(messages.introduction(self._config, self._state.params, setup.sizes))
+        self._train_steps = self._compile(progress)
+        self._evaluate = make_evaluate(setup.model, setup.preprocess, self._config.batch_size, setup.mesh)
+        self._summaries = Summaries(directory.path, self._step, progress)
+        self._monitor = Monitor(self._config, setup.classes, setup.feed.steps_per_epoch, self._summaries, progress)
+        self._monitor.resume(self._step, saved)
+        self._profiler = Profiler(directory.path, settings.profile_range(self._config))
+        self._saved_at = time.monotonic()
+
+    def run(self) -> None:
+        """Raises KeyboardInterrupt after Ctrl-C, with everything saved; UserError if the loss is not finite."""
+        steps_per_epoch = self._setup.feed.steps_per_epoch
+        if self._step == 0:
+            self._monitor.introduce(*parallel.fetch(self._setup.first_batch()))
+        with interruption(self._monitor.announce_stop) as self._interrupted:
+            for epoch in range(self._step // steps_per_epoch, self._config.num_epochs):
+                self._train_until((epoch + 1) * steps_per_epoch, self._setup.feed.epoch(epoch))
+                self._end_epoch(epoch + 1)
+        self._profiler.stop(self._state)
+        self._directory.wait()
+        self._summaries.close()
+
+    def seconds(self) -> float:
+        """Spent on this run, over all its processes."""
+        return self._monitor.seconds()
+
+    def _train_until(self, end: int, inputs) -> None:
+        """Takes the steps that are left of an epoch."""
+        while self._step < end:
+            self._profiler.before(self._step, self._state)
+            steps = self._config.steps_per_call if self._step + self._config.steps_per_call <= end else 1
+            self._state, metrics = self._train_steps[steps](self._state, inputs)
+            self._step += steps
+            self._monitor.record(metrics, steps)
+            # The last step of an epoch is saved with the figures of its evaluation, by `_end_epoch`.
+            if self._step < end and (self._interrupted() or self._save_is_due()):
+                self._save()
+                self._stop_if_interrupted()
+
+    def _end_epoch(self, epochs: int) -> None:
+        """Evaluates and saves, as it is due after `epochs` epochs."""
+        last = epochs == self._config.num_epochs
+        scores, is_best = None, False
+        if self._setup.validation is not None and (last or epochs % self._config.evaluate_every_epochs == 0):
+            with self._monitor.paused():
+                scores, is_best = self._validate()
+        due = last or epochs % self._config.checkpoint.every_epochs == 0 or self._save_is_due()
+        if due or is_best or self._interrupted():
+            self._save(scores)
+        self._stop_if_interrupted()
+
+    def _validate(self) -> tuple[Scores, bool]:
+        """Scores the validation split; the second value tells whether these are the best figures so far."""
+        examples = self._setup.validation
+        outcomes = self._evaluate(self._state.variables, examples)
+        scores = summarize(outcomes, examples.labels)
+        best, metric = self._directory.best(), self._config.checkpoint.best_metric
+        sign = 1 if metric == "top1" else -1
+        is_best = best is None or sign * getattr(scores, metric) >= sign * best.metrics[metric]
+        self._monitor.evaluated(scores, is_best, outcomes, examples)
+        return scores, is_best
+
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= 60 * self._config.checkpoint.every_minutes
+
+    def _save(self, scores: Scores | None = None) -> None:
+        """Saves the state, once it is known to be finite and the records that lead up to it are on disk."""
+        self._monitor.collect()
+        self._summaries.flush()
+        with self._monitor.paused():
+            host = {"monitor": self._monitor.saved(), "provenance": provenance.describe()}
+            items = parallel.fetch(_items(self._state))
+            self._directory.save(self._step, items, host, dataclasses.asdict(scores) if scores else None)
+        self._saved_at = time.monotonic()
+
+    def _stop_if_interrupted(self) -> None:
+        if self._interrupted():
+            self._directory.wait()
+            self._summaries.close()
+            raise KeyboardInterrupt
+
+    def _restore_or_create(self, progress: ProgressLine) -> tuple[TrainState, dict]:
+        """The newest checkpoint, if there is one; else the beginning."""
+        step = self._directory.latest_step()
+        if step is None:
+            return self._setup.initial_state(), {}
+        items, host = self._directory.restore(step, _items(self._setup.abstract_state()))
+        step_on_devices = parallel.place(step, parallel.replicated(self._setup.mesh))
+        progress.print(f"Resuming from step {step:,} of {self._setup.total_steps:,} in {self._directory.path}.")
+        for change in provenance.differences(host["provenance"], provenance.describe()):
+            progress.print(f"Note: {change}; what follows may differ in its last bits from an uninterrupted run.")
+        return TrainState(step=step_on_devices, **items), host["monitor"]
+
+    def _compile(self, progress: ProgressLine) -> dict:
+        progress.print("Compiling the train step ...")
+        started = time.monotonic()
+        compiled = self._setup.compile_steps()
+        progress.print(f"... compiled in {duration(time.monotonic() - started)}.")
+        return compiled
+
+
+def _items(state: TrainState) -> dict[str, object]:
+    """The parts of a state that are saved under names of their own; the step is the checkpoint's."""
+    return {"params": state.params, "batch_stats": state.batch_stats, "opt_state": state.opt_state}

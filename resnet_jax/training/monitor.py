@@ -1,0 +1,143 @@
+"""What a run tells as it goes: progress in the terminal, figures on disk, and an alarm when the loss is not finite."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax import pictures
+from resnet_jax.data.examples import Examples
+from resnet_jax.errors import UserError
+from resnet_jax.evaluation.metrics import Outcomes, Scores
+from resnet_jax.parallel import fetch
+from resnet_jax.terminal import ProgressLine, duration
+from resnet_jax.training.messages import settings_table
+from resnet_jax.training.summaries import Summaries
+
+PICTURES_SHOWN = 32
+MUST_BE_FINITE = ("loss", "gradient_norm")
+
+
+class Monitor:
+    """Collects the metrics of the steps and reports their means every `log_every_steps` steps.
+
+    Between two reports nothing is fetched from the device, so that it never waits for us.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        classes: tuple[str, ...],
+        steps_per_epoch: int,
+        summaries: Summaries,
+        progress: ProgressLine,
+    ):
+        self._config, self._classes, self._steps_per_epoch = config, classes, steps_per_epoch
+        self._total_steps = config.num_epochs * steps_per_epoch
+        self._summaries, self._progress = summaries, progress
+        self._unfetched: list[Mapping[str, jax.Array]] = []
+        self._since_report: dict[str, list[float]] = {}  # the metrics of each step
+        self.resume(0, {})
+
+    def resume(self, step: int, saved: Mapping[str, object]) -> None:
+        """Goes on at `step` with what `saved()` gave when that was saved; {} at the start of a run."""
+        self._step = self._first_step = self._window_step = step
+        self._since_report = dict(saved.get("since_report", {}))
+        self._earlier_seconds = saved.get("seconds", 0.0)
+        self._started = self._window_started = time.monotonic()
+
+    def saved(self) -> dict[str, object]:
+        """What a checkpoint must hold for the records of a resumed run to equal those of an uninterrupted one."""
+        return {"since_report": self._since_report, "seconds": self.seconds()}
+
+    def seconds(self) -> float:
+        """Spent on this run, over all its processes: evaluation and saving included, start-up and compilation not."""
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps what happens inside, such as evaluation and saving, out of images/s."""
+        started = time.monotonic()
+        yield
+        self._window_started += time.monotonic() - started
+
+    def introduce(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Puts the settings and the first augmented training pictures, uint8, into TensorBoard."""
+        self._summaries.text(0, "config", f"```\n{settings_table(self._config)}\n```")
+        captions = [self._classes[label] for label in labels[:PICTURES_SHOWN]]
+        self._summaries.picture(0, "train/augmented", pictures.grid(images[:PICTURES_SHOWN], captions))
+
+    def record(self, metrics: Mapping[str, jax.Array], steps: int) -> None:
+        """Takes the metrics of a call, float32 [steps] and still on the device, and reports if it is time."""
+        self._unfetched.append(metrics)
+        reports = self._step // self._config.log_every_steps
+        self._step += steps
+        if self._step // self._config.log_every_steps > reports:
+            self.collect()
+            self._report()
+
+    def collect(self) -> None:
+        """Fetches what has not been fetched.
+
+        Raises:
+          UserError: if the loss or the gradient of a step was not finite. To be called before a checkpoint is made.
+        """
+        for metrics in fetch(self._unfetched):
+            for name, values in metrics.items():
+                self._since_report.setdefault(name, []).extend(values.tolist())
+        self._unfetched.clear()
+        first = self._step - len(self._since_report.get("loss", []))
+        for name in MUST_BE_FINITE:
+            for step, value in enumerate(self._since_report.get(name, []), start=first):
+                if not math.isfinite(value):
+                    raise UserError(
+                        f"the {name.replace('_', ' ')} became {value} at step {step:,} (steps {first:,} to "
+                        f"{self._step - 1:,} were looked at): the checkpoints before it are intact; lower "
+                        "optimizer.learning_rate, lengthen schedule.warmup_epochs or set optimizer.grad_clip"
+                    )
+
+    def evaluated(self, scores: Scores, is_best: bool, outcomes: Outcomes, examples: Examples) -> None:
+        """Reports figures of the validation split, and its worst mistakes as pictures."""
+        values = {"loss": scores.loss, "top1": scores.top1, "top5": scores.top5}
+        self._summaries.scalars(self._step, {f"validation/{name}": value for name, value in values.items()})
+        mistakes = np.flatnonzero(outcomes.prediction != examples.labels)
+        worst = mistakes[np.argsort(-outcomes.loss[mistakes], kind="stable")][:PICTURES_SHOWN]
+        if len(worst):
+            pairs = zip(examples.labels[worst], outcomes.prediction[worst], strict=True)
+            captions = [f"{self._classes[label]}\nnot {self._classes[prediction]}" for label, prediction in pairs]
+            self._summaries.picture(self._step, "validation/mistakes", pictures.grid(examples.images[worst], captions))
+        self._progress.print(
+            f"{self._epoch()}  validation loss {scores.loss:.4f}  top-1 {scores.top1:.2%}  top-5 {scores.top5:.2%}  "
+            f"after {duration(self.seconds())}{'  (best so far)' if is_best else ''}"
+        )
+
+    def announce_stop(self) -> None:
+        self._progress.print("Stopping after this step, with everything saved; Ctrl-C again stops at once.")
+
+    def _report(self) -> None:
+        """Writes the means since the last report, and shows the progress."""
+        means = {name: float(np.mean(values)) for name, values in self._since_report.items()}
+        means["learning_rate"] = self._since_report["learning_rate"][-1]
+        now = time.monotonic()
+        images = (self._step - self._window_step) * self._config.batch_size
+        means["images_per_second"] = images / (now - self._window_started)
+        self._since_report, self._window_step, self._window_started = {}, self._step, now
+        self._summaries.scalars(self._step, {f"train/{name}": value for name, value in means.items()})
+        self._summaries.flush()
+        # Over all that this process has done, evaluation and saving included, for what is to come is of the same mixture.
+        seconds_per_step = (now - self._started) / (self._step - self._first_step)
+        remaining = duration(seconds_per_step * (self._total_steps - self._step))
+        self._progress.update(
+            f"{self._epoch()}  step {self._step:,}/{self._total_steps:,}  loss {means['loss']:.4f}  "
+            f"top-1 {means['top1']:.2%}  learning rate {means['learning_rate']:.4g}  "
+            f"{means['images_per_second']:,.0f} images/s  ETA {remaining}"
+        )
+
+    def _epoch(self) -> str:
+        """The epoch of the step just taken, counted from one."""
+        epoch = max(1, -(-self._step // self._steps_per_epoch))
+        return f"epoch {epoch:>{len(str(self._config.num_epochs))}}/{self._config.num_epochs}"

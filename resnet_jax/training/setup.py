@@ -1,0 +1,108 @@
+"""All that a run needs before its first step, made from its settings."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from resnet_jax import config as settings
+from resnet_jax import parallel
+from resnet_jax.data.examples import Examples, Progress, read_training
+from resnet_jax.data.preprocess import Preprocess, channel_statistics
+from resnet_jax.data.resident import ResidentFeed
+from resnet_jax.data.sources import Source
+from resnet_jax.models import variants
+from resnet_jax.training import losses, optimizer, state, step
+
+MOST_STEPS_PER_CALL = 32  # where it is chosen: enough to hide the launch, few enough to react within a second
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The parts of a run; `config` is resolved, so that the same parts can be made of it again."""
+
+    config: ConfigDict
+    classes: tuple[str, ...]
+    mesh: Mesh
+    feed: ResidentFeed
+    validation: Examples | None
+    model: nn.Module
+    preprocess: Preprocess
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.num_epochs * self.feed.steps_per_epoch
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples a split."""
+        return {"training": self.feed.size, "validation": 0 if self.validation is None else len(self.validation)}
+
+    def first_batch(self) -> tuple[jax.Array, jax.Array]:
+        """The augmented pictures, uint8 [batch, height, width, channels], and the labels of the first step."""
+        return jax.jit(step.make_batch(self.config, self.mesh), out_shardings=parallel.replicated(self.mesh))(
+            self.feed.epoch(0), 0
+        )
+
+    def initial_state(self) -> state.TrainState:
+        """The state before the first step, on all devices."""
+        return jax.jit(self._create_state, out_shardings=parallel.replicated(self.mesh))()
+
+    def abstract_state(self) -> state.TrainState:
+        """Shapes, types and places of the state: what a checkpoint is restored into."""
+        return parallel.abstract(jax.eval_shape(self._create_state), parallel.replicated(self.mesh))
+
+    def compile_steps(self) -> dict[int, step.TrainStep]:
+        """Train steps by the number of steps they take in a call: `steps_per_call`, and 1 for what an epoch has left."""
+        per_call = self.config.steps_per_call
+        sizes = {per_call, 1} if self.feed.steps_per_epoch % per_call else {per_call}
+        arguments = self.abstract_state(), self.feed.epoch(0)
+        return {size: self._train_step(size).lower(*arguments).compile() for size in sizes}
+
+    def _train_step(self, steps: int) -> Callable:
+        return step.make_train_step(
+            self.config, self.model, self.optimizer, self.schedule, self.preprocess, self.mesh, steps
+        )
+
+    def _create_state(self) -> state.TrainState:
+        return state.create(self.model, self.optimizer, self.feed.image_shape, self.config.seed)
+
+
+def check(config: ConfigDict, mesh: Mesh) -> None:
+    """Raises `UserError` for settings that cannot work, before anything is compiled or downloaded."""
+    settings.check(config)
+    parallel.check_batch_size(config.batch_size, mesh)
+    optimizer.check(config)
+    losses.from_config(config.loss)
+    variants.from_config(config, num_classes=1)
+
+
+def prepare(config: ConfigDict, mesh: Mesh, sources: Mapping[str, Source], progress: Progress) -> Setup:
+    """Reads the data, fills in what `config` leaves open, and makes the parts."""
+    config = config.copy_and_resolve_references()
+    train, validation = read_training(config.dataset, sources, progress)
+    feed = ResidentFeed(train, config.batch_size, config.seed, mesh)
+    if config.dataset.mean is None:
+        config.dataset.mean, config.dataset.std = channel_statistics(train.images)
+    if config.steps_per_call is None:
+        on_cpu = mesh.devices.flat[0].platform == "cpu"  # where a loop around convolutions makes them slower
+        config.steps_per_call = 1 if on_cpu else min(MOST_STEPS_PER_CALL, feed.steps_per_epoch)
+    classes = tuple(next(iter(sources.values())).classes)
+    schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
+    return Setup(
+        config=config,
+        classes=classes,
+        mesh=mesh,
+        feed=feed,
+        validation=validation,
+        model=variants.from_config(config, len(classes)),
+        preprocess=Preprocess(config.dataset.mean, config.dataset.std),
+        optimizer=optimizer.make_optimizer(config, schedule),
+        schedule=schedule,
+    )

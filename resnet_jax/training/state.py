@@ -1,0 +1,49 @@
+"""All that a training step changes."""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from resnet_jax import randomness
+from resnet_jax.randomness import Use
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a checkpoint holds; with the settings and the data it determines the rest of the run.
+
+    step: int32, steps taken; params: float32; batch_stats: float32, BatchNorm's running means and variances;
+    opt_state: the optimizer's.
+    """
+
+    step: jax.Array
+    params: dict
+    batch_stats: dict
+    opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create(
+    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], seed: int
+) -> TrainState:
+    """The state before the first step, as a function of the seed.
+
+    Args:
+      model: a Linen module.
+      optimizer: the transformation whose state to make.
+      image_shape: (height, width, channels).
+      seed: of the initial weights.
+    """
+    variables = model.init(randomness.key(seed, Use.INITIAL_WEIGHTS), jnp.zeros((1, *image_shape)), train=False)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(variables["params"]),
+    )

@@ -1,0 +1,93 @@
+"""The train step: a pure function, compiled once for all devices."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from resnet_jax import parallel, randomness
+from resnet_jax.data import augment as augmentation
+from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.data.resident import EpochInputs, take_batch
+from resnet_jax.randomness import Use
+from resnet_jax.training import losses
+from resnet_jax.training.state import TrainState
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, EpochInputs], tuple[TrainState, Metrics]]
+
+
+def make_batch(config: ConfigDict, mesh: Mesh) -> Callable[[EpochInputs, jax.Array], tuple[jax.Array, jax.Array]]:
+    """A pure function to what the network is trained on at a step: augmented images, not normalised, and labels."""
+    augment = augmentation.from_config(config.augment)
+
+    def batch_of(inputs: EpochInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images, labels = take_batch(inputs, step, mesh)
+        return augment(randomness.key(config.seed, Use.AUGMENTATION, step), images), labels
+
+    return batch_of
+
+
+def make_train_step(
+    config: ConfigDict,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    preprocess: Preprocess,
+    mesh: Mesh,
+    steps: int = 1,
+) -> TrainStep:
+    """Compiles `steps` consecutive steps into one call.
+
+    Args:
+      config: the settings; read are `seed`, `augment` and `loss`.
+      model: the network.
+      optimizer: from gradients to updates; its learning rate follows `schedule`.
+      schedule: the same schedule, for the log.
+      preprocess: normalisation.
+      mesh: the devices; the state is replicated, batches are split over them.
+      steps: how many steps a call takes; they must lie within one epoch.
+
+    Returns:
+      A function of (state, inputs of the epoch) to (state, metrics), the latter float32 [steps] of each step: `loss`,
+      `top1`, `learning_rate`, `gradient_norm`. It donates the state that it is given.
+    """
+    batch_of = make_batch(config, mesh)
+    loss_of = losses.from_config(config.loss)
+
+    def train_step(state: TrainState, inputs: EpochInputs) -> tuple[TrainState, Metrics]:
+        images, labels = batch_of(inputs, state.step)
+        images = preprocess(images)
+
+        def loss_and_rest(params: dict):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            return loss_of(logits, labels), (logits, updated["batch_stats"])
+
+        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_and_rest, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics = {
+            "loss": loss,
+            "top1": jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=jnp.float32),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "gradient_norm": optax.global_norm(gradients),
+        }
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    def call(state: TrainState, inputs: EpochInputs) -> tuple[TrainState, Metrics]:
+        if steps == 1:  # XLA makes convolutions inside a loop several times slower on CPU, so none for a single step.
+            state, metrics = train_step(state, inputs)
+            return state, jax.tree.map(lambda value: value[None], metrics)
+        return jax.lax.scan(lambda carry, _: train_step(carry, inputs), state, length=steps)
+
+    return jax.jit(call, donate_argnums=0, out_shardings=parallel.replicated(mesh))

@@ -1,0 +1,94 @@
+"""What a run records as it goes: `metrics.jsonl` always, TensorBoard where TensorFlow is installed.
+
+Both hold each step once: what lies beyond the step that a run resumes from is dropped from them.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+
+from resnet_jax import parallel
+from resnet_jax.terminal import ProgressLine
+
+EVENT_FILES = "events.out.tfevents.*"
+
+
+class Summaries:
+    """Writes figures and pictures by step, from the main process only."""
+
+    def __init__(self, directory: epath.Path, resumed_step: int, progress: ProgressLine):
+        self._path = directory / "metrics.jsonl"
+        self._lines: list[str] = []
+        self._tensorboard = None
+        if not parallel.is_main_process():
+            return
+        _keep_lines(self._path, resumed_step)
+        os.environ.setdefault(
+            "TF_ENABLE_ONEDNN_OPTS", "0"
+        )  # TensorFlow computes nothing here, and greets less without.
+        try:
+            # Imports TensorFlow, which takes seconds, and which not everyone has.
+            from clu import metric_writers
+        except ImportError:
+            progress.print("TensorBoard is off, for TensorFlow is not installed; metrics.jsonl has the same figures.")
+            return
+        for path in directory.glob(EVENT_FILES):
+            _keep_events(path, resumed_step)
+        self._tensorboard = metric_writers.SummaryWriter(str(directory))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures of `step`, named like "train/loss"."""
+        self._lines.append(json.dumps({"step": step, **values}) + "\n")
+        if self._tensorboard:
+            self._tensorboard.write_scalars(step, values)
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A picture, uint8 [height, width, 3], for TensorBoard."""
+        if self._tensorboard:
+            self._tensorboard.write_images(step, {name: pixels[None]})
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Text, for TensorBoard."""
+        if self._tensorboard:
+            self._tensorboard.write_texts(step, {name: text})
+
+    def flush(self) -> None:
+        """Puts on disk what has been written; must come before a checkpoint that counts on it."""
+        if self._lines and parallel.is_main_process():
+            with self._path.open("a") as file:
+                file.write("".join(self._lines))
+        self._lines.clear()
+        if self._tensorboard:
+            self._tensorboard.flush()
+
+    def close(self) -> None:
+        self.flush()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def _keep_lines(path: epath.Path, last_step: int) -> None:
+    """Drops the lines beyond `last_step` from a metrics file, and a last line that a killed process left unfinished."""
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    kept = path.parent / f".{path.name}.unfinished"
+    kept.write_text("".join(line for line in lines if json.loads(line)["step"] <= last_step))
+    kept.replace(path)
+
+
+def _keep_events(path: epath.Path, last_step: int) -> None:
+    """Drops the events beyond `last_step` from a TensorBoard event file."""
+    import tensorflow as tf
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    kept = path.parent / f".{path.name}.unfinished"
+    with tf.io.TFRecordWriter(str(kept)) as writer:
+        for record in RawEventFileLoader(str(path)).Load():
+            if Event.FromString(record).step <= last_step:
+                writer.write(record)
+    kept.replace(path)

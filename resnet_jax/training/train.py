@@ -1,0 +1,76 @@
+"""Training in one call: start a run or go on with it, take it to its end, and score it."""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from resnet_jax import config as settings
+from resnet_jax import parallel, provenance
+from resnet_jax.data.sources import Source, open_dataset
+from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.run import load_run
+from resnet_jax.terminal import ProgressLine
+from resnet_jax.training import messages, setup
+from resnet_jax.training.loop import Loop
+from resnet_jax.workdir import WorkDir
+
+
+def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None = None) -> dict:
+    """Trains what `config` describes, or goes on with it, and leaves a run directory in `workdir`.
+
+    Args:
+      config: settings, made from `resnet_jax.config.default()`.
+      workdir: a directory to be made, or one that holds the same run.
+      sources: your own data, a source for each base split; unset: the data set that `config.dataset.name` names.
+
+    Returns:
+      What `result.json` holds: `validation` and `test` figures, the `checkpoint_step` they are of, seconds, provenance.
+
+    Raises:
+      UserError: for what only the user can mend; what was saved stays.
+      KeyboardInterrupt: after Ctrl-C, with everything saved; the same call goes on.
+    """
+    parallel.start()
+    mesh = parallel.make_mesh()
+    setup.check(config, mesh)
+    directory, progress = WorkDir(workdir), ProgressLine(active=parallel.is_main_process())
+    if directory.exists():
+        stored, result = directory.config(), directory.result()
+        config = settings.resume(stored, config)
+        if config.num_epochs > stored.num_epochs:
+            progress.print(f"The schedule now spans {config.num_epochs} epochs instead of {stored.num_epochs}.")
+        elif result:
+            progress.print(f"This run is finished.\n\n{messages.conclusion(result, directory.path)}")
+            return result
+    directory.make()
+    sources = sources or open_dataset(config.dataset.name, config.dataset.data_dir)
+    parts = setup.prepare(config, mesh, sources, progress.counter("reading examples"))
+    directory.describe(parts.config, parts.classes)
+    directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)
+    loop = Loop(parts, directory, progress)
+    try:
+        loop.run()
+    except KeyboardInterrupt:
+        progress.print(f"Stopped.\n\n{messages.conclusion(_result(directory, loop), directory.path)}")
+        progress.print("The same command goes on from here.")
+        raise
+    finally:
+        directory.close()
+    result = _result(directory, loop)
+    if config.dataset.test_split != "none":
+        result["test"] = score_run(load_run(workdir), sources, config.dataset.test_split)
+    directory.write_result(result)
+    progress.print(f"\n{messages.conclusion(result, directory.path)}")
+    return result
+
+
+def _result(directory: WorkDir, loop: Loop) -> dict:
+    """What is known of a run before the test split is read."""
+    best = directory.best()
+    return {
+        "checkpoint_step": directory.chosen_step(),
+        "validation": best.metrics if best else None,
+        "test": None,
+        "seconds": loop.seconds(),
+        "provenance": provenance.describe(),
+    }

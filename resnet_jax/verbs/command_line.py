@@ -1,0 +1,121 @@
+"""What all verbs share: which ones there are, parsing of flags, and errors told in one sentence.
+
+Exit codes: 0 done, 2 the user must change something, 130 stopped by Ctrl-C with everything saved.
+"""
+
+import errno
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from resnet_jax import config as settings
+from resnet_jax.errors import UserError, unknown_name
+
+DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
+VERBS = {
+    "train": "train a network, or go on with the run in the workdir (the verb if none is named)",
+    "evaluate": "score the chosen checkpoint of a run on its test split",
+}
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def pop_verb(argv: list[str]) -> str:
+    """Takes the verb off `argv`; exits where it is unknown."""
+    if len(argv) < 2 or argv[1].startswith("-"):
+        return "train"
+    verb = argv.pop(1)
+    if verb not in VERBS:
+        _exit_with(unknown_name("verb", verb, VERBS))
+    return verb
+
+
+def start(run: Callable[[], int]) -> None:
+    """Parses the flags and exits with what `run` returns, or with the code of its error."""
+
+    def main(argv: list[str]) -> int:
+        # What libraries log below errors (no TPU here, a checkpoint without metrics, ...) is not for the user.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)
+        try:
+            return run()
+        except UserError as error:
+            _exit_with(error)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            _exit_with(
+                UserError(f"{error.strerror}, at {error.filename or 'a file of the run'}: make room and try again")
+            )
+
+    app.run(main, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    if "--help" in argv or "-h" in argv:
+        _print_help()
+        sys.exit(DONE)
+    try:
+        _check_overrides(argv)
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(f"unexpected argument {rest[1]!r}: a verb comes first, settings look like --config.seed=1")
+        return rest
+    except UserError as error:
+        _exit_with(error)
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        # These come from the recipe as well: what it does wrong is for its author to read, in the words of Python.
+        _exit_with(UserError(_one_line(error)))
+
+
+def _check_overrides(argv: list[str]) -> None:
+    """Refuses what `config_flags` would report obscurely: a recipe that is not there, unknown settings, wrong types."""
+    known = settings.leaves(settings.default())
+    for position, argument in enumerate(argv):
+        recipe = re.match(r"--?config(?:=(.*))?$", argument)
+        if recipe:
+            path = (recipe[1] if recipe[1] is not None else " ".join(argv[position + 1 : position + 2])).partition(":")[
+                0
+            ]
+            if not pathlib.Path(path).is_file():
+                raise UserError(
+                    f"there is no config file {path!r}: the recipes are in configs/, such as configs/digits.py"
+                )
+        override = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
+        if override and override[1] not in known:
+            raise unknown_name("setting", override[1], known)
+
+
+def _one_line(error: Exception) -> str:
+    """A flag error in one sentence."""
+    wrong_type = re.match(r"flag (--config\.([\w.]+)=.*?): ", str(error))
+    if wrong_type:
+        config = settings.default()
+        section, _, name = wrong_type[2].rpartition(".")
+        kind = (settings.get(config, section) if section else config).get_type(name).__name__
+        return f"{wrong_type[1]} is of the wrong type: {wrong_type[2]} is of type {kind}"
+    missing = re.match(r"flag --(\w+)=None: ", str(error))
+    return f"--{missing[1]} is missing" if missing else " ".join(str(error).split())
+
+
+def _print_help() -> None:
+    print("usage: python main.py [VERB] [--flags]\n\nverbs:")
+    for verb, purpose in VERBS.items():
+        print(f"  {verb:10s}{purpose}")
+    print("\nflags of this verb:")
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("resnet_jax."):
+            for flag in defined:
+                print(f"  --{flag.name:10s}{flag.help}")
+    print(
+        "\nAny setting of the config can be given, such as --config.batch_size=256; the config file's comments say all."
+    )
+
+
+def _exit_with(error: UserError):
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(USER_ERROR)

@@ -1,0 +1,219 @@
+"""The run directory: all of a run that outlives its process. The only file that knows orbax.
+
+config.json     the resolved settings
+classes.json    the names of the classes
+checkpoints/    one directory a step: the newest few and the best
+metrics.jsonl   and TensorBoard's event files: written by the training
+result.json     the final result, once the run is done
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from resnet_jax import config as settings
+from resnet_jax import parallel
+from resnet_jax.errors import UserError
+
+HOST = "host"  # the checkpoint's item of JSON values
+DIGESTS = "digests"
+
+
+class Best(NamedTuple):
+    """The best checkpoint so far and its validation figures."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+class WorkDir:
+    """A run directory, existing or to be made."""
+
+    def __init__(self, path: str):
+        self.path = epath.Path(path).expanduser()
+        self._manager: ocp.CheckpointManager | None = None
+
+    # The files beside the checkpoints.
+
+    def exists(self) -> bool:
+        return (self.path / "config.json").exists()
+
+    def make(self) -> None:
+        """Makes the directory, if need be.
+
+        Raises:
+          UserError: if nothing can be written there; better known before data is downloaded than after.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the workdir {self.path} ({error.strerror or error}): choose another --workdir"
+            ) from error
+
+    def describe(self, config: ConfigDict, classes: Sequence[str]) -> None:
+        """Writes `config.json` and `classes.json`; with the former the directory counts as a run."""
+        self.write("classes.json", json.dumps(list(classes), indent=2) + "\n")
+        self.write("config.json", settings.to_json(config))
+
+    def write_result(self, result: dict) -> None:
+        self.write("result.json", json.dumps(result, indent=2) + "\n")
+
+    def forget_result(self) -> None:
+        """Removes the result of a run that goes on."""
+        (self.path / "result.json").unlink(missing_ok=True)
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a small file of the directory, wholly or not at all."""
+        unfinished = self.path / f".{name}.unfinished"
+        unfinished.write_text(text)
+        unfinished.replace(self.path / name)
+
+    def config(self) -> ConfigDict:
+        return settings.from_json(self._read("config.json"))
+
+    def classes(self) -> tuple[str, ...]:
+        return tuple(json.loads(self._read("classes.json")))
+
+    def result(self) -> dict | None:
+        """The final result, or None while the run is not done."""
+        return json.loads(self._read("result.json")) if (self.path / "result.json").exists() else None
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text()
+        except OSError:
+            raise UserError(f"{self.path} is no run directory, for it has no {name}: check --workdir") from None
+
+    # Checkpoints.
+
+    def open_checkpoints(self, keep: int, best_metric: str, read_only: bool = False) -> None:
+        """Prepares for saving and restoring: the newest `keep` checkpoints stay, and the best in `best_metric`.
+
+        With `read_only` nothing is touched, not even what an interrupted save has left.
+        """
+        higher_is_better = best_metric == "top1"
+
+        def metric(metrics: dict[str, float]) -> float:
+            return metrics[best_metric]
+
+        policy = preservation_policy.AnyPreservationPolicy([
+            preservation_policy.LatestN(keep),
+            preservation_policy.BestN(
+                get_metric_fn=metric, reverse=not higher_is_better, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ])  # fmt: skip
+        self._manager = ocp.CheckpointManager(
+            self.path / "checkpoints",
+            options=ocp.CheckpointManagerOptions(
+                best_fn=metric,
+                best_mode="max" if higher_is_better else "min",
+                preservation_policy=policy,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def best(self) -> Best | None:
+        """The checkpoint with the best validation figures, the later of two equals; None if none has any."""
+        scored = [step for step in self._manager.all_steps() if self._manager.metrics(step)]
+        if not scored:
+            return None
+        step = self._manager.best_step()
+        return Best(step, dict(self._manager.metrics(step)))
+
+    def chosen_step(self) -> int | None:
+        """The checkpoint that the run is judged by: the best on validation, without validation the last."""
+        best = self.best()
+        return best.step if best else self.latest_step()
+
+    def save(self, step: int, items: Mapping[str, object], host: dict, metrics: dict[str, float] | None) -> None:
+        """Saves pytrees of host arrays, each under its name, with JSON values beside them; returns before it is done.
+
+        Args:
+          step: the steps taken.
+          items: pytrees of NumPy arrays that nobody changes afterwards.
+          host: JSON values.
+          metrics: validation figures, if there are any of this step.
+        """
+        digests = {name: _digests(tree) for name, tree in items.items()}
+        arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonSave({**host, DIGESTS: digests})}),
+                metrics=metrics,
+            )
+        except OSError as error:
+            raise self._save_error(error) from error
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk."""
+        try:
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise self._save_error(error) from error
+
+    def restore(self, step: int, items: Mapping[str, object]) -> tuple[dict[str, object], dict]:
+        """Restores the named pytrees of a checkpoint, and its JSON values.
+
+        Args:
+          step: a saved step.
+          items: for each name a pytree of `jax.ShapeDtypeStruct` with shardings: where each array is to live, whatever
+            number of devices wrote it.
+
+        Raises:
+          UserError: if the checkpoint does not fit, or if an array is not bit for bit what was saved.
+        """
+        wanted = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
+        arrays = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonRestore()}))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"cannot read checkpoint {step} of {self.path} ({str(error).strip().splitlines()[0]}): "
+                f"delete {self._step_path(step)} to go on from the one before"
+            ) from error
+        host = dict(restored[HOST])
+        saved_digests = host.pop(DIGESTS)
+        for name in wanted:
+            for leaf, digest in _digests(restored[name]).items():
+                if digest != saved_digests[name][leaf]:
+                    raise UserError(
+                        f"checkpoint {step} of {self.path} is damaged ({name}{leaf} is not what was saved): "
+                        f"delete {self._step_path(step)} to go on from the one before"
+                    )
+        return {name: restored[name] if name in wanted else items[name] for name in items}, host
+
+    def close(self) -> None:
+        if self._manager is not None:
+            self._manager.close()
+
+    def _step_path(self, step: int) -> epath.Path:
+        return self.path / "checkpoints" / str(step)
+
+    def _save_error(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot save a checkpoint in {self.path} ({error.strerror or error}): "
+            "make room or mend the disk, and run the same command again to go on from the last one"
+        )
+
+
+def _digests(tree) -> dict[str, str]:
+    """SHA-256 of each leaf's bytes, by its path in the tree. Orbax itself would restore flipped bits silently."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(parallel.fetch(tree))
+    return {jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for path, leaf in leaves}
