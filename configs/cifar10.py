@@ -18,8 +18,7 @@ def get_config(model: str = "resnet18"):
     config.num_epochs = 200
     config.optimizer.learning_rate = 0.1
     # The paper's own CIFAR networks are an order of magnitude smaller, and take the paper's weaker decay.
-    config.optimizer.weight_decay = (
-        1e-4 if model in ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110") else 5e-4
-    )
+    small = model in ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+    config.optimizer.weight_decay = 1e-4 if small else 5e-4
     config.schedule.warmup_epochs = 1.0
     return config

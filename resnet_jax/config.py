@@ -28,6 +28,17 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint.every_minutes",
     "checkpoint.keep",
 )
+POSITIVE = (
+    "batch_size",
+    "num_epochs",
+    "log_every_steps",
+    "evaluate_every_epochs",
+    "checkpoint.every_epochs",
+    "checkpoint.every_minutes",
+    "checkpoint.keep",
+    "optimizer.learning_rate",
+    "batch_norm.epsilon",
+)
 # Filled in once from the data and the device, stored with the run, and reused when it resumes.
 RESOLVED_AT_START = ("dataset.mean", "dataset.std", "steps_per_call")
 
@@ -39,9 +50,7 @@ def default() -> ConfigDict:
 
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # "digits" (scikit-learn), or a TFDS name: "cifar10", "mnist", ...
-    config.dataset.data_dir = placeholder(
-        str
-    )  # where TFDS keeps data; unset: $TFDS_DATA_DIR, else ~/tensorflow_datasets
+    config.dataset.data_dir = placeholder(str)  # of TFDS; unset: $TFDS_DATA_DIR, else ~/tensorflow_datasets
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
     config.dataset.validation_split = ""  # "": a tenth of every class of train is held out; "none": train on all of it
     config.dataset.test_split = "test"  # read once, at the end; "none": no test result
@@ -101,9 +110,7 @@ def default() -> ConfigDict:
 
 def check(config: ConfigDict) -> None:
     """Raises `UserError` for values that cannot work, before anything is compiled or downloaded."""
-    positive = ("batch_size", "num_epochs", "log_every_steps", "evaluate_every_epochs", "checkpoint.every_epochs",
-                "checkpoint.every_minutes", "checkpoint.keep", "optimizer.learning_rate", "batch_norm.epsilon")  # fmt: skip
-    for key in positive:
+    for key in POSITIVE:
         if not get(config, key) > 0:
             raise UserError(f"{key} must be positive, not {get(config, key)}")
     for key in ("steps_per_call", "optimizer.grad_clip"):
@@ -148,7 +155,7 @@ def get(config: ConfigDict, key: str):
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, object]:
-    """Every setting by its dotted name, in the order of `default()`."""
+    """Every setting by its dotted name, sorted."""
     found = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):

@@ -1,6 +1,7 @@
 """What the user sees in a terminal: aligned tables, durations, and one live progress line."""
 
 import io
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
-    """Rows of cells as aligned text: numbers to the right (integers with thousands separators), the rest to the left."""
+    """Rows of cells as aligned text: numbers to the right, integers with thousands separators, the rest to the left."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     numeric = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(rows[0]))]
     lines = [list(header), *cells] if header else cells
@@ -57,11 +58,12 @@ class ProgressLine:
         self._stream = sys.stdout if active else io.StringIO()
         self._live = self._stream.isatty()
         self._shown = ""
-        self._last_plain = -PLAIN_LINE_SECONDS
+        self._last_plain = time.monotonic()
 
     def update(self, text: str) -> None:
         """Shows `text` as the state of things."""
         if self._live:
+            text = text[: shutil.get_terminal_size().columns - 1]  # A wrapped line could not be rewritten.
             self._stream.write("\r" + text.ljust(len(self._shown)))
             self._shown = text
         elif time.monotonic() - self._last_plain >= PLAIN_LINE_SECONDS:

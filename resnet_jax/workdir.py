@@ -52,6 +52,8 @@ class WorkDir:
         Raises:
           UserError: if nothing can be written there; better known before data is downloaded than after.
         """
+        if not parallel.is_main_process():
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -72,10 +74,13 @@ class WorkDir:
 
     def forget_result(self) -> None:
         """Removes the result of a run that goes on."""
-        (self.path / "result.json").unlink(missing_ok=True)
+        if parallel.is_main_process():
+            (self.path / "result.json").unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
-        """Writes a small file of the directory, wholly or not at all."""
+        """Writes a small file of the directory, wholly or not at all, from the main process."""
+        if not parallel.is_main_process():
+            return
         unfinished = self.path / f".{name}.unfinished"
         unfinished.write_text(text)
         unfinished.replace(self.path / name)

@@ -18,7 +18,7 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
       padding: pixels on each side.
 
     Returns:
-      As `images`. Every offset in [0, 2 * padding] is equally likely, in each direction and for each picture on its own.
+      As `images`; every offset in [0, 2 * padding] is equally likely, in each direction and for each picture.
     """
     batch, height, width, channels = images.shape
     padded = jnp.pad(images, [(0, 0), (padding, padding), (padding, padding), (0, 0)])

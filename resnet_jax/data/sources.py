@@ -24,7 +24,7 @@ class Source(Protocol):
     """Examples by index: `len(source)`, `source[i]`, and the names of the classes.
 
     An example is `(image, label)`: uint8 [height, width, channels] with 1 or 3 channels, and an int in
-    [0, len(classes)). A source may also have `__getitems__(indices)` that returns a list of examples, if that is faster.
+    [0, len(classes)). A source may also have `__getitems__(indices)`, for a list of examples, if that is faster.
     """
 
     classes: Sequence[str]
@@ -102,6 +102,8 @@ def _tfds(name: str, data_dir: str | None) -> dict[str, Source]:
     pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
     if [type(feature) for feature in pair] != [tfds.features.Image, tfds.features.ClassLabel]:
         raise UserError(f"data set {name!r} is not for image classification: TFDS lists no (image, class label) pair")
+    if None in pair[0].shape:
+        raise UserError(f"the pictures of data set {name!r} differ in size: only sets of one size can be trained on")
     if not builder.is_prepared():
         _prepare(builder)
     return {split: TfdsSource(builder, split) for split in builder.info.splits}

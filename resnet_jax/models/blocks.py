@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
         raise NotImplementedError
 
     def last_norm(self, name: str) -> nn.Module:
-        """The norm that ends the residual. With zero scale the block starts as the identity (Goyal et al. 2017, 5.1)."""
+        """The norm that ends the residual; with zero scale a block starts as the identity (Goyal et al. 2017, 5.1)."""
         init = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         return self.norm(name=name, scale_init=init)
 

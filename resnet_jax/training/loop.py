@@ -1,5 +1,6 @@
 """The training loop: when to step, to evaluate, to save and to stop."""
 
+import contextlib
 import dataclasses
 import time
 
@@ -39,13 +40,12 @@ class Loop:
         steps_per_epoch = self._setup.feed.steps_per_epoch
         if self._step == 0:
             self._monitor.introduce(*parallel.fetch(self._setup.first_batch()))
-        with interruption(self._monitor.announce_stop) as self._interrupted:
+        with contextlib.closing(self._summaries), interruption(self._monitor.announce_stop) as self._interrupted:
             for epoch in range(self._step // steps_per_epoch, self._config.num_epochs):
                 self._train_until((epoch + 1) * steps_per_epoch, self._setup.feed.epoch(epoch))
                 self._end_epoch(epoch + 1)
-        self._profiler.stop(self._state)
-        self._directory.wait()
-        self._summaries.close()
+            self._profiler.stop(self._state)
+            self._directory.wait()
 
     def seconds(self) -> float:
         """Spent on this run, over all its processes."""
@@ -103,7 +103,6 @@ class Loop:
     def _stop_if_interrupted(self) -> None:
         if self._interrupted():
             self._directory.wait()
-            self._summaries.close()
             raise KeyboardInterrupt
 
     def _restore_or_create(self, progress: ProgressLine) -> tuple[TrainState, dict]:

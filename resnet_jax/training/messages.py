@@ -39,9 +39,12 @@ def conclusion(result: Mapping[str, object], path) -> str:
     scores = {split: result[split] for split in ("validation", "test") if result[split]}
     if scores:
         lines += [scores_table(scores), ""]
-    step = result["checkpoint_step"]
-    chosen = "the best on validation" if result["validation"] else "the last"
-    lines.append(f"Checkpoint of step {step:,}, {chosen}. {duration(result['seconds'])} of training. {path}")
+    if result["checkpoint_step"] is None:
+        checkpoint = "No checkpoint yet."
+    else:
+        chosen = "the best on validation" if result["validation"] else "the last"
+        checkpoint = f"Checkpoint of step {result['checkpoint_step']:,}, {chosen}."
+    lines.append(f"{checkpoint} {duration(result['seconds'])} of training. {path}")
     return "\n".join(lines)
 
 

@@ -59,7 +59,7 @@ class Setup:
         return parallel.abstract(jax.eval_shape(self._create_state), parallel.replicated(self.mesh))
 
     def compile_steps(self) -> dict[int, step.TrainStep]:
-        """Train steps by the number of steps they take in a call: `steps_per_call`, and 1 for what an epoch has left."""
+        """Train steps by how many steps a call takes: `steps_per_call`, and 1 for what an epoch has left."""
         per_call = self.config.steps_per_call
         sizes = {per_call, 1} if self.feed.steps_per_epoch % per_call else {per_call}
         arguments = self.abstract_state(), self.feed.epoch(0)

@@ -81,7 +81,10 @@ def _keep_lines(path: epath.Path, last_step: int) -> None:
 
 
 def _keep_events(path: epath.Path, last_step: int) -> None:
-    """Drops the events beyond `last_step` from a TensorBoard event file."""
+    """Drops the events beyond `last_step` from a TensorBoard event file; at step 0 all of it, for a run begins anew."""
+    if last_step == 0:
+        path.unlink()
+        return
     import tensorflow as tf
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event

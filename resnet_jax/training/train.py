@@ -30,7 +30,6 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
       UserError: for what only the user can mend; what was saved stays.
       KeyboardInterrupt: after Ctrl-C, with everything saved; the same call goes on.
     """
-    parallel.start()
     mesh = parallel.make_mesh()
     setup.check(config, mesh)
     directory, progress = WorkDir(workdir), ProgressLine(active=parallel.is_main_process())
@@ -44,7 +43,8 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
             return result
     directory.make()
     sources = sources or open_dataset(config.dataset.name, config.dataset.data_dir)
-    parts = setup.prepare(config, mesh, sources, progress.counter("reading examples"))
+    parts = setup.prepare(config, mesh, sources, progress.counter("reading training examples"))
+    directory.forget_result()
     directory.describe(parts.config, parts.classes)
     directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)
     loop = Loop(parts, directory, progress)
@@ -58,7 +58,8 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
         directory.close()
     result = _result(directory, loop)
     if config.dataset.test_split != "none":
-        result["test"] = score_run(load_run(workdir), sources, config.dataset.test_split)
+        reading = progress.counter("reading test examples")
+        result["test"] = score_run(load_run(workdir), sources, config.dataset.test_split, reading)
     directory.write_result(result)
     progress.print(f"\n{messages.conclusion(result, directory.path)}")
     return result

@@ -1,5 +1,8 @@
 """What all verbs share: which ones there are, parsing of flags, and errors told in one sentence.
 
+A verb is a module with absl flags and a function `run`, which returns an exit code. Only the module of the verb that is
+asked for is imported, so two verbs may define flags of the same name.
+
 Exit codes: 0 done, 2 the user must change something, 130 stopped by Ctrl-C with everything saved.
 """
 
@@ -12,6 +15,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from resnet_jax import config as settings
+from resnet_jax import parallel
 from resnet_jax.errors import UserError, unknown_name
 
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
@@ -40,6 +44,7 @@ def start(run: Callable[[], int]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)
         try:
+            parallel.start()
             return run()
         except UserError as error:
             _exit_with(error)

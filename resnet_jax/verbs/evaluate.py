@@ -13,14 +13,14 @@ def run() -> int:
     from resnet_jax.data.sources import open_dataset
     from resnet_jax.evaluation.evaluate import score_run
     from resnet_jax.run import load_run
-    from resnet_jax.terminal import scores_table
+    from resnet_jax.terminal import ProgressLine, scores_table
 
     trained = load_run(WORKDIR.value)
-    dataset = trained.config.dataset
-    scores = score_run(trained, open_dataset(dataset.name, dataset.data_dir), dataset.test_split)
+    dataset, progress = trained.config.dataset, ProgressLine(active=FORMAT.value == "text")
+    sources = open_dataset(dataset.name, dataset.data_dir)
+    scores = score_run(trained, sources, dataset.test_split, progress.counter("reading examples"))
     if FORMAT.value == "json":
         print(json.dumps({"split": dataset.test_split, "checkpoint_step": trained.step, **scores}))
     else:
-        print(scores_table({dataset.test_split: scores}))
-        print(f"\nCheckpoint of step {trained.step:,}.")
+        progress.print(f"{scores_table({dataset.test_split: scores})}\n\nCheckpoint of step {trained.step:,}.")
     return 0
