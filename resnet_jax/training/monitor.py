@@ -18,7 +18,7 @@ from resnet_jax.terminal import ProgressLine, duration
 from resnet_jax.training.messages import settings_table
 from resnet_jax.training.summaries import Summaries
 
-PICTURES_SHOWN = 32
+PICTURES_SHOWN = 16
 MUST_BE_FINITE = ("loss", "gradient_norm")
 
 
@@ -108,7 +108,7 @@ class Monitor:
         worst = mistakes[np.argsort(-outcomes.loss[mistakes], kind="stable")][:PICTURES_SHOWN]
         if len(worst):
             pairs = zip(examples.labels[worst], outcomes.prediction[worst], strict=True)
-            captions = [f"{self._classes[label]}\nnot {self._classes[prediction]}" for label, prediction in pairs]
+            captions = [f"is {self._classes[label]}\nsaid {self._classes[prediction]}" for label, prediction in pairs]
             self._summaries.picture(self._step, "validation/mistakes", pictures.grid(examples.images[worst], captions))
         self._progress.print(
             f"{self._epoch()}  validation loss {scores.loss:.4f}  top-1 {scores.top1:.2%}  top-5 {scores.top5:.2%}  "

@@ -1,0 +1,73 @@
+"""What all tests share: eight simulated devices, a compilation cache, a tiny network, and the real data where it is."""
+
+import os
+import pathlib
+
+# Before JAX is imported: its settings are read once.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import functools
+
+import jax
+import pytest
+
+from resnet_jax import config as settings
+from resnet_jax import parallel
+from resnet_jax.models import variants
+from resnet_jax.models.blocks import BasicBlock
+from resnet_jax.models.resnet import ResNet
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def pytest_configure(config):
+    """Compiled programs are kept between tests and between runs of the suite, for subprocesses too."""
+    cache = config.cache.mkdir("jax")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@pytest.fixture(autouse=True)
+def tiny_variant(monkeypatch):
+    """A network that compiles in a second, by the name "tiny"."""
+    tiny = functools.partial(
+        ResNet, stage_sizes=(1, 1), block=BasicBlock, width=8, stem="cifar", shortcut="pad", zero_init_residual=False
+    )
+    monkeypatch.setitem(variants.VARIANTS, "tiny", tiny)
+
+
+@pytest.fixture
+def tiny_config():
+    """Two short epochs of the tiny network on digits."""
+    config = settings.default()
+    config.model.name = "tiny"
+    config.dataset.train_split = "train[:400]"
+    config.dataset.test_split = "test[:100]"
+    config.augment.crop_padding = 1
+    config.batch_size = 64
+    config.num_epochs = 2
+    config.log_every_steps = 2
+    return config
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    """All eight devices."""
+    return parallel.make_mesh()
+
+
+@pytest.fixture(scope="session")
+def single_device():
+    """A mesh of one device."""
+    return parallel.make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def test_data() -> pathlib.Path:
+    """The folder of real data sets; without it the tests that need them are skipped."""
+    if "RESNET_JAX_TEST_DATA" not in os.environ:
+        pytest.skip("RESNET_JAX_TEST_DATA names no folder with real data sets")
+    return (ROOT / os.environ["RESNET_JAX_TEST_DATA"]).resolve()

@@ -1,0 +1,51 @@
+import jax
+import numpy as np
+import pytest
+
+from resnet_jax.data.examples import Examples
+from resnet_jax.data.resident import ResidentFeed, take_batch
+from resnet_jax.errors import UserError
+
+
+def numbered_examples(size):
+    return Examples(np.arange(size, dtype=np.uint8).reshape(size, 1, 1, 1), np.arange(size, dtype=np.int32))
+
+
+def test_an_epoch_shows_each_example_at_most_once_in_an_order_of_its_own(mesh):
+    feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
+    assert feed.steps_per_epoch == 6
+    orders = [np.asarray(feed.epoch(epoch).order) for epoch in (0, 1, 0)]
+    assert [order.shape for order in orders] == [(6, 16)] * 3
+    assert all(len(np.unique(order)) == 96 for order in orders)
+    assert (orders[0] != orders[1]).any()
+    np.testing.assert_array_equal(orders[0], orders[2])
+
+
+def test_every_example_is_shown_within_a_few_epochs(mesh):
+    feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
+    shown = np.concatenate([np.ravel(feed.epoch(epoch).order) for epoch in range(5)])
+    assert len(np.unique(shown)) == 100
+
+
+def test_the_order_depends_on_the_seed_and_not_on_the_devices(mesh, single_device):
+    def order(seed, devices):
+        return np.asarray(ResidentFeed(numbered_examples(64), 16, seed, devices).epoch(3).order)
+
+    np.testing.assert_array_equal(order(0, mesh), order(0, single_device))
+    assert (order(0, mesh) != order(1, mesh)).any()
+
+
+def test_a_batch_is_the_pictures_of_its_step_split_over_the_devices(mesh):
+    feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
+    inputs = feed.epoch(2)
+    step = 2 * feed.steps_per_epoch + 4
+    images, labels = jax.jit(lambda inputs, step: take_batch(inputs, step, mesh))(inputs, step)
+    np.testing.assert_array_equal(labels, inputs.order[4])
+    np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
+    assert images.dtype == np.uint8
+    assert images.sharding.shard_shape(images.shape) == (2, 1, 1, 1)
+
+
+def test_a_batch_larger_than_the_set_is_refused(mesh):
+    with pytest.raises(UserError, match="batch_size 128 is more than the 100 training examples"):
+        ResidentFeed(numbered_examples(100), 128, 0, mesh)

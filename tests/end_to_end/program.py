@@ -1,0 +1,36 @@
+"""Starts the real program, as a user does."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Digits in little: a few seconds a run, once compiled.
+SHORT_DIGITS = (
+    "--config=configs/digits.py",
+    "--config.num_epochs=4",
+    "--config.dataset.train_split=train[:600]",
+    "--config.log_every_steps=3",
+)
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen:
+    """Starts `python main.py ARGUMENTS` on a single device."""
+    environment = {**os.environ, "XLA_FLAGS": "", **environment}
+    return subprocess.Popen(
+        [sys.executable, "main.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs it to its end."""
+    process = start(*arguments, **environment)
+    stdout, stderr = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

@@ -1,0 +1,75 @@
+"""Every mistake gets one sentence on stderr, exit code 2 and no traceback."""
+
+import pytest
+
+from tests.end_to_end.program import SHORT_DIGITS, run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config.bath_size=32"], "unknown setting 'bath_size': did you mean batch_size"),
+        (["--config.optimizer.lerning_rate=1"], "unknown setting 'optimizer.lerning_rate': did you mean"),
+        (["--config.seed=one"], "--config.seed=one is of the wrong type: seed is of type int"),
+        (["--config.model.name=resnet19"], "unknown model 'resnet19': did you mean resnet18"),
+        (["--config.dataset.name=mnsit"], "unknown data set 'mnsit': did you mean mnist"),
+        (["--config.dataset.test_split=tset"], "unknown split 'tset': did you mean test"),
+        (["--config.batch_size=0"], "batch_size must be positive"),
+        (["--workdri=/tmp"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
+        (["evaluate"], "unexpected argument 'evaluate'"),
+    ],
+)
+def test_wrong_settings(tmp_path, arguments, sentence):
+    check(run(*SHORT_DIGITS, f"--workdir={tmp_path}/run", *arguments), sentence)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_batch_size_that_the_devices_cannot_share(tmp_path):
+    finished = run(
+        *SHORT_DIGITS,
+        f"--workdir={tmp_path}",
+        "--config.batch_size=60",
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
+    check(finished, "batch_size 60 is not divisible by the 8 devices: try --config.batch_size=64")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config=configs/digit.py", "--workdir=/tmp/x"], "there is no config file 'configs/digit.py'"),
+        (["--workdir=/tmp/x"], "--config is missing"),
+        (["--config=configs/digits.py"], "--workdir is missing"),
+        (["--config=configs/mnist.py:adem", "--workdir=/tmp/x"], "unknown variant 'adem': did you mean adam"),
+        (["evalute"], "unknown verb 'evalute': did you mean evaluate"),
+        (["evaluate", "--workdir=/nowhere"], "/nowhere is no run directory, for it has no config.json"),
+    ],
+)
+def test_wrong_commands(arguments, sentence):
+    check(run(*arguments), sentence)
+
+
+def test_unwritable_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    check(run(*SHORT_DIGITS, f"--workdir={tmp_path}/file/run"), "cannot write to the workdir")
+
+
+def test_a_workdir_that_belongs_to_another_run(tmp_path):
+    assert run(*SHORT_DIGITS, f"--workdir={tmp_path}", "--config.num_epochs=2").returncode == 0
+    finished = run(*SHORT_DIGITS, f"--workdir={tmp_path}", "--config.num_epochs=2", "--config.seed=7")
+    check(finished, "this workdir belongs to another run, which differs in seed (there 0, here 7)")
+
+
+def test_help_lists_verbs_and_flags():
+    finished = run("evaluate", "--help")
+    assert finished.returncode == 0
+    for part in ("train", "evaluate", "--workdir", "--format"):
+        assert part in finished.stdout
+
+
+def check(finished, sentence):
+    assert finished.returncode == 2, finished.stderr
+    lines = finished.stderr.strip().splitlines()
+    assert len(lines) == 1, finished.stderr
+    assert lines[0].startswith("error: ")
+    assert sentence in lines[0]

@@ -1,0 +1,11 @@
+from resnet_jax.errors import unknown_name
+
+
+def test_names_the_nearest():
+    assert str(unknown_name("model", "resnet19", ["resnet18", "vgg"])) == (
+        "unknown model 'resnet19': did you mean resnet18?"
+    )
+
+
+def test_lists_all_where_none_is_near():
+    assert str(unknown_name("loss", "zzz", ["b", "a"])) == "unknown loss 'zzz': choose one of a, b"

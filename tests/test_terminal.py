@@ -1,0 +1,61 @@
+import io
+import sys
+
+import pytest
+
+from resnet_jax import terminal
+
+
+def test_table_aligns_numbers_to_the_right():
+    assert terminal.table([("stem", 1234), ("head", 5)], header=("module", "parameters")).split("\n") == [
+        "module  parameters",
+        "------  ----------",
+        "stem         1,234",
+        "head             5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.21, "4.2 s"), (59.99, "60.0 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
+)
+def test_duration(seconds, text):
+    assert terminal.duration(seconds) == text
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_live_line_is_rewritten_and_cleared(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    progress = terminal.ProgressLine()
+    progress.update("step 100")
+    progress.update("step 9")
+    progress.print("done")
+    assert stream.getvalue() == "\rstep 100\rstep 9  \r      \rdone\n"
+
+
+def test_live_line_never_wraps(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", "20")
+    terminal.ProgressLine().update("x" * 50)
+    assert stream.getvalue() == "\r" + "x" * 19
+
+
+def test_elsewhere_plain_lines_come_at_most_every_ten_seconds(monkeypatch):
+    stream, clock = io.StringIO(), iter([0.0, 5.0, 11.0, 11.0, 12.0])
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    progress = terminal.ProgressLine()
+    for text in ("early", "shown", "soon after"):
+        progress.update(text)
+    assert stream.getvalue() == "shown\n"
+
+
+def test_inactive_shows_nothing(capsys):
+    progress = terminal.ProgressLine(active=False)
+    progress.print("hello")
+    assert capsys.readouterr().out == ""

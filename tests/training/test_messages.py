@@ -1,0 +1,37 @@
+import numpy as np
+
+from resnet_jax.training import messages
+
+
+def test_parameters_are_listed_in_the_order_of_the_network():
+    names = ["head", "stage1_block10", "stage1_block2", "stage2_block1", "stem_conv", "stem_norm"]
+    table = messages.parameter_table({name: {"kernel": np.zeros((2, 3)), "bias": np.zeros(3)} for name in names})
+    rows = [line.split() for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == [
+        "stem_conv",
+        "stem_norm",
+        "stage1_block2",
+        "stage1_block10",
+        "stage2_block1",
+        "head",
+        "total",
+    ]
+    assert rows[0][1:] == ["2", "9"]
+    assert rows[-1][1:] == ["12", "54"]
+
+
+def test_conclusion_tells_the_figures_and_where_they_come_from():
+    figures = {"loss": 0.25, "top1": 0.9, "top5": 1.0, "examples": 1234}
+    result = {"checkpoint_step": 400, "validation": figures, "test": None, "seconds": 61.0}
+    assert messages.conclusion(result, "/runs/a").splitlines() == [
+        "split       loss    top-1   top-5    examples",
+        "----------  ------  ------  -------  --------",
+        "validation  0.2500  90.00%  100.00%     1,234",
+        "",
+        "Checkpoint of step 400, the best on validation. 1 min 01 s of training. /runs/a",
+    ]
+
+
+def test_conclusion_of_a_run_that_never_saved():
+    result = {"checkpoint_step": None, "validation": None, "test": None, "seconds": 1.0}
+    assert messages.conclusion(result, "/runs/a") == "No checkpoint yet. 1.0 s of training. /runs/a"

@@ -1,0 +1,99 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax import config as settings
+from resnet_jax.errors import UserError
+from resnet_jax.terminal import ProgressLine
+from resnet_jax.training import monitor as monitors
+
+
+class Records:
+    """Stands in for `Summaries`."""
+
+    def __init__(self):
+        self.written = []
+
+    def scalars(self, step, values):
+        self.written.append((step, values))
+
+    def flush(self):
+        pass
+
+
+def make_monitor(log_every_steps=4):
+    config = settings.default()
+    config.log_every_steps = log_every_steps
+    records = Records()
+    return monitors.Monitor(config, ("a", "b"), 100, records, ProgressLine()), records
+
+
+def metrics(*losses, gradient_norm=1.0):
+    losses = jnp.array(losses, jnp.float32)
+    return {
+        "loss": losses,
+        "top1": jnp.zeros_like(losses),
+        "learning_rate": losses / 10,
+        "gradient_norm": jnp.full_like(losses, gradient_norm),
+    }
+
+
+def test_reports_means_and_fetches_nothing_in_between(monkeypatch):
+    fetches = []
+    monkeypatch.setattr(monitors, "fetch", lambda tree: fetches.append(1) or [
+        {name: np.asarray(value) for name, value in part.items()} for part in tree
+    ])  # fmt: skip
+    monitor, records = make_monitor()
+    for loss in (1.0, 2.0, 3.0):
+        monitor.record(metrics(loss), 1)
+    assert not fetches
+    monitor.record(metrics(6.0), 1)
+    assert len(fetches) == 1
+    ((step, values),) = records.written
+    assert step == 4
+    assert values["train/loss"] == 3.0
+    assert values["train/learning_rate"] == pytest.approx(0.6)  # The latest, not a mean.
+    assert values["train/images_per_second"] > 0
+
+
+def test_a_call_of_several_steps_reports_when_it_passes_a_multiple():
+    monitor, records = make_monitor()
+    for start in range(0, 9, 3):
+        monitor.record(metrics(*range(start, start + 3)), 3)
+    assert [(step, values["train/loss"]) for step, values in records.written] == [(6, 2.5), (9, 7.0)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(value):
+    monitor, _ = make_monitor()
+    monitor.record(metrics(1.0, 1.0, value), 3)
+    with pytest.raises(UserError, match=r"loss became (nan|inf) at step 2 \(steps 0 to 3 were looked at\)"):
+        monitor.record(metrics(1.0), 1)
+
+
+def test_so_does_a_gradient_that_is_not_finite():
+    """The parameters are spoilt by it even though the loss was finite still."""
+    monitor, _ = make_monitor()
+    monitor.record(metrics(1.0, gradient_norm=float("nan")), 1)
+    with pytest.raises(UserError, match="gradient norm became nan at step 0"):
+        monitor.collect()
+
+
+def test_a_resumed_monitor_reports_what_an_uninterrupted_one_does():
+    straight, expected = make_monitor()
+    for loss in (1.5, 2.5, 3.5, 7.5):
+        straight.record(metrics(loss), 1)
+    first, _ = make_monitor()
+    first.record(metrics(1.5), 1)
+    first.record(metrics(2.5), 1)
+    first.collect()
+    second, records = make_monitor()
+    second.resume(2, first.saved())
+    second.record(metrics(3.5), 1)
+    second.record(metrics(7.5), 1)
+    ((step, values),), ((expected_step, expected_values),) = records.written, expected.written
+    timed = {"train/images_per_second"}
+    assert step == expected_step
+    assert {key: values[key] for key in values.keys() - timed} == {
+        key: expected_values[key] for key in expected_values.keys() - timed
+    }

@@ -1,0 +1,84 @@
+import jax
+import numpy as np
+import pytest
+
+from resnet_jax import parallel
+from resnet_jax.data.sources import open_dataset
+from resnet_jax.training import setup as setups
+
+
+def take_steps(config, mesh, calls, steps_per_call=1):
+    config.steps_per_call = steps_per_call
+    setup = setups.prepare(config, mesh, open_dataset("digits"), None)
+    state, inputs = setup.initial_state(), setup.feed.epoch(0)
+    step, metrics = setup.compile_steps()[steps_per_call], []
+    for _ in range(calls):
+        state, metric = step(state, inputs)
+        metrics.append(parallel.fetch(metric))
+    return parallel.fetch(state), {name: np.concatenate([metric[name] for metric in metrics]) for name in metrics[0]}
+
+
+@pytest.mark.parametrize("model", ["resnet20", "tiny"])
+def test_eight_devices_and_one_give_the_same_losses(tiny_config, mesh, single_device, model):
+    """BatchNorm sees the whole batch on all devices together; later steps drift apart by rounding."""
+    tiny_config.model.name = model
+    _, eight = take_steps(tiny_config, mesh, 3)
+    _, one = take_steps(tiny_config, single_device, 3)
+    np.testing.assert_allclose(eight["loss"], one["loss"], rtol=1e-5)
+    np.testing.assert_allclose(eight["gradient_norm"], one["gradient_norm"], rtol=1e-3)
+
+
+def test_several_steps_in_a_call_are_the_steps_one_by_one(tiny_config, single_device):
+    together, metrics_together = take_steps(tiny_config, single_device, 1, steps_per_call=4)
+    singly, metrics_singly = take_steps(tiny_config, single_device, 4)
+    assert together.step == singly.step == 4
+    for name in metrics_singly:
+        np.testing.assert_allclose(metrics_together[name], metrics_singly[name], rtol=1e-4, err_msg=name)
+    for one, other in zip(jax.tree.leaves(together.params), jax.tree.leaves(singly.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_metrics_are_of_the_step(tiny_config, single_device):
+    tiny_config.schedule.warmup_epochs = 1.0
+    setup = setups.prepare(tiny_config, single_device, open_dataset("digits"), None)
+    _, metrics = take_steps(tiny_config, single_device, 2)
+    assert metrics.keys() == {"loss", "top1", "learning_rate", "gradient_norm"}
+    assert metrics["learning_rate"] == pytest.approx([0.0, 0.1 / setup.feed.steps_per_epoch])
+    assert metrics["loss"][0] == pytest.approx(np.log(10), rel=0.05)
+    assert 0 <= metrics["top1"][0] <= 0.5
+
+
+def test_a_step_moves_every_array(tiny_config, single_device):
+    """At a learning rate of zero, the first of a warm-up, nothing moves but BatchNorm's statistics."""
+    tiny_config.schedule.warmup_epochs = 1.0
+    setup = setups.prepare(tiny_config, single_device, open_dataset("digits"), None)
+    before = parallel.fetch(setup.initial_state())
+    still, _ = take_steps(tiny_config, single_device, 1)
+    moved, _ = take_steps(tiny_config, single_device, 2)
+    changed = jax.tree.map(lambda one, other: bool((one != other).any()), before.params, still.params)
+    assert not any(jax.tree.leaves(changed))
+    assert (before.batch_stats["stem_norm"]["mean"] != still.batch_stats["stem_norm"]["mean"]).any()
+    changed = jax.tree.map(lambda one, other: bool((one != other).any()), before.params, moved.params)
+    assert all(jax.tree.leaves(changed))
+
+
+def test_first_batch_is_what_the_first_step_sees(tiny_config, mesh):
+    """Pictures shown to the user are augmented, and of the very examples of step 0."""
+    tiny_config.augment.crop_padding = 0
+    setup = setups.prepare(tiny_config, mesh, open_dataset("digits"), None)
+    images, labels = setup.first_batch()
+    inputs = setup.feed.epoch(0)
+    np.testing.assert_array_equal(labels, np.asarray(inputs.labels)[inputs.order[0]])
+    np.testing.assert_array_equal(images, np.asarray(inputs.images)[inputs.order[0]])
+    assert images.dtype == np.uint8
+
+
+def test_initial_state_depends_on_the_seed_alone(tiny_config, mesh, single_device):
+    def kernel(devices):
+        setup = setups.prepare(tiny_config, devices, open_dataset("digits"), None)
+        return np.asarray(setup.initial_state().params["stem_conv"]["kernel"])
+
+    on_eight = kernel(mesh)
+    np.testing.assert_array_equal(on_eight, kernel(single_device))
+    tiny_config.seed = 1
+    assert (on_eight != kernel(mesh)).all()

@@ -1,0 +1,71 @@
+import json
+import pathlib
+
+import pytest
+from etils import epath
+
+from resnet_jax.terminal import ProgressLine
+from resnet_jax.training.summaries import Summaries
+
+
+def write(path, resumed_step, steps):
+    summaries = Summaries(epath.Path(path), resumed_step, ProgressLine())
+    for step in steps:
+        summaries.scalars(step, {"train/loss": step / 10})
+    return summaries
+
+
+def lines(path: pathlib.Path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(path: pathlib.Path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    accumulator = EventAccumulator(str(path))
+    accumulator.Reload()
+    return [
+        (event.step, pytest.approx(float(make_ndarray(event.tensor_proto)), rel=1e-6))
+        for event in accumulator.Tensors("train/loss")
+    ]
+
+
+def test_both_records_hold_the_same_figures(tmp_path):
+    write(tmp_path, 0, [10, 20]).close()
+    assert lines(tmp_path) == [{"step": 10, "train/loss": 1.0}, {"step": 20, "train/loss": 2.0}]
+    assert events(tmp_path) == [(10, 1.0), (20, 2.0)]
+
+
+def test_a_resumed_run_leaves_no_step_twice_and_none_out(tmp_path):
+    """Steps 30 and 40 came after the checkpoint of step 20, and are taken again."""
+    write(tmp_path, 0, [10, 20, 30, 40]).close()
+    write(tmp_path, 20, [30, 40, 50]).close()
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30, 40, 50]
+    assert [step for step, _ in events(tmp_path)] == [10, 20, 30, 40, 50]
+
+
+def test_a_run_that_begins_anew_leaves_nothing_of_the_old(tmp_path):
+    write(tmp_path, 0, [10, 20]).close()
+    write(tmp_path, 0, [10]).close()
+    assert [line["step"] for line in lines(tmp_path)] == [10]
+    assert [step for step, _ in events(tmp_path)] == [10]
+
+
+def test_a_line_that_a_killed_process_left_unfinished_is_dropped(tmp_path):
+    write(tmp_path, 0, [10, 20]).close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 30, "train/lo')
+    write(tmp_path, 20, [30]).close()
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30]
+
+
+def test_without_tensorflow_the_figures_are_kept_and_it_is_said(tmp_path, monkeypatch, capsys):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "clu", None)
+    write(tmp_path, 0, [10]).close()
+    assert lines(tmp_path) == [{"step": 10, "train/loss": 1.0}]
+    assert "TensorBoard is off" in capsys.readouterr().out
+    assert not list(tmp_path.glob("events*"))
