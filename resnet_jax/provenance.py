@@ -1,6 +1,7 @@
 """Where and with what a result was made: a number without this cannot be trusted later."""
 
 import datetime
+import functools
 import os
 import pathlib
 import platform
@@ -35,8 +36,12 @@ def differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
     return [f"{key} {before.get(key)} -> {now[key]}" for key in REPRODUCIBLE_WITHIN if before.get(key) != now[key]]
 
 
+@functools.cache
 def _commit() -> str | None:
-    """The commit of this checkout, with "+changes" where the work tree differs; None outside a git checkout."""
+    """The commit of this checkout, with "+changes" where the work tree differs; None outside a git checkout.
+
+    As it is when first asked for: later edits are not what this process runs.
+    """
     root = pathlib.Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:

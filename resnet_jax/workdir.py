@@ -40,6 +40,7 @@ class WorkDir:
     def __init__(self, path: str):
         self.path = epath.Path(path).expanduser()
         self._manager: ocp.CheckpointManager | None = None
+        self._best: Best | None = None
 
     # The files beside the checkpoints.
 
@@ -108,43 +109,45 @@ class WorkDir:
 
         With `read_only` nothing is touched, not even what an interrupted save has left.
         """
-        higher_is_better = best_metric == "top1"
+        sign = 1 if best_metric == "top1" else -1
 
-        def metric(metrics: dict[str, float]) -> float:
-            return metrics[best_metric]
+        def rating(metrics: dict[str, float]) -> float:
+            return sign * metrics[best_metric]
 
-        policy = preservation_policy.AnyPreservationPolicy([
-            preservation_policy.LatestN(keep),
-            preservation_policy.BestN(
-                get_metric_fn=metric, reverse=not higher_is_better, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ])  # fmt: skip
+        newest = preservation_policy.LatestN(keep)
+        best = preservation_policy.BestN(get_metric_fn=rating, n=1, keep_checkpoints_without_metrics=False)
+        self._rating = rating
         self._manager = ocp.CheckpointManager(
             self.path / "checkpoints",
             options=ocp.CheckpointManagerOptions(
-                best_fn=metric,
-                best_mode="max" if higher_is_better else "min",
-                preservation_policy=policy,
+                best_fn=rating,
+                preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]),
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
             ),
         )
+        # Kept in memory from here on: figures of a checkpoint that is still being written cannot be read.
+        for step in sorted(self._manager.all_steps()):
+            self._note(step, self._manager.metrics(step))
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
     def best(self) -> Best | None:
         """The checkpoint with the best validation figures, the later of two equals; None if none has any."""
-        scored = [step for step in self._manager.all_steps() if self._manager.metrics(step)]
-        if not scored:
-            return None
-        step = self._manager.best_step()
-        return Best(step, dict(self._manager.metrics(step)))
+        return self._best
+
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """True if validation figures `metrics` are as good as those of the best checkpoint, or better."""
+        return self._best is None or self._rating(metrics) >= self._rating(self._best.metrics)
+
+    def _note(self, step: int, metrics: dict[str, float] | None) -> None:
+        if metrics and self.is_best(metrics):
+            self._best = Best(step, dict(metrics))
 
     def chosen_step(self) -> int | None:
         """The checkpoint that the run is judged by: the best on validation, without validation the last."""
-        best = self.best()
-        return best.step if best else self.latest_step()
+        return self._best.step if self._best else self.latest_step()
 
     def save(self, step: int, items: Mapping[str, object], host: dict, metrics: dict[str, float] | None) -> None:
         """Saves pytrees of host arrays, each under its name, with JSON values beside them; returns before it is done.
@@ -165,6 +168,7 @@ class WorkDir:
             )
         except OSError as error:
             raise self._save_error(error) from error
+        self._note(step, metrics)
 
     def wait(self) -> None:
         """Returns when all saves are on disk."""

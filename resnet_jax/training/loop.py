@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import time
 
+import jax
+
 from resnet_jax import config as settings
 from resnet_jax import parallel, provenance
 from resnet_jax.evaluation.evaluate import make_evaluate
-from resnet_jax.evaluation.metrics import Scores, summarize
+from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.terminal import ProgressLine, duration
 from resnet_jax.training import messages
 from resnet_jax.training.interruption import interruption
@@ -67,37 +69,36 @@ class Loop:
     def _end_epoch(self, epochs: int) -> None:
         """Evaluates and saves, as it is due after `epochs` epochs."""
         last = epochs == self._config.num_epochs
-        scores, is_best = None, False
+        figures, is_best = None, False
         if self._setup.validation is not None and (last or epochs % self._config.evaluate_every_epochs == 0):
             with self._monitor.paused():
-                scores, is_best = self._validate()
+                figures, is_best = self._validate()
         due = last or epochs % self._config.checkpoint.every_epochs == 0 or self._save_is_due()
         if due or is_best or self._interrupted():
-            self._save(scores)
+            self._save(figures)
         self._stop_if_interrupted()
 
-    def _validate(self) -> tuple[Scores, bool]:
-        """Scores the validation split; the second value tells whether these are the best figures so far."""
+    def _validate(self) -> tuple[dict[str, float], bool]:
+        """Figures of the validation split; the second value tells whether they are the best so far."""
         examples = self._setup.validation
         outcomes = self._evaluate(self._state.variables, examples)
-        scores = summarize(outcomes, examples.labels)
-        best, metric = self._directory.best(), self._config.checkpoint.best_metric
-        sign = 1 if metric == "top1" else -1
-        is_best = best is None or sign * getattr(scores, metric) >= sign * best.metrics[metric]
-        self._monitor.evaluated(scores, is_best, outcomes, examples)
-        return scores, is_best
+        figures = dataclasses.asdict(summarize(outcomes, examples.labels))
+        is_best = self._directory.is_best(figures)
+        self._monitor.evaluated(figures, is_best, outcomes, examples)
+        return figures, is_best
 
     def _save_is_due(self) -> bool:
-        return time.monotonic() - self._saved_at >= 60 * self._config.checkpoint.every_minutes
+        """By the clock; several processes, whose clocks differ but which must save together, go by epochs alone."""
+        return jax.process_count() == 1 and time.monotonic() - self._saved_at >= 60 * self._config.checkpoint.every_minutes
 
-    def _save(self, scores: Scores | None = None) -> None:
+    def _save(self, figures: dict[str, float] | None = None) -> None:
         """Saves the state, once it is known to be finite and the records that lead up to it are on disk."""
         self._monitor.collect()
         self._summaries.flush()
         with self._monitor.paused():
             host = {"monitor": self._monitor.saved(), "provenance": provenance.describe()}
             items = parallel.fetch(_items(self._state))
-            self._directory.save(self._step, items, host, dataclasses.asdict(scores) if scores else None)
+            self._directory.save(self._step, items, host, figures)
         self._saved_at = time.monotonic()
 
     def _stop_if_interrupted(self) -> None:

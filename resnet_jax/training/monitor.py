@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from resnet_jax import pictures
 from resnet_jax.data.examples import Examples
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation.metrics import Outcomes, Scores
+from resnet_jax.evaluation.metrics import Outcomes
 from resnet_jax.parallel import fetch
 from resnet_jax.terminal import ProgressLine, duration
 from resnet_jax.training.messages import settings_table
@@ -100,10 +100,10 @@ class Monitor:
                         "optimizer.learning_rate, lengthen schedule.warmup_epochs or set optimizer.grad_clip"
                     )
 
-    def evaluated(self, scores: Scores, is_best: bool, outcomes: Outcomes, examples: Examples) -> None:
+    def evaluated(self, figures: Mapping[str, float], is_best: bool, outcomes: Outcomes, examples: Examples) -> None:
         """Reports figures of the validation split, and its worst mistakes as pictures."""
-        values = {"loss": scores.loss, "top1": scores.top1, "top5": scores.top5}
-        self._summaries.scalars(self._step, {f"validation/{name}": value for name, value in values.items()})
+        names = ("loss", "top1", "top5")
+        self._summaries.scalars(self._step, {f"validation/{name}": figures[name] for name in names})
         mistakes = np.flatnonzero(outcomes.prediction != examples.labels)
         worst = mistakes[np.argsort(-outcomes.loss[mistakes], kind="stable")][:PICTURES_SHOWN]
         if len(worst):
@@ -111,8 +111,8 @@ class Monitor:
             captions = [f"is {self._classes[label]}\nsaid {self._classes[prediction]}" for label, prediction in pairs]
             self._summaries.picture(self._step, "validation/mistakes", pictures.grid(examples.images[worst], captions))
         self._progress.print(
-            f"{self._epoch()}  validation loss {scores.loss:.4f}  top-1 {scores.top1:.2%}  top-5 {scores.top5:.2%}  "
-            f"after {duration(self.seconds())}{'  (best so far)' if is_best else ''}"
+            f"{self._epoch()}  validation loss {figures['loss']:.4f}  top-1 {figures['top1']:.2%}  "
+            f"top-5 {figures['top5']:.2%}  after {duration(self.seconds())}{'  (best so far)' if is_best else ''}"
         )
 
     def announce_stop(self) -> None:

@@ -65,7 +65,12 @@ def mesh():
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
+        # What is compiled without a device can be written to JAX's compilation cache, but not read back.
+        setting = "jax_persistent_cache_min_compile_time_secs"
+        before = getattr(jax.config, setting)
+        jax.config.update(setting, float("inf"))
         yield parallel.make_mesh(topology.devices)
+        jax.config.update(setting, before)
 
 
 @pytest.fixture(
