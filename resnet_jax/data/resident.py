@@ -15,10 +15,11 @@ from resnet_jax.randomness import Use
 class EpochInputs(NamedTuple):
     """What the steps of an epoch need, on the device: the whole set and the order of its examples.
 
-    images: uint8 [n, height, width, channels]; labels: int32 [n]; order: int32 [steps_per_epoch, batch].
+    pixels: uint8 [n, height * width * channels], flat, for TPUs would lay out pictures so that each gather first copies
+    the whole set; labels: int32 [n]; order: int32 [steps_per_epoch, batch].
     """
 
-    images: jax.Array
+    pixels: jax.Array
     labels: jax.Array
     order: jax.Array
 
@@ -36,7 +37,8 @@ class ResidentFeed:
         self.size = len(examples)
         self.steps_per_epoch = len(examples) // batch_size
         placement = parallel.replicated(mesh)
-        self._images, self._labels = parallel.place((examples.images, examples.labels), placement)
+        pixels = examples.images.reshape(len(examples), -1)
+        self._pixels, self._labels = parallel.place((pixels, examples.labels), placement)
 
         def shuffle(epoch):
             order = jax.random.permutation(randomness.key(seed, Use.SHUFFLING, epoch), len(examples))
@@ -45,11 +47,19 @@ class ResidentFeed:
         self._shuffle = jax.jit(shuffle, out_shardings=placement)
 
     def epoch(self, epoch: int) -> EpochInputs:
-        return EpochInputs(self._images, self._labels, self._shuffle(epoch))
+        return EpochInputs(self._pixels, self._labels, self._shuffle(epoch))
 
 
-def take_batch(inputs: EpochInputs, step: jax.Array, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+def take_batch(
+    inputs: EpochInputs, step: jax.Array, image_shape: tuple[int, int, int], mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
     """The batch of the global `step`, inside a compiled function.
+
+    Args:
+      inputs: of the epoch that `step` lies in.
+      step: int32.
+      image_shape: (height, width, channels).
+      mesh: the devices.
 
     Returns:
       images uint8 [batch, height, width, channels] and labels int32 [batch], sharded over `data`: each device gathers
@@ -57,4 +67,5 @@ def take_batch(inputs: EpochInputs, step: jax.Array, mesh: Mesh) -> tuple[jax.Ar
     """
     indices = inputs.order[step % inputs.order.shape[0]]
     indices = jax.lax.with_sharding_constraint(indices, parallel.batch_sharded(mesh))
-    return jnp.take(inputs.images, indices, axis=0, mode="clip"), jnp.take(inputs.labels, indices, axis=0, mode="clip")
+    pixels = jnp.take(inputs.pixels, indices, axis=0, mode="clip")
+    return pixels.reshape(-1, *image_shape), jnp.take(inputs.labels, indices, axis=0, mode="clip")

@@ -88,8 +88,9 @@ class Loop:
         return figures, is_best
 
     def _save_is_due(self) -> bool:
-        """By the clock; several processes, whose clocks differ but which must save together, go by epochs alone."""
-        return jax.process_count() == 1 and time.monotonic() - self._saved_at >= 60 * self._config.checkpoint.every_minutes
+        """By the clock. Several processes, whose clocks differ but which must save together, go by epochs alone."""
+        waited = time.monotonic() - self._saved_at
+        return jax.process_count() == 1 and waited >= 60 * self._config.checkpoint.every_minutes
 
     def _save(self, figures: dict[str, float] | None = None) -> None:
         """Saves the state, once it is known to be finite and the records that lead up to it are on disk."""

@@ -46,9 +46,8 @@ class Setup:
 
     def first_batch(self) -> tuple[jax.Array, jax.Array]:
         """The augmented pictures, uint8 [batch, height, width, channels], and the labels of the first step."""
-        return jax.jit(step.make_batch(self.config, self.mesh), out_shardings=parallel.replicated(self.mesh))(
-            self.feed.epoch(0), 0
-        )
+        batch_of = jax.jit(self._batch_of(), out_shardings=parallel.replicated(self.mesh))
+        return batch_of(self.feed.epoch(0), 0)
 
     def initial_state(self) -> state.TrainState:
         """The state before the first step, on all devices."""
@@ -67,8 +66,18 @@ class Setup:
 
     def _train_step(self, steps: int) -> Callable:
         return step.make_train_step(
-            self.config, self.model, self.optimizer, self.schedule, self.preprocess, self.mesh, steps
+            self.model,
+            self._batch_of(),
+            self.preprocess,
+            losses.from_config(self.config.loss),
+            self.optimizer,
+            self.schedule,
+            self.mesh,
+            steps,
         )
+
+    def _batch_of(self) -> step.BatchOf:
+        return step.make_batch(self.config, self.feed.image_shape, self.mesh)
 
     def _create_state(self) -> state.TrainState:
         return state.create(self.model, self.optimizer, self.feed.image_shape, self.config.seed)

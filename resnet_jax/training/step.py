@@ -14,41 +14,44 @@ from resnet_jax.data import augment as augmentation
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.resident import EpochInputs, take_batch
 from resnet_jax.randomness import Use
-from resnet_jax.training import losses
+from resnet_jax.training.losses import Loss
 from resnet_jax.training.state import TrainState
 
+BatchOf = Callable[[EpochInputs, jax.Array], tuple[jax.Array, jax.Array]]
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, EpochInputs], tuple[TrainState, Metrics]]
 
 
-def make_batch(config: ConfigDict, mesh: Mesh) -> Callable[[EpochInputs, jax.Array], tuple[jax.Array, jax.Array]]:
+def make_batch(config: ConfigDict, image_shape: tuple[int, int, int], mesh: Mesh) -> BatchOf:
     """A pure function to what the network is trained on at a step: augmented images, not normalised, and labels."""
     augment = augmentation.from_config(config.augment)
 
     def batch_of(inputs: EpochInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images, labels = take_batch(inputs, step, mesh)
+        images, labels = take_batch(inputs, step, image_shape, mesh)
         return augment(randomness.key(config.seed, Use.AUGMENTATION, step), images), labels
 
     return batch_of
 
 
 def make_train_step(
-    config: ConfigDict,
     model: nn.Module,
+    batch_of: BatchOf,
+    preprocess: Preprocess,
+    loss_of: Loss,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    preprocess: Preprocess,
     mesh: Mesh,
     steps: int = 1,
 ) -> TrainStep:
     """Compiles `steps` consecutive steps into one call.
 
     Args:
-      config: the settings; read are `seed`, `augment` and `loss`.
       model: the network.
+      batch_of: from the epoch's inputs and the step to images and labels.
+      preprocess: normalisation of the images.
+      loss_of: from logits and labels to the mean loss.
       optimizer: from gradients to updates; its learning rate follows `schedule`.
       schedule: the same schedule, for the log.
-      preprocess: normalisation.
       mesh: the devices; the state is replicated, batches are split over them.
       steps: how many steps a call takes; they must lie within one epoch.
 
@@ -56,8 +59,6 @@ def make_train_step(
       A function of (state, inputs of the epoch) to (state, metrics), the latter float32 [steps] of each step: `loss`,
       `top1`, `learning_rate`, `gradient_norm`. It donates the state that it is given.
     """
-    batch_of = make_batch(config, mesh)
-    loss_of = losses.from_config(config.loss)
 
     def train_step(state: TrainState, inputs: EpochInputs) -> tuple[TrainState, Metrics]:
         images, labels = batch_of(inputs, state.step)

@@ -8,7 +8,8 @@ from resnet_jax.errors import UserError
 
 
 def numbered_examples(size):
-    return Examples(np.arange(size, dtype=np.uint8).reshape(size, 1, 1, 1), np.arange(size, dtype=np.int32))
+    images = np.arange(size, dtype=np.uint8)[:, None, None, None].repeat(2, axis=1)
+    return Examples(images, np.arange(size, dtype=np.int32))
 
 
 def test_an_epoch_shows_each_example_at_most_once_in_an_order_of_its_own(mesh):
@@ -39,11 +40,12 @@ def test_a_batch_is_the_pictures_of_its_step_split_over_the_devices(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
     inputs = feed.epoch(2)
     step = 2 * feed.steps_per_epoch + 4
-    images, labels = jax.jit(lambda inputs, step: take_batch(inputs, step, mesh))(inputs, step)
+    images, labels = jax.jit(lambda inputs, step: take_batch(inputs, step, (2, 1, 1), mesh))(inputs, step)
     np.testing.assert_array_equal(labels, inputs.order[4])
     np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
+    np.testing.assert_array_equal(images[:, 1, 0, 0], labels)
     assert images.dtype == np.uint8
-    assert images.sharding.shard_shape(images.shape) == (2, 1, 1, 1)
+    assert images.sharding.shard_shape(images.shape) == (2, 2, 1, 1)
 
 
 def test_a_batch_larger_than_the_set_is_refused(mesh):

@@ -9,7 +9,7 @@ from resnet_jax.training import setup as setups
 
 def test_fills_in_what_the_settings_leave_open(tiny_config, mesh):
     setup = setups.prepare(tiny_config, mesh, open_dataset("digits"), None)
-    feed_images = np.asarray(setup.feed.epoch(0).images)
+    feed_images = np.asarray(setup.feed.epoch(0).pixels).reshape(-1, 8, 8, 1)
     assert (setup.config.dataset.mean, setup.config.dataset.std) == channel_statistics(feed_images)
     assert setup.config.steps_per_call == 1  # On CPU.
     assert tiny_config.dataset.mean is None  # The caller's settings are left alone.

@@ -69,7 +69,7 @@ def test_first_batch_is_what_the_first_step_sees(tiny_config, mesh):
     images, labels = setup.first_batch()
     inputs = setup.feed.epoch(0)
     np.testing.assert_array_equal(labels, np.asarray(inputs.labels)[inputs.order[0]])
-    np.testing.assert_array_equal(images, np.asarray(inputs.images)[inputs.order[0]])
+    np.testing.assert_array_equal(images, np.asarray(inputs.pixels)[inputs.order[0]].reshape(-1, 8, 8, 1))
     assert images.dtype == np.uint8
 
 

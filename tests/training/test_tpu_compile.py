@@ -22,7 +22,7 @@ from resnet_jax import parallel
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.resident import EpochInputs
 from resnet_jax.models import variants
-from resnet_jax.training import optimizer, setup, state, step
+from resnet_jax.training import losses, optimizer, setup, state, step
 
 pytestmark = pytest.mark.slow
 
@@ -89,12 +89,13 @@ def program(request, mesh) -> Program:
     sgd = optimizer.make_optimizer(config, schedule)
     initial = jax.eval_shape(lambda: state.create(model, sgd, (32, 32, 3), config.seed))
     inputs = EpochInputs(
-        images=jax.ShapeDtypeStruct((TRAINING_EXAMPLES, 32, 32, 3), jnp.uint8),
+        pixels=jax.ShapeDtypeStruct((TRAINING_EXAMPLES, 32 * 32 * 3), jnp.uint8),
         labels=jax.ShapeDtypeStruct((TRAINING_EXAMPLES,), jnp.int32),
         order=jax.ShapeDtypeStruct((steps_per_epoch, config.batch_size), jnp.int32),
     )
     preprocess = Preprocess(mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
-    train_step = step.make_train_step(config, model, sgd, schedule, preprocess, mesh, steps)
+    batch_of, loss_of = step.make_batch(config, (32, 32, 3), mesh), losses.from_config(config.loss)
+    train_step = step.make_train_step(model, batch_of, preprocess, loss_of, sgd, schedule, mesh, steps)
     compiled = train_step.lower(*parallel.abstract((initial, inputs), parallel.replicated(mesh))).compile()
     return Program(
         dtype=dtype,
