@@ -14,6 +14,7 @@ def get_config():
     config.num_epochs = 30
     config.augment.crop_padding = 1
     config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 5e-4
     config.schedule.warmup_epochs = 1.0
     config.log_every_steps = 10
     return config

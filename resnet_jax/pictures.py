@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 CELL = 96  # pixels on a side that a picture is shown at
-CAPTION = 14  # pixels of height for a line of caption
+CAPTION = 17  # pixels of height for a line of caption
 GAP = 4
 # Four columns make a grid of about the width at which TensorBoard shows pictures, so that captions stay legible.
 
@@ -22,9 +22,8 @@ def grid(images: np.ndarray, captions: Sequence[str], columns: int = 4) -> np.nd
     Returns:
       uint8 [grid_height, grid_width, 3].
     """
-    font = ImageFont.load_default(size=11)
+    font = ImageFont.load_default(size=13)
     lines = max((caption.count("\n") + 1 for caption in captions), default=1)
-    columns = max(1, min(columns, len(images)))
     cell_height = CELL + lines * CAPTION + GAP
     rows = -(-len(images) // columns)
     canvas = Image.new("RGB", (columns * (CELL + GAP) + GAP, rows * cell_height + GAP), "white")

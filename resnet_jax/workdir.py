@@ -9,6 +9,7 @@ result.json     the final result, once the run is done
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -38,7 +39,8 @@ class WorkDir:
     """A run directory, existing or to be made."""
 
     def __init__(self, path: str):
-        self.path = epath.Path(path).expanduser()
+        # Orbax wants absolute paths; gs:// ones are.
+        self.path = epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
         self._manager: ocp.CheckpointManager | None = None
         self._best: Best | None = None
 

@@ -129,6 +129,16 @@ def test_settings_and_classes_come_back(tmp_path):
     assert directory.result() is None
 
 
+def test_relative_paths_are_made_absolute_and_addresses_left_alone(tmp_path, monkeypatch):
+    """Orbax takes only absolute paths."""
+    monkeypatch.chdir(tmp_path)
+    directory = open_workdir("relative/run")
+    directory.save(1, weights(0), {}, None)
+    directory.wait()
+    assert (tmp_path / "relative" / "run" / "checkpoints" / "1").is_dir()
+    assert str(WorkDir("gs://bucket/run").path) == "gs://bucket/run"
+
+
 def test_unwritable_place_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to the workdir .*choose another --workdir"):

@@ -99,6 +99,13 @@ def _tfds(name: str, data_dir: str | None) -> dict[str, Source]:
     except tfds.core.DatasetNotFoundError:
         known = {*COMMON_NAMES, *tfds.list_builders(with_community_datasets=False)}
         raise unknown_name("data set", name, known) from None
+    except ValueError as error:
+        if "File format is already set" not in str(error):
+            raise
+        raise UserError(
+            f"data set {name!r} has been prepared as tfrecord, which cannot be read at random: have it prepared anew "
+            "elsewhere, with --config.dataset.data_dir=SOME/OTHER/FOLDER"
+        ) from None
     pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
     if [type(feature) for feature in pair] != [tfds.features.Image, tfds.features.ClassLabel]:
         raise UserError(f"data set {name!r} is not for image classification: TFDS lists no (image, class label) pair")

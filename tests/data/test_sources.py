@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 
@@ -54,6 +55,16 @@ def test_without_a_network_it_says_what_to_download_and_where_to_put_it(tmp_path
     assert "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz" in str(error.value)
     assert str(tmp_path / "downloads" / "manual") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_set_prepared_as_tfrecord_is_refused_with_a_way_on(tmp_path):
+    """As TFDS prepares sets by default; what tells so is a small file."""
+    folder = tmp_path / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    info = {"name": "mnist", "version": "3.0.1", "fileFormat": "tfrecord", "splits": []}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="prepared as tfrecord"):
+        sources.open_dataset("mnist", str(tmp_path))
 
 
 def test_cifar10_is_read_without_preparing_it(test_data):
