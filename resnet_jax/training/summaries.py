@@ -4,7 +4,6 @@ Both hold each step once: what lies beyond the step that a run resumes from is d
 """
 
 import json
-import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,14 +25,13 @@ class Summaries:
         if not parallel.is_main_process():
             return
         _keep_lines(self._path, resumed_step)
-        os.environ.setdefault(
-            "TF_ENABLE_ONEDNN_OPTS", "0"
-        )  # TensorFlow computes nothing here, and greets less without.
         try:
             # Imports TensorFlow, which takes seconds, and which not everyone has.
             from clu import metric_writers
-        except ImportError:
-            progress.print("TensorBoard is off, for TensorFlow is not installed; metrics.jsonl has the same figures.")
+        except ImportError as error:
+            progress.print(
+                f"TensorBoard is off, for {error.name} is not installed; metrics.jsonl has the same figures."
+            )
             return
         for path in directory.glob(EVENT_FILES):
             _keep_events(path, resumed_step)

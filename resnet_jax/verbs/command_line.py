@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 the user must change something, 130 stopped by Ctrl-C with
 """
 
 import errno
+import os
 import pathlib
 import re
 import sys
@@ -43,6 +44,7 @@ def start(run: Callable[[], int]) -> None:
         # What libraries log below errors (no TPU here, a checkpoint without metrics, ...) is not for the user.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Or TensorFlow greets with a warning about it.
         try:
             parallel.start()
             return run()
