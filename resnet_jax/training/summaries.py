@@ -29,9 +29,7 @@ class Summaries:
             # Imports TensorFlow, which takes seconds, and which not everyone has.
             from clu import metric_writers
         except ImportError as error:
-            progress.print(
-                f"TensorBoard is off, for {error.name} is not installed; metrics.jsonl has the same figures."
-            )
+            progress.print(f"TensorBoard is off, for {error.name} is not installed; metrics.jsonl has its figures.")
             return
         for path in directory.glob(EVENT_FILES):
             _keep_events(path, resumed_step)
