@@ -66,7 +66,7 @@ def default() -> ConfigDict:
     config.model.stem = placeholder(str)  # "imagenet" (7x7/2, max-pool) or "cifar" (3x3/1); unset: the variant's own
     config.model.shortcut = placeholder(str)  # "projection" (option B) or "pad" (option A); unset: the variant's own
     config.model.dtype = "float32"  # of the computation, or "bfloat16"; parameters and logits are always float32
-    config.model.zero_init_residual = True  # each block starts as the identity: the last norm's scale is zero
+    config.model.zero_init_residual = False  # blocks start as the identity; small networks then start slowly
 
     config.batch_size = 128  # examples a step, over all devices
     config.num_epochs = 10

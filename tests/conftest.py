@@ -42,7 +42,6 @@ def tiny_config():
     """Two short epochs of the tiny network on digits."""
     config = settings.default()
     config.model.name = "tiny"
-    config.model.zero_init_residual = False  # Or the first steps would leave some arrays where they are.
     config.dataset.train_split = "train[:400]"
     config.dataset.test_split = "test[:100]"
     config.augment.crop_padding = 1

@@ -31,7 +31,7 @@ class ResNet(nn.Module):
     width: int = 64
     stem: str = "imagenet"
     shortcut: str = "projection"
-    zero_init_residual: bool = True
+    zero_init_residual: bool = False
     dtype: jnp.dtype = jnp.float32
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5

@@ -66,9 +66,9 @@ def test_unknown_names_are_refused(name, settings, message):
 def test_settings_reach_the_model():
     config = settings.default()
     config.model.name, config.model.stem, config.model.dtype = "resnet18", "cifar", "bfloat16"
-    config.model.zero_init_residual = False
+    config.model.zero_init_residual = True
     config.batch_norm.momentum, config.batch_norm.epsilon = 0.8, 1e-3
     model = from_config(config, 7)
     assert (model.num_classes, model.stem, model.dtype) == (7, "cifar", jnp.bfloat16)
-    assert (model.zero_init_residual, model.norm_momentum, model.norm_epsilon) == (False, 0.8, 1e-3)
+    assert (model.zero_init_residual, model.norm_momentum, model.norm_epsilon) == (True, 0.8, 1e-3)
     assert model.shortcut == "projection"  # The variant's own.
