@@ -66,7 +66,7 @@ def default() -> ConfigDict:
     config.model.stem = placeholder(str)  # "imagenet" (7x7/2, max-pool) or "cifar" (3x3/1); unset: the variant's own
     config.model.shortcut = placeholder(str)  # "projection" (option B) or "pad" (option A); unset: the variant's own
     config.model.dtype = "float32"  # of the computation, or "bfloat16"; parameters and logits are always float32
-    config.model.zero_init_residual = False  # blocks start as the identity; small networks then start slowly
+    config.model.zero_init_residual = False  # True: blocks start as the identity, which large networks like
 
     config.batch_size = 128  # examples a step, over all devices
     config.num_epochs = 10
@@ -133,6 +133,8 @@ def check(config: ConfigDict) -> None:
         raise UserError("schedule.name=step needs schedule.step_epochs, such as '(30, 60, 80)'")
     if (config.dataset.mean is None) != (config.dataset.std is None):
         raise UserError("set both dataset.mean and dataset.std, or neither to have them measured")
+    if config.dataset.mean is not None:
+        _check_normalisation(config.dataset.mean, config.dataset.std)
     if config.profile_steps is not None:
         profile_range(config)
 
@@ -206,6 +208,15 @@ def resume(stored: ConfigDict, wanted: ConfigDict) -> ConfigDict:
         listed = ", ".join(f"{key} (there {before[key]!r}, here {after[key]!r})" for key in changed)
         raise UserError(f"this workdir belongs to another run, which differs in {listed}: choose another --workdir")
     return resumed
+
+
+def _check_normalisation(mean: tuple, std: tuple) -> None:
+    numbers = all(isinstance(value, int | float) for value in (*mean, *std))
+    if not numbers or len(mean) != len(std) or min(std) <= 0:
+        raise UserError(
+            f"dataset.mean {mean} and dataset.std {std} must be one number a channel, of pixels in [0, 1], such as "
+            "'(0.5,)' and '(0.25,)', and std positive"
+        )
 
 
 def _check_choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ class UserError(Exception):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a `name` that no table of `kind` holds, naming the nearest ones that it does."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     if near:
         return UserError(f"unknown {kind} {name!r}: did you mean {' or '.join(near)}?")
     return UserError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")

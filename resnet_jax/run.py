@@ -1,5 +1,6 @@
 """A trained network, ready for use."""
 
+import contextlib
 import dataclasses
 
 import flax.linen as nn
@@ -49,12 +50,12 @@ def load_run(workdir: str) -> Run:
     model = variants.from_config(config, len(classes))
     preprocess = Preprocess(config.dataset.mean, config.dataset.std)
     mesh = parallel.make_mesh()
-    directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric, read_only=True)
-    step = directory.chosen_step()
-    if step is None:
-        raise UserError(f"{directory.path} has no checkpoint yet: train it first, with main.py --workdir={workdir}")
     images = jnp.zeros((1, 32, 32, len(config.dataset.mean)))  # Any height and width give the same parameters.
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    variables, _ = directory.restore(step, parallel.abstract(variables, parallel.replicated(mesh)))
-    directory.close()
+    with contextlib.closing(directory):
+        directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric, read_only=True)
+        step = directory.chosen_step()
+        if step is None:
+            raise UserError(f"{directory.path} has no checkpoint yet: train it first")
+        variables, _ = directory.restore(step, parallel.abstract(variables, parallel.replicated(mesh)))
     return Run(config, classes, model, variables, preprocess, step, mesh)

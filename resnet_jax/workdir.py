@@ -7,10 +7,11 @@ metrics.jsonl   and TensorBoard's event files: written by the training
 result.json     the final result, once the run is done
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -119,18 +120,17 @@ class WorkDir:
         newest = preservation_policy.LatestN(keep)
         best = preservation_policy.BestN(get_metric_fn=rating, n=1, keep_checkpoints_without_metrics=False)
         self._rating = rating
-        self._manager = ocp.CheckpointManager(
-            self.path / "checkpoints",
-            options=ocp.CheckpointManagerOptions(
-                best_fn=rating,
-                preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]),
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            best_fn=rating,
+            preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
-        # Kept in memory from here on: figures of a checkpoint that is still being written cannot be read.
-        for step in sorted(self._manager.all_steps()):
-            self._note(step, self._manager.metrics(step))
+        with self._reading("a checkpoint", self.path / "checkpoints"):
+            self._manager = ocp.CheckpointManager(self.path / "checkpoints", options=options)
+            # Kept in memory from here on: figures of a checkpoint that is still being written cannot be read.
+            for step in sorted(self._manager.all_steps()):
+                self._note(step, self._manager.metrics(step))
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -162,22 +162,18 @@ class WorkDir:
         """
         digests = {name: _digests(tree) for name, tree in items.items()}
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
-        try:
+        with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonSave({**host, DIGESTS: digests})}),
                 metrics=metrics,
             )
-        except OSError as error:
-            raise self._save_error(error) from error
         self._note(step, metrics)
 
     def wait(self) -> None:
         """Returns when all saves are on disk."""
-        try:
+        with self._writing():
             self._manager.wait_until_finished()
-        except OSError as error:
-            raise self._save_error(error) from error
 
     def restore(self, step: int, items: Mapping[str, object]) -> tuple[dict[str, object], dict]:
         """Restores the named pytrees of a checkpoint, and its JSON values.
@@ -192,36 +188,47 @@ class WorkDir:
         """
         wanted = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
         arrays = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-        try:
+        with self._reading(f"checkpoint {step}", self.path / "checkpoints" / str(step)):
             restored = self._manager.restore(step, args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonRestore()}))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"cannot read checkpoint {step} of {self.path} ({str(error).strip().splitlines()[0]}): "
-                f"delete {self._step_path(step)} to go on from the one before"
-            ) from error
-        host = dict(restored[HOST])
-        saved_digests = host.pop(DIGESTS)
-        for name in wanted:
-            for leaf, digest in _digests(restored[name]).items():
-                if digest != saved_digests[name][leaf]:
-                    raise UserError(
-                        f"checkpoint {step} of {self.path} is damaged ({name}{leaf} is not what was saved): "
-                        f"delete {self._step_path(step)} to go on from the one before"
-                    )
+            host = dict(restored[HOST])
+            saved_digests = host.pop(DIGESTS)
+            for name in wanted:
+                for leaf, digest in _digests(restored[name]).items():
+                    if digest != saved_digests[name][leaf]:
+                        raise ValueError(f"{name}{leaf} is not what was saved")
         return {name: restored[name] if name in wanted else items[name] for name in items}, host
 
     def close(self) -> None:
+        """Ends what is going on in the background; does nothing if no checkpoints were opened."""
         if self._manager is not None:
-            self._manager.close()
+            with self._writing():
+                self._manager.close()
 
-    def _step_path(self, step: int) -> epath.Path:
-        return self.path / "checkpoints" / str(step)
+    @contextlib.contextmanager
+    def _reading(self, what: str, place: epath.Path) -> Iterator[None]:
+        """Turns what goes wrong into a sentence; of damaged files Orbax raises many types, even bare `Exception`."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"{what} is damaged or of another network ({_first_line(error)}): "
+                f"remove it, in {place}, to use the one before it, if there is one"
+            ) from error
 
-    def _save_error(self, error: OSError) -> UserError:
-        return UserError(
-            f"cannot save a checkpoint in {self.path} ({error.strerror or error}): "
-            "make room or mend the disk, and run the same command again to go on from the last one"
-        )
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns a full or broken disk into a sentence. Tensorstore reports them as ValueError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"cannot save a checkpoint in {self.path} ({_first_line(error)}): "
+                "make room or mend the disk, and run the same command again to go on from the last one"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _digests(tree) -> dict[str, str]:

@@ -19,6 +19,9 @@ def test_misspelt_setting_in_a_recipe_is_an_error():
         ("schedule.warmup_epochs", 10.0, "warmup_epochs .10. must be less than num_epochs .10."),
         ("schedule.name", "step", "needs schedule.step_epochs"),
         ("dataset.mean", (0.5,), "set both dataset.mean and dataset.std"),
+        ("dataset", {"mean": (0.5,), "std": (0.0,)}, "and std positive"),
+        ("dataset", {"mean": (0.5,), "std": (0.2, 0.2)}, "must be one number a channel"),
+        ("dataset", {"mean": ("a",), "std": ("b",)}, "must be one number a channel"),
         ("profile_steps", "10", "must look like 100:110"),
         ("profile_steps", "20:10", "must look like 100:110"),
         ("steps_per_call", 0, "steps_per_call must be positive or unset"),
@@ -27,7 +30,7 @@ def test_misspelt_setting_in_a_recipe_is_an_error():
 def test_impossible_values_are_refused_by_name(key, value, sentence):
     config = settings.default()
     section, _, name = key.rpartition(".")
-    (config[section] if section else config)[name] = value
+    (config[section] if section else config).update({name: value})
     with pytest.raises(UserError, match=sentence):
         settings.check(config)
 

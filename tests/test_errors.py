@@ -7,5 +7,9 @@ def test_names_the_nearest():
     )
 
 
+def test_case_does_not_matter():
+    assert "did you mean cifar10" in str(unknown_name("data set", "CIFAR-10", ["cifar10", "mnist"]))
+
+
 def test_lists_all_where_none_is_near():
     assert str(unknown_name("loss", "zzz", ["b", "a"])) == "unknown loss 'zzz': choose one of a, b"

@@ -78,7 +78,7 @@ def test_a_digest_that_differs_is_an_error_that_names_the_array(tmp_path, single
 
     monkeypatch.setattr(directory._manager, "restore", restore_with_flipped_bit)
     wanted = parallel.abstract(weights(0), parallel.replicated(single_device))
-    with pytest.raises(UserError, match=r"checkpoint 1 of .* is damaged .*params\['conv'\]\['kernel'\]"):
+    with pytest.raises(UserError, match=r"checkpoint 1 is damaged .*params\['conv'\]\['kernel'\]"):
         directory.restore(1, wanted)
 
 
@@ -104,13 +104,49 @@ def test_flipped_bytes_on_disk_never_restore_silently(tmp_path, single_device):
     assert refused
 
 
+@pytest.mark.parametrize("damage", ["truncate", "delete"])
+@pytest.mark.parametrize("part", ["params", "host", "metrics"])
+def test_missing_pieces_are_told_in_a_sentence(tmp_path, single_device, part, damage):
+    directory = open_workdir(tmp_path)
+    saved = {"params": np.random.default_rng(0).normal(size=(100, 100)).astype(np.float32)}
+    directory.save(1, saved, {}, {"top1": 0.5, "loss": 1.0})
+    directory.close()
+    for path in (tmp_path / "checkpoints" / "1" / part).rglob("*"):
+        if path.is_file() and damage == "truncate":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif path.is_file():
+            path.unlink()
+    reopened = WorkDir(str(tmp_path))
+    try:
+        reopened.open_checkpoints(2, "top1")
+        restored, _ = reopened.restore(1, parallel.abstract(saved, parallel.replicated(single_device)))
+        # Figures that are gone only cost the checkpoint its rank.
+        assert part == "metrics"
+        np.testing.assert_array_equal(restored["params"], saved["params"])
+    except UserError as error:
+        assert "is damaged or of another network" in str(error)
+        assert str(tmp_path / "checkpoints") in str(error)
+        assert "\n" not in str(error)
+
+
+def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
+    directory = open_workdir(tmp_path)
+
+    def full(*arguments, **keywords):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device\nmore")
+
+    monkeypatch.setattr(directory._manager, "save", full)
+    with pytest.raises(UserError, match=r"cannot save a checkpoint in .*No space left on device\): make room"):
+        directory.save(1, weights(0), {}, None)
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, single_device):
     directory = open_workdir(tmp_path)
     directory.save(1, weights(0), {}, None)
     directory.wait()
     other = {"params": {"dense": {"kernel": jax.ShapeDtypeStruct((2, 2), np.float32)}}}
     other = parallel.abstract(other, parallel.replicated(single_device))
-    with pytest.raises(UserError, match="cannot read checkpoint 1"):
+    with pytest.raises(UserError, match="checkpoint 1 is damaged or of another network"):
         directory.restore(1, other)
 
 

@@ -19,6 +19,8 @@ from resnet_jax.errors import UserError, unknown_name
 # Offered when a name is misspelt, even where TFDS is not installed.
 COMMON_NAMES = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped", "imagenet2012")
 
+PORTS = {"http": 80, "https": 443, "ftp": 21}
+
 
 class Source(Protocol):
     """Examples by index: `len(source)`, `source[i]`, and the names of the classes.
@@ -96,16 +98,14 @@ def _tfds(name: str, data_dir: str | None) -> dict[str, Source]:
 
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except tfds.core.DatasetNotFoundError:
+    except (ValueError, AssertionError) as error:  # TFDS's ways to refuse a name, a config or a version.
+        if "File format is already set" in str(error):
+            raise UserError(
+                f"data set {name!r} has been prepared as tfrecord, which cannot be read at random: have it prepared "
+                "anew elsewhere, with --config.dataset.data_dir=SOME/OTHER/FOLDER"
+            ) from None
         known = {*COMMON_NAMES, *tfds.list_builders(with_community_datasets=False)}
         raise unknown_name("data set", name, known) from None
-    except ValueError as error:
-        if "File format is already set" not in str(error):
-            raise
-        raise UserError(
-            f"data set {name!r} has been prepared as tfrecord, which cannot be read at random: have it prepared anew "
-            "elsewhere, with --config.dataset.data_dir=SOME/OTHER/FOLDER"
-        ) from None
     pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
     if [type(feature) for feature in pair] != [tfds.features.Image, tfds.features.ClassLabel]:
         raise UserError(f"data set {name!r} is not for image classification: TFDS lists no (image, class label) pair")
@@ -118,11 +118,11 @@ def _tfds(name: str, data_dir: str | None) -> dict[str, Source]:
 
 def _prepare(builder) -> None:
     """Downloads and prepares a TFDS set, with TFDS's own progress bars."""
-    root = os.path.dirname(os.path.dirname(os.fspath(builder.data_path)))
+    root = os.fspath(builder.data_dir_root)
     manual = os.path.join(root, "downloads", "manual")
     wanted = {url: info.filename for url, info in builder.url_infos.items()}
     missing = {url for url, filename in wanted.items() if not os.path.exists(os.path.join(manual, filename))}
-    advice = f"download {' and '.join(sorted(missing or wanted))} and put it, still packed, into {manual}"
+    advice = f"download {' and '.join(sorted(missing or wanted))}, still packed, into the folder {manual}"
     unreachable = _unreachable_host(missing)
     if unreachable:
         raise UserError(
@@ -146,9 +146,10 @@ def _unreachable_host(urls: set[str]) -> str | None:
     """The first host of `urls` that cannot be reached; asked at once, where TFDS would retry for minutes."""
     if urllib.request.getproxies():
         return None  # Only the proxy can tell.
-    for host in sorted({urllib.parse.urlsplit(url).hostname for url in urls}):
+    addresses = {urllib.parse.urlsplit(url) for url in urls}
+    for host, port in sorted({(address.hostname, PORTS[address.scheme]) for address in addresses}):
         try:
-            socket.create_connection((host, 443), timeout=10).close()
+            socket.create_connection((host, port), timeout=10).close()
         except OSError:
             return host
     return None

@@ -17,7 +17,7 @@ def select(split: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """The examples that `split` names: indices for each base split, where `sizes` has the lengths of all of them.
 
     Raises:
-      UserError: for a malformed split, an unknown base split, or one that holds no example.
+      UserError: for a malformed split, an unknown base split, no example at all, or an example named twice.
     """
     selected: dict[str, np.ndarray] = {}
     for part in split.split("+"):
@@ -29,7 +29,10 @@ def select(split: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
             raise unknown_name("split", name, sizes)
         start = _bound(match["start"], sizes[name], 0)
         stop = _bound(match["stop"], sizes[name], sizes[name])
-        selected[name] = np.concatenate([selected.get(name, np.arange(0)), np.arange(start, stop)])
+        chosen = np.concatenate([selected.get(name, np.arange(0)), np.arange(start, stop)])
+        if len(np.unique(chosen)) < len(chosen):
+            raise UserError(f"the split {split!r} names some examples twice: choose ranges that do not overlap")
+        selected[name] = chosen
     if not any(len(indices) for indices in selected.values()):
         raise UserError(f"the split {split!r} holds no examples")
     return selected

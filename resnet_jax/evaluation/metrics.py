@@ -42,10 +42,12 @@ def outcomes(logits: jax.Array, labels: jax.Array) -> Outcomes:
 
 
 def summarize(outcome: Outcomes, labels: np.ndarray) -> Scores:
-    """Averages the outcomes of host arrays, in float64."""
+    """Averages the outcomes of host arrays, in float64; each example must have exactly one."""
+    if {len(values) for values in outcome} != {len(labels)}:
+        raise ValueError(f"{[len(values) for values in outcome]} outcomes of {len(labels)} examples")
     return Scores(
         loss=float(np.mean(outcome.loss, dtype=np.float64)),
         top1=float(np.mean(outcome.prediction == labels)),
         top5=float(np.mean(outcome.in_top5)),
-        examples=len(labels),
+        examples=len(outcome.loss),
     )

@@ -1,17 +1,20 @@
-"""Ctrl-C without loss: the first asks the loop to stop after its step, the second stops at once."""
+"""Ctrl-C without loss: the first asks the loop to save and stop, the second stops at once."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
 
+import jax
+
 
 @contextlib.contextmanager
-def interruption(announce: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Within this context, gives a function that tells whether Ctrl-C has been pressed; `announce` is called then.
+def interruption() -> Iterator[Callable[[], bool]]:
+    """Within this context, gives a function that tells whether Ctrl-C has been pressed.
 
-    An exception amid a step would lose the state, whose buffers are donated: hence a flag. Outside the main thread,
-    where Python delivers no signals, the function is always False.
+    An exception amid a step would lose the state, whose buffers are donated: hence a flag. It is always False outside
+    the main thread, where Python delivers no signals, and in a run of several processes, which save together or not at
+    all: there Ctrl-C ends the process as usual.
     """
     pressed = threading.Event()
 
@@ -19,9 +22,8 @@ def interruption(announce: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
-        announce()
 
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
         yield pressed.is_set
         return
     previous = signal.signal(signal.SIGINT, handle)

@@ -5,6 +5,7 @@ import dataclasses
 import time
 
 import jax
+import numpy as np
 
 from resnet_jax import config as settings
 from resnet_jax import parallel, provenance
@@ -42,11 +43,14 @@ class Loop:
         steps_per_epoch = self._setup.feed.steps_per_epoch
         if self._step == 0:
             self._monitor.introduce(*parallel.fetch(self._setup.first_batch()))
-        with contextlib.closing(self._summaries), interruption(self._monitor.announce_stop) as self._interrupted:
+        with (
+            contextlib.closing(self._summaries),
+            contextlib.closing(self._profiler),
+            interruption() as self._interrupted,
+        ):
             for epoch in range(self._step // steps_per_epoch, self._config.num_epochs):
                 self._train_until((epoch + 1) * steps_per_epoch, self._setup.feed.epoch(epoch))
                 self._end_epoch(epoch + 1)
-            self._profiler.stop(self._state)
             self._directory.wait()
 
     def seconds(self) -> float:
@@ -56,27 +60,32 @@ class Loop:
     def _train_until(self, end: int, inputs) -> None:
         """Takes the steps that are left of an epoch."""
         while self._step < end:
-            self._profiler.before(self._step, self._state)
             steps = self._config.steps_per_call if self._step + self._config.steps_per_call <= end else 1
+            self._profiler.before(self._step, steps, self._state)
             self._state, metrics = self._train_steps[steps](self._state, inputs)
             self._step += steps
             self._monitor.record(metrics, steps)
             # The last step of an epoch is saved with the figures of its evaluation, by `_end_epoch`.
-            if self._step < end and (self._interrupted() or self._save_is_due()):
+            if self._step < end and self._interrupted():
                 self._save()
-                self._stop_if_interrupted()
+                self._stop()
+            if self._step < end and self._save_is_due():
+                self._save()
 
     def _end_epoch(self, epochs: int) -> None:
         """Evaluates and saves, as it is due after `epochs` epochs."""
         last = epochs == self._config.num_epochs
         figures, is_best = None, False
         if self._setup.validation is not None and (last or epochs % self._config.evaluate_every_epochs == 0):
+            self._monitor.collect()  # The steps are waited for, so that their time does not count as evaluation's.
             with self._monitor.paused():
                 figures, is_best = self._validate()
         due = last or epochs % self._config.checkpoint.every_epochs == 0 or self._save_is_due()
-        if due or is_best or self._interrupted():
+        interrupted = self._interrupted()
+        if due or is_best or interrupted:
             self._save(figures)
-        self._stop_if_interrupted()
+        if interrupted:
+            self._stop()
 
     def _validate(self) -> tuple[dict[str, float], bool]:
         """Figures of the validation split; the second value tells whether they are the best so far."""
@@ -102,10 +111,11 @@ class Loop:
             self._directory.save(self._step, items, host, figures)
         self._saved_at = time.monotonic()
 
-    def _stop_if_interrupted(self) -> None:
-        if self._interrupted():
-            self._directory.wait()
-            raise KeyboardInterrupt
+    def _stop(self) -> None:
+        """Ends a run that Ctrl-C has stopped, when what has been saved is on disk."""
+        self._monitor.announce_stop()
+        self._directory.wait()
+        raise KeyboardInterrupt
 
     def _restore_or_create(self, progress: ProgressLine) -> tuple[TrainState, dict]:
         """The newest checkpoint, if there is one; else the beginning."""
@@ -113,7 +123,7 @@ class Loop:
         if step is None:
             return self._setup.initial_state(), {}
         items, host = self._directory.restore(step, _items(self._setup.abstract_state()))
-        step_on_devices = parallel.place(step, parallel.replicated(self._setup.mesh))
+        step_on_devices = parallel.place(np.int32(step), parallel.replicated(self._setup.mesh))
         progress.print(f"Resuming from step {step:,} of {self._setup.total_steps:,} in {self._directory.path}.")
         for change in provenance.differences(host["provenance"], provenance.describe()):
             progress.print(f"Note: {change}; what follows may differ in its last bits from an uninterrupted run.")

@@ -46,13 +46,15 @@ class Monitor:
     def resume(self, step: int, saved: Mapping[str, object]) -> None:
         """Goes on at `step` with what `saved()` gave when that was saved; {} at the start of a run."""
         self._step = self._first_step = self._window_step = step
-        self._since_report = dict(saved.get("since_report", {}))
+        self._since_report = {name: list(values) for name, values in saved.get("since_report", {}).items()}
         self._earlier_seconds = saved.get("seconds", 0.0)
         self._started = self._window_started = time.monotonic()
 
     def saved(self) -> dict[str, object]:
         """What a checkpoint must hold for the records of a resumed run to equal those of an uninterrupted one."""
-        return {"since_report": self._since_report, "seconds": self.seconds()}
+        # Copies, for a checkpoint is written while later steps are recorded.
+        since_report = {name: list(values) for name, values in self._since_report.items()}
+        return {"since_report": since_report, "seconds": self.seconds()}
 
     def seconds(self) -> float:
         """Spent on this run, over all its processes: evaluation and saving included, start-up and compilation not."""
@@ -96,8 +98,9 @@ class Monitor:
                 if not math.isfinite(value):
                     raise UserError(
                         f"the {name.replace('_', ' ')} became {value} at step {step:,} (steps {first:,} to "
-                        f"{self._step - 1:,} were looked at): the checkpoints before it are intact; lower "
-                        "optimizer.learning_rate, lengthen schedule.warmup_epochs or set optimizer.grad_clip"
+                        f"{self._step - 1:,} were looked at). The checkpoints before it are intact. Start again in a "
+                        "new --workdir, with a lower optimizer.learning_rate, more schedule.warmup_epochs or "
+                        "optimizer.grad_clip"
                     )
 
     def evaluated(self, figures: Mapping[str, float], is_best: bool, outcomes: Outcomes, examples: Examples) -> None:
@@ -116,7 +119,7 @@ class Monitor:
         )
 
     def announce_stop(self) -> None:
-        self._progress.print("Stopping after this step, with everything saved; Ctrl-C again stops at once.")
+        self._progress.print("Stopping: everything is being saved (Ctrl-C again stops at once).")
 
     def _report(self) -> None:
         """Writes the means since the last report, and shows the progress."""

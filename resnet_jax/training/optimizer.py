@@ -1,5 +1,7 @@
 """Optimizers and learning-rate schedules, by name."""
 
+import collections
+
 import jax
 import optax
 from ml_collections import ConfigDict
@@ -21,19 +23,20 @@ def check(config: ConfigDict) -> None:
 def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate as a function of the step: linear warm-up from zero, then the named decay.
 
-    "cosine" (Loshchilov & Hutter 2016, equation 5, without restarts) and "linear" reach zero at the last step; "step"
-    multiplies by `step_factor` at each of `step_epochs`, counted from the start of the run.
+    "cosine" (Loshchilov & Hutter 2016, equation 5, without restarts) and "linear" would be zero at the step after the
+    last; "step" multiplies by `step_factor` at each of `step_epochs`, counted from the start of the run.
     """
     peak, schedule = config.optimizer.learning_rate, config.schedule
     total = config.num_epochs * steps_per_epoch
-    warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total - 1)
     if schedule.name == "cosine":
         decay = optax.cosine_decay_schedule(peak, total - warmup)
     elif schedule.name == "linear":
         decay = optax.linear_schedule(peak, 0.0, total - warmup)
     elif schedule.name == "step":
-        boundaries = [round(epoch * steps_per_epoch) - warmup for epoch in schedule.step_epochs]
-        decay = optax.piecewise_constant_schedule(peak, dict.fromkeys(boundaries, schedule.step_factor))
+        boundaries = collections.Counter(round(epoch * steps_per_epoch) - warmup for epoch in schedule.step_epochs)
+        factors = {boundary: schedule.step_factor**times for boundary, times in boundaries.items()}
+        decay = optax.piecewise_constant_schedule(peak, factors)
     else:
         decay = optax.constant_schedule(peak)
     if not warmup:

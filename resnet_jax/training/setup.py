@@ -15,6 +15,7 @@ from resnet_jax.data.examples import Examples, Progress, read_training
 from resnet_jax.data.preprocess import Preprocess, channel_statistics
 from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.data.sources import Source
+from resnet_jax.errors import UserError
 from resnet_jax.models import variants
 from resnet_jax.training import losses, optimizer, state, step
 
@@ -59,8 +60,8 @@ class Setup:
 
     def compile_steps(self) -> dict[int, step.TrainStep]:
         """Train steps by how many steps a call takes: `steps_per_call`, and 1 for what an epoch has left."""
-        per_call = self.config.steps_per_call
-        sizes = {per_call, 1} if self.feed.steps_per_epoch % per_call else {per_call}
+        calls, left = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
+        sizes = ([self.config.steps_per_call] if calls else []) + ([1] if left else [])
         arguments = self.abstract_state(), self.feed.epoch(0)
         return {size: self._train_step(size).lower(*arguments).compile() for size in sizes}
 
@@ -95,14 +96,17 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
 def prepare(config: ConfigDict, mesh: Mesh, sources: Mapping[str, Source], progress: Progress) -> Setup:
     """Reads the data, fills in what `config` leaves open, and makes the parts."""
     config = config.copy_and_resolve_references()
+    classes = _common_classes(sources)
     train, validation = read_training(config.dataset, sources, progress)
     feed = ResidentFeed(train, config.batch_size, config.seed, mesh)
     if config.dataset.mean is None:
         config.dataset.mean, config.dataset.std = channel_statistics(train.images)
+    elif len(config.dataset.mean) != feed.image_shape[-1]:
+        channels, given = feed.image_shape[-1], len(config.dataset.mean)
+        raise UserError(f"dataset.mean and dataset.std have {given} numbers, but the pictures {channels} channels")
     if config.steps_per_call is None:
         on_cpu = mesh.devices.flat[0].platform == "cpu"  # where a loop around convolutions makes them slower
-        config.steps_per_call = 1 if on_cpu else min(MOST_STEPS_PER_CALL, feed.steps_per_epoch)
-    classes = tuple(next(iter(sources.values())).classes)
+        config.steps_per_call = 1 if on_cpu else _steps_per_call(feed.steps_per_epoch)
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
     return Setup(
         config=config,
@@ -115,3 +119,18 @@ def prepare(config: ConfigDict, mesh: Mesh, sources: Mapping[str, Source], progr
         optimizer=optimizer.make_optimizer(config, schedule),
         schedule=schedule,
     )
+
+
+def _common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
+    """The names of the classes, which must be the same in all splits: labels are numbers."""
+    classes = {split: tuple(source.classes) for split, source in sources.items()}
+    if len(set(classes.values())) > 1:
+        sizes = ", ".join(f"{len(names)} in {split}" for split, names in classes.items())
+        raise UserError(f"the splits of the data set have different classes ({sizes}): give all of them the same")
+    return next(iter(classes.values()))
+
+
+def _steps_per_call(steps_per_epoch: int) -> int:
+    """The most steps, up to a limit, that divide an epoch, lest many be left over; the limit if only few steps do."""
+    divisors = [steps for steps in range(1, MOST_STEPS_PER_CALL + 1) if steps_per_epoch % steps == 0]
+    return divisors[-1] if 4 * divisors[-1] >= MOST_STEPS_PER_CALL else min(MOST_STEPS_PER_CALL, steps_per_epoch)

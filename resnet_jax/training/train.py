@@ -1,5 +1,6 @@
 """Training in one call: start a run or go on with it, take it to its end, and score it."""
 
+import contextlib
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -46,20 +47,19 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
     parts = setup.prepare(config, mesh, sources, progress.counter("reading training examples"))
     directory.forget_result()
     directory.describe(parts.config, parts.classes)
-    directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)
-    loop = Loop(parts, directory, progress)
-    try:
-        loop.run()
-    except KeyboardInterrupt:
-        progress.print(f"Stopped.\n\n{messages.conclusion(_result(directory, loop), directory.path)}")
-        progress.print("The same command goes on from here.")
-        raise
-    finally:
-        directory.close()
-    result = _result(directory, loop)
-    if config.dataset.test_split != "none":
-        reading = progress.counter("reading test examples")
-        result["test"] = score_run(load_run(workdir), sources, config.dataset.test_split, reading)
+    with contextlib.closing(directory):
+        directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)
+        loop = Loop(parts, directory, progress)
+        try:
+            loop.run()
+            result = _result(directory, loop)
+            if config.dataset.test_split != "none":
+                reading = progress.counter("reading test examples")
+                result["test"] = score_run(load_run(workdir), sources, config.dataset.test_split, reading)
+        except KeyboardInterrupt:
+            progress.print(f"Stopped.\n\n{messages.conclusion(_result(directory, loop), directory.path)}")
+            progress.print("The same command goes on from here.")
+            raise
     directory.write_result(result)
     progress.print(f"\n{messages.conclusion(result, directory.path)}")
     return result

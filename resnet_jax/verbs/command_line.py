@@ -16,7 +16,6 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from resnet_jax import config as settings
-from resnet_jax import parallel
 from resnet_jax.errors import UserError, unknown_name
 
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
@@ -45,6 +44,9 @@ def start(run: Callable[[], int]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Or TensorFlow greets with a warning about it.
+        # Imports JAX, which those who mistyped a flag need not wait for.
+        from resnet_jax import parallel
+
         try:
             parallel.start()
             return run()
@@ -55,9 +57,8 @@ def start(run: Callable[[], int]) -> None:
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
-            _exit_with(
-                UserError(f"{error.strerror}, at {error.filename or 'a file of the run'}: make room and try again")
-            )
+            place = error.filename or "a file of the run"
+            _exit_with(UserError(f"{error.strerror}, at {place}: make room there and run the same command again"))
 
     app.run(main, flags_parser=_parse)
 
@@ -67,6 +68,7 @@ def _parse(argv: list[str]) -> list[str]:
         _print_help()
         sys.exit(DONE)
     try:
+        _check_recipe(argv)
         _check_overrides(argv)
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
@@ -75,38 +77,44 @@ def _parse(argv: list[str]) -> list[str]:
     except UserError as error:
         _exit_with(error)
     except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        # These come from the recipe as well: what it does wrong is for its author to read, in the words of Python.
-        _exit_with(UserError(_one_line(error)))
+        # These come from recipes as well; what their author did wrong is said in the words of Python.
+        _exit_with(UserError(_one_sentence(error)))
+
+
+def _check_recipe(argv: list[str]) -> None:
+    """Refuses a recipe that is not there, which `config_flags` would report obscurely."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        recipe = re.fullmatch(r"--?config(=(?P<value>.*))?", argument)
+        if recipe:
+            path = (recipe["value"] or following).partition(":")[0]
+            if not pathlib.Path(path).is_file():
+                raise UserError(f"there is no config file {path!r}: the recipes are in configs/")
 
 
 def _check_overrides(argv: list[str]) -> None:
-    """Refuses what `config_flags` would report obscurely: a recipe that is not there, unknown settings, wrong types."""
+    """Refuses settings that do not exist, naming the nearest that do."""
     known = settings.leaves(settings.default())
-    for position, argument in enumerate(argv):
-        recipe = re.match(r"--?config(?:=(.*))?$", argument)
-        if recipe:
-            path = (recipe[1] if recipe[1] is not None else " ".join(argv[position + 1 : position + 2])).partition(":")[
-                0
-            ]
-            if not pathlib.Path(path).is_file():
-                raise UserError(
-                    f"there is no config file {path!r}: the recipes are in configs/, such as configs/digits.py"
-                )
+    for argument in argv:
         override = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
         if override and override[1] not in known:
             raise unknown_name("setting", override[1], known)
 
 
-def _one_line(error: Exception) -> str:
-    """A flag error in one sentence."""
-    wrong_type = re.match(r"flag (--config\.([\w.]+)=.*?): ", str(error))
+def _one_sentence(error: Exception) -> str:
+    """An error of flag parsing, without the traceback that `config_flags` wraps into some."""
+    text = str(error)
+    wrong_type = re.match(r"flag (--config\.([\w.]+)=.*?): ", text)
     if wrong_type:
         config = settings.default()
         section, _, name = wrong_type[2].rpartition(".")
         kind = (settings.get(config, section) if section else config).get_type(name).__name__
         return f"{wrong_type[1]} is of the wrong type: {wrong_type[2]} is of type {kind}"
-    missing = re.match(r"flag --(\w+)=None: ", str(error))
-    return f"--{missing[1]} is missing" if missing else " ".join(str(error).split())
+    missing = re.match(r"flag --(\w+)=None: ", text)
+    if missing:
+        return f"--{missing[1]} is missing"
+    if "Traceback" in text:
+        text = text.strip().splitlines()[-1].partition("Error: ")[2] or text.strip().splitlines()[-1]
+    return " ".join(text.split())
 
 
 def _print_help() -> None:
@@ -118,9 +126,7 @@ def _print_help() -> None:
         if module.startswith("resnet_jax."):
             for flag in defined:
                 print(f"  --{flag.name:10s}{flag.help}")
-    print(
-        "\nAny setting of the config can be given, such as --config.batch_size=256; the config file's comments say all."
-    )
+    print("\nEvery setting is a flag too, such as --config.batch_size=256; resnet_jax/config.py lists them.")
 
 
 def _exit_with(error: UserError):

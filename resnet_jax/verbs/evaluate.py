@@ -4,8 +4,11 @@ import json
 
 from absl import flags
 
+from resnet_jax.errors import UserError
+
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "A table for people, or one line of JSON.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps data, if not where it was in training.")
 flags.mark_flag_as_required("workdir")
 
 
@@ -17,7 +20,9 @@ def run() -> int:
 
     trained = load_run(WORKDIR.value)
     dataset, progress = trained.config.dataset, ProgressLine(active=FORMAT.value == "text")
-    sources = open_dataset(dataset.name, dataset.data_dir)
+    if dataset.test_split == "none":
+        raise UserError("this run has no test split (dataset.test_split is 'none'), so there is nothing to score")
+    sources = open_dataset(dataset.name, DATA_DIR.value or dataset.data_dir)
     scores = score_run(trained, sources, dataset.test_split, progress.counter("reading examples"))
     if FORMAT.value == "json":
         print(json.dumps({"split": dataset.test_split, "checkpoint_step": trained.step, **scores}))

@@ -29,9 +29,16 @@ def test_digits_splits_share_nothing_and_miss_nothing():
     assert len(set(pictures)) == len({(image * 16).astype(int).tobytes() for image in load_digits().images})
 
 
-def test_unknown_name_gives_the_nearest():
-    with pytest.raises(UserError, match=r"unknown data set 'cifar11': did you mean .*cifar10"):
-        sources.open_dataset("cifar11")
+@pytest.mark.parametrize("name", ["cifar11", "CIFAR-10", "cifar10/v2", "cifar10:9.9.9"])
+def test_unknown_name_gives_the_nearest(name, tmp_path):
+    with pytest.raises(UserError, match=rf"unknown data set '{name}': did you mean .*cifar10"):
+        sources.open_dataset(name, str(tmp_path))
+
+
+def test_names_that_are_none_are_refused(tmp_path):
+    for name in ("", "a b", "folder:/tmp"):
+        with pytest.raises(UserError, match="unknown data set"):
+            sources.open_dataset(name, str(tmp_path))
 
 
 def test_a_set_that_is_not_of_labelled_pictures_is_refused(tmp_path):
@@ -44,16 +51,24 @@ def test_pictures_of_many_sizes_are_refused(tmp_path):
         sources.open_dataset("imagenet2012", str(tmp_path))
 
 
-def test_without_a_network_it_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("cifar10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),
+        ("emnist/letters", "gzip.zip"),
+        ("svhn_cropped", "http://ufldl.stanford.edu/housenumbers/train_32x32.mat"),
+    ],
+)
+def test_without_a_network_it_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch, name, url):
     def refuse(*arguments, **keywords):
         raise OSError("no route to host")
 
     monkeypatch.setattr(sources.socket, "create_connection", refuse)
     monkeypatch.setattr(sources.urllib.request, "getproxies", dict)
     with pytest.raises(UserError) as error:
-        sources.open_dataset("cifar10", str(tmp_path))
-    assert "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz" in str(error.value)
-    assert str(tmp_path / "downloads" / "manual") in str(error.value)
+        sources.open_dataset(name, str(tmp_path))
+    assert url in str(error.value)
+    assert f"into the folder {tmp_path / 'downloads' / 'manual'}" in str(error.value)
     assert "\n" not in str(error.value)
 
 

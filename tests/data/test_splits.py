@@ -48,6 +48,7 @@ def test_reads_splits_as_tfds_does(split):
         ("train[10", "cannot read the split"),
         ("train[10%]", "cannot read the split"),
         ("train[50:50]", "holds no examples"),
+        ("train[:20]+train[10:30]", "names some examples twice"),
     ],
 )
 def test_wrong_splits_are_refused(split, message):

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SHORT_DIGITS = (
     "--config=configs/digits.py",
     "--config.num_epochs=4",
+    "--config.schedule.warmup_epochs=0.5",
     "--config.dataset.train_split=train[:600]",
     "--config.log_every_steps=3",
 )

@@ -17,6 +17,7 @@ from tests.end_to_end.program import SHORT_DIGITS, run
         (["--config.batch_size=0"], "batch_size must be positive"),
         (["--workdri=/tmp"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
         (["evaluate"], "unexpected argument 'evaluate'"),
+        (["--config.dataset.name=CIFAR-10"], "unknown data set 'CIFAR-10': did you mean"),
     ],
 )
 def test_wrong_settings(tmp_path, arguments, sentence):
@@ -40,6 +41,7 @@ def test_batch_size_that_the_devices_cannot_share(tmp_path):
         (["--config=configs/digit.py", "--workdir=/tmp/x"], "there is no config file 'configs/digit.py'"),
         (["--workdir=/tmp/x"], "--config is missing"),
         (["--config=configs/digits.py"], "--workdir is missing"),
+        (["--config=configs/digits.py:fast", "--workdir=/tmp/x"], "get_config() takes 0 positional arguments"),
         (["--config=configs/mnist.py:adem", "--workdir=/tmp/x"], "unknown variant 'adem': did you mean adam"),
         (["evalute"], "unknown verb 'evalute': did you mean evaluate"),
         (["evaluate", "--workdir=/nowhere"], "/nowhere is no run directory, for it has no config.json"),
@@ -58,6 +60,12 @@ def test_a_workdir_that_belongs_to_another_run(tmp_path):
     assert run(*SHORT_DIGITS, f"--workdir={tmp_path}", "--config.num_epochs=2").returncode == 0
     finished = run(*SHORT_DIGITS, f"--workdir={tmp_path}", "--config.num_epochs=2", "--config.seed=7")
     check(finished, "this workdir belongs to another run, which differs in seed (there 0, here 7)")
+
+
+def test_evaluating_without_a_test_split(tmp_path):
+    assert run(*SHORT_DIGITS, f"--workdir={tmp_path}", "--config.num_epochs=1",
+               "--config.dataset.test_split=none").returncode == 0  # fmt: skip
+    check(run("evaluate", f"--workdir={tmp_path}"), "this run has no test split")
 
 
 def test_help_lists_verbs_and_flags():

@@ -81,7 +81,7 @@ def test_ctrl_c_saves_sums_up_and_goes_on_to_the_same_parameters(tmp_path, unint
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert "Stopping after this step" in stdout
+    assert "Stopping: everything is being saved" in stdout
     assert "Checkpoint of step" in stdout
     assert str(workdir) in stdout
     assert not (workdir / "result.json").exists()

@@ -87,8 +87,11 @@ def test_a_resumed_monitor_reports_what_an_uninterrupted_one_does():
     first.record(metrics(1.5), 1)
     first.record(metrics(2.5), 1)
     first.collect()
+    saved = first.saved()
+    first.record(metrics(99.0), 1)  # After the checkpoint, which is written in the background meanwhile.
+    first.collect()
     second, records = make_monitor()
-    second.resume(2, first.saved())
+    second.resume(2, saved)
     second.record(metrics(3.5), 1)
     second.record(metrics(7.5), 1)
     ((step, values),), ((expected_step, expected_values),) = records.written, expected.written

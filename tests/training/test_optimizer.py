@@ -37,6 +37,15 @@ class TestSchedule:
         steps = (49, 50, 84, 85)
         assert [float(schedule(step)) for step in steps] == pytest.approx([0.1, 0.01, 0.01, 0.001])
 
+    def test_two_steps_at_once_count_twice(self):
+        schedule = schedule_of(name="step", step_epochs=(5, 5))
+        assert float(schedule(50)) == pytest.approx(0.001)
+
+    @pytest.mark.parametrize("name", optimizer.SCHEDULES)
+    def test_a_warm_up_of_nearly_the_whole_run_leaves_a_step(self, name):
+        schedule = schedule_of(name=name, warmup_epochs=9.99, step_epochs=(5,))
+        assert all(np.isfinite(float(schedule(step))) for step in range(101))
+
     def test_constant(self):
         schedule = schedule_of(name="constant", warmup_epochs=1.0)
         assert [float(schedule(step)) for step in (5, 10, 99)] == pytest.approx([0.05, 0.1, 0.1])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.preprocess import channel_statistics
-from resnet_jax.data.sources import open_dataset
+from resnet_jax.data.sources import ArraySource, open_dataset
 from resnet_jax.errors import UserError
 from resnet_jax.training import setup as setups
 
@@ -22,6 +22,27 @@ def test_keeps_what_the_settings_say(tiny_config, mesh):
     setup = setups.prepare(tiny_config, mesh, open_dataset("digits"), None)
     assert (setup.preprocess.mean, setup.preprocess.std, setup.config.steps_per_call) == ((0.5,), (0.25,), 3)
     assert setup.compile_steps().keys() == {1, 3}  # Five steps an epoch: one call of three, two of one.
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "steps_per_call"),
+    [(351, 27), (64, 32), (353, 32), (5, 5)],
+)
+def test_steps_per_call_divide_the_epoch_where_they_can(steps_per_epoch, steps_per_call):
+    assert setups._steps_per_call(steps_per_epoch) == steps_per_call
+
+
+def test_normalisation_for_another_number_of_channels_is_refused(tiny_config, mesh):
+    tiny_config.dataset.mean, tiny_config.dataset.std = (0.5,) * 3, (0.2,) * 3
+    with pytest.raises(UserError, match="have 3 numbers, but the pictures 1 channels"):
+        setups.prepare(tiny_config, mesh, open_dataset("digits"), None)
+
+
+def test_splits_with_other_classes_are_refused(tiny_config, mesh):
+    digits = open_dataset("digits")
+    other = ArraySource(digits["test"].images, digits["test"].labels, [f"digit {i}" for i in range(11)])
+    with pytest.raises(UserError, match=r"different classes \(10 in train, 11 in test\)"):
+        setups.prepare(tiny_config, mesh, {"train": digits["train"], "test": other}, None)
 
 
 @pytest.mark.parametrize(

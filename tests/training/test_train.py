@@ -118,8 +118,10 @@ def test_trains_on_ones_own_source(tiny_config, workdir):
     assert json.loads((workdir / "classes.json").read_text()) == ["dark", "bright"]
 
 
-def test_a_profiler_trace_is_written(tiny_config, workdir):
-    tiny_config.profile_steps = "2:4"
+@pytest.mark.parametrize("steps_per_call", [1, 5])
+def test_a_profiler_trace_is_written(tiny_config, workdir, steps_per_call):
+    """Also where no call begins within the steps, but one takes them."""
+    tiny_config.profile_steps, tiny_config.steps_per_call = "2:4", steps_per_call
     resnet_jax.train(tiny_config, str(workdir))
     (trace,) = workdir.glob("plugins/profile/*/*.xplane.pb")
     assert trace.stat().st_size > 10_000
