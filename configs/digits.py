@@ -1,6 +1,6 @@
 """ResNet-20 on scikit-learn's handwritten digits, which need no download: the first thing to try.
 
-python main.py --config=configs/digits.py --workdir=/tmp/digits
+    python main.py --config=configs/digits.py --workdir=/tmp/digits
 
 98.9 to 99.4 % test top-1 (three seeds), in 33 to 40 s on 2 CPU cores, start-up and compilation included.
 """

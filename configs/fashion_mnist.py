@@ -1,6 +1,6 @@
 """Fashion-MNIST: ResNet-20 on 28x28 grey pictures, with random crops and flips.
 
-python main.py --config=configs/fashion_mnist.py --workdir=/tmp/fashion_mnist
+    python main.py --config=configs/fashion_mnist.py --workdir=/tmp/fashion_mnist
 
 Not measured yet.
 """

@@ -1,8 +1,8 @@
 """MNIST: ResNet-20 on 28x28 grey pictures.
 
-python main.py --config=configs/mnist.py --workdir=/tmp/mnist         # SGD with a cosine schedule
-python main.py --config=configs/mnist.py:adam --workdir=/tmp/adam     # the setting of the Keras tutorials: Adam at
-                                                                      # 0.001, one-hot cross-entropy, 10 epochs
+    python main.py --config=configs/mnist.py --workdir=/tmp/mnist         # SGD with a cosine schedule
+    python main.py --config=configs/mnist.py:adam --workdir=/tmp/adam     # the setting of the Keras tutorials: Adam at
+                                                                          # 0.001, one-hot cross-entropy, 10 epochs
 
 With --config.num_epochs=1 the first gives 98.96 % test top-1 (one seed), in 3 min on 2 CPU cores that were shared.
 Ten epochs have not been measured yet.

@@ -11,6 +11,11 @@ class UserError(Exception):
     """
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says, in brief: the first line of its message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(" :")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a `name` that no table of `kind` holds, naming the nearest ones that it does."""
     known = sorted(known)

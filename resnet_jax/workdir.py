@@ -23,7 +23,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from resnet_jax import config as settings
 from resnet_jax import parallel
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, first_line
 
 HOST = "host"  # the checkpoint's item of JSON values
 DIGESTS = "digests"
@@ -211,7 +211,7 @@ class WorkDir:
             yield
         except Exception as error:
             raise UserError(
-                f"{what} is damaged or of another network ({_first_line(error)}): "
+                f"{what} is damaged or of another network ({first_line(error)}): "
                 f"remove it, in {place}, to use the one before it, if there is one"
             ) from error
 
@@ -222,13 +222,9 @@ class WorkDir:
             yield
         except (OSError, ValueError) as error:
             raise UserError(
-                f"cannot save a checkpoint in {self.path} ({_first_line(error)}): "
+                f"cannot save a checkpoint in {self.path} ({first_line(error)}): "
                 "make room or mend the disk, and run the same command again to go on from the last one"
             ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _digests(tree) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from resnet_jax.data import splits
-from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.errors import UserError, first_line, unknown_name
 
 # Offered when a name is misspelt, even where TFDS is not installed.
 COMMON_NAMES = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped", "imagenet2012")
@@ -122,7 +122,10 @@ def _prepare(builder) -> None:
     manual = os.path.join(root, "downloads", "manual")
     wanted = {url: info.filename for url, info in builder.url_infos.items()}
     missing = {url for url, filename in wanted.items() if not os.path.exists(os.path.join(manual, filename))}
-    advice = f"download {' and '.join(sorted(missing or wanted))}, still packed, into the folder {manual}"
+    if wanted:
+        advice = f"download {' and '.join(sorted(missing or wanted))}, still packed, into the folder {manual}"
+    else:
+        advice = f"https://www.tensorflow.org/datasets/catalog/{builder.name} says what to put into the folder {manual}"
     unreachable = _unreachable_host(missing)
     if unreachable:
         raise UserError(
@@ -138,8 +141,9 @@ def _prepare(builder) -> None:
         builder.download_and_prepare()
     except Exception as error:
         # TFDS wraps network, checksum, disk and extraction errors in many types; the user needs the cause and a way on.
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"data set {builder.name!r} could not be prepared in {root} ({cause}): {advice}") from error
+        raise UserError(
+            f"data set {builder.name!r} could not be prepared in {root} ({first_line(error)}): {advice}"
+        ) from error
 
 
 def _unreachable_host(urls: set[str]) -> str | None:
