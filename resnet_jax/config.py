@@ -129,8 +129,11 @@ def check(config: ConfigDict) -> None:
             f"schedule.warmup_epochs ({config.schedule.warmup_epochs:g}) must be less than num_epochs "
             f"({config.num_epochs}): shorten the warm-up or train longer"
         )
-    if config.schedule.name == "step" and not config.schedule.step_epochs:
+    if config.schedule.name == "step" and not _are_numbers(config.schedule.step_epochs):
         raise UserError("schedule.name=step needs schedule.step_epochs, such as '(30, 60, 80)'")
+    for key in ("dataset.train_split", "dataset.test_split"):
+        if not get(config, key):
+            raise UserError(f"{key} must not be empty" + (" ('none' goes without)" if "test" in key else ""))
     if (config.dataset.mean is None) != (config.dataset.std is None):
         raise UserError("set both dataset.mean and dataset.std, or neither to have them measured")
     if config.dataset.mean is not None:
@@ -210,9 +213,12 @@ def resume(stored: ConfigDict, wanted: ConfigDict) -> ConfigDict:
     return resumed
 
 
+def _are_numbers(values: tuple) -> bool:
+    return len(values) > 0 and all(isinstance(value, int | float) for value in values)
+
+
 def _check_normalisation(mean: tuple, std: tuple) -> None:
-    numbers = all(isinstance(value, int | float) for value in (*mean, *std))
-    if not numbers or len(mean) != len(std) or min(std) <= 0:
+    if not (_are_numbers(mean) and _are_numbers(std)) or len(mean) != len(std) or min(std) <= 0:
         raise UserError(
             f"dataset.mean {mean} and dataset.std {std} must be one number a channel, of pixels in [0, 1], such as "
             "'(0.5,)' and '(0.25,)', and std positive"

@@ -53,7 +53,7 @@ def abstract(tree, sharding: NamedSharding):
 def fetch(tree):
     """Device arrays as host arrays: the one way back, so that a test can count how often the loop waits for it.
 
-    They are copies. On a CPU `jax.device_get` gives views of buffers, which the next step may overwrite.
+    They are copies: on a CPU `jax.device_get` gives views, and a buffer with a view cannot be donated to the next step.
     """
     return jax.tree.map(np.array, jax.device_get(tree))
 

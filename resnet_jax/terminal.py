@@ -40,7 +40,7 @@ def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 def duration(seconds: float) -> str:
     """4.2 s, 3 min 20 s, or 2 h 05 min."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, whole = divmod(round(seconds), 60)
     if minutes < 60:

@@ -10,8 +10,9 @@ result.json     the final result, once the run is done
 import contextlib
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -44,8 +45,7 @@ class WorkDir:
         self.path = epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
         self._manager: ocp.CheckpointManager | None = None
         self._best: Best | None = None
-
-    # The files beside the checkpoints.
+        self._rating: Callable[[dict[str, float]], float] | None = None
 
     def exists(self) -> bool:
         return (self.path / "config.json").exists()
@@ -105,8 +105,6 @@ class WorkDir:
         except OSError:
             raise UserError(f"{self.path} is no run directory, for it has no {name}: check --workdir") from None
 
-    # Checkpoints.
-
     def open_checkpoints(self, keep: int, best_metric: str, read_only: bool = False) -> None:
         """Prepares for saving and restoring: the newest `keep` checkpoints stay, and the best in `best_metric`.
 
@@ -115,7 +113,8 @@ class WorkDir:
         sign = 1 if best_metric == "top1" else -1
 
         def rating(metrics: dict[str, float]) -> float:
-            return sign * metrics[best_metric]
+            value = sign * metrics[best_metric]
+            return value if math.isfinite(value) else -math.inf
 
         newest = preservation_policy.LatestN(keep)
         best = preservation_policy.BestN(get_metric_fn=rating, n=1, keep_checkpoints_without_metrics=False)
@@ -141,7 +140,8 @@ class WorkDir:
 
     def is_best(self, metrics: dict[str, float]) -> bool:
         """True if validation figures `metrics` are as good as those of the best checkpoint, or better."""
-        return self._best is None or self._rating(metrics) >= self._rating(self._best.metrics)
+        best = -math.inf if self._best is None else self._rating(self._best.metrics)
+        return self._rating(metrics) >= best and self._rating(metrics) > -math.inf
 
     def _note(self, step: int, metrics: dict[str, float] | None) -> None:
         if metrics and self.is_best(metrics):
@@ -211,8 +211,8 @@ class WorkDir:
             yield
         except Exception as error:
             raise UserError(
-                f"{what} is damaged or of another network ({first_line(error)}): "
-                f"remove it, in {place}, to use the one before it, if there is one"
+                f"{what} cannot be read ({first_line(error)}): should it be damaged or of another network, "
+                f"remove it, in {place}, to use the one before it"
             ) from error
 
     @contextlib.contextmanager
@@ -222,8 +222,8 @@ class WorkDir:
             yield
         except (OSError, ValueError) as error:
             raise UserError(
-                f"cannot save a checkpoint in {self.path} ({first_line(error)}): "
-                "make room or mend the disk, and run the same command again to go on from the last one"
+                f"cannot save a checkpoint in {self.path} ({first_line(error)}): should the disk be full, "
+                "make room, and run the same command again to go on from the last one"
             ) from error
 
 

@@ -16,7 +16,8 @@ def test_table_aligns_numbers_to_the_right():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(4.21, "4.2 s"), (59.99, "60.0 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
+    ("seconds", "text"),
+    [(4.21, "4.2 s"), (59.94, "59.9 s"), (59.99, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
 )
 def test_duration(seconds, text):
     assert terminal.duration(seconds) == text

@@ -53,6 +53,27 @@ def test_best_by_loss_is_the_lowest(tmp_path):
     assert directory.best() == (2, {"top1": 0.0, "loss": 0.1})
 
 
+def test_figures_that_are_not_finite_are_never_the_best(tmp_path):
+    directory = open_workdir(tmp_path, keep=1, best_metric="loss")
+    for step, loss in [(1, float("nan")), (2, 0.5), (3, float("nan")), (4, 0.9)]:
+        directory.save(step, weights(step), {}, {"top1": 0.0, "loss": loss})
+    directory.wait()
+    assert directory.best().step == 2
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4]
+
+
+def test_reading_only_leaves_an_interrupted_save_alone(tmp_path):
+    directory = open_workdir(tmp_path)
+    directory.save(1, weights(1), {}, None)
+    directory.close()
+    unfinished = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    reader = WorkDir(str(tmp_path))
+    reader.open_checkpoints(2, "top1", read_only=True)
+    assert reader.latest_step() == 1
+    assert unfinished.exists()
+
+
 def test_without_figures_the_last_is_chosen(tmp_path):
     directory = open_workdir(tmp_path)
     assert directory.chosen_step() is None
@@ -78,7 +99,7 @@ def test_a_digest_that_differs_is_an_error_that_names_the_array(tmp_path, single
 
     monkeypatch.setattr(directory._manager, "restore", restore_with_flipped_bit)
     wanted = parallel.abstract(weights(0), parallel.replicated(single_device))
-    with pytest.raises(UserError, match=r"checkpoint 1 is damaged .*params\['conv'\]\['kernel'\]"):
+    with pytest.raises(UserError, match=r"checkpoint 1 cannot be read .*params\['conv'\]\['kernel'\]"):
         directory.restore(1, wanted)
 
 
@@ -124,7 +145,7 @@ def test_missing_pieces_are_told_in_a_sentence(tmp_path, single_device, part, da
         assert part == "metrics"
         np.testing.assert_array_equal(restored["params"], saved["params"])
     except UserError as error:
-        assert "is damaged or of another network" in str(error)
+        assert "cannot be read" in str(error)
         assert str(tmp_path / "checkpoints") in str(error)
         assert "\n" not in str(error)
 
@@ -136,7 +157,7 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
         raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device\nmore")
 
     monkeypatch.setattr(directory._manager, "save", full)
-    with pytest.raises(UserError, match=r"cannot save a checkpoint in .*No space left on device\): make room"):
+    with pytest.raises(UserError, match=r"cannot save a checkpoint in .*No space left on device\): .*make room"):
         directory.save(1, weights(0), {}, None)
 
 
@@ -146,7 +167,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, single_device):
     directory.wait()
     other = {"params": {"dense": {"kernel": jax.ShapeDtypeStruct((2, 2), np.float32)}}}
     other = parallel.abstract(other, parallel.replicated(single_device))
-    with pytest.raises(UserError, match="checkpoint 1 is damaged or of another network"):
+    with pytest.raises(UserError, match="checkpoint 1 cannot be read"):
         directory.restore(1, other)
 
 

@@ -67,4 +67,6 @@ def _bound(text: str | None, size: int, default: int) -> int:
     if text is None:
         return default
     bound = round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)
-    return min(max(bound + size if text.startswith("-") else bound, 0), size)
+    if abs(bound) > size:
+        raise UserError(f"the bound {text} of a split goes beyond its {size:,} examples")
+    return bound + size if bound < 0 else bound

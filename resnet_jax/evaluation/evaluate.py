@@ -12,6 +12,7 @@ from resnet_jax import parallel
 from resnet_jax.data.examples import Examples, Progress, read_split
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import Source
+from resnet_jax.errors import UserError
 from resnet_jax.evaluation import metrics
 from resnet_jax.run import Run
 
@@ -58,7 +59,13 @@ def score_run(run: Run, sources: Mapping[str, Source], split: str, progress: Pro
 
     Returns:
       `loss`, `top1`, `top5` and `examples`, the number of examples scored: all of the split, each once.
+
+    Raises:
+      UserError: if the sources have other classes than the run.
     """
+    for source in sources.values():
+        if tuple(source.classes) != run.classes:
+            raise UserError(f"this network tells {run.classes} apart, but the data has the classes {source.classes}")
     examples = read_split(sources, split, progress)
     evaluate = make_evaluate(run.model, run.preprocess, run.config.batch_size, run.mesh)
     return dataclasses.asdict(metrics.summarize(evaluate(run.variables, examples), examples.labels))

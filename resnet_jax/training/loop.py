@@ -9,6 +9,7 @@ import numpy as np
 
 from resnet_jax import config as settings
 from resnet_jax import parallel, provenance
+from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.terminal import ProgressLine, duration
@@ -43,6 +44,7 @@ class Loop:
         steps_per_epoch = self._setup.feed.steps_per_epoch
         if self._step == 0:
             self._monitor.introduce(*parallel.fetch(self._setup.first_batch()))
+        self._monitor.start_clock()
         with (
             contextlib.closing(self._summaries),
             contextlib.closing(self._profiler),
@@ -52,6 +54,8 @@ class Loop:
                 self._train_until((epoch + 1) * steps_per_epoch, self._setup.feed.epoch(epoch))
                 self._end_epoch(epoch + 1)
             self._directory.wait()
+            if self._interrupted():
+                self._stop()
 
     def seconds(self) -> float:
         """Spent on this run, over all its processes."""
@@ -67,6 +71,7 @@ class Loop:
             self._monitor.record(metrics, steps)
             # The last step of an epoch is saved with the figures of its evaluation, by `_end_epoch`.
             if self._step < end and self._interrupted():
+                self._monitor.announce_stop()
                 self._save()
                 self._stop()
             if self._step < end and self._save_is_due():
@@ -74,6 +79,8 @@ class Loop:
 
     def _end_epoch(self, epochs: int) -> None:
         """Evaluates and saves, as it is due after `epochs` epochs."""
+        if self._interrupted():
+            self._monitor.announce_stop()
         last = epochs == self._config.num_epochs
         figures, is_best = None, False
         if self._setup.validation is not None and (last or epochs % self._config.evaluate_every_epochs == 0):
@@ -106,14 +113,17 @@ class Loop:
         self._monitor.collect()
         self._summaries.flush()
         with self._monitor.paused():
-            host = {"monitor": self._monitor.saved(), "provenance": provenance.describe()}
+            host = {
+                "monitor": self._monitor.saved(),
+                "examples": self._setup.sizes,
+                "provenance": provenance.describe(),
+            }
             items = parallel.fetch(_items(self._state))
             self._directory.save(self._step, items, host, figures)
         self._saved_at = time.monotonic()
 
     def _stop(self) -> None:
         """Ends a run that Ctrl-C has stopped, when what has been saved is on disk."""
-        self._monitor.announce_stop()
         self._directory.wait()
         raise KeyboardInterrupt
 
@@ -123,6 +133,11 @@ class Loop:
         if step is None:
             return self._setup.initial_state(), {}
         items, host = self._directory.restore(step, _items(self._setup.abstract_state()))
+        if host["examples"] != self._setup.sizes:
+            raise UserError(
+                f"this workdir belongs to a run on other data (there {host['examples']} examples, here "
+                f"{self._setup.sizes}): choose another --workdir"
+            )
         step_on_devices = parallel.place(np.int32(step), parallel.replicated(self._setup.mesh))
         progress.print(f"Resuming from step {step:,} of {self._setup.total_steps:,} in {self._directory.path}.")
         for change in provenance.differences(host["provenance"], provenance.describe()):

@@ -48,6 +48,10 @@ class Monitor:
         self._step = self._first_step = self._window_step = step
         self._since_report = {name: list(values) for name, values in saved.get("since_report", {}).items()}
         self._earlier_seconds = saved.get("seconds", 0.0)
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Counts time from here on: what came before is start-up."""
         self._started = self._window_started = time.monotonic()
 
     def saved(self) -> dict[str, object]:
@@ -57,7 +61,7 @@ class Monitor:
         return {"since_report": since_report, "seconds": self.seconds()}
 
     def seconds(self) -> float:
-        """Spent on this run, over all its processes: evaluation and saving included, start-up and compilation not."""
+        """Spent on this run, over all its processes: evaluation and saving included, start-up not."""
         return self._earlier_seconds + time.monotonic() - self._started
 
     @contextlib.contextmanager
@@ -119,7 +123,7 @@ class Monitor:
         )
 
     def announce_stop(self) -> None:
-        self._progress.print("Stopping: everything is being saved (Ctrl-C again stops at once).")
+        self._progress.print("Stopping, once everything is saved; Ctrl-C again stops at once.")
 
     def _report(self) -> None:
         """Writes the means since the last report, and shows the progress."""

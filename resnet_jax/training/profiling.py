@@ -26,5 +26,5 @@ class Profiler:
     def close(self) -> None:
         """Ends a trace that is running, and writes it."""
         if self._running:
-            jax.profiler.stop_trace()
             self._running = False
+            jax.profiler.stop_trace()

@@ -131,6 +131,6 @@ def _common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
 
 
 def _steps_per_call(steps_per_epoch: int) -> int:
-    """The most steps, up to a limit, that divide an epoch, lest many be left over; the limit if only few steps do."""
+    """The most steps, up to a limit, that divide an epoch; if only a few do, the limit, with the rest taken singly."""
     divisors = [steps for steps in range(1, MOST_STEPS_PER_CALL + 1) if steps_per_epoch % steps == 0]
     return divisors[-1] if 4 * divisors[-1] >= MOST_STEPS_PER_CALL else min(MOST_STEPS_PER_CALL, steps_per_epoch)

@@ -3,6 +3,7 @@
 Both hold each step once: what lies beyond the step that a run resumes from is dropped from them.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 
@@ -53,10 +54,10 @@ class Summaries:
 
     def flush(self) -> None:
         """Puts on disk what has been written; must come before a checkpoint that counts on it."""
-        if self._lines and parallel.is_main_process():
+        lines, self._lines = self._lines, []  # Taken first: after a failure they must not be written twice.
+        if lines and parallel.is_main_process():
             with self._path.open("a") as file:
-                file.write("".join(self._lines))
-        self._lines.clear()
+                file.write("".join(lines))
         if self._tensorboard:
             self._tensorboard.flush()
 
@@ -67,12 +68,16 @@ class Summaries:
 
 
 def _keep_lines(path: epath.Path, last_step: int) -> None:
-    """Drops the lines beyond `last_step` from a metrics file, and a last line that a killed process left unfinished."""
+    """Drops the lines beyond `last_step` from a metrics file, and what a killed process or a full disk left of one."""
     if not path.exists():
         return
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= last_step:
+                lines.append(line + "\n")
     kept = path.parent / f".{path.name}.unfinished"
-    kept.write_text("".join(line for line in lines if json.loads(line)["step"] <= last_step))
+    kept.write_text("".join(lines))
     kept.replace(path)
 
 

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from resnet_jax import config as settings
 from resnet_jax import parallel, provenance
 from resnet_jax.data.sources import Source, open_dataset
+from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.run import load_run
 from resnet_jax.terminal import ProgressLine
@@ -29,7 +30,7 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
 
     Raises:
       UserError: for what only the user can mend; what was saved stays.
-      KeyboardInterrupt: after Ctrl-C, with everything saved; the same call goes on.
+      KeyboardInterrupt: after Ctrl-C, with everything saved unless it was pressed twice; the same call goes on.
     """
     mesh = parallel.make_mesh()
     setup.check(config, mesh)
@@ -45,11 +46,13 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
     directory.make()
     sources = sources or open_dataset(config.dataset.name, config.dataset.data_dir)
     parts = setup.prepare(config, mesh, sources, progress.counter("reading training examples"))
-    directory.forget_result()
-    directory.describe(parts.config, parts.classes)
+    if directory.exists() and directory.classes() != parts.classes:
+        raise UserError(f"this workdir belongs to a run with other classes, {directory.classes()}: choose another one")
     with contextlib.closing(directory):
         directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)
         loop = Loop(parts, directory, progress)
+        directory.forget_result()
+        directory.describe(parts.config, parts.classes)
         try:
             loop.run()
             result = _result(directory, loop)
@@ -58,7 +61,7 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
                 result["test"] = score_run(load_run(workdir), sources, config.dataset.test_split, reading)
         except KeyboardInterrupt:
             progress.print(f"Stopped.\n\n{messages.conclusion(_result(directory, loop), directory.path)}")
-            progress.print("The same command goes on from here.")
+            progress.print(f"Saved at step {directory.latest_step() or 0:,}; the same command goes on from there.")
             raise
     directory.write_result(result)
     progress.print(f"\n{messages.conclusion(result, directory.path)}")

@@ -3,7 +3,7 @@
 A verb is a module with absl flags and a function `run`, which returns an exit code. Only the module of the verb that is
 asked for is imported, so two verbs may define flags of the same name.
 
-Exit codes: 0 done, 2 the user must change something, 130 stopped by Ctrl-C with everything saved.
+Exit codes: 0 done, 2 the user must change something, 130 stopped by Ctrl-C, with what was saved.
 """
 
 import errno
@@ -76,7 +76,17 @@ def _parse(argv: list[str]) -> list[str]:
         return rest
     except UserError as error:
         _exit_with(error)
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (
+        flags.Error,
+        OSError,
+        ImportError,
+        AttributeError,
+        LookupError,
+        NameError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
         # These come from recipes as well; what their author did wrong is said in the words of Python.
         _exit_with(UserError(_one_sentence(error)))
 

@@ -76,12 +76,12 @@ def test_a_killed_run_goes_on_to_the_same_parameters_bit_for_bit(tmp_path, unint
 def test_ctrl_c_saves_sums_up_and_goes_on_to_the_same_parameters(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
     process = start(*SHORT_DIGITS, f"--workdir={workdir}")
-    wait_for(lambda: (workdir / "metrics.jsonl").exists(), process)  # The first report, amid an epoch.
+    wait_for(lambda: (workdir / "metrics.jsonl").exists(), process)  # The first report.
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert "Stopping: everything is being saved" in stdout
+    assert "Stopping, once everything is saved" in stdout
     assert "Checkpoint of step" in stdout
     assert str(workdir) in stdout
     assert not (workdir / "result.json").exists()

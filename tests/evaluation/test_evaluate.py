@@ -8,6 +8,7 @@ from resnet_jax import parallel
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import ArraySource
+from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate, padded_batches, score_run
 from resnet_jax.models.variants import create_model
 from resnet_jax.run import Run
@@ -46,6 +47,15 @@ def test_each_example_is_judged_once_whatever_the_batches(model_and_variables, m
     np.testing.assert_allclose(outcomes.loss, expected, rtol=1e-5)
     np.testing.assert_array_equal(outcomes.prediction, logits.argmax(-1))
     assert outcomes.in_top5.shape == (37,)
+
+
+def test_data_of_other_classes_is_refused(model_and_variables, mesh):
+    model, variables = model_and_variables
+    examples = random_examples(10)
+    sources = {"test": ArraySource(examples.images, examples.labels, tuple("abcdefghij"))}
+    run = Run(settings.default(), tuple("0123456789"), model, variables, PREPROCESS, 0, mesh)
+    with pytest.raises(UserError, match="but the data has the classes"):
+        score_run(run, sources, "test")
 
 
 def test_scores_all_of_a_split(model_and_variables, mesh):

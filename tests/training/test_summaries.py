@@ -61,6 +61,26 @@ def test_a_line_that_a_killed_process_left_unfinished_is_dropped(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30]
 
 
+def test_a_line_that_a_full_disk_cut_short_is_dropped_and_not_written_twice(tmp_path, monkeypatch):
+    summaries = write(tmp_path, 0, [10])
+    summaries.flush()
+    summaries.scalars(20, {"train/loss": 2.0})
+    opened = type(summaries._path).open
+
+    def full(path, mode="r", *arguments, **keywords):
+        with opened(path, mode, *arguments, **keywords) as file:
+            file.write('{"step": 20, "tra')
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(summaries._path), "open", full)
+        with pytest.raises(OSError, match="No space left"):
+            summaries.flush()
+    summaries.close()
+    write(tmp_path, 10, [20]).close()
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20]
+
+
 def test_without_tensorflow_the_figures_are_kept_and_it_is_said(tmp_path, monkeypatch, capsys):
     import sys
 

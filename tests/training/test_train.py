@@ -1,5 +1,6 @@
 """Whole runs of a tiny network, within this process, on eight devices."""
 
+import contextlib
 import json
 
 import jax
@@ -7,9 +8,12 @@ import numpy as np
 import pytest
 
 import resnet_jax
-from resnet_jax.data.sources import ArraySource
+from resnet_jax import parallel
+from resnet_jax.data.sources import ArraySource, open_dataset
 from resnet_jax.errors import UserError
+from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.run import load_run
+from resnet_jax.training import loop as loops
 from resnet_jax.workdir import WorkDir
 
 
@@ -65,6 +69,83 @@ def test_a_finished_run_can_be_lengthened(tiny_config, workdir, capsys):
     assert "The schedule now spans 3 epochs instead of 2." in output
     assert "Resuming from step 10 of 15" in output
     assert [record["step"] for record in records(workdir) if "validation/loss" in record] == [5, 10, 15]
+    rates = {record["step"]: record["train/learning_rate"] for record in records(workdir) if "train/loss" in record}
+    assert rates[14] == pytest.approx(0.1 * (1 + np.cos(np.pi * 13 / 15)) / 2, rel=1e-4)
+
+
+def final_params(workdir):
+    directory = WorkDir(str(workdir))
+    directory.open_checkpoints(9, "top1", read_only=True)
+    run = load_run(str(workdir))
+    wanted = {"params": parallel.abstract(run.variables["params"], parallel.replicated(run.mesh))}
+    items, _ = directory.restore(directory.latest_step(), wanted)
+    return parallel.fetch(items)
+
+
+@pytest.mark.parametrize("calls", [1, 4, 8], ids=["amid an epoch", "in evaluation", "in the last evaluation"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny_config, tmp_path, monkeypatch, calls):
+    """In calls of three steps, of the five in an epoch; saving by the clock after each of them."""
+    tiny_config.steps_per_call, tiny_config.checkpoint.every_minutes = 3, 1e-9
+    expected = resnet_jax.train(tiny_config, str(tmp_path / "straight"))
+    asked = []
+
+    @contextlib.contextmanager
+    def stop_later():
+        yield lambda: asked.append(1) or len(asked) > calls
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "interruption", stop_later)
+        with pytest.raises(KeyboardInterrupt):
+            resnet_jax.train(tiny_config, str(tmp_path / "stopped"))
+    assert WorkDir(str(tmp_path / "stopped")).result() is None
+    result = resnet_jax.train(tiny_config, str(tmp_path / "stopped"))
+    assert (result["test"], result["checkpoint_step"]) == (expected["test"], expected["checkpoint_step"])
+    straight, stopped = final_params(tmp_path / "straight"), final_params(tmp_path / "stopped")
+    jax.tree.map(np.testing.assert_array_equal, stopped, straight)
+    untimed = [
+        [{key: value for key, value in record.items() if "images_per_second" not in key} for record in records(path)]
+        for path in (tmp_path / "straight", tmp_path / "stopped")
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def test_checkpoints_are_saved_when_they_are_due(tiny_config, workdir):
+    """Every other epoch, at the last step, and besides when the figures are the best so far."""
+    tiny_config.num_epochs, tiny_config.checkpoint.keep, tiny_config.checkpoint.every_epochs = 5, 9, 2
+    tiny_config.evaluate_every_epochs = 3
+    resnet_jax.train(tiny_config, str(workdir))
+    evaluated = [record["step"] for record in records(workdir) if "validation/loss" in record]
+    assert evaluated == [15, 25]
+    saved = {int(path.name) for path in (workdir / "checkpoints").iterdir()}
+    assert saved == {10, 15, 20, 25}
+
+
+def test_the_test_figures_are_those_of_the_chosen_checkpoint(tiny_config, workdir):
+    """Not of the last one, where a better one came before: here the rate is hopeless in the last epoch."""
+    tiny_config.num_epochs, tiny_config.checkpoint.best_metric = 4, "loss"
+    tiny_config.schedule.name, tiny_config.schedule.step_epochs, tiny_config.schedule.step_factor = "step", (3,), 300.0
+    result = resnet_jax.train(tiny_config, str(workdir))
+    assert result["checkpoint_step"] < 20
+    assert result["test"] == score_run(load_run(str(workdir)), open_dataset("digits"), "test[:100]")
+
+
+def test_other_data_is_another_run(tiny_config, workdir):
+    tiny_config.dataset.train_split = "train"
+    digits = open_dataset("digits")
+
+    def part(split, size, classes):
+        return ArraySource(digits[split].images[:size], digits[split].labels[:size], classes)
+
+    def sources(size, classes=tuple("0123456789")):
+        return {"train": part("train", size, classes), "test": part("test", 100, classes)}
+
+    resnet_jax.train(tiny_config, str(workdir), sources(400))
+    tiny_config.num_epochs = 3
+    with pytest.raises(UserError, match="a run with other classes"):
+        resnet_jax.train(tiny_config, str(workdir), sources(400, tuple("abcdefghij")))
+    with pytest.raises(UserError, match="a run on other data"):
+        resnet_jax.train(tiny_config, str(workdir), sources(300))
+    assert WorkDir(str(workdir)).result()  # All that was there is there still.
 
 
 def test_a_workdir_of_another_run_is_refused(tiny_config, workdir):
