@@ -66,7 +66,7 @@ def default() -> ConfigDict:
     config.model.stem = placeholder(str)  # "imagenet" (7x7/2, max-pool) or "cifar" (3x3/1); unset: the variant's own
     config.model.shortcut = placeholder(str)  # "projection" (option B) or "pad" (option A); unset: the variant's own
     config.model.dtype = "float32"  # of the computation, or "bfloat16"; parameters and logits are always float32
-    config.model.zero_init_residual = False  # True: blocks start as the identity, which large networks like
+    config.model.zero_init_residual = False  # True: blocks start as the identity (Goyal et al. 2017)
 
     config.batch_size = 128  # examples a step, over all devices
     config.num_epochs = 10

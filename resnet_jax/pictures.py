@@ -8,10 +8,10 @@ from PIL import Image, ImageDraw, ImageFont
 CELL = 96  # pixels on a side that a picture is shown at
 CAPTION = 17  # pixels of height for a line of caption
 GAP = 4
-# Four columns make a grid of about the width at which TensorBoard shows pictures, so that captions stay legible.
+COLUMNS = 4  # about the width at which TensorBoard shows pictures, so that captions stay legible
 
 
-def grid(images: np.ndarray, captions: Sequence[str], columns: int = 4) -> np.ndarray:
+def grid(images: np.ndarray, captions: Sequence[str], columns: int = COLUMNS) -> np.ndarray:
     """Lays pictures out in rows, each with its caption (lines split by a newline) beneath.
 
     Args:

@@ -151,7 +151,7 @@ def _unreachable_host(urls: set[str]) -> str | None:
     if urllib.request.getproxies():
         return None  # Only the proxy can tell.
     addresses = {urllib.parse.urlsplit(url) for url in urls}
-    for host, port in sorted({(address.hostname, PORTS[address.scheme]) for address in addresses}):
+    for host, port in sorted({(address.hostname, PORTS.get(address.scheme, 443)) for address in addresses}):
         try:
             socket.create_connection((host, port), timeout=10).close()
         except OSError:

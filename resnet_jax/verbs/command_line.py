@@ -76,18 +76,8 @@ def _parse(argv: list[str]) -> list[str]:
         return rest
     except UserError as error:
         _exit_with(error)
-    except (
-        flags.Error,
-        OSError,
-        ImportError,
-        AttributeError,
-        LookupError,
-        NameError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as error:
-        # These come from recipes as well; what their author did wrong is said in the words of Python.
+    except Exception as error:
+        # Of a flag, or of the recipe: what its author did wrong is said in the words of Python.
         _exit_with(UserError(_one_sentence(error)))
 
 
