@@ -7,7 +7,7 @@
         config.dataset.name = "cifar10"
         return config
 
-Names in tables (models, data sets, optimizers, ...) are checked beside each table, everything else by `check`.
+Names in tables (models, data sets, optimizers, ...) are checked beside each table, everything else in `config_check`.
 """
 
 import json
@@ -20,6 +20,8 @@ from resnet_jax.errors import UserError, unknown_name
 # What a resumed run may change without becoming another run. `num_epochs` may only grow.
 CHANGEABLE_ON_RESUME = (
     "dataset.data_dir",
+    "dataset.num_workers",
+    "dataset.max_unreadable",
     "num_epochs",
     "log_every_steps",
     "evaluate_every_epochs",
@@ -28,19 +30,19 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint.every_minutes",
     "checkpoint.keep",
 )
-POSITIVE = (
-    "batch_size",
-    "num_epochs",
-    "log_every_steps",
-    "evaluate_every_epochs",
-    "checkpoint.every_epochs",
-    "checkpoint.every_minutes",
-    "checkpoint.keep",
-    "optimizer.learning_rate",
-    "batch_norm.epsilon",
-)
 # Filled in once from the data and the device, stored with the run, and reused when it resumes.
-RESOLVED_AT_START = ("dataset.mean", "dataset.std", "steps_per_call")
+RESOLVED_AT_START = (
+    "dataset.validation_split",
+    "dataset.test_split",
+    "dataset.image_size",
+    "dataset.eval_resize",
+    "dataset.eval_crop",
+    "dataset.mean",
+    "dataset.std",
+    "dataset.feed",
+    "steps_per_call",
+)
+OPEN = (None, "", "auto")  # ways to leave a setting to be filled in
 
 
 def default() -> ConfigDict:
@@ -49,17 +51,31 @@ def default() -> ConfigDict:
     config.seed = 0  # initial weights, order of the examples and augmentation are functions of (seed, step)
 
     config.dataset = ConfigDict()
-    config.dataset.name = "digits"  # "digits" (scikit-learn), or a TFDS name: "cifar10", "mnist", ...
+    config.dataset.name = "digits"  # "digits" (scikit-learn), "folder:/path", or a TFDS name: "cifar10", "mnist", ...
     config.dataset.data_dir = placeholder(str)  # of TFDS; unset: $TFDS_DATA_DIR, else ~/tensorflow_datasets
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
-    config.dataset.validation_split = ""  # "": a tenth of every class of train is held out; "none": train on all of it
-    config.dataset.test_split = "test"  # read once, at the end; "none": no test result
+    config.dataset.validation_split = ""  # "": the set's own, else a tenth of every class of train; "none": no such
+    config.dataset.test_split = ""  # read once, at the end. "": the set's own, if it has one; "none": no test result
+    config.dataset.feed = "auto"  # "resident" in device memory, "streaming" from disk; "auto": as size and memory ask
+    config.dataset.image_size = placeholder(int)  # pixels on a side in training, streamed; unset: as they are, else 224
+    config.dataset.eval_resize = placeholder(int)  # short side before the centre crop; unset: 8/7 of what is cut out
+    config.dataset.eval_crop = placeholder(int)  # pixels on a side in evaluation; unset: image_size
+    config.dataset.num_workers = placeholder(int)  # processes that decode; unset: one a core, up to 16; 0: threads
+    config.dataset.max_unreadable = 100  # pictures that may turn out to be damaged before the run stops
     config.dataset.mean = placeholder(tuple)  # per channel, of pixels in [0, 1]; unset: measured on the training split
     config.dataset.std = placeholder(tuple)
 
     config.augment = ConfigDict()
     config.augment.crop_padding = 0  # pixels of black border before a random crop back to the picture's size
+    config.augment.random_resized_crop = ()  # (0.08, 1.0): cut out a part of this share of the area, and resize it
     config.augment.horizontal_flip = False  # mirror half of the pictures
+    config.augment.rotation = 0.0  # by up to so many degrees either way
+    config.augment.color_jitter = ()  # (0.4, 0.4, 0.4, 0.1): strengths of brightness, contrast, saturation and hue
+    config.augment.randaugment = ()  # (operations a picture, magnitude 0 to 10[, deviation of it]), such as (2, 9)
+    config.augment.random_erasing = 0.0  # probability that a rectangle of a picture is erased
+    config.augment.cutout = 0  # pixels on a side of the square that is cut out of every picture
+    config.augment.mixup = 0.0  # alpha of the beta distribution that the shares of two pictures come from
+    config.augment.cutmix = 0.0  # the same for pasting a rectangle; with mixup, each batch gets one of the two
 
     config.model = ConfigDict()
     config.model.name = "resnet20"  # a name in models/variants.py
@@ -73,12 +89,12 @@ def default() -> ConfigDict:
     config.steps_per_call = placeholder(int)  # steps in one compiled call; unset: 1 on CPU, else up to 32
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # or "adam"
+    config.optimizer.name = "sgd"  # or "adam", "adamw", "lamb", "lars"
     config.optimizer.learning_rate = 0.1  # the peak of the schedule
-    config.optimizer.momentum = 0.9  # SGD only
-    config.optimizer.nesterov = True  # SGD only
-    config.optimizer.weight_decay = 1e-4  # L2 penalty, added to the gradient
-    config.optimizer.exempt_norm_and_bias = False  # no weight decay on norm scales and biases
+    config.optimizer.momentum = 0.9  # "sgd" and "lars" only
+    config.optimizer.nesterov = True  # "sgd" and "lars" only
+    config.optimizer.weight_decay = 1e-4  # an L2 penalty in "sgd", "adam" and "lars", decoupled in "adamw" and "lamb"
+    config.optimizer.exempt_norm_and_bias = False  # no weight decay, and in "lamb" and "lars" no trust ratio, on these
     config.optimizer.grad_clip = placeholder(float)  # largest global norm of the gradient; unset: none
 
     config.schedule = ConfigDict()
@@ -88,8 +104,9 @@ def default() -> ConfigDict:
     config.schedule.step_factor = 0.1
 
     config.loss = ConfigDict()
-    config.loss.name = "softmax_cross_entropy"  # on integer labels; "softmax_cross_entropy_one_hot" on one-hot ones
+    config.loss.name = "softmax_cross_entropy"  # or "softmax_cross_entropy_one_hot", "binary_cross_entropy"
     config.loss.label_smoothing = 0.0  # the share of the target spread evenly over all classes
+    config.loss.target_threshold = placeholder(float)  # "binary_cross_entropy" only: targets above it become 1
 
     config.batch_norm = ConfigDict()
     config.batch_norm.momentum = 0.9  # of the running statistics: new = momentum * old + (1 - momentum) * batch
@@ -106,50 +123,6 @@ def default() -> ConfigDict:
     config.checkpoint.best_metric = "top1"  # or "loss", on the validation split
 
     return config.lock()
-
-
-def check(config: ConfigDict) -> None:
-    """Raises `UserError` for values that cannot work, before anything is compiled or downloaded."""
-    for key in POSITIVE:
-        if not get(config, key) > 0:
-            raise UserError(f"{key} must be positive, not {get(config, key)}")
-    for key in ("steps_per_call", "optimizer.grad_clip"):
-        if get(config, key) is not None and not get(config, key) > 0:
-            raise UserError(f"{key} must be positive or unset, not {get(config, key)}")
-    for key in ("augment.crop_padding", "optimizer.weight_decay", "schedule.warmup_epochs"):
-        if get(config, key) < 0:
-            raise UserError(f"{key} must not be negative, but it is {get(config, key)}")
-    for key in ("optimizer.momentum", "loss.label_smoothing", "batch_norm.momentum"):
-        if not 0 <= get(config, key) < 1:
-            raise UserError(f"{key} must lie in [0, 1), but it is {get(config, key)}")
-    _check_choice(config, "model.dtype", ("float32", "bfloat16"))
-    _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))
-    if config.schedule.warmup_epochs >= config.num_epochs:
-        raise UserError(
-            f"schedule.warmup_epochs ({config.schedule.warmup_epochs:g}) must be less than num_epochs "
-            f"({config.num_epochs}): shorten the warm-up or train longer"
-        )
-    if config.schedule.name == "step" and not _are_numbers(config.schedule.step_epochs):
-        raise UserError("schedule.name=step needs schedule.step_epochs, such as '(30, 60, 80)'")
-    for key in ("dataset.train_split", "dataset.test_split"):
-        if not get(config, key):
-            raise UserError(f"{key} must not be empty" + (" ('none' goes without)" if "test" in key else ""))
-    if (config.dataset.mean is None) != (config.dataset.std is None):
-        raise UserError("set both dataset.mean and dataset.std, or neither to have them measured")
-    if config.dataset.mean is not None:
-        _check_normalisation(config.dataset.mean, config.dataset.std)
-    if config.profile_steps is not None:
-        profile_range(config)
-
-
-def profile_range(config: ConfigDict) -> tuple[int, int] | None:
-    """`profile_steps` as (first, last), or None where it is unset."""
-    if config.profile_steps is None:
-        return None
-    first, _, last = config.profile_steps.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise UserError(f"profile_steps must look like 100:110, not {config.profile_steps!r}")
-    return int(first), int(last)
 
 
 def get(config: ConfigDict, key: str):
@@ -200,7 +173,7 @@ def resume(stored: ConfigDict, wanted: ConfigDict) -> ConfigDict:
     resumed = wanted.copy_and_resolve_references()
     before, after = leaves(stored), leaves(wanted)
     for key in RESOLVED_AT_START:
-        if after[key] is None:
+        if after[key] in OPEN:
             section, _, name = key.rpartition(".")
             (resumed[section] if section else resumed)[name] = before[key]
             after[key] = before[key]
@@ -211,20 +184,3 @@ def resume(stored: ConfigDict, wanted: ConfigDict) -> ConfigDict:
         listed = ", ".join(f"{key} (there {before[key]!r}, here {after[key]!r})" for key in changed)
         raise UserError(f"this workdir belongs to another run, which differs in {listed}: choose another --workdir")
     return resumed
-
-
-def _are_numbers(values: tuple) -> bool:
-    return len(values) > 0 and all(isinstance(value, int | float) for value in values)
-
-
-def _check_normalisation(mean: tuple, std: tuple) -> None:
-    if not (_are_numbers(mean) and _are_numbers(std)) or len(mean) != len(std) or min(std) <= 0:
-        raise UserError(
-            f"dataset.mean {mean} and dataset.std {std} must be one number a channel, of pixels in [0, 1], such as "
-            "'(0.5,)' and '(0.25,)', and std positive"
-        )
-
-
-def _check_choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:
-    if get(config, key) not in choices:
-        raise unknown_name(key, get(config, key), choices)

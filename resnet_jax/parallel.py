@@ -1,10 +1,16 @@
 """Devices and processes: the mesh, the two shardings we use, and the start of a multi-host run."""
 
+import collections
+
 import jax
 import numpy as np
+import psutil
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resnet_jax.errors import UserError
+
+CALLS_AHEAD = 2
 
 
 def start() -> None:
@@ -45,6 +51,22 @@ def place(tree, sharding: NamedSharding):
     return jax.tree.map(place_leaf, tree)
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Which rows of a batch the devices of this process hold, in increasing order."""
+    parts = batch_sharded(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
+
+
+def place_rows(tree, mesh: Mesh, batch_size: int):
+    """Host arrays of this process's rows as global arrays [batch_size, ...], sharded; nothing is communicated."""
+    sharding = batch_sharded(mesh)
+
+    def place_leaf(rows):
+        return jax.make_array_from_process_local_data(sharding, np.asarray(rows), (batch_size, *rows.shape[1:]))
+
+    return jax.tree.map(place_leaf, tree)
+
+
 def abstract(tree, sharding: NamedSharding):
     """Shapes and types of a pytree under `sharding`: where a checkpoint's arrays are to live."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
@@ -56,6 +78,33 @@ def fetch(tree):
     They are copies: on a CPU `jax.device_get` gives views, and a buffer with a view cannot be donated to the next step.
     """
     return jax.tree.map(np.array, jax.device_get(tree))
+
+
+def free_memory(mesh: Mesh) -> int:
+    """Bytes that are free on the fullest device, over all processes; the cores of a CPU count as sharing its memory."""
+    free = []
+    for device in mesh.local_devices:
+        if device.platform == "cpu":
+            free.append(psutil.virtual_memory().available // len(mesh.local_devices))
+        else:
+            memory = device.memory_stats()
+            free.append(memory["bytes_limit"] - memory["bytes_in_use"])
+    if jax.process_count() == 1:
+        return min(free)
+    return int(multihost_utils.process_allgather(np.array(min(free))).min())
+
+
+class Pace:
+    """Keeps the host a little ahead of the devices, but not far: batches that wait for their turn take memory there."""
+
+    def __init__(self):
+        self._unfinished = collections.deque()
+
+    def __call__(self, result) -> None:
+        """Takes what a call has returned, and waits until at most `CALLS_AHEAD` calls are unfinished."""
+        self._unfinished.append(result)
+        if len(self._unfinished) > CALLS_AHEAD:
+            jax.block_until_ready(self._unfinished.popleft())
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

@@ -55,6 +55,7 @@ class ProgressLine:
     """
 
     def __init__(self, active: bool = True):
+        self._active = active
         self._stream = sys.stdout if active else io.StringIO()
         self._live = self._stream.isatty()
         self._shown = ""
@@ -78,6 +79,13 @@ class ProgressLine:
             self._shown = ""
         self._stream.write(text + "\n")
         self._stream.flush()
+
+    def warn(self, text: str) -> None:
+        """Prints what must not be missed; where this line shows nothing, on stderr."""
+        if self._active:
+            self.print(text)
+        else:
+            print(text, file=sys.stderr)
 
     def counter(self, what: str) -> Callable[[int, int], None]:
         """A function of (done, total) that shows how far `what` has come."""

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -29,3 +31,69 @@ def test_uneven_batch_is_refused_with_a_size_that_works(mesh):
     with pytest.raises(UserError, match=r"batch_size 100 is not divisible by the 8 devices: .*batch_size=96"):
         parallel.check_batch_size(100, mesh)
     parallel.check_batch_size(104, mesh)
+
+
+def test_a_single_process_holds_all_rows_of_a_batch_on_any_number_of_devices(mesh, single_device):
+    for devices in (mesh, single_device):
+        rows = parallel.local_rows(devices, 24)
+        assert rows.tolist() == list(range(24))
+
+
+def test_a_process_holds_the_rows_of_its_devices(mesh, monkeypatch):
+    """As if four of the eight devices were another machine's."""
+    whole = parallel.batch_sharded(mesh).addressable_devices_indices_map((24,))
+    own = {device: index for device, index in whole.items() if device.id in (2, 3, 6, 7)}
+    sharding = types.SimpleNamespace(addressable_devices_indices_map=lambda shape: own if shape == (24,) else None)
+    monkeypatch.setattr(parallel, "batch_sharded", lambda mesh: sharding)
+    assert parallel.local_rows(mesh, 24).tolist() == [*range(6, 12), *range(18, 24)]
+
+
+def test_rows_become_a_batch_in_their_order(mesh):
+    images, labels = np.arange(48, dtype=np.uint8).reshape(16, 3), np.arange(16, dtype=np.int32)
+    rows = parallel.local_rows(mesh, 16)
+    placed = parallel.place_rows((images[rows], labels[rows]), mesh, 16)
+    for array, expected in zip(placed, (images, labels), strict=True):
+        assert array.sharding.is_equivalent_to(parallel.batch_sharded(mesh), array.ndim)
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected)
+    assert [shard.data.tolist() for shard in placed[1].addressable_shards] == [[i, i + 1] for i in range(0, 16, 2)]
+
+
+def test_pace_lets_a_few_calls_run_ahead_and_waits_for_the_oldest(monkeypatch):
+    waited = []
+    monkeypatch.setattr(parallel.jax, "block_until_ready", waited.append)
+    pace = parallel.Pace()
+    for number in range(parallel.CALLS_AHEAD):
+        pace(number)
+    assert waited == []
+    pace("third")
+    assert waited == [0]
+    pace("fourth")
+    assert waited == [0, 1]
+
+
+class Device:
+    platform = "gpu"
+
+    def __init__(self, limit, used):
+        self._stats = {"bytes_limit": limit, "bytes_in_use": used}
+
+    def memory_stats(self):
+        return self._stats
+
+
+def test_free_memory_is_that_of_the_fullest_device():
+    devices = types.SimpleNamespace(local_devices=[Device(100, 10), Device(100, 70), Device(80, 20)])
+    assert parallel.free_memory(devices) == 30
+
+
+def test_simulated_devices_share_the_memory_of_the_machine(mesh, monkeypatch):
+    monkeypatch.setattr(parallel.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=8_000))
+    assert parallel.free_memory(mesh) == 1_000
+
+
+def test_free_memory_is_that_of_the_process_that_has_least(monkeypatch):
+    """Processes must decide alike."""
+    monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda own: np.array([own, 20]))
+    assert parallel.free_memory(types.SimpleNamespace(local_devices=[Device(100, 10)])) == 20

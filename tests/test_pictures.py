@@ -26,3 +26,42 @@ def test_long_captions_stay_within_their_cell():
     images = np.full((2, 8, 8, 3), 255, np.uint8)
     grid = pictures.grid(images, ["a very long class name indeed, and longer", ""])
     assert (grid[:, pictures.GAP + pictures.CELL + pictures.GAP :] == 255).all()
+
+
+def test_small_pictures_keep_their_pixels_and_large_ones_are_smoothed():
+    rows, columns = np.indices((pictures.CELL * 4, pictures.CELL * 4))
+    stripes = ((rows + columns) % 2 * 255).astype(np.uint8)[..., None]
+    cell = slice(pictures.GAP, pictures.GAP + pictures.CELL)
+    shrunk = pictures.grid([stripes], [""])[cell, cell]
+    assert 120 < shrunk.min() <= shrunk.max() < 136
+    enlarged = pictures.grid([stripes[:8, :8]], [""])[cell, cell]
+    assert np.unique(enlarged).tolist() == [0, 255]
+
+
+def test_pictures_keep_their_shape():
+    wide, tall = np.zeros((8, 16, 3), np.uint8), np.zeros((400, 100, 1), np.uint8)
+    grid = pictures.grid([wide, tall], ["", ""], columns=2)
+    for number, (height, width) in enumerate(
+        [(pictures.CELL // 2, pictures.CELL), (pictures.CELL, pictures.CELL // 4)]
+    ):
+        left = pictures.GAP + number * (pictures.CELL + pictures.GAP)
+        black = (grid[:, left : left + pictures.CELL] == 0).all(-1)
+        assert (black.any(1).sum(), black.any(0).sum()) == (height, width)
+        assert black.sum() == height * width
+        middle = np.argwhere(black).mean(0)
+        assert middle.tolist() == [pictures.GAP + pictures.CELL / 2 - 0.5, pictures.CELL / 2 - 0.5]
+
+
+def test_rows_stand_beside_their_titles():
+    images = [[np.full((8, 8, 3), level, np.uint8) for level in levels] for levels in ([50], [100, 150])]
+    sheet = pictures.titled_rows([("cat", "1 picture"), ("a very long name of a class indeed", "")], images)
+    step = pictures.LARGE_CELL + pictures.GAP
+    start = sheet.shape[1] - 2 * step
+    assert start == pictures.WIDEST_TITLE + 2 * pictures.AROUND_TITLE
+    assert sheet.shape[0] == 2 * step + pictures.GAP
+    assert np.unique(sheet[pictures.GAP :, start:][: pictures.LARGE_CELL, : pictures.LARGE_CELL]).tolist() == [50]
+    assert sheet[step + 20, start + step + 20].tolist() == [150] * 3
+    for row in range(2):
+        inked = np.argwhere((sheet[row * step : (row + 1) * step, :start] < 255).any(-1))
+        assert len(inked)
+        assert inked[:, 1].max() < start - pictures.AROUND_TITLE + 1

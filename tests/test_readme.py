@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from resnet_jax.data.sources import COMMON_NAMES
+from resnet_jax.data.tfds import COMMON_NAMES
 from resnet_jax.models.variants import VARIANTS
 from tests.conftest import ROOT
 
@@ -18,7 +18,7 @@ def test_recipes_it_names_are_there():
 
 def test_models_and_data_sets_it_names_are_known():
     assert set(re.findall(r"resnet\d+", README)) <= VARIANTS.keys()
-    assert set(re.findall(r"dataset\.name=(\w+)", README)) <= set(COMMON_NAMES)
+    assert set(re.findall(r"dataset\.name=(\w+)", README)) <= {"folder", *COMMON_NAMES}
 
 
 def test_links_lead_somewhere():

@@ -1,15 +1,17 @@
 """The resident feed: sets that fit in memory live on the device as uint8, and the step takes its batches there."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax import parallel, randomness
+from resnet_jax import parallel
 from resnet_jax.data.examples import Examples
+from resnet_jax.data.loading import epoch_order
 from resnet_jax.errors import UserError
-from resnet_jax.randomness import Use
 
 
 class EpochInputs(NamedTuple):
@@ -36,18 +38,31 @@ class ResidentFeed:
         self.image_shape = examples.images.shape[1:]
         self.size = len(examples)
         self.steps_per_epoch = len(examples) // batch_size
-        placement = parallel.replicated(mesh)
+        self._batch_size, self._seed, self._mesh = batch_size, seed, mesh
         pixels = examples.images.reshape(len(examples), -1)
-        self._pixels, self._labels = parallel.place((pixels, examples.labels), placement)
+        self._pixels, self._labels = parallel.place((pixels, examples.labels), parallel.replicated(mesh))
+        self._inputs: tuple[int, EpochInputs] | None = None  # of the epoch that was asked for last
 
-        def shuffle(epoch):
-            order = jax.random.permutation(randomness.key(seed, Use.SHUFFLING, epoch), len(examples))
-            return order[: self.steps_per_epoch * batch_size].reshape(self.steps_per_epoch, batch_size)
+    def inputs(self, step: int) -> EpochInputs:
+        """What a step needs: the same for all steps of an epoch."""
+        epoch = step // self.steps_per_epoch
+        if self._inputs is None or self._inputs[0] != epoch:
+            shape = self.steps_per_epoch, self._batch_size
+            order = epoch_order(self._seed, epoch, self.size)[: math.prod(shape)].astype(np.int32).reshape(shape)
+            order = parallel.place(order, parallel.replicated(self._mesh))
+            self._inputs = epoch, EpochInputs(self._pixels, self._labels, order)
+        return self._inputs[1]
 
-        self._shuffle = jax.jit(shuffle, out_shardings=placement)
+    def abstract_inputs(self) -> EpochInputs:
+        """Shapes, types and places of what `inputs` gives."""
+        return parallel.abstract(self.inputs(0), parallel.replicated(self._mesh))
 
-    def epoch(self, epoch: int) -> EpochInputs:
-        return EpochInputs(self._pixels, self._labels, self._shuffle(epoch))
+    def take(self, inputs: EpochInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images and labels of a step, inside a compiled function."""
+        return take_batch(inputs, step, self.image_shape, self._mesh)
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 def take_batch(

@@ -4,11 +4,14 @@ A split is written as TFDS writes it: `train`, `train[:45000]`, `train[10%:90%]`
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, unknown_name
+
+OWN_VALIDATION = ("validation", "val", "valid")  # as data sets call theirs
 
 _PART = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
@@ -36,6 +39,19 @@ def select(split: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     if not any(len(indices) for indices in selected.values()):
         raise UserError(f"the split {split!r} holds no examples")
     return selected
+
+
+def resolve(dataset: ConfigDict, base_splits: Iterable[str]) -> None:
+    """Fills in the splits that `dataset` leaves open with those that the data set itself has for the purpose.
+
+    Without one, validation stays "": a part of the training split is to be held out. The test split becomes "none".
+    """
+    if dataset.test_split == "":
+        dataset.test_split = "test" if "test" in base_splits else "none"
+    if dataset.validation_split == "":
+        taken = dataset.train_split + "+" + dataset.test_split
+        free = [name for name in OWN_VALIDATION if name in base_splits and name not in re.findall(r"[\w-]+", taken)]
+        dataset.validation_split = free[0] if free else ""
 
 
 def check_disjoint(first: str, second: str, sizes: Mapping[str, int]) -> None:

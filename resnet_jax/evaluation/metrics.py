@@ -8,13 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from resnet_jax.errors import UserError
+
 
 class Outcomes(NamedTuple):
     """What came out for each example, all of shape [n].
 
-    loss: float32, cross-entropy in nats; prediction: int32, the likeliest class; in_top5: bool, the label is among the
-    five likeliest classes (among all, where there are fewer).
+    position: int32, which example it is; label: int32; loss: float32, cross-entropy in nats; prediction: int32, the
+    likeliest class; in_top5: bool, the label is among the five likeliest classes (among all, where there are fewer).
     """
+
+    position: jax.Array | np.ndarray
+    label: jax.Array | np.ndarray
 
     loss: jax.Array | np.ndarray
     prediction: jax.Array | np.ndarray
@@ -23,31 +28,41 @@ class Outcomes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Means over `examples` examples: cross-entropy in nats, and accuracies in [0, 1]."""
+    """Means over `examples` examples: cross-entropy in nats, and accuracies in [0, 1].
+
+    unreadable: how many more there are that could not be scored.
+    """
 
     loss: float
     top1: float
     top5: float
     examples: int
+    unreadable: int = 0
 
 
-def outcomes(logits: jax.Array, labels: jax.Array) -> Outcomes:
+def outcomes(logits: jax.Array, labels: jax.Array, positions: jax.Array) -> Outcomes:
     """Judges float32 logits [batch, classes] by int32 labels [batch]; equal logits rank by class number."""
     _, likeliest = jax.lax.top_k(logits, min(5, logits.shape[-1]))
     return Outcomes(
+        position=positions,
+        label=labels,
         loss=optax.softmax_cross_entropy_with_integer_labels(logits, labels),
         prediction=likeliest[:, 0].astype(jnp.int32),
         in_top5=jnp.any(likeliest == labels[:, None], axis=-1),
     )
 
 
-def summarize(outcome: Outcomes, labels: np.ndarray) -> Scores:
-    """Averages the outcomes of host arrays, in float64; each example must have exactly one."""
-    if {len(values) for values in outcome} != {len(labels)}:
-        raise ValueError(f"{[len(values) for values in outcome]} outcomes of {len(labels)} examples")
+def summarize(outcome: Outcomes, total: int) -> Scores:
+    """Averages the outcomes of host arrays, in float64; no example of `total` ones may have two."""
+    scored = len(outcome.position)
+    if not scored:
+        raise UserError(f"not one of {total:,} examples could be scored")
+    if len(np.unique(outcome.position)) != scored or outcome.position.min() < 0 or outcome.position.max() >= total:
+        raise ValueError(f"{scored} outcomes of {total} examples are not of different ones")
     return Scores(
         loss=float(np.mean(outcome.loss, dtype=np.float64)),
-        top1=float(np.mean(outcome.prediction == labels)),
+        top1=float(np.mean(outcome.prediction == outcome.label)),
         top5=float(np.mean(outcome.in_top5)),
-        examples=len(outcome.loss),
+        examples=scored,
+        unreadable=total - scored,
     )

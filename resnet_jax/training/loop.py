@@ -7,8 +7,7 @@ import time
 import jax
 import numpy as np
 
-from resnet_jax import config as settings
-from resnet_jax import parallel, provenance
+from resnet_jax import config_check, parallel, provenance
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.evaluation.metrics import summarize
@@ -32,26 +31,28 @@ class Loop:
         self._step = int(self._state.step)
         progress.print(messages.introduction(self._config, self._state.params, setup.sizes))
         self._train_steps = self._compile(progress)
+        self._pace = parallel.Pace()
         self._evaluate = make_evaluate(setup.model, setup.preprocess, self._config.batch_size, setup.mesh)
         self._summaries = Summaries(directory.path, self._step, progress)
         self._monitor = Monitor(self._config, setup.classes, setup.feed.steps_per_epoch, self._summaries, progress)
         self._monitor.resume(self._step, saved)
-        self._profiler = Profiler(directory.path, settings.profile_range(self._config))
+        self._profiler = Profiler(directory.path, config_check.profile_range(self._config))
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
         """Raises KeyboardInterrupt after Ctrl-C, with everything saved; UserError if the loss is not finite."""
-        steps_per_epoch = self._setup.feed.steps_per_epoch
-        if self._step == 0:
-            self._monitor.introduce(*parallel.fetch(self._setup.first_batch()))
-        self._monitor.start_clock()
+        feed = self._setup.feed
         with (
+            contextlib.closing(feed),
             contextlib.closing(self._summaries),
             contextlib.closing(self._profiler),
             interruption() as self._interrupted,
         ):
-            for epoch in range(self._step // steps_per_epoch, self._config.num_epochs):
-                self._train_until((epoch + 1) * steps_per_epoch, self._setup.feed.epoch(epoch))
+            if self._step == 0:
+                self._monitor.introduce(*parallel.fetch(self._setup.first_batch()))
+            self._monitor.start_clock()
+            for epoch in range(self._step // feed.steps_per_epoch, self._config.num_epochs):
+                self._train_until((epoch + 1) * feed.steps_per_epoch)
                 self._end_epoch(epoch + 1)
             self._directory.wait()
             if self._interrupted():
@@ -61,12 +62,13 @@ class Loop:
         """Spent on this run, over all its processes."""
         return self._monitor.seconds()
 
-    def _train_until(self, end: int, inputs) -> None:
+    def _train_until(self, end: int) -> None:
         """Takes the steps that are left of an epoch."""
         while self._step < end:
             steps = self._config.steps_per_call if self._step + self._config.steps_per_call <= end else 1
             self._profiler.before(self._step, steps, self._state)
-            self._state, metrics = self._train_steps[steps](self._state, inputs)
+            self._state, metrics = self._train_steps[steps](self._state, self._setup.feed.inputs(self._step))
+            self._pace(metrics)
             self._step += steps
             self._monitor.record(metrics, steps)
             # The last step of an epoch is saved with the figures of its evaluation, by `_end_epoch`.
@@ -98,7 +100,7 @@ class Loop:
         """Figures of the validation split; the second value tells whether they are the best so far."""
         examples = self._setup.validation
         outcomes = self._evaluate(self._state.variables, examples)
-        figures = dataclasses.asdict(summarize(outcomes, examples.labels))
+        figures = dataclasses.asdict(summarize(outcomes, len(examples)))
         is_best = self._directory.is_best(figures)
         self._monitor.evaluated(figures, is_best, outcomes, examples)
         return figures, is_best

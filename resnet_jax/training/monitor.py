@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import pictures
 from resnet_jax.data.examples import Examples
+from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.metrics import Outcomes
 from resnet_jax.parallel import fetch
@@ -72,10 +73,15 @@ class Monitor:
         self._window_started += time.monotonic() - started
 
     def introduce(self, images: np.ndarray, labels: np.ndarray) -> None:
-        """Puts the settings and the first augmented training pictures, uint8, into TensorBoard."""
+        """Puts the settings and the first augmented training pictures into TensorBoard.
+
+        Pixels lie in [0, 255]; of soft labels, [batch, classes], the likeliest class is shown.
+        """
         self._summaries.text(0, "config", f"```\n{settings_table(self._config)}\n```")
-        captions = [self._classes[label] for label in labels[:PICTURES_SHOWN]]
-        self._summaries.picture(0, "train/augmented", pictures.grid(images[:PICTURES_SHOWN], captions))
+        classes = labels if labels.ndim == 1 else labels.argmax(axis=-1)
+        captions = [self._classes[label] for label in classes[:PICTURES_SHOWN]]
+        images = images[:PICTURES_SHOWN].round().astype(np.uint8)
+        self._summaries.picture(0, "train/augmented", pictures.grid(images, captions))
 
     def record(self, metrics: Mapping[str, jax.Array], steps: int) -> None:
         """Takes the metrics of a call, float32 [steps] and still on the device, and reports if it is time."""
@@ -107,16 +113,19 @@ class Monitor:
                         "optimizer.grad_clip"
                     )
 
-    def evaluated(self, figures: Mapping[str, float], is_best: bool, outcomes: Outcomes, examples: Examples) -> None:
+    def evaluated(
+        self, figures: Mapping[str, float], is_best: bool, outcomes: Outcomes, examples: Examples | StreamedExamples
+    ) -> None:
         """Reports figures of the validation split, and its worst mistakes as pictures."""
         names = ("loss", "top1", "top5")
         self._summaries.scalars(self._step, {f"validation/{name}": figures[name] for name in names})
-        mistakes = np.flatnonzero(outcomes.prediction != examples.labels)
+        mistakes = np.flatnonzero(outcomes.prediction != outcomes.label)
         worst = mistakes[np.argsort(-outcomes.loss[mistakes], kind="stable")][:PICTURES_SHOWN]
         if len(worst):
-            pairs = zip(examples.labels[worst], outcomes.prediction[worst], strict=True)
+            pairs = zip(outcomes.label[worst], outcomes.prediction[worst], strict=True)
             captions = [f"is {self._classes[label]}\nsaid {self._classes[prediction]}" for label, prediction in pairs]
-            self._summaries.picture(self._step, "validation/mistakes", pictures.grid(examples.images[worst], captions))
+            images = examples.pictures(outcomes.position[worst])
+            self._summaries.picture(self._step, "validation/mistakes", pictures.grid(images, captions))
         self._progress.print(
             f"{self._epoch()}  validation loss {figures['loss']:.4f}  top-1 {figures['top1']:.2%}  "
             f"top-5 {figures['top5']:.2%}  after {duration(self.seconds())}{'  (best so far)' if is_best else ''}"

@@ -1,6 +1,8 @@
 """Optimizers and learning-rate schedules, by name."""
 
 import collections
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import optax
@@ -8,7 +10,33 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import unknown_name
 
-OPTIMIZERS = ("sgd", "adam")
+
+class Parts(NamedTuple):
+    """What optimizers are put together from.
+
+    Attributes:
+      decay: adds the weight decay times the parameters; None where that is zero.
+      rate: multiplies by minus the learning rate.
+      momentum: a decaying sum of what it is given, with Nesterov's variant as a setting (Sutskever et al. 2013).
+      trust_ratio: given a coefficient, scales the update of each array to the coefficient times the norm of the array;
+        it leaves an update as it is where either norm is zero.
+    """
+
+    decay: optax.GradientTransformation | None
+    rate: optax.GradientTransformation
+    momentum: optax.GradientTransformation
+    trust_ratio: Callable[[float], optax.GradientTransformation]
+
+
+# The order makes the difference. Weight decay that comes first is an L2 penalty: what follows takes it for a part of
+# the gradient. After Adam it is decoupled: the averages of the gradient do not see it.
+OPTIMIZERS = {
+    "sgd": lambda part: (part.decay, part.momentum, part.rate),
+    "adam": lambda part: (part.decay, optax.scale_by_adam(), part.rate),
+    "adamw": lambda part: (optax.scale_by_adam(), part.decay, part.rate),
+    "lamb": lambda part: (optax.scale_by_adam(eps=1e-6), part.decay, part.trust_ratio(1.0), part.rate),
+    "lars": lambda part: (part.decay, part.trust_ratio(0.001), part.rate, part.momentum),
+}
 SCHEDULES = ("cosine", "linear", "step", "constant")
 
 
@@ -47,22 +75,27 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
 def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The chain from gradients to updates of the parameters.
 
-    "sgd" is momentum SGD, with Nesterov's variant as a setting (Sutskever et al. 2013); "adam" is Kingma & Ba 2014 with
-    their defaults. Weight decay is an L2 penalty: it is added to the gradient, before the optimizer sees it.
+    "sgd" is momentum SGD, "adam" Kingma & Ba 2014, "adamw" Loshchilov & Hutter 2017, "lamb" You et al. 2019 and "lars"
+    You et al. 2017, each as optax has it, with the constants of its default. `grad_clip` comes before everything else.
+
+    Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw" and "lamb" it is decoupled, but still
+    multiplied by the learning rate, and in "lamb" by the trust ratio. Norm scales and biases that are exempt from it
+    get no trust ratio either, as in timm (Wightman et al. 2021). Unlike there, kernels keep theirs when there is no
+    weight decay at all.
     """
     settings = config.optimizer
-    chain = []
-    if settings.grad_clip is not None:
-        chain.append(optax.clip_by_global_norm(settings.grad_clip))
-    if settings.weight_decay:
-        mask = kernels_only if settings.exempt_norm_and_bias else None
-        chain.append(optax.add_decayed_weights(settings.weight_decay, mask))
-    if settings.name == "sgd":
-        chain.append(optax.trace(decay=settings.momentum, nesterov=settings.nesterov))
-    else:
-        chain.append(optax.scale_by_adam())
-    chain.append(optax.scale_by_learning_rate(schedule))
-    return optax.chain(*chain)
+
+    def spare(part: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optax.masked(part, kernels_only) if settings.exempt_norm_and_bias else part
+
+    clip = None if settings.grad_clip is None else optax.clip_by_global_norm(settings.grad_clip)
+    parts = Parts(
+        decay=spare(optax.add_decayed_weights(settings.weight_decay)) if settings.weight_decay else None,
+        rate=optax.scale_by_learning_rate(schedule),
+        momentum=optax.trace(decay=settings.momentum, nesterov=settings.nesterov),
+        trust_ratio=lambda coefficient: spare(optax.scale_by_trust_ratio(trust_coefficient=coefficient)),
+    )
+    return optax.chain(*(part for part in (clip, *OPTIMIZERS[settings.name](parts)) if part is not None))
 
 
 def kernels_only(params: dict) -> dict:

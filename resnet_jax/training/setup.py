@@ -9,12 +9,17 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax import config as settings
-from resnet_jax import parallel
-from resnet_jax.data.examples import Examples, Progress, read_training
-from resnet_jax.data.preprocess import Preprocess, channel_statistics
+from resnet_jax import config_check, parallel
+from resnet_jax.data import feeds
+from resnet_jax.data.augment import pipeline
+from resnet_jax.data.examples import Examples
+from resnet_jax.data.inputs import open_inputs
+from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.resident import ResidentFeed
+from resnet_jax.data.selection import Progress
 from resnet_jax.data.sources import Source
+from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
+from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 from resnet_jax.models import variants
 from resnet_jax.training import losses, optimizer, state, step
@@ -29,8 +34,8 @@ class Setup:
     config: ConfigDict
     classes: tuple[str, ...]
     mesh: Mesh
-    feed: ResidentFeed
-    validation: Examples | None
+    feed: ResidentFeed | StreamingFeed
+    validation: Examples | StreamedExamples | None
     model: nn.Module
     preprocess: Preprocess
     optimizer: optax.GradientTransformation
@@ -46,9 +51,9 @@ class Setup:
         return {"training": self.feed.size, "validation": 0 if self.validation is None else len(self.validation)}
 
     def first_batch(self) -> tuple[jax.Array, jax.Array]:
-        """The augmented pictures, uint8 [batch, height, width, channels], and the labels of the first step."""
+        """The augmented pictures and the labels that the first step is trained on."""
         batch_of = jax.jit(self._batch_of(), out_shardings=parallel.replicated(self.mesh))
-        return batch_of(self.feed.epoch(0), 0)
+        return batch_of(self.feed.inputs(0), 0)
 
     def initial_state(self) -> state.TrainState:
         """The state before the first step, on all devices."""
@@ -62,7 +67,7 @@ class Setup:
         """Train steps by how many steps a call takes: `steps_per_call`, and 1 for what an epoch has left."""
         calls, left = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
         sizes = ([self.config.steps_per_call] if calls else []) + ([1] if left else [])
-        arguments = self.abstract_state(), self.feed.epoch(0)
+        arguments = self.abstract_state(), self.feed.abstract_inputs()
         return {size: self._train_step(size).lower(*arguments).compile() for size in sizes}
 
     def _train_step(self, steps: int) -> Callable:
@@ -78,7 +83,13 @@ class Setup:
         )
 
     def _batch_of(self) -> step.BatchOf:
-        return step.make_batch(self.config, self.feed.image_shape, self.mesh)
+        augment = pipeline.from_config(
+            self.config.augment,
+            len(self.classes),
+            fill=[255 * mean for mean in self.config.dataset.mean],
+            crops_resized_on_host=self.config.dataset.image_size is not None,
+        )
+        return step.make_batch(self.feed.take, augment, self.config.seed)
 
     def _create_state(self) -> state.TrainState:
         return state.create(self.model, self.optimizer, self.feed.image_shape, self.config.seed)
@@ -86,51 +97,56 @@ class Setup:
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
     """Raises `UserError` for settings that cannot work, before anything is compiled or downloaded."""
-    settings.check(config)
+    config_check.check(config)
     parallel.check_batch_size(config.batch_size, mesh)
     optimizer.check(config)
     losses.from_config(config.loss)
+    feeds.check(config.dataset)
+    pipeline.check(config.augment)
     variants.from_config(config, num_classes=1)
 
 
-def prepare(config: ConfigDict, mesh: Mesh, sources: Mapping[str, Source], progress: Progress) -> Setup:
-    """Reads the data, fills in what `config` leaves open, and makes the parts."""
+def prepare(
+    config: ConfigDict,
+    mesh: Mesh,
+    sources: Mapping[str, Source],
+    unreadable: UnreadablePictures,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Setup:
+    """Opens the data, fills in what `config` leaves open, and makes the parts; `tell` takes lines for the log."""
     config = config.copy_and_resolve_references()
-    classes = _common_classes(sources)
-    train, validation = read_training(config.dataset, sources, progress)
-    feed = ResidentFeed(train, config.batch_size, config.seed, mesh)
-    if config.dataset.mean is None:
-        config.dataset.mean, config.dataset.std = channel_statistics(train.images)
-    elif len(config.dataset.mean) != feed.image_shape[-1]:
+    inputs = open_inputs(config, sources, mesh, unreadable, progress, tell)
+    feed = inputs.feed
+    if len(config.dataset.mean) != feed.image_shape[-1]:
         channels, given = feed.image_shape[-1], len(config.dataset.mean)
         raise UserError(f"dataset.mean and dataset.std have {given} numbers, but the pictures {channels} channels")
     if config.steps_per_call is None:
-        on_cpu = mesh.devices.flat[0].platform == "cpu"  # where a loop around convolutions makes them slower
-        config.steps_per_call = 1 if on_cpu else _steps_per_call(feed.steps_per_epoch)
+        config.steps_per_call = _steps_per_call(feed, mesh)
+    if config.steps_per_call > 1 and isinstance(feed, StreamingFeed):
+        raise UserError("a streaming feed gives one batch a call: leave steps_per_call unset")
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
     return Setup(
         config=config,
-        classes=classes,
+        classes=inputs.classes,
         mesh=mesh,
         feed=feed,
-        validation=validation,
-        model=variants.from_config(config, len(classes)),
+        validation=inputs.validation,
+        model=variants.from_config(config, len(inputs.classes)),
         preprocess=Preprocess(config.dataset.mean, config.dataset.std),
         optimizer=optimizer.make_optimizer(config, schedule),
         schedule=schedule,
     )
 
 
-def _common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
-    """The names of the classes, which must be the same in all splits: labels are numbers."""
-    classes = {split: tuple(source.classes) for split, source in sources.items()}
-    if len(set(classes.values())) > 1:
-        sizes = ", ".join(f"{len(names)} in {split}" for split, names in classes.items())
-        raise UserError(f"the splits of the data set have different classes ({sizes}): give all of them the same")
-    return next(iter(classes.values()))
+def _steps_per_call(feed: ResidentFeed | StreamingFeed, mesh: Mesh) -> int:
+    """One where batches are streamed, and on CPU, for there a loop around convolutions makes them slower; else many."""
+    if isinstance(feed, StreamingFeed) or mesh.devices.flat[0].platform == "cpu":
+        return 1
+    return _most_steps(feed.steps_per_epoch)
 
 
-def _steps_per_call(steps_per_epoch: int) -> int:
+def _most_steps(steps_per_epoch: int) -> int:
     """The most steps, up to a limit, that divide an epoch; if only a few do, the limit, with the rest taken singly."""
     divisors = [steps for steps in range(1, MOST_STEPS_PER_CALL + 1) if steps_per_epoch % steps == 0]
     return divisors[-1] if 4 * divisors[-1] >= MOST_STEPS_PER_CALL else min(MOST_STEPS_PER_CALL, steps_per_epoch)

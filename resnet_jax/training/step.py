@@ -7,28 +7,33 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from resnet_jax import parallel, randomness
-from resnet_jax.data import augment as augmentation
+from resnet_jax.data.augment.pipeline import Augment
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.data.resident import EpochInputs, take_batch
+from resnet_jax.data.resident import EpochInputs
+from resnet_jax.data.streaming import StreamedInputs
 from resnet_jax.randomness import Use
 from resnet_jax.training.losses import Loss
 from resnet_jax.training.state import TrainState
 
-BatchOf = Callable[[EpochInputs, jax.Array], tuple[jax.Array, jax.Array]]
+Inputs = EpochInputs | StreamedInputs
+BatchOf = Callable[[Inputs, jax.Array], tuple[jax.Array, jax.Array]]
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, EpochInputs], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, Inputs], tuple[TrainState, Metrics]]
 
 
-def make_batch(config: ConfigDict, image_shape: tuple[int, int, int], mesh: Mesh) -> BatchOf:
-    """A pure function to what the network is trained on at a step: augmented images, not normalised, and labels."""
-    augment = augmentation.from_config(config.augment)
+def make_batch(take: BatchOf, augment: Augment, seed: int) -> BatchOf:
+    """A pure function to what the network is trained on at a step: augmented images, not normalised, and labels.
 
-    def batch_of(inputs: EpochInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images, labels = take_batch(inputs, step, image_shape, mesh)
-        return augment(randomness.key(config.seed, Use.AUGMENTATION, step), images), labels
+    Args:
+      take: from a feed's inputs and the step to images and labels.
+      augment: what is done to them.
+      seed: of the run.
+    """
+
+    def batch_of(inputs: Inputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return augment(randomness.key(seed, Use.AUGMENTATION, step), *take(inputs, step))
 
     return batch_of
 
@@ -47,20 +52,21 @@ def make_train_step(
 
     Args:
       model: the network.
-      batch_of: from the epoch's inputs and the step to images and labels.
+      batch_of: from a feed's inputs and the step to images, and labels int32 [batch] or soft ones [batch, classes].
       preprocess: normalisation of the images.
       loss_of: from logits and labels to the mean loss.
       optimizer: from gradients to updates; its learning rate follows `schedule`.
       schedule: the same schedule, for the log.
       mesh: the devices; the state is replicated, batches are split over them.
-      steps: how many steps a call takes; they must lie within one epoch.
+      steps: how many steps a call takes; their inputs must be the same.
 
     Returns:
-      A function of (state, inputs of the epoch) to (state, metrics), the latter float32 [steps] of each step: `loss`,
-      `top1`, `learning_rate`, `gradient_norm`. It donates the state that it is given.
+      A function of (state, inputs) to (state, metrics), the latter float32 [steps] of each step: `loss`,
+      `top1`, `learning_rate`, `gradient_norm`. It donates the state that it is given. Where labels are soft, `top1`
+      goes by the likeliest class.
     """
 
-    def train_step(state: TrainState, inputs: EpochInputs) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
         images, labels = batch_of(inputs, state.step)
         images = preprocess(images)
 
@@ -71,9 +77,10 @@ def make_train_step(
 
         (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_and_rest, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
         metrics = {
             "loss": loss,
-            "top1": jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=jnp.float32),
+            "top1": jnp.mean(jnp.argmax(logits, axis=-1) == classes, dtype=jnp.float32),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "gradient_norm": optax.global_norm(gradients),
         }
@@ -85,7 +92,7 @@ def make_train_step(
         )
         return state, metrics
 
-    def call(state: TrainState, inputs: EpochInputs) -> tuple[TrainState, Metrics]:
+    def call(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
         if steps == 1:  # XLA makes convolutions inside a loop several times slower on CPU, so none for a single step.
             state, metrics = train_step(state, inputs)
             return state, jax.tree.map(lambda value: value[None], metrics)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from resnet_jax import config as settings
 from resnet_jax import parallel, provenance
 from resnet_jax.data.sources import Source, open_dataset
+from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.run import load_run
@@ -45,7 +46,9 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
             return result
     directory.make()
     sources = sources or open_dataset(config.dataset.name, config.dataset.data_dir)
-    parts = setup.prepare(config, mesh, sources, progress.counter("reading training examples"))
+    unreadable = UnreadablePictures(config.dataset.max_unreadable, progress.warn)
+    reading = progress.counter("reading training examples")
+    parts = setup.prepare(config, mesh, sources, unreadable, reading, progress.print)
     if directory.exists() and directory.classes() != parts.classes:
         raise UserError(f"this workdir belongs to a run with other classes, {directory.classes()}: choose another one")
     with contextlib.closing(directory):
@@ -56,9 +59,10 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
         try:
             loop.run()
             result = _result(directory, loop)
-            if config.dataset.test_split != "none":
+            test_split = parts.config.dataset.test_split
+            if test_split != "none":
                 reading = progress.counter("reading test examples")
-                result["test"] = score_run(load_run(workdir), sources, config.dataset.test_split, reading)
+                result["test"] = score_run(load_run(workdir), sources, test_split, unreadable, reading)
         except KeyboardInterrupt:
             progress.print(f"Stopped.\n\n{messages.conclusion(_result(directory, loop), directory.path)}")
             progress.print(f"Saved at step {directory.latest_step() or 0:,}; the same command goes on from there.")

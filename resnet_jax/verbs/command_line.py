@@ -3,7 +3,8 @@
 A verb is a module with absl flags and a function `run`, which returns an exit code. Only the module of the verb that is
 asked for is imported, so two verbs may define flags of the same name.
 
-Exit codes: 0 done, 2 the user must change something, 130 stopped by Ctrl-C, with what was saved.
+Exit codes: 0 done, 1 some inputs failed or would spoil a run, 2 the user must change something, 130 stopped by Ctrl-C,
+with what was saved.
 """
 
 import errno
@@ -18,10 +19,12 @@ from absl import app, flags, logging
 from resnet_jax import config as settings
 from resnet_jax.errors import UserError, unknown_name
 
-DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
+DONE, SOME_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 VERBS = {
     "train": "train a network, or go on with the run in the workdir (the verb if none is named)",
-    "evaluate": "score the chosen checkpoint of a run on its test split",
+    "convert": "turn a TFDS set prepared as tfrecord into array_record files, which training reads",
+    "evaluate": "score the chosen checkpoint of a run, on its test split or on another",
+    "inspect": "look at every picture of a data set, before training",
 }
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -120,12 +123,12 @@ def _one_sentence(error: Exception) -> str:
 def _print_help() -> None:
     print("usage: python main.py [VERB] [--flags]\n\nverbs:")
     for verb, purpose in VERBS.items():
-        print(f"  {verb:10s}{purpose}")
+        print(f"  {verb:12s}{purpose}")
     print("\nflags of this verb:")
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if module.startswith("resnet_jax."):
             for flag in defined:
-                print(f"  --{flag.name:10s}{flag.help}")
+                print(f"  --{flag.name:16s}{flag.help}")
     print("\nEvery setting is a flag too, such as --config.batch_size=256; resnet_jax/config.py lists them.")
 
 

@@ -1,4 +1,4 @@
-"""Score the chosen checkpoint of a run on its test split."""
+"""Score the chosen checkpoint of a run, on its test split or on another."""
 
 import json
 
@@ -9,12 +9,14 @@ from resnet_jax.errors import UserError
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "A table for people, or one line of JSON.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps data, if not where it was in training.")
+SPLIT = flags.DEFINE_string("split", None, "Such as val or train[:1000]; unset: the run's test split.")
 flags.mark_flag_as_required("workdir")
 
 
 def run() -> int:
     from resnet_jax import parallel
     from resnet_jax.data.sources import open_dataset
+    from resnet_jax.data.unreadable import UnreadablePictures
     from resnet_jax.evaluation.evaluate import score_run
     from resnet_jax.run import load_run
     from resnet_jax.terminal import ProgressLine, scores_table
@@ -22,12 +24,14 @@ def run() -> int:
     trained = load_run(WORKDIR.value)
     dataset = trained.config.dataset
     progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())
-    if dataset.test_split == "none":
-        raise UserError("this run has no test split (dataset.test_split is 'none'), so there is nothing to score")
+    split = SPLIT.value or dataset.test_split
+    if split == "none":
+        raise UserError("this run has no test split: name another, such as --split=val")
     sources = open_dataset(dataset.name, DATA_DIR.value or dataset.data_dir)
-    scores = score_run(trained, sources, dataset.test_split, progress.counter("reading examples"))
+    unreadable = UnreadablePictures(dataset.max_unreadable, progress.warn)
+    scores = score_run(trained, sources, split, unreadable, progress.counter("reading examples"))
     if FORMAT.value == "json" and parallel.is_main_process():
-        print(json.dumps({"split": dataset.test_split, "checkpoint_step": trained.step, **scores}))
+        print(json.dumps({"split": split, "checkpoint_step": trained.step, **scores}))
     else:
-        progress.print(f"{scores_table({dataset.test_split: scores})}\n\nCheckpoint of step {trained.step:,}.")
+        progress.print(f"{scores_table({split: scores})}\n\nCheckpoint of step {trained.step:,}.")
     return 0

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.examples import Examples
-from resnet_jax.data.resident import ResidentFeed, take_batch
+from resnet_jax.data.loading import epoch_order
+from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.errors import UserError
 
 
@@ -14,23 +15,31 @@ def numbered_examples(size):
 
 def test_an_epoch_shows_each_example_at_most_once_in_an_order_of_its_own(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
-    assert feed.steps_per_epoch == 6
-    orders = [np.asarray(feed.epoch(epoch).order) for epoch in (0, 1, 0)]
+    assert (feed.size, feed.steps_per_epoch, feed.image_shape) == (100, 6, (2, 1, 1))
+    orders = [np.asarray(feed.inputs(6 * epoch).order) for epoch in (0, 1, 0)]
     assert [order.shape for order in orders] == [(6, 16)] * 3
     assert all(len(np.unique(order)) == 96 for order in orders)
     assert (orders[0] != orders[1]).any()
     np.testing.assert_array_equal(orders[0], orders[2])
+    np.testing.assert_array_equal(orders[1].ravel(), epoch_order(0, 1, 100)[:96])
+
+
+def test_all_steps_of_an_epoch_share_their_inputs(mesh):
+    feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
+    assert feed.inputs(6) is feed.inputs(11)
+    assert feed.inputs(12).order is not feed.inputs(11).order
+    assert feed.inputs(12).pixels is feed.inputs(0).pixels
 
 
 def test_every_example_is_shown_within_a_few_epochs(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
-    shown = np.concatenate([np.ravel(feed.epoch(epoch).order) for epoch in range(5)])
+    shown = np.concatenate([np.ravel(feed.inputs(6 * epoch).order) for epoch in range(5)])
     assert len(np.unique(shown)) == 100
 
 
 def test_the_order_depends_on_the_seed_and_not_on_the_devices(mesh, single_device):
     def order(seed, devices):
-        return np.asarray(ResidentFeed(numbered_examples(64), 16, seed, devices).epoch(3).order)
+        return np.asarray(ResidentFeed(numbered_examples(64), 16, seed, devices).inputs(12).order)
 
     np.testing.assert_array_equal(order(0, mesh), order(0, single_device))
     assert (order(0, mesh) != order(1, mesh)).any()
@@ -38,14 +47,20 @@ def test_the_order_depends_on_the_seed_and_not_on_the_devices(mesh, single_devic
 
 def test_a_batch_is_the_pictures_of_its_step_split_over_the_devices(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
-    inputs = feed.epoch(2)
     step = 2 * feed.steps_per_epoch + 4
-    images, labels = jax.jit(lambda inputs, step: take_batch(inputs, step, (2, 1, 1), mesh))(inputs, step)
+    inputs = feed.inputs(step)
+    images, labels = jax.jit(feed.take)(inputs, step)
     np.testing.assert_array_equal(labels, inputs.order[4])
     np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
     np.testing.assert_array_equal(images[:, 1, 0, 0], labels)
     assert images.dtype == np.uint8
     assert images.sharding.shard_shape(images.shape) == (2, 2, 1, 1)
+
+
+def test_abstract_inputs_are_like_the_real_ones(mesh):
+    feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
+    for abstract, real in zip(feed.abstract_inputs(), feed.inputs(0), strict=True):
+        assert (abstract.shape, abstract.dtype, abstract.sharding) == (real.shape, real.dtype, real.sharding)
 
 
 def test_a_batch_larger_than_the_set_is_refused(mesh):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from resnet_jax import config as settings
 from resnet_jax.data import splits
 from resnet_jax.errors import UserError
 
@@ -67,6 +68,36 @@ def test_shared_examples_are_refused_and_counted():
         splits.check_disjoint("train", "train[1400:]", SIZES)
 
 
+class TestResolve:
+    @pytest.mark.parametrize(
+        ("changed", "there", "validation", "test"),
+        [
+            pytest.param({}, ("train",), "", "none", id="a set of one split"),
+            pytest.param({}, ("train", "test"), "", "test", id="a test split is for the test"),
+            pytest.param({}, ("train", "validation", "test"), "validation", "test", id="its own validation split"),
+            pytest.param({}, ("train", "val"), "val", "none", id="by the name of folders"),
+            pytest.param({}, ("train", "valid"), "valid", "none", id="by still another name"),
+            pytest.param({}, ("train", "valid", "validation"), "validation", "none", id="the first name of several"),
+            pytest.param({"train_split": "train+val"}, ("train", "val"), "", "none", id="not one that is trained on"),
+            pytest.param({"train_split": "val[:50%]"}, ("train", "val"), "", "none", id="not a part of it either"),
+            pytest.param(
+                {"test_split": "validation"}, ("train", "validation"), "", "validation", id="not the test split"
+            ),
+            pytest.param({"test_split": "val"}, ("train", "val", "valid"), "valid", "val", id="but another one"),
+            pytest.param({"train_split": "val-2"}, ("val-2", "val"), "val", "none", id="names that begin alike"),
+            pytest.param({"validation_split": "none"}, ("train", "val"), "none", "none", id="without as it was asked"),
+            pytest.param({"validation_split": "train[:9]"}, ("train", "val"), "train[:9]", "none", id="what was named"),
+            pytest.param({"test_split": "none"}, ("train", "test"), "", "none", id="no test as it was asked"),
+            pytest.param({"test_split": "train[:9]"}, ("train", "test"), "", "train[:9]", id="the test that was named"),
+        ],
+    )
+    def test_fills_in_what_is_left_open_with_what_the_set_has(self, changed, there, validation, test):
+        dataset = settings.default().dataset
+        dataset.update(changed)
+        splits.resolve(dataset, there)
+        assert (dataset.validation_split, dataset.test_split) == (validation, test)
+
+
 class TestHoldOut:
     labels = np.repeat(np.arange(4), [100, 50, 30, 20])
 
@@ -82,3 +113,8 @@ class TestHoldOut:
     def test_chooses_at_random_within_a_class(self):
         _, held_out = splits.hold_out(self.labels, 0.1)
         assert held_out[:10].tolist() not in (list(range(10)), list(range(90, 100)))
+
+    def test_does_not_depend_on_the_order_of_other_classes(self):
+        """Each class is parted by itself, so that its share stays exact."""
+        _, held_out = splits.hold_out(np.array([3, 1] * 50), 0.1)
+        assert np.bincount(held_out % 2).tolist() == [5, 5]

@@ -95,7 +95,7 @@ def test_evaluate_prints_the_figures_of_the_training(uninterrupted):
     evaluated = run("evaluate", f"--workdir={uninterrupted}", "--format=json")
     assert evaluated.returncode == 0, evaluated.stderr
     scores = json.loads(evaluated.stdout.splitlines()[-1])
-    assert {key: scores[key] for key in ("loss", "top1", "top5", "examples")} == result["test"]
+    assert {key: scores[key] for key in ("loss", "top1", "top5", "examples", "unreadable")} == result["test"]
     assert scores["checkpoint_step"] == result["checkpoint_step"]
     table = run("evaluate", f"--workdir={uninterrupted}")
     assert f"{result['test']['top1']:.2%}" in table.stdout

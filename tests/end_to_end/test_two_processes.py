@@ -18,18 +18,18 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv.pop(1), 2, int(sys.argv.pop(1)))
 jax.distributed.initialize = lambda: None
 import runpy
-runpy.run_path("main.py", run_name="__main__")
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
 
-def run_two(*arguments):
+def run_two(*arguments, program="main.py", **environment):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "XLA_FLAGS": ""}
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, address, str(rank), *arguments],
+            [sys.executable, "-c", PROGRAM, address, str(rank), program, *arguments],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,

@@ -3,13 +3,16 @@ import pytest
 
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.sources import ArraySource, open_dataset
+from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 from resnet_jax.training import setup as setups
 
+UNREADABLE = UnreadablePictures(0, print)
+
 
 def test_fills_in_what_the_settings_leave_open(tiny_config, mesh):
-    setup = setups.prepare(tiny_config, mesh, open_dataset("digits"), None)
-    feed_images = np.asarray(setup.feed.epoch(0).pixels).reshape(-1, 8, 8, 1)
+    setup = setups.prepare(tiny_config, mesh, open_dataset("digits"), UNREADABLE)
+    feed_images = np.asarray(setup.feed.inputs(0).pixels).reshape(-1, 8, 8, 1)
     assert (setup.config.dataset.mean, setup.config.dataset.std) == channel_statistics(feed_images)
     assert setup.config.steps_per_call == 1  # On CPU.
     assert tiny_config.dataset.mean is None  # The caller's settings are left alone.
@@ -19,7 +22,7 @@ def test_fills_in_what_the_settings_leave_open(tiny_config, mesh):
 
 def test_keeps_what_the_settings_say(tiny_config, mesh):
     tiny_config.dataset.mean, tiny_config.dataset.std, tiny_config.steps_per_call = (0.5,), (0.25,), 3
-    setup = setups.prepare(tiny_config, mesh, open_dataset("digits"), None)
+    setup = setups.prepare(tiny_config, mesh, open_dataset("digits"), UNREADABLE)
     assert (setup.preprocess.mean, setup.preprocess.std, setup.config.steps_per_call) == ((0.5,), (0.25,), 3)
     assert setup.compile_steps().keys() == {1, 3}  # Five steps an epoch: one call of three, two of one.
 
@@ -29,20 +32,20 @@ def test_keeps_what_the_settings_say(tiny_config, mesh):
     [(351, 27), (64, 32), (353, 32), (5, 5)],
 )
 def test_steps_per_call_divide_the_epoch_where_they_can(steps_per_epoch, steps_per_call):
-    assert setups._steps_per_call(steps_per_epoch) == steps_per_call
+    assert setups._most_steps(steps_per_epoch) == steps_per_call
 
 
 def test_normalisation_for_another_number_of_channels_is_refused(tiny_config, mesh):
     tiny_config.dataset.mean, tiny_config.dataset.std = (0.5,) * 3, (0.2,) * 3
     with pytest.raises(UserError, match="have 3 numbers, but the pictures 1 channels"):
-        setups.prepare(tiny_config, mesh, open_dataset("digits"), None)
+        setups.prepare(tiny_config, mesh, open_dataset("digits"), UNREADABLE)
 
 
 def test_splits_with_other_classes_are_refused(tiny_config, mesh):
     digits = open_dataset("digits")
     other = ArraySource(digits["test"].images, digits["test"].labels, [f"digit {i}" for i in range(11)])
     with pytest.raises(UserError, match=r"different classes \(10 in train, 11 in test\)"):
-        setups.prepare(tiny_config, mesh, {"train": digits["train"], "test": other}, None)
+        setups.prepare(tiny_config, mesh, {"train": digits["train"], "test": other}, UNREADABLE)
 
 
 @pytest.mark.parametrize(

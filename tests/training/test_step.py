@@ -4,13 +4,16 @@ import pytest
 
 from resnet_jax import parallel
 from resnet_jax.data.sources import open_dataset
+from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.training import setup as setups
+
+UNREADABLE = UnreadablePictures(0, print)
 
 
 def take_steps(config, mesh, calls, steps_per_call=1):
     config.steps_per_call = steps_per_call
-    setup = setups.prepare(config, mesh, open_dataset("digits"), None)
-    state, inputs = setup.initial_state(), setup.feed.epoch(0)
+    setup = setups.prepare(config, mesh, open_dataset("digits"), UNREADABLE)
+    state, inputs = setup.initial_state(), setup.feed.inputs(0)
     step, metrics = setup.compile_steps()[steps_per_call], []
     for _ in range(calls):
         state, metric = step(state, inputs)
@@ -40,7 +43,7 @@ def test_several_steps_in_a_call_are_the_steps_one_by_one(tiny_config, single_de
 
 def test_metrics_are_of_the_step(tiny_config, single_device):
     tiny_config.schedule.warmup_epochs = 1.0
-    setup = setups.prepare(tiny_config, single_device, open_dataset("digits"), None)
+    setup = setups.prepare(tiny_config, single_device, open_dataset("digits"), UNREADABLE)
     _, metrics = take_steps(tiny_config, single_device, 2)
     assert metrics.keys() == {"loss", "top1", "learning_rate", "gradient_norm"}
     assert metrics["learning_rate"] == pytest.approx([0.0, 0.1 / setup.feed.steps_per_epoch])
@@ -51,7 +54,7 @@ def test_metrics_are_of_the_step(tiny_config, single_device):
 def test_a_step_moves_every_array(tiny_config, single_device):
     """At a learning rate of zero, the first of a warm-up, nothing moves but BatchNorm's statistics."""
     tiny_config.schedule.warmup_epochs = 1.0
-    setup = setups.prepare(tiny_config, single_device, open_dataset("digits"), None)
+    setup = setups.prepare(tiny_config, single_device, open_dataset("digits"), UNREADABLE)
     before = parallel.fetch(setup.initial_state())
     still, _ = take_steps(tiny_config, single_device, 1)
     moved, _ = take_steps(tiny_config, single_device, 2)
@@ -65,9 +68,9 @@ def test_a_step_moves_every_array(tiny_config, single_device):
 def test_first_batch_is_what_the_first_step_sees(tiny_config, mesh):
     """Pictures shown to the user are augmented, and of the very examples of step 0."""
     tiny_config.augment.crop_padding = 0
-    setup = setups.prepare(tiny_config, mesh, open_dataset("digits"), None)
+    setup = setups.prepare(tiny_config, mesh, open_dataset("digits"), UNREADABLE)
     images, labels = setup.first_batch()
-    inputs = setup.feed.epoch(0)
+    inputs = setup.feed.inputs(0)
     np.testing.assert_array_equal(labels, np.asarray(inputs.labels)[inputs.order[0]])
     np.testing.assert_array_equal(images, np.asarray(inputs.pixels)[inputs.order[0]].reshape(-1, 8, 8, 1))
     assert images.dtype == np.uint8
@@ -75,7 +78,7 @@ def test_first_batch_is_what_the_first_step_sees(tiny_config, mesh):
 
 def test_initial_state_depends_on_the_seed_alone(tiny_config, mesh, single_device):
     def kernel(devices):
-        setup = setups.prepare(tiny_config, devices, open_dataset("digits"), None)
+        setup = setups.prepare(tiny_config, devices, open_dataset("digits"), UNREADABLE)
         return np.asarray(setup.initial_state().params["stem_conv"]["kernel"])
 
     on_eight = kernel(mesh)

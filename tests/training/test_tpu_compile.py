@@ -8,6 +8,7 @@ memory. JAX itself stays on the CPU. To run: `pip install libtpu`, of the versio
 
 import collections
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -19,8 +20,9 @@ import pytest
 from jax.experimental import topologies
 
 from resnet_jax import parallel
+from resnet_jax.data.augment import pipeline
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.data.resident import EpochInputs
+from resnet_jax.data.resident import EpochInputs, take_batch
 from resnet_jax.models import variants
 from resnet_jax.training import losses, optimizer, setup, state, step
 
@@ -94,7 +96,9 @@ def program(request, mesh) -> Program:
         order=jax.ShapeDtypeStruct((steps_per_epoch, config.batch_size), jnp.int32),
     )
     preprocess = Preprocess(mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
-    batch_of, loss_of = step.make_batch(config, (32, 32, 3), mesh), losses.from_config(config.loss)
+    take = functools.partial(take_batch, image_shape=(32, 32, 3), mesh=mesh)
+    augment = pipeline.from_config(config.augment, num_classes=10, fill=(125, 123, 114))
+    batch_of, loss_of = step.make_batch(take, augment, config.seed), losses.from_config(config.loss)
     train_step = step.make_train_step(model, batch_of, preprocess, loss_of, sgd, schedule, mesh, steps)
     compiled = train_step.lower(*parallel.abstract((initial, inputs), parallel.replicated(mesh))).compile()
     return Program(

@@ -11,6 +11,7 @@ import resnet_jax
 from resnet_jax import parallel
 from resnet_jax.data.sources import ArraySource, open_dataset
 from resnet_jax.errors import UserError
+from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.run import load_run
 from resnet_jax.training import loop as loops
@@ -126,7 +127,8 @@ def test_the_test_figures_are_those_of_the_chosen_checkpoint(tiny_config, workdi
     tiny_config.schedule.name, tiny_config.schedule.step_epochs, tiny_config.schedule.step_factor = "step", (3,), 300.0
     result = resnet_jax.train(tiny_config, str(workdir))
     assert result["checkpoint_step"] < 20
-    assert result["test"] == score_run(load_run(str(workdir)), open_dataset("digits"), "test[:100]")
+    scores = score_run(load_run(str(workdir)), open_dataset("digits"), "test[:100]", UnreadablePictures(0, print))
+    assert result["test"] == scores
 
 
 def test_other_data_is_another_run(tiny_config, workdir):

@@ -1,0 +1,31 @@
+"""Your own pictures: a folder with a directory a class, by the recipe that ImageNet is trained with.
+
+    python main.py inspect --config=configs/folder.py --config.dataset.name=folder:/path        # look at the data first
+    python main.py --config=configs/folder.py --config.dataset.name=folder:/path --workdir=/tmp/run
+    python main.py --config=configs/folder.py:resnet18 --config.dataset.name=folder:/path --workdir=/tmp/run
+
+The folder holds train/CLASS/PICTURE.jpg and, if you have them, val/ and test/ alike. Without val/ a tenth of each class
+is held out. Or it holds CLASS/PICTURE.jpg alone, and --config.dataset.train_split='train[:80%]' with
+--config.dataset.test_split='train[80%:]' parts it, each class in proportion.
+
+Ants and bees (122 training pictures), from scratch: PENDING.
+"""
+
+from resnet_jax.config import default
+
+
+def get_config(model: str = "resnet50"):
+    config = default()
+    config.dataset.name = "folder:"
+    config.dataset.image_size = 224
+    config.augment.random_resized_crop = (0.08, 1.0)
+    config.augment.horizontal_flip = True
+    config.model.name = model
+    config.batch_size = 32
+    config.num_epochs = 90
+    # As for ImageNet, 0.1 for 256 examples a step, and in proportion for others (Goyal et al. 2017).
+    config.optimizer.learning_rate = config.get_ref("batch_size").to_float() * (0.1 / 256)
+    config.optimizer.exempt_norm_and_bias = True
+    config.schedule.warmup_epochs = 5.0
+    config.log_every_steps = 10
+    return config

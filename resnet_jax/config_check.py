@@ -1,0 +1,86 @@
+"""The check of the settings' values and how they go together, before anything is compiled or downloaded."""
+
+from ml_collections import ConfigDict
+
+from resnet_jax.config import get
+from resnet_jax.errors import UserError, unknown_name
+
+SIZES = ("dataset.image_size", "dataset.eval_resize", "dataset.eval_crop")
+NOT_NEGATIVE = (
+    "seed",
+    "dataset.max_unreadable",
+    "augment.crop_padding",
+    "optimizer.weight_decay",
+    "schedule.warmup_epochs",
+)
+POSITIVE = (
+    "batch_size",
+    "num_epochs",
+    "log_every_steps",
+    "evaluate_every_epochs",
+    "checkpoint.every_epochs",
+    "checkpoint.every_minutes",
+    "checkpoint.keep",
+    "optimizer.learning_rate",
+    "batch_norm.epsilon",
+)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises `UserError` for values that cannot work."""
+    for key in POSITIVE:
+        if not get(config, key) > 0:
+            raise UserError(f"{key} must be positive, not {get(config, key)}")
+    for key in (*SIZES, "steps_per_call", "optimizer.grad_clip"):
+        if get(config, key) is not None and not get(config, key) > 0:
+            raise UserError(f"{key} must be positive or unset, not {get(config, key)}")
+    for key in (*NOT_NEGATIVE, "dataset.num_workers"):
+        if (get(config, key) or 0) < 0:
+            raise UserError(f"{key} must not be negative, but it is {get(config, key)}")
+    for key in ("optimizer.momentum", "loss.label_smoothing", "batch_norm.momentum"):
+        if not 0 <= get(config, key) < 1:
+            raise UserError(f"{key} must lie in [0, 1), but it is {get(config, key)}")
+    _check_choice(config, "model.dtype", ("float32", "bfloat16"))
+    _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))
+    if config.schedule.warmup_epochs >= config.num_epochs:
+        raise UserError(
+            f"schedule.warmup_epochs ({config.schedule.warmup_epochs:g}) must be less than num_epochs "
+            f"({config.num_epochs}): shorten the warm-up or train longer"
+        )
+    if config.schedule.name == "step" and not _are_numbers(config.schedule.step_epochs):
+        raise UserError("schedule.name=step needs schedule.step_epochs, such as '(30, 60, 80)'")
+    if not config.dataset.train_split:
+        raise UserError("dataset.train_split must not be empty")
+    if (config.dataset.mean is None) != (config.dataset.std is None):
+        raise UserError("set both dataset.mean and dataset.std, or neither to have them measured")
+    if config.dataset.mean is not None:
+        _check_normalisation(config.dataset.mean, config.dataset.std)
+    if config.profile_steps is not None:
+        profile_range(config)
+
+
+def profile_range(config: ConfigDict) -> tuple[int, int] | None:
+    """`profile_steps` as (first, last), or None where it is unset."""
+    if config.profile_steps is None:
+        return None
+    first, _, last = config.profile_steps.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise UserError(f"profile_steps must look like 100:110, not {config.profile_steps!r}")
+    return int(first), int(last)
+
+
+def _are_numbers(values: tuple) -> bool:
+    return len(values) > 0 and all(isinstance(value, int | float) for value in values)
+
+
+def _check_normalisation(mean: tuple, std: tuple) -> None:
+    if not (_are_numbers(mean) and _are_numbers(std)) or len(mean) != len(std) or min(std) <= 0:
+        raise UserError(
+            f"dataset.mean {mean} and dataset.std {std} must be one number a channel, of pixels in [0, 1], such as "
+            "'(0.5,)' and '(0.25,)', and std positive"
+        )
+
+
+def _check_choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:
+    if get(config, key) not in choices:
+        raise unknown_name(key, get(config, key), choices)

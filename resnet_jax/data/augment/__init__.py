@@ -1,0 +1,1 @@
+"""Augmentation of batches on the device, by pure functions: `pipeline.from_config` puts them together."""

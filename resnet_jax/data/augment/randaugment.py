@@ -1,0 +1,104 @@
+"""RandAugment (Cubuk et al. 2019): a few operations of a list, drawn for each picture, all at one magnitude.
+
+The list is the paper's; every operation grows stronger with the magnitude, and the ranges are those of AutoAugment
+(Cubuk et al. 2018), with the strength s = magnitude / 10 and, where it says ±, a random sign:
+
+| operation | at strength s | at magnitude 10 |
+| --- | --- | --- |
+| identity, autocontrast, equalize | the same at every magnitude | |
+| solarize | inverts values from 256 (1 - s) | a negative |
+| posterize | keeps 8 - 4 s bits, rounded | 4 bits |
+| color, contrast, brightness, sharpness | factor 1 ± 0.9 s | 0.1 or 1.9 |
+| rotate | ± 30 s degrees | ± 30 degrees |
+| shear x, shear y | ± 0.3 s pixels a pixel, about the centre | ± 0.3 |
+| translate x, translate y | ± 0.45 s of the width or height | ± 0.45 |
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.data.augment import affine, color
+from resnet_jax.data.augment.pixels import Fill
+
+# From pictures and signed strengths [batch] in [-1, 1] to pictures.
+RECOLORINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "identity": lambda images, strength: images,
+    "autocontrast": lambda images, strength: color.autocontrast(images),
+    "equalize": lambda images, strength: color.equalize(images),
+    "solarize": lambda images, strength: color.solarize(images, 256 * (1 - jnp.abs(strength))),
+    "posterize": lambda images, strength: color.posterize(images, 8 - jnp.round(4 * jnp.abs(strength))),
+    "color": lambda images, strength: color.adjust_saturation(images, 1 + 0.9 * strength),
+    "contrast": lambda images, strength: color.adjust_contrast(images, 1 + 0.9 * strength),
+    "brightness": lambda images, strength: color.adjust_brightness(images, 1 + 0.9 * strength),
+    "sharpness": lambda images, strength: color.adjust_sharpness(images, 1 + 0.9 * strength),
+}
+# From signed strengths [batch] in [-1, 1], height and width to the matrices of `affine.warp`.
+WARPS: dict[str, Callable[[jax.Array, int, int], jax.Array]] = {
+    "rotate": lambda strength, height, width: affine.rotation(30 * strength),
+    "shear_x": lambda strength, height, width: affine.shear_x(0.3 * strength),
+    "shear_y": lambda strength, height, width: affine.shear_y(0.3 * strength),
+    "translate_x": lambda strength, height, width: affine.translation(0.45 * strength * width, 0),
+    "translate_y": lambda strength, height, width: affine.translation(0, 0.45 * strength * height),
+}
+OPERATIONS = (*RECOLORINGS, *WARPS)
+
+
+def randaugment(
+    key: jax.Array, images: jax.Array, num_ops: int, magnitude: float, magnitude_std: float = 0.0, fill: Fill = 0
+) -> jax.Array:
+    """Applies `num_ops` operations to each picture, each drawn uniformly from the list, one after another.
+
+    Args:
+      key: a PRNG key.
+      images: [batch, height, width, channels] in [0, 255].
+      num_ops: operations a picture; the same one may be drawn again.
+      magnitude: of all of them, 0 to 10.
+      magnitude_std: deviation of normal noise on the magnitude of each operation, clipped to [0, 10].
+      fill: what comes into the picture where a warp leaves a gap.
+
+    Returns:
+      As `images`.
+    """
+    batch = images.shape[:1]
+
+    def augment(images: jax.Array, operation_key: jax.Array) -> tuple[jax.Array, None]:
+        which_key, noise_key, sign_key = jax.random.split(operation_key, 3)
+        which = jax.random.randint(which_key, batch, 0, len(OPERATIONS))
+        noise = magnitude_std * jax.random.normal(noise_key, batch)
+        strength = jax.random.rademacher(sign_key, batch) * jnp.clip(magnitude + noise, 0, 10) / 10
+        return apply(images, which, strength, fill), None
+
+    # A loop, since XLA on CPU would merge operations written out and compute the first again wherever the next reads.
+    images, _ = jax.lax.scan(augment, images, jax.random.split(key, num_ops))
+    return images
+
+
+def apply(images: jax.Array, which: jax.Array, strength: jax.Array, fill: Fill = 0) -> jax.Array:
+    """Applies one operation to each picture.
+
+    Every picture goes through every recolouring and through one warp, whose matrix is that of its operation, and one of
+    the results is kept. (A switch under vmap computes all, too, and as many warps as there are kinds. A loop over the
+    pictures with a switch computes only what is kept and is faster on CPU, but it would leave an accelerator idle, and
+    every device of several would have to fetch the whole batch.)
+
+    Args:
+      images: [batch, height, width, channels] in [0, 255].
+      which: int32 [batch], indices into `OPERATIONS`.
+      strength: float32 [batch] in [-1, 1], the magnitude / 10 with a sign.
+      fill: what comes into the picture where a warp leaves a gap.
+
+    Returns:
+      As `images`.
+    """
+    height, width = images.shape[1:3]
+    matrices = affine.identity(len(images))
+    for index, matrix_of in enumerate(WARPS.values(), start=len(RECOLORINGS)):
+        chosen = (which == index)[:, None, None]
+        matrices = jnp.where(chosen, matrix_of(strength, height, width), matrices)
+    result = affine.warp(images, matrices, fill)
+    for index, recolor in enumerate(RECOLORINGS.values()):
+        chosen = (which == index)[:, None, None, None]
+        result = jnp.where(chosen, recolor(images, strength), result)
+    return result

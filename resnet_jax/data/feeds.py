@@ -1,0 +1,115 @@
+"""Which way examples reach the device: resident or streaming, and in which size."""
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from resnet_jax import parallel
+from resnet_jax.data.decode import PictureFile, Unreadable
+from resnet_jax.data.loading import Loader
+from resnet_jax.data.selection import NO_LABEL, Selection
+from resnet_jax.data.streaming import StreamedExamples
+from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.data.workers import default_workers
+from resnet_jax.errors import UserError, unknown_name
+
+FEEDS = ("auto", "resident", "streaming")
+LOOKED_AT = 64  # pictures, to see whether all are of one size
+SHARE_OF_MEMORY = 4  # a resident set may take one part in so many of what is free: the network needs the rest
+USUAL_SIZE = 224  # of pictures that differ in size, as in most of the literature on ImageNet
+USUAL_RESIZE = 256 / 224  # of an evaluated picture's short side, to what is cut out of it
+MEASURED = 500  # pictures that mean and deviation are measured on where pictures are streamed
+
+
+def check(dataset: ConfigDict) -> None:
+    """Raises `UserError` for settings that contradict each other."""
+    if dataset.feed not in FEEDS:
+        raise unknown_name("dataset.feed", dataset.feed, FEEDS)
+    if dataset.feed == "resident":
+        for name in ("image_size", "eval_resize", "eval_crop"):
+            if dataset[name] is not None:
+                raise UserError(
+                    f"dataset.{name} resizes pictures while they are streamed, and a resident feed keeps them as they "
+                    "are: leave it unset, or take --config.dataset.feed=streaming"
+                )
+    if dataset.image_size is None and (dataset.eval_resize or dataset.eval_crop):
+        raise UserError("dataset.eval_resize and dataset.eval_crop need dataset.image_size, the size in training")
+    resize, crop = dataset.eval_resize, dataset.eval_crop or dataset.image_size
+    if resize and crop > resize:
+        raise UserError(f"what is cut out in evaluation ({crop} pixels) is more than dataset.eval_resize ({resize})")
+
+
+def resolve(dataset: ConfigDict, selection: Selection, mesh: Mesh) -> str:
+    """Fills in what `dataset` leaves open of `feed`, `image_size`, `eval_resize` and `eval_crop`; returns why."""
+    shapes = _shapes(selection)
+    differ = len(shapes) > 1
+    reason = "as dataset.feed says"
+    if dataset.feed == "auto":
+        dataset.feed, reason = _choose(dataset, selection, shapes, mesh)
+    if dataset.feed == "streaming":
+        if dataset.image_size is None and differ:
+            dataset.image_size = USUAL_SIZE
+        if dataset.image_size is not None:
+            dataset.eval_crop = dataset.eval_crop or dataset.image_size
+            dataset.eval_resize = dataset.eval_resize or round(dataset.eval_crop * USUAL_RESIZE)
+    return f"Feed: {dataset.feed}, {reason}."
+
+
+def loader(dataset: ConfigDict, selection: Selection, training: bool) -> Loader:
+    """Loads streamed examples as the resolved settings say."""
+    if dataset.image_size is None:
+        return Loader(selection, _shapes(selection)[0], resized=False)
+    size = dataset.image_size if training else dataset.eval_crop
+    return Loader(selection, (size, size, _shapes(selection)[0][-1]), resized=True)
+
+
+def streamed_examples(dataset: ConfigDict, selection: Selection, unreadable: UnreadablePictures) -> StreamedExamples:
+    """Examples to be scored."""
+    return StreamedExamples(loader(dataset, selection, False), dataset.eval_resize, num_workers(dataset), unreadable)
+
+
+def sample(dataset: ConfigDict, selection: Selection, unreadable: UnreadablePictures) -> np.ndarray:
+    """Pictures to measure mean and deviation on, evenly over the selection: uint8 [n, height, width, channels]."""
+    positions = np.unique(np.linspace(0, len(selection) - 1, MEASURED).astype(int))
+    examples = streamed_examples(dataset, selection.take(positions), unreadable)
+    batches = examples.batches(32, np.arange(32))
+    return np.concatenate([images[rows.labels != NO_LABEL] for images, rows in batches])
+
+
+def num_workers(dataset: ConfigDict) -> int:
+    return default_workers() if dataset.num_workers is None else dataset.num_workers
+
+
+def decoded_bytes(selection: Selection) -> int:
+    """What a selection takes in memory, judged by its largest picture among the first ones."""
+    return len(selection) * max(int(np.prod(shape)) for shape in _shapes(selection))
+
+
+def _choose(dataset: ConfigDict, selection: Selection, shapes: list, mesh: Mesh) -> tuple[str, str]:
+    if dataset.image_size is not None:
+        return "streaming", "since dataset.image_size asks for resizing"
+    if len(shapes) > 1:
+        return "streaming", f"since pictures differ in size (dataset.image_size unset: {USUAL_SIZE})"
+    needed, free = decoded_bytes(selection), parallel.free_memory(mesh)
+    sizes = f"the {len(selection):,} pictures take {needed / 1e6:,.1f} MB of {free / 1e6:,.0f} MB free on a device"
+    if needed * SHARE_OF_MEMORY > free:
+        return "streaming", f"since {sizes}, more than one part in {SHARE_OF_MEMORY}"
+    return "resident", sizes
+
+
+def _shapes(selection: Selection) -> list[tuple[int, int, int]]:
+    """The different shapes of the first pictures that can be read."""
+    shapes = []
+    for position in range(min(LOOKED_AT, len(selection))):
+        try:
+            image, _ = selection[position]
+            if isinstance(image, bytes):
+                file = PictureFile(image)
+                shapes.append((file.height, file.width, selection.channels))
+            else:
+                shapes.append(image.shape)
+        except Unreadable:  # It is told when its turn comes.
+            continue
+    if not shapes:
+        raise UserError(f"not one of the first {min(LOOKED_AT, len(selection))} training pictures can be read")
+    return list(dict.fromkeys(shapes))

@@ -1,0 +1,113 @@
+"""A folder of one's own pictures as a data set: `folder:/path`, with one directory a class.
+
+Either `/path/train/CLASS/...` and, if you like, the same below `val` and `test`, each of which becomes a split of that
+name; or `/path/CLASS/...`, all of which is the split `train`, to be parted as in `train[:80%]`.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from resnet_jax.data.decode import EXTENSIONS, Unreadable
+from resnet_jax.errors import UserError
+
+PREFIX = "folder:"
+SPLITS = ("train", "val", "valid", "validation", "test")
+
+
+class FolderSource:
+    """The picture files of one split.
+
+    They come in an order in which every slice holds all classes in proportion, so that `train[:80%]` is stratified. The
+    order depends on the files' names alone: it is the same on every machine.
+
+    Attributes:
+      classes: the names of the directories, sorted, over all splits.
+      labels: int32 [n].
+      ignored: paths of files that are no pictures by their extension, or lie outside the classes' directories.
+    """
+
+    channels = 3
+
+    def __init__(self, root: str, classes: Sequence[str]):
+        self.classes = tuple(classes)
+        self._root = root
+        found, self.ignored = _files(root)
+        self._files, labels = _interleave([found.get(name, []) for name in self.classes])
+        self.labels = np.array(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        """The bytes of a picture file and its label; raises `Unreadable` for a file that cannot be opened."""
+        try:
+            with open(self.name(index), "rb") as file:
+                return file.read(), int(self.labels[index])
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from None
+
+    def name(self, index: int) -> str:
+        """The path of a picture."""
+        return os.path.join(self._root, self._files[index])
+
+
+def open_folder(name: str) -> dict[str, FolderSource]:
+    """The splits of the data set `folder:/path`.
+
+    Raises:
+      UserError: for a path that is no directory, or a folder without classes or pictures; it says what should be there.
+    """
+    if name == PREFIX:
+        raise UserError("name the folder of your pictures, with --config.dataset.name=folder:/path/to/pictures")
+    root = os.path.abspath(os.path.expanduser(name.removeprefix(PREFIX)))
+    layout = f"a data set of one's own is a folder with {root}/train/CLASS/PICTURE.jpg and {root}/val/CLASS/PICTURE.jpg"
+    if not os.path.isdir(root):
+        raise UserError(f"there is no folder {root}: {layout}")
+    splits = {split: os.path.join(root, split) for split in SPLITS if os.path.isdir(os.path.join(root, split))}
+    if "train" not in splits:
+        if splits:
+            raise UserError(f"the folder {root} has {' and '.join(splits)}, but no train: {layout}")
+        splits = {"train": root}
+    classes = sorted({name for directory in splits.values() for name in _directories(directory)})
+    sources = {split: FolderSource(directory, classes) for split, directory in splits.items()}
+    for split, source in sources.items():
+        if not len(source):
+            raise UserError(f"the folder {splits[split]} holds no pictures in directories of classes: {layout}")
+    return sources
+
+
+def _directories(path: str) -> list[str]:
+    return [entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _files(root: str) -> tuple[dict[str, list[str]], list[str]]:
+    """The pictures of each class, as paths below `root`, and the paths of all other files."""
+    pictures: dict[str, list[str]] = {}
+    ignored = []
+    seen = set()
+    for directory, below, files in os.walk(root, followlinks=True):
+        if os.path.realpath(directory) in seen:  # A link to a folder above would lead round in circles.
+            below.clear()
+            continue
+        seen.add(os.path.realpath(directory))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        relative = os.path.relpath(directory, root)
+        for file in sorted(files):
+            if relative != "." and file.lower().endswith(EXTENSIONS) and not file.startswith("."):
+                pictures.setdefault(relative.split(os.sep)[0], []).append(os.path.join(relative, file))
+            else:
+                ignored.append(os.path.join(directory, file))
+    return pictures, ignored
+
+
+def _interleave(files: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
+    """Merges the files of all classes, each class spread evenly: (files, labels)."""
+    placed = []
+    for label, members in enumerate(files):
+        shuffled = sorted(members, key=lambda file: hashlib.sha256(file.encode(errors="surrogateescape")).digest())
+        placed += [((place + 0.5) / len(shuffled), label, file) for place, file in enumerate(shuffled)]
+    placed.sort()
+    return [file for _, _, file in placed], [label for _, label, _ in placed]

@@ -1,0 +1,147 @@
+"""What a run trains and validates on, made from its settings."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from resnet_jax.data import feeds, splits
+from resnet_jax.data.decode import Unreadable
+from resnet_jax.data.examples import Examples, read_examples
+from resnet_jax.data.preprocess import channel_statistics
+from resnet_jax.data.resident import ResidentFeed
+from resnet_jax.data.selection import Progress, Selection
+from resnet_jax.data.sources import Source
+from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
+from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.errors import UserError
+
+VALIDATION_FRACTION = 0.1  # of the training split, where no validation split is named
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The feed of the training examples, the validation examples (None: without), and the classes' names."""
+
+    feed: ResidentFeed | StreamingFeed
+    validation: Examples | StreamedExamples | None
+    classes: tuple[str, ...]
+
+
+def open_inputs(
+    config: ConfigDict,
+    sources: Mapping[str, Source],
+    mesh: Mesh,
+    unreadable: UnreadablePictures,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Inputs:
+    """Opens the data, and fills in what `config.dataset` leaves open: splits, feed, sizes, mean and deviation.
+
+    Raises:
+      UserError: where training, validation and test share examples or differ in their classes, for examples that cannot
+        be trained on, and for too few of them.
+    """
+    dataset = config.dataset
+    classes = common_classes(sources)
+    splits.resolve(dataset, sources)
+    _check_splits(dataset, sources)
+    train = Selection.of(sources, dataset.train_split)
+    tell(feeds.resolve(dataset, train, mesh))
+    resident = dataset.feed == "resident"
+    if resident:
+        train = read_examples(train, unreadable, progress)
+    validation = None
+    if dataset.validation_split == "":
+        labels = train.labels if resident else train.read_labels(progress)
+        train, validation = _hold_out(train, labels)
+        validation = validation if resident else feeds.streamed_examples(dataset, validation, unreadable)
+    elif dataset.validation_split != "none":
+        validation = open_split(dataset, Selection.of(sources, dataset.validation_split), unreadable, progress)
+    if dataset.mean is None:
+        pictures = train.images if resident else feeds.sample(dataset, train, unreadable)
+        dataset.mean, dataset.std = channel_statistics(pictures)
+    if resident:
+        return Inputs(ResidentFeed(train, config.batch_size, config.seed, mesh), validation, classes)
+    feed = StreamingFeed(
+        feeds.loader(dataset, train, training=True),
+        config.batch_size,
+        config.seed,
+        config.augment.random_resized_crop,
+        config.num_epochs,
+        feeds.num_workers(dataset),
+        mesh,
+        unreadable,
+    )
+    return Inputs(feed, validation, classes)
+
+
+def open_split(
+    dataset: ConfigDict, selection: Selection, unreadable: UnreadablePictures, progress: Progress | None = None
+) -> Examples | StreamedExamples:
+    """Examples to be scored, as the resolved settings of a run say."""
+    if dataset.feed == "resident":
+        return read_examples(selection, unreadable, progress)
+    return feeds.streamed_examples(dataset, selection, unreadable)
+
+
+def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
+    """The names of the classes, which must be the same in all splits: labels are numbers."""
+    classes = {split: tuple(source.classes) for split, source in sources.items()}
+    if len(set(classes.values())) > 1:
+        sizes = ", ".join(f"{len(names)} in {split}" for split, names in classes.items())
+        raise UserError(f"the splits of the data set have different classes ({sizes}): give all of them the same")
+    return next(iter(classes.values()))
+
+
+def untrained_classes(sources: Mapping[str, Source]) -> dict[str, list[str]]:
+    """Classes by split of which there are examples there, but none in `train`; of sources that list their labels."""
+    classes = common_classes(sources)
+    listed = {
+        name: set(np.unique(source.labels)) & set(range(len(classes)))
+        for name, source in sources.items()
+        if hasattr(source, "labels")
+    }
+    trained = listed.pop("train", None)
+    if trained is None:
+        return {}
+    return {split: [classes[label] for label in sorted(found - trained)] for split, found in listed.items()
+            if found - trained}  # fmt: skip
+
+
+def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
+    sizes = {name: len(source) for name, source in sources.items()}
+    named = [dataset.train_split, dataset.validation_split, dataset.test_split]
+    named = [split for split in named if split not in ("", "none")]
+    for position, split in enumerate(named):
+        for other in named[position + 1 :]:
+            splits.check_disjoint(split, other, sizes)
+    for split in named[1:]:
+        if not _has_labels(Selection.of(sources, split)):
+            raise UserError(f"the split {split!r} has no labels to score by: choose another, or 'none'")
+    for split, names in untrained_classes(sources).items():
+        raise UserError(
+            f"{split} has pictures of {', '.join(names)}, and train has none: no network could learn what they are. "
+            "Add some to train, or remove these"
+        )
+
+
+def _has_labels(selection: Selection) -> bool:
+    """Whether the first example has one: of some sets the labels of the test split are secret, and -1."""
+    try:
+        return selection[0][1] >= 0
+    except Unreadable:
+        return True
+
+
+def _hold_out(train: Examples | Selection, labels: np.ndarray) -> tuple:
+    """Parts the training examples into those that stay and a stratified tenth for validation."""
+    kept, held_out = splits.hold_out(labels, VALIDATION_FRACTION)
+    if not len(held_out):
+        raise UserError(
+            f"{len(train)} training examples are too few to hold out a tenth of each class for validation: "
+            "set dataset.validation_split, or 'none' to go without"
+        )
+    return train.take(kept), train.take(held_out)

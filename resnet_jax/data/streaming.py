@@ -1,0 +1,123 @@
+"""The streaming feed: sets too large for memory are decoded by other processes while the device computes."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from resnet_jax import parallel
+from resnet_jax.data import workers
+from resnet_jax.data.loading import EvaluationBatches, Loader, Rows, TrainingBatches
+from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.errors import UserError
+
+
+class StreamedInputs(NamedTuple):
+    """A batch on the devices, sharded over `data`: uint8 [batch, height, width, channels] and int32 [batch]."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class StreamingFeed:
+    """A training split that is read as it is needed. The batch of a step is a function of (seed, step) alone.
+
+    An epoch has as many steps as there are whole batches; the few examples left over are others each time.
+
+    Args:
+      loader: where examples come from.
+      batch_size, seed, scale: as for `TrainingBatches`.
+      total_steps: of the run.
+      num_workers: processes that decode.
+      mesh: the devices; each process loads the part of a batch that its devices hold.
+      unreadable: is told what could not be read.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        batch_size: int,
+        seed: int,
+        scale: tuple[float, ...],
+        num_epochs: int,
+        num_workers: int,
+        mesh: Mesh,
+        unreadable: UnreadablePictures,
+    ):
+        if len(loader.selection) < batch_size:
+            raise UserError(
+                f"batch_size {batch_size} is more than the {len(loader.selection):,} training examples: lower it"
+            )
+        self.image_shape = loader.shape
+        self.size = len(loader.selection)
+        self.steps_per_epoch = self.size // batch_size
+        self._batches = TrainingBatches(loader, batch_size, parallel.local_rows(mesh, batch_size), seed, scale)
+        self._total_steps = num_epochs * self.steps_per_epoch
+        self._num_workers, self._mesh, self._unreadable = num_workers, mesh, unreadable
+        self._running = contextlib.ExitStack()
+        self._next_step: int | None = None
+        self._current: StreamedInputs | None = None
+
+    def inputs(self, step: int) -> StreamedInputs:
+        """The batch of a step; its transfer to the devices goes on while earlier steps run.
+
+        Asked for one step after another, workers have it ready; asked for any other, they start anew there.
+        """
+        if self._next_step == step + 1:
+            return self._current
+        if self._next_step != step:
+            self.close()
+            numbers = range(step, self._total_steps)
+            streaming = workers.arrays(self._batches, numbers, self._batches.shape, self._num_workers)
+            self._loaded = self._running.enter_context(streaming)
+        images, rows = next(self._loaded)
+        self._unreadable.add(rows.problems)
+        placed = parallel.place_rows((images, rows.labels), self._mesh, self._batches.batch_size)
+        self._next_step, self._current = step + 1, StreamedInputs(*placed)
+        return self._current
+
+    def abstract_inputs(self) -> StreamedInputs:
+        """Shapes, types and places of what `inputs` gives."""
+        batch, sharding = self._batches.batch_size, parallel.batch_sharded(self._mesh)
+        images = jax.ShapeDtypeStruct((batch, *self.image_shape), np.uint8, sharding=sharding)
+        return StreamedInputs(images, jax.ShapeDtypeStruct((batch,), np.int32, sharding=sharding))
+
+    def take(self, inputs: StreamedInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images and labels of a step, inside a compiled function."""
+        return inputs.images, inputs.labels
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._running.close()
+        self._next_step = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamedExamples:
+    """Examples to be scored, read as they are needed: the streaming twin of `examples.Examples`."""
+
+    loader: Loader
+    resize: int
+    num_workers: int
+    unreadable: UnreadablePictures
+
+    def __len__(self) -> int:
+        return len(self.loader.selection)
+
+    def batches(self, batch_size: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+        """Every example once, in order; of each batch the `rows`, filled up where the examples end."""
+        batch_of = EvaluationBatches(self.loader, batch_size, rows, self.resize)
+        numbers = range(-(-len(self) // batch_size))
+        with workers.arrays(batch_of, numbers, batch_of.shape, min(self.num_workers, len(numbers))) as batches:
+            for images, rows in batches:
+                self.unreadable.add(rows.problems)
+                yield images, rows
+
+    def pictures(self, positions: np.ndarray) -> np.ndarray:
+        """Pictures to look at, as they are scored: uint8 [n, height, width, channels]."""
+        box = EvaluationBatches(self.loader, 1, np.zeros(1), self.resize).box
+        return np.stack([self.loader(int(position), box)[0] for position in positions])

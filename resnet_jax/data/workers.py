@@ -1,0 +1,145 @@
+"""Work done ahead of time by other processes: grain's workers, with what it takes to trust them."""
+
+import contextlib
+import dataclasses
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import cv2
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from resnet_jax.data.slots import Slots
+from resnet_jax.errors import UserError
+
+MOST_WORKERS = 16  # where the number is chosen
+RESULTS_AHEAD = 2  # that each worker has ready
+PROCESS_NAME = "grain-process-prefetch"
+
+T = TypeVar("T")
+
+
+def default_workers() -> int:
+    """One for each core that this process may use, up to a limit."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), MOST_WORKERS)
+
+
+@contextlib.contextmanager
+def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Iterator[Iterator[T]]:
+    """Gives `work(number)` for each of `numbers`, in order, computed ahead of time by `num_workers` processes.
+
+    What comes out does not depend on how many workers there are. With none, threads of this process do the work.
+
+    Args:
+      work: a picklable function with small results; what it raises is raised here.
+      numbers: consecutive ones.
+      num_workers: how many processes.
+
+    Raises:
+      UserError: if a worker dies, naming it.
+    """
+    if not flags.FLAGS.is_parsed():  # Outside of our own command line; grain reads its flags when it starts workers.
+        flags.FLAGS.mark_as_parsed()
+    ahead = grain.ReadOptions(num_threads=1 if num_workers else default_workers(), prefetch_buffer_size=RESULTS_AHEAD)
+    data = grain.MapDataset.range(numbers.start, numbers.stop).map(work).to_iter_dataset(ahead)
+    if num_workers:
+        # Small results are sent as they are: in shared memory of grain's some would be left when a run ends early.
+        piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        data = grain.experimental.WithOptionsIterDataset(data, piped)
+        options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=RESULTS_AHEAD)
+        data = data.mp_prefetch(options, worker_init_fn=_start_worker)
+    iterator = iter(data)
+    guarded = _guarded(iterator)
+    try:
+        yield guarded
+    finally:
+        guarded.close()
+        iterator.close()
+        del data, iterator, guarded
+        gc.collect()  # What is left of grain's iterators would complain when Python exits.
+
+
+@contextlib.contextmanager
+def arrays(
+    fill: Callable[[int, np.ndarray], T], numbers: range, shape: tuple[int, ...], num_workers: int
+) -> Iterator[Iterator[tuple[np.ndarray, T]]]:
+    """As `results`, of work that fills in an array: gives uint8 `shape` and what `fill(number, array)` returns."""
+    with contextlib.ExitStack() as stack:
+        slots = None
+        if num_workers:
+            slots = Slots((num_workers + 1) * RESULTS_AHEAD, numbers.start, shape)
+            stack.callback(slots.close)
+        work = _Filling(fill, shape, slots)
+        given = stack.enter_context(results(work, numbers, num_workers))
+        if slots:
+            stack.callback(slots.release)  # At the end, first of all: workers that wait for a slot could not end.
+        yield ((work.array(number, result[0]), result[1]) for number, result in zip(numbers, given, strict=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Filling:
+    """Work that leaves its array in a slot, or returns it where there are none."""
+
+    fill: Callable[[int, np.ndarray], object]
+    shape: tuple[int, ...]
+    slots: Slots | None
+
+    def __call__(self, number: int) -> tuple[np.ndarray | None, object]:
+        if self.slots:
+            return None, self.fill(number, self.slots.fill(number))
+        array = np.empty(self.shape, np.uint8)
+        return array, self.fill(number, array)
+
+    def array(self, number: int, returned: np.ndarray | None) -> np.ndarray:
+        return self.slots.take(number) if self.slots else returned
+
+
+def _guarded(iterator: Iterator[T]) -> Iterator[T]:
+    workers: list[multiprocessing.Process] = []
+    while True:
+        try:
+            result = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise UserError(_obituary(workers)) from None
+        workers = workers or [
+            child for child in multiprocessing.active_children() if child.name.startswith(PROCESS_NAME)
+        ]
+        yield result
+
+
+def _obituary(workers: list[multiprocessing.Process]) -> str:
+    dead = [
+        f"number {number} (process {worker.pid}, exit code {worker.exitcode})"
+        for number, worker in enumerate(workers)
+        if worker.exitcode not in (None, 0)
+    ]
+    return (
+        f"data worker {' and '.join(dead) or 'that was starting'} died; exit code -9 is mostly a want of memory, of "
+        "which a lower dataset.num_workers takes less. The same command goes on from the last checkpoint"
+    )
+
+
+def _start_worker(number: int, count: int) -> None:
+    """Runs in each worker, first of all."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one still needs its data.
+    jax.config.update("jax_platforms", "cpu")  # Should a source of one's own use JAX: the accelerator is taken.
+    cv2.setNumThreads(0)  # The workers share the cores already.
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when its parent is gone, were it by SIGKILL; it would wait for it forever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -1,0 +1,181 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from resnet_jax import config as settings
+from resnet_jax.data.augment import color, erasing, geometry, mixing, pipeline
+from resnet_jax.errors import UserError
+
+FILL = (120.0, 110.0, 100.0)
+ON = {
+    "random_resized_crop": (0.3, 1.0),
+    "crop_padding": 2,
+    "horizontal_flip": True,
+    "rotation": 15.0,
+    "randaugment": (2, 9, 0.5),
+    "color_jitter": (0.4, 0.4, 0.4, 0.1),
+    "random_erasing": 0.5,
+    "cutout": 6,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+}
+LABELS = np.arange(8, dtype=np.int32) % 5
+
+
+def augment_with(crops_resized_on_host=False, fill=FILL, jit=True, **chosen):
+    config = settings.default().augment
+    config.update(chosen)
+    augment = pipeline.from_config(config, 5, fill, crops_resized_on_host)
+    return jax.jit(augment) if jit else augment
+
+
+@pytest.fixture
+def images(noise):
+    return np.concatenate([noise, noise[:3, ::-1]])
+
+
+def test_all_off_changes_nothing(images):
+    same, labels = augment_with()(jax.random.key(0), images, LABELS)
+    np.testing.assert_array_equal(same, images)
+    np.testing.assert_array_equal(labels, LABELS)
+    assert (same.dtype, labels.dtype) == (jnp.uint8, jnp.int32)
+
+
+@pytest.mark.parametrize("name", ON)
+def test_settings_choose_and_the_key_decides(images, name):
+    augment = augment_with(**{name: ON[name]})
+    first, labels = augment(jax.random.key(0), images, LABELS)
+    again, _ = augment(jax.random.key(0), images, LABELS)
+    other, _ = augment(jax.random.key(1), images, LABELS)
+    assert (first != images).any()
+    assert (first != other).any()
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == images.shape
+    assert first.dtype == (jnp.float32 if name == "mixup" else jnp.uint8)
+    if name in ("mixup", "cutmix"):
+        assert (labels.shape, labels.dtype) == ((8, 5), jnp.float32)
+        np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+    else:
+        assert labels.dtype == jnp.int32
+        np.testing.assert_array_equal(labels, LABELS)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The keys that each augmentation was called with, by its setting, in the order of the calls; they do nothing."""
+    keys = {}
+
+    def spy(owner, function, name):
+        def note(key, images, *args, **_):
+            keys[name] = tuple(jax.random.key_data(key).tolist())
+            return (images, args[0]) if name == "mixup" else images
+
+        monkeypatch.setattr(owner, function, note)
+
+    spy(geometry, "random_resized_crop", "random_resized_crop")
+    spy(geometry, "random_crop", "crop_padding")
+    spy(geometry, "random_horizontal_flip", "horizontal_flip")
+    spy(geometry, "random_rotation", "rotation")
+    spy(pipeline, "randaugment", "randaugment")
+    spy(color, "color_jitter", "color_jitter")
+    spy(erasing, "random_erasing", "random_erasing")
+    spy(erasing, "cutout", "cutout")
+    spy(mixing, "mixup_or_cutmix", "mixup")
+    return keys
+
+
+def called(calls, images, crops_resized_on_host=False, **chosen):
+    calls.clear()
+    augment_with(crops_resized_on_host, jit=False, **chosen)(jax.random.key(7), images, LABELS)
+    return dict(calls)
+
+
+def test_each_draws_for_itself_whatever_else_is_on(calls, images):
+    together = called(calls, images, **ON)
+    assert len(set(together.values())) == len(together) == 9
+    for name in together:
+        assert called(calls, images, **{name: ON[name]}) == {name: together[name]}
+
+
+def test_order_is_that_of_the_settings(calls, images):
+    """Geometry, then colour, then erasing, then mixing."""
+    expected = [name for name in ON if name != "cutmix"]
+    assert list(called(calls, images, **ON)) == expected
+
+
+def test_crops_that_the_host_has_resized_are_left_alone(calls, images):
+    assert set(called(calls, images, crops_resized_on_host=True, **ON)) == set(ON) - {"random_resized_crop", "cutmix"}
+
+
+def test_gaps_are_filled_with_the_mean_and_the_border_with_black(images):
+    erased, _ = augment_with(fill=(120.4, 0.0, 99.6), cutout=8)(jax.random.key(0), images, LABELS)
+    changed = (np.asarray(erased) != images).any(-1)
+    assert changed.any((1, 2)).all()
+    assert (np.asarray(erased)[changed] == (120, 0, 100)).all()
+    moved, _ = augment_with(crop_padding=6)(jax.random.key(0), np.full_like(images, 50), LABELS)
+    assert set(np.unique(moved)) == {0, 50}
+
+
+def test_all_together_need_no_communication_between_devices(mesh):
+    """Compiled for a batch split over eight devices, two pictures each."""
+    split, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    noise = np.random.default_rng(0).integers(0, 256, (16, 12, 12, 3)).astype(np.uint8)
+    key = jax.device_put(jax.random.key(0), everywhere)
+    images, labels = jax.device_put((noise, np.arange(16, dtype=np.int32) % 5), split)
+    fast_to_compile = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    compiled = augment_with(**ON).lower(key, images, labels).compile(fast_to_compile)
+    program = compiled.as_text()
+    assert "fusion(" in program
+    for communication in ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert f"{communication}(" not in program
+    augmented, mixed_labels = compiled(key, images, labels)
+    assert augmented.shape == noise.shape
+    assert augmented.dtype == mixed_labels.dtype == jnp.float32
+    assert 0 <= augmented.min() < augmented.max() <= 255
+    np.testing.assert_allclose(mixed_labels.sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chosen", [{}, ON, {"randaugment": (1, 10)}, {"random_resized_crop": (1, 1), "cutout": 0}])
+def test_settings_that_work_are_accepted(chosen):
+    config = settings.default().augment
+    config.update(chosen)
+    pipeline.check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("random_resized_crop", (0.08,), "the least and the largest share of the area"),
+        ("random_resized_crop", (0.0, 1.0), "the least and the largest share of the area"),
+        ("random_resized_crop", (0.5, 0.4), "the least and the largest share of the area"),
+        ("random_resized_crop", (0.5, 1.1), "the least and the largest share of the area"),
+        ("random_resized_crop", ("a", "b"), "the least and the largest share of the area"),
+        ("rotation", -1.0, "degrees from 0 to 180, not -1.0"),
+        ("rotation", 181.0, "degrees from 0 to 180, not 181.0"),
+        ("rotation", float("nan"), "degrees from 0 to 180, not nan"),
+        ("color_jitter", (0.4, 0.4, 0.4), "four numbers from 0"),
+        ("color_jitter", (0.4, -0.4, 0.4, 0.1), "four numbers from 0"),
+        ("color_jitter", (0.4, 0.4, 0.4, 0.6), "the last (hue) up to 0.5"),
+        ("randaugment", (2,), "a whole number of operations, a magnitude from 0 to 10"),
+        ("randaugment", (0, 9), "a whole number of operations"),
+        ("randaugment", (1.5, 9), "a whole number of operations"),
+        ("randaugment", (2, 11), "a magnitude from 0 to 10"),
+        ("randaugment", (2, 9, -0.5), "perhaps its deviation"),
+        ("randaugment", (2, 9, 0.5, 1), "perhaps its deviation"),
+        ("random_erasing", 1.5, "a probability from 0 to 1, not 1.5"),
+        ("random_erasing", -0.1, "a probability from 0 to 1, not -0.1"),
+        ("cutout", -1, "0 (off) or positive, not -1"),
+        ("mixup", -0.2, "0 (off) or positive, not -0.2"),
+        ("cutmix", float("inf"), "0 (off) or positive, not inf"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(name, value, message):
+    config = settings.default().augment
+    config[name] = value
+    with pytest.raises(UserError) as error:
+        pipeline.check(config)
+    assert str(error.value).startswith(f"augment.{name} must be ")
+    assert message in str(error.value)
+    assert str(value) in str(error.value)

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax.data.inspect import contact_sheet
+from resnet_jax.data.inspect.look import look
+from resnet_jax.data.sources import ArraySource, open_dataset
+from resnet_jax.errors import UserError
+from resnet_jax.pictures import GAP, LARGE_CELL
+
+STEP = LARGE_CELL + GAP
+
+
+def draw(tmp_path, sources, positions=None):
+    looked = look(sources, num_workers=0)
+    positions = np.arange(len(looked.records)) if positions is None else positions
+    path = str(tmp_path / "sheet.png")
+    assert contact_sheet.write(path, looked, positions) == path
+    assert [file.name for file in tmp_path.glob("*sheet*")] == ["sheet.png"]
+    assert [file.name for file in tmp_path.glob(".*")] == []
+    return np.asarray(Image.open(path))
+
+
+def colours(levels, labels, classes):
+    """Pictures of 2x2 pixels of one level of grey each."""
+    images = np.array(levels, np.uint8).reshape(-1, 1, 1, 1).repeat(2, 1).repeat(2, 2)
+    return {"train": ArraySource(images, np.array(labels), classes)}
+
+
+def test_a_row_a_class(tmp_path):
+    sheet = draw(tmp_path, colours([10, 20, 30], [0, 1, 1], ("cat", "dog", "fox")))
+    assert sheet.shape[0] == 2 * STEP + GAP
+    start = sheet.shape[1] - 2 * STEP
+    middle = LARGE_CELL // 2
+    rows = [
+        [sheet[GAP + row * STEP + middle, start + column * STEP + middle].tolist() for column in (0, 1)]
+        for row in (0, 1)
+    ]
+    assert rows == [[[10] * 3, [255] * 3], [[20] * 3, [30] * 3]]
+
+
+def test_so_many_pictures_of_so_many_classes(tmp_path):
+    labels = np.concatenate([np.arange(30), np.zeros(50, int)])
+    sources = colours(np.arange(80), labels, tuple(f"class {number}" for number in range(30)))
+    sheet = draw(tmp_path, sources)
+    assert sheet.shape[0] == contact_sheet.MOST_CLASSES * STEP + GAP
+    row = sheet[GAP + LARGE_CELL // 2, sheet.shape[1] - contact_sheet.MOST_PICTURES * STEP + LARGE_CELL // 2 :: STEP, 0]
+    assert len(np.unique(row)) == len(row) == contact_sheet.MOST_PICTURES
+    assert (draw(tmp_path, sources) == sheet).all()
+
+
+def test_only_of_the_positions_that_are_given(tmp_path):
+    sheet = draw(tmp_path, colours([10, 20, 30], [0, 0, 0], ("cat",)), np.array([1]))
+    assert 20 in sheet[GAP + LARGE_CELL // 2]
+    assert not {10, 30} & set(sheet[GAP + LARGE_CELL // 2, -STEP:].ravel())
+
+
+def test_what_cannot_be_read_any_more_is_left_out(tmp_path, folder, noise):
+    looked = look(open_dataset(folder({"cat/a.png": noise(), "cat/b.png": noise(), "cat/c.png": b""})), num_workers=0)
+    (tmp_path / "pictures" / "cat" / "a.png").unlink()
+    assert contact_sheet.write(str(tmp_path / "sheet.png"), looked, np.arange(3))
+
+
+def test_nothing_to_show(tmp_path):
+    looked = look(colours([10], [-1], ("cat",)), num_workers=0)
+    assert contact_sheet.write(str(tmp_path / "sheet.png"), looked, np.arange(1)) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_beforehand(tmp_path):
+    contact_sheet.check(str(tmp_path / "sheet.png"))
+    for path in (tmp_path, tmp_path / "no" / "sheet.png"):
+        with pytest.raises(UserError, match="cannot write the contact sheet"):
+            contact_sheet.check(str(path))

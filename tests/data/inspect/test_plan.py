@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from resnet_jax import config as settings
+from resnet_jax.data.inspect.look import look
+from resnet_jax.data.inspect.plan import make_plan
+from resnet_jax.data.sources import ArraySource, open_dataset
+
+
+@pytest.fixture
+def plan_for(single_device):
+    def plan(sources, mesh=single_device, batch_size=8, **changed):
+        config = settings.default()
+        config.batch_size = batch_size
+        for name, value in changed.items():
+            config.dataset[name] = value
+        return make_plan(config, look(sources, num_workers=0), mesh)
+
+    return plan
+
+
+def test_a_tenth_is_held_out_as_in_a_run(plan_for):
+    plan = plan_for(open_dataset("digits"))
+    assert {part: len(positions) for part, positions in plan.parts.items()} == {
+        "training": 1295,
+        "validation": 143,
+        "test": 359,
+    }
+    assert plan.train.tolist() == list(range(1438))
+    assert sorted([*plan.parts["training"], *plan.parts["validation"]]) == list(range(1438))
+    assert [plan.split(part) for part in plan.parts] == ["train", "10% of train", "test"]
+    assert plan.problems == []
+
+
+def test_memory_of_a_resident_set(plan_for):
+    memory = plan_for(open_dataset("digits")).memory
+    assert (memory.feed, memory.device_bytes, memory.host_bytes) == ("resident", 1295 * 64, 0)
+
+
+def test_memory_of_a_stream(plan_for, mesh):
+    sources = {"train": ArraySource(np.zeros((90, 4, 6, 3), np.uint8), np.zeros(90, int), ("cat",))}
+    settings = {"feed": "streaming", "num_workers": 2}
+    memory = plan_for(sources, mesh, batch_size=16, **settings).memory
+    assert memory.device_bytes == 2 * 4 * 6 * 3  # The batch is shared by eight devices.
+    assert memory.host_bytes == (2 + 1) * 2 * 16 * 4 * 6 * 3
+    assert plan_for(sources, batch_size=16, image_size=10, **settings).memory.device_bytes == 16 * 10 * 10 * 3
+
+
+def test_every_wrong_split_is_told(plan_for):
+    plan = plan_for(open_dataset("digits"), validation_split="train[-10:]", test_split="tets")
+    assert len(plan.problems) == 2
+    assert "unknown split 'tets'" in plan.problems[0]
+    assert "share 10 examples" in plan.problems[1]
+    assert plan_for(open_dataset("digits"), train_split="trian").memory is None
+
+
+def test_too_few_to_hold_out_a_tenth(plan_for):
+    plan = plan_for({"train": ArraySource(np.zeros((4, 2, 2, 3), np.uint8), np.arange(4) % 2, ("a", "b"))})
+    assert any("too few to hold out a tenth" in problem for problem in plan.problems)
+
+
+def test_a_resident_run_leaves_out_what_cannot_be_read(plan_for, folder, noise):
+    files = {f"train/cat/{number}.png": noise() for number in range(9)}
+    sources = open_dataset(folder({**files, "train/cat/x.png": b""}))
+    assert len(plan_for(sources, validation_split="none").parts["training"]) == 9
+    assert len(plan_for(sources, validation_split="none", feed="streaming").parts["training"]) == 10
+
+
+def test_where_nothing_can_be_read(plan_for, folder):
+    plan = plan_for(open_dataset(folder({"train/cat/x.png": b""})))
+    assert plan.memory is None
+    assert "not one of the first 1 training pictures can be read" in plan.problems[0]

@@ -1,0 +1,138 @@
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax.data import crops
+
+SCALE = (0.08, 1.0)
+
+
+def draws(seed):
+    return np.random.default_rng(seed).random(crops.DRAWS)
+
+
+def boxes(height, width, scale, count=1000):
+    return [crops.random_box(height, width, draws(seed), scale) for seed in range(count)]
+
+
+class TestRandomBox:
+    @pytest.mark.parametrize(("height", "width"), [(300, 400), (375, 80), (3, 5), (1, 1), (1, 700)])
+    def test_is_whole_pixels_inside_the_picture(self, height, width):
+        for box in boxes(height, width, SCALE, 300):
+            assert all(isinstance(side, int) for side in box)
+            assert 0 <= box.top <= box.top + box.height <= height
+            assert 0 <= box.left <= box.left + box.width <= width
+            assert box.height > 0 < box.width
+
+    def test_takes_shares_of_the_area_evenly_between_the_bounds(self):
+        shares = np.array([box.height * box.width / 1e6 for box in boxes(1000, 1000, (0.1, 0.5))])
+        assert 0.1 * 0.99 < shares.min() < 0.11
+        assert 0.49 < shares.max() < 0.5 * 1.01
+        assert np.quantile(shares, [0.25, 0.5, 0.75]) == pytest.approx([0.2, 0.3, 0.4], abs=0.02)
+
+    def test_draws_shapes_evenly_in_their_logarithm(self):
+        shapes = np.log([box.width / box.height for box in boxes(1000, 1000, (0.1, 0.5))])
+        assert np.exp([shapes.min(), shapes.max()]) == pytest.approx([3 / 4, 4 / 3], abs=0.02)
+        quartile = math.log(4 / 3) / 2
+        assert np.quantile(shapes, [0.25, 0.5, 0.75]) == pytest.approx([-quartile, 0, quartile], abs=0.02)
+
+    def test_lies_anywhere_with_equal_probability_up_to_both_edges(self):
+        """A quarter of six by six pixels, square: four places each way."""
+        chosen = [crops.random_box(6, 6, draws(seed), (0.25, 0.25), (1.0, 1.0)) for seed in range(1600)]
+        places = np.zeros((4, 4))
+        for box in chosen:
+            assert box[2:] == (3, 3)
+            places[box.top, box.left] += 1
+        assert places.min() > 60
+        assert places.max() < 145
+
+    def test_is_a_function_of_its_draws(self):
+        assert crops.random_box(300, 400, draws(1), SCALE) == crops.random_box(300, 400, draws(1), SCALE)
+        assert crops.random_box(300, 400, draws(1), SCALE) != crops.random_box(300, 400, draws(2), SCALE)
+
+    def test_the_first_attempt_that_fits_is_taken(self):
+        whole = np.zeros(crops.DRAWS)
+        whole[0::4], whole[1::4] = 1, 0.5  # The whole area, and square: fits into no oblong.
+        fits = whole.copy()
+        fits[4:8] = 0, 0.5, 0, 0
+        fits[8:12] = 0, 0.5, 1 - 1e-9, 1 - 1e-9
+        assert crops.random_box(100, 400, fits, (0.01, 1.0)) == (0, 0, 20, 20)
+
+    @pytest.mark.parametrize(
+        ("height", "width", "expected"),
+        [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10)), (100, 100, (0, 0, 100, 100))],
+    )
+    def test_where_none_fits_it_is_the_largest_allowed_shape_in_the_middle(self, height, width, expected):
+        too_wide = np.ones(crops.DRAWS) * 0.99  # All of the area, at 4:3.
+        assert crops.random_box(height, width, too_wide, (1.0, 1.0)) == expected
+
+
+@pytest.mark.parametrize(("height", "width"), [(333, 500), (500, 333), (256, 256), (100, 120), (3000, 2001)])
+def test_the_centre_box_is_what_resizing_the_short_side_and_cutting_out_leaves(height, width):
+    """The reference does it step by step."""
+    factor = 256 / min(height, width)
+    resized_height, resized_width = height * factor, width * factor
+    top, left = (resized_height - 224) / 2, (resized_width - 224) / 2
+    box = crops.center_box(height, width, resize=256, crop=224)
+    assert box == pytest.approx((top / factor, left / factor, 224 / factor, 224 / factor))
+
+
+def test_a_centre_box_without_a_margin_is_the_largest_square():
+    assert crops.center_box(30, 50, resize=1, crop=1) == (0, 10, 30, 30)
+
+
+def noisy_picture(height, width, channels=3):
+    """Edges and noise beside soft colours: what aliasing shows in."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width, :channels][:2]
+    soft = 128 + 60 * np.sin(rows / 11 + columns / 17)
+    soft[(rows // 9 + columns // 13) % 2 == 0] += 40
+    return np.clip(soft + generator.normal(0, 12, soft.shape), 0, 255).astype(np.uint8)
+
+
+def as_pil_resizes(pixels, size):
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, -1)
+
+
+class TestResize:
+    @pytest.mark.parametrize("factor", [0.4, 0.9, 1.3, 1.9, 2.0, 2.6, 3.0, 3.5, 3.9, 4.0, 5.0, 5.9, 8.0, 11.5])
+    def test_is_as_good_as_pils_antialiased_bilinear(self, factor):
+        pixels = noisy_picture(round(32 * factor), round(32 * factor))
+        error = np.abs(crops.resize(pixels, 32).astype(float) - as_pil_resizes(pixels, 32))
+        assert error.mean() < 2.5
+
+    @pytest.mark.parametrize(("height", "width"), [(60, 100), (100, 34), (20, 130), (300, 40)])
+    def test_sides_may_shrink_by_different_factors(self, height, width):
+        pixels = noisy_picture(height, width)
+        error = np.abs(crops.resize(pixels, 32).astype(float) - as_pil_resizes(pixels, 32))
+        assert error.mean() < 2.5
+
+    @pytest.mark.parametrize("side", [230, 300, 333])
+    def test_a_photo_looks_as_pil_would_show_it(self, test_data, side):
+        photo = test_data / "pictures" / "hymenoptera" / "train" / "bees" / "3030772428_8578335616.jpg"
+        pixels = np.asarray(Image.open(io.BytesIO(photo.read_bytes())).convert("RGB"))[:side, :side]
+        error = np.abs(crops.resize(pixels, 128).astype(float) - as_pil_resizes(pixels, 128))
+        assert error.mean() < 1.5
+
+    def test_equal_sizes_change_nothing(self):
+        pixels = noisy_picture(32, 32)
+        np.testing.assert_array_equal(crops.resize(pixels, 32), pixels)
+
+    @pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7), (20, 30), (100, 8)])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_channels_and_evenness_are_kept(self, height, width, channels):
+        resized = crops.resize(np.full((height, width, channels), 77, np.uint8), 8)
+        assert (resized.shape, resized.dtype) == ((8, 8, channels), np.uint8)
+        assert (resized == 77).all()
+
+    def test_grey_is_resized_as_colours_are(self):
+        grey = noisy_picture(50, 60, channels=1)
+        np.testing.assert_array_equal(crops.resize(grey, 16)[..., 0], crops.resize(grey.repeat(3, axis=2), 16)[..., 1])
+
+    def test_part_of_a_larger_array_can_be_resized(self):
+        pixels = noisy_picture(80, 90)
+        np.testing.assert_array_equal(crops.resize(pixels[7:61, 9:70], 16), crops.resize(pixels[7:61, 9:70].copy(), 16))

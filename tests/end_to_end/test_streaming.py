@@ -1,0 +1,193 @@
+"""Runs on a folder of photographs: pictures of many sizes, decoded by worker processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.end_to_end import pictures
+from tests.end_to_end.program import ROOT, run
+from tests.end_to_end.test_resume import assert_equal_runs, wait_for
+from tests.end_to_end.test_two_processes import run_two
+
+# The real program, which also notes in a file which examples each step is given.
+NOTING = """
+import functools, json, os, runpy, sys
+from resnet_jax.data import workers
+from resnet_jax.data.loading import TrainingBatches
+
+class Noting:
+    def __init__(self, arrays, numbers):
+        self.pairs = zip(numbers, arrays)
+    def __iter__(self):
+        return self
+    def __next__(self):
+        step, (images, rows) = next(self.pairs)
+        with open(os.environ["NOTES"] + str(os.getpid()), "a") as notes:
+            notes.write(json.dumps([step, rows.positions.tolist()]) + chr(10))
+        return images, rows
+
+import contextlib
+arrays = workers.arrays
+
+@contextlib.contextmanager
+def noting_arrays(fill, numbers, shape, num_workers):
+    with arrays(fill, numbers, shape, num_workers) as given:
+        yield Noting(given, numbers) if isinstance(fill, TrainingBatches) else given
+
+if __name__ == "__main__":
+    workers.arrays = noting_arrays
+    runpy.run_path("main.py", run_name="__main__")
+"""
+SHORT = (
+    "--config=configs/folder.py:resnet20",
+    "--config.dataset.image_size=32",
+    "--config.batch_size=8",
+    "--config.num_epochs=4",
+    "--config.schedule.warmup_epochs=1",
+    "--config.log_every_steps=1",
+)
+STEPS = 4 * 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pictures.make_folder(tmp_path_factory.mktemp("pictures") / "shapes", train=16, val=5)
+
+
+@pytest.fixture
+def start_noting(folder, tmp_path):
+    """Starts a run on that folder; gives the process."""
+    program = tmp_path / "noting.py"
+    program.write_text(NOTING)
+
+    def start(workdir, *arguments):
+        environment = {**os.environ, "XLA_FLAGS": "", "NOTES": str(workdir) + ".notes.", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(program), *SHORT, f"--config.dataset.name=folder:{folder}"]
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}", *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def alive(pid) -> bool:
+    """Whether there is such a process that has not ended; one that nobody waited for leaves an entry."""
+    state = subprocess.run(["ps", "-o", "state=", "-p", pid], capture_output=True, text=True).stdout.strip()
+    return state not in ("", "Z")
+
+
+def noted(workdir) -> dict[int, list[list[int]]]:
+    """The examples of each step, one list for each time that a process took it."""
+    found = {}
+    for path in sorted(workdir.parent.glob(f"{workdir.name}.notes.*")):
+        for line in path.read_text().splitlines():
+            step, positions = json.loads(line)
+            found.setdefault(step, []).append(positions)
+    return found
+
+
+def test_a_killed_run_goes_on_with_other_workers_to_the_same_examples_and_parameters(tmp_path, start_noting):
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    process = start_noting(uninterrupted, "--config.dataset.num_workers=2")
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert "Feed: streaming, since dataset.image_size asks for resizing" in stdout
+    assert "leaked" not in stderr
+    process = start_noting(killed, "--config.dataset.num_workers=3")
+    wait_for(lambda: (killed / "checkpoints" / "6").exists(), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    process = start_noting(killed, "--config.dataset.num_workers=1")
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert "Resuming from step" in stdout
+    expected, seen = noted(uninterrupted), noted(killed)
+    assert sorted(expected) == list(range(STEPS))
+    assert {step: times[0] for step, times in seen.items()} == {step: times[0] for step, times in expected.items()}
+    assert all(times.count(times[0]) == len(times) for times in seen.values())  # Steps taken twice: the same examples.
+    assert any(len(times) == 2 for times in seen.values())
+    assert_equal_runs(killed, uninterrupted)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_leaves_no_process_behind(tmp_path, start_noting):
+    process = start_noting(tmp_path / "stopped", "--config.dataset.num_workers=2")
+    wait_for(lambda: (tmp_path / "stopped" / "metrics.jsonl").exists(), process)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
+    for pid in (process.pid, *map(int, children.split())):  # As a terminal does it: to all of them.
+        os.kill(pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "Checkpoint of step" in stdout
+    wait_until(lambda: not any(alive(pid) for pid in children.split()))
+
+
+def test_bad_files_are_named_and_the_run_goes_through(tmp_path):
+    root = pictures.make_folder(tmp_path / "shapes", train=8, val=3)
+    bad = pictures.unreadable()
+    for name, content in {**bad, **pictures.odd_but_readable()}.items():
+        (root / "train" / "dot" / name).write_bytes(content)
+    (root / "val" / "dot" / "empty.jpg").write_bytes(b"")
+    (root / "train" / "dot" / "notes.txt").write_text("Not looked at.")
+    arguments = (*SHORT, "--config.num_epochs=3", f"--config.dataset.name=folder:{root}", f"--workdir={tmp_path}/run")
+    finished = run(*arguments, "--config.dataset.max_unreadable=10")
+    assert finished.returncode == 0, finished.stderr
+    for name in bad:
+        assert finished.stdout.count(f"Unreadable: {root}/train/dot/{name}: ") == 1
+    assert finished.stdout.count(f"Unreadable: {root}/val/dot/empty.jpg: the file is empty") == 1
+    assert finished.stdout.count("Unreadable: ") == len(bad) + 1
+    evaluated = run("evaluate", f"--workdir={tmp_path}/run", "--split=val", "--format=json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    scores = json.loads(evaluated.stdout)
+    assert (scores["examples"], scores["unreadable"]) == (9, 1)
+    assert "empty.jpg" in evaluated.stderr
+    arguments = (*arguments[:-1], f"--workdir={tmp_path}/strict")
+    stopped = run(*arguments, "--config.dataset.max_unreadable=2")
+    assert stopped.returncode == 2
+    assert "dataset.max_unreadable allows 2" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+
+
+def test_a_worker_that_dies_ends_the_run_in_a_sentence(tmp_path, start_noting):
+    process = start_noting(tmp_path / "run", "--config.dataset.num_workers=2", "--config.num_epochs=500")
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), process)
+    children = subprocess.run(["pgrep", "-f", "-P", str(process.pid), "spawn_main"], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "exit code -9) died" in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+def test_two_processes_share_each_batch_without_overlap_or_omission(tmp_path, folder, start_noting):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    process = start_noting(alone, "--config.dataset.num_workers=1")
+    assert process.wait(timeout=300) == 0, process.communicate()
+    program = tmp_path / "noting.py"
+    arguments = (*SHORT, f"--config.dataset.name=folder:{folder}", "--config.dataset.num_workers=1")
+    run_two(*arguments, f"--workdir={together}", program=str(program), NOTES=f"{together}.notes.")
+    whole, halves = noted(alone), noted(together)
+    assert sorted(halves) == sorted(whole) == list(range(STEPS))
+    for step, (batch,) in whole.items():
+        assert [len(half) for half in halves[step]] == [4, 4]
+        assert sorted(sum(halves[step], [])) == sorted(batch)
+        assert batch in (halves[step][0] + halves[step][1], halves[step][1] + halves[step][0])
