@@ -6,6 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+MOST_SHRINKING = 2.4  # by the filter of three taps; for more it is too short, and its middle becomes negative
 DRAWS = 40  # numbers that `random_box` needs: ten attempts of four
 
 
@@ -32,7 +33,7 @@ def random_box(
     Returns:
       The first of ten attempts that fits into the picture; else the largest part in its middle of an allowed shape.
     """
-    for area_draw, ratio_draw, top_draw, left_draw in draws.reshape(-1, 4):
+    for area_draw, ratio_draw, top_draw, left_draw in draws.reshape(-1, 4).tolist():
         area = height * width * (scale[0] + (scale[1] - scale[0]) * area_draw)
         shape = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * ratio_draw)
         box_height, box_width = round(math.sqrt(area / shape)), round(math.sqrt(area * shape))
@@ -55,11 +56,11 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
     Shrinking by a factor f with a triangle filter of that width, as PIL and PyTorch do it, blurs with variance f² / 6,
     of which bilinear interpolation gives 1/6. A filter of three taps gives the rest here, which takes a fifth of the
-    time. Factors above two are brought below by averaging whole pixels first.
+    time. Of larger factors, the average over blocks of pixels takes a part first.
     """
     height, width, channels = pixels.shape
     if (height, width) != (size, size):
-        rows, columns = max(1, height // (2 * size)), max(1, width // (2 * size))
+        rows, columns = (math.ceil(side / (MOST_SHRINKING * size)) for side in (height, width))
         if rows > 1 or columns > 1:
             shrunk = (math.ceil(width / columns), math.ceil(height / rows))
             pixels = cv2.resize(pixels, shrunk, interpolation=cv2.INTER_AREA)
@@ -71,6 +72,6 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _taps(factor: float) -> np.ndarray:
-    """The filter along one side before it shrinks by `factor`, between 1 and about 2; for less none is needed."""
+    """The filter along one side before it shrinks by `factor`, up to `MOST_SHRINKING`; below 1 none is needed."""
     side = max(0.0, (factor**2 - 1) / 12)
     return np.array([side, 1 - 2 * side, side]) if side else np.ones(1)

@@ -1,17 +1,22 @@
 """Picture files: from their bytes to uint8 pixels, whatever is in them, or to the reason why not."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
-import simplejpeg
 from PIL import Image, ImageOps
+
+from resnet_jax.data import jpeg
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 # PIL knows many formats more, some of which start other programs: a picture may be one of these, whatever its name.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MOST_PIXELS = 2**28 // 3  # 256 MiB as RGB; a file of a few kilobytes can claim to be of any size
-ORIENTATION = 0x0112  # the Exif tag
+EXIF = (b"Exif", b"eXIf", b"EXIF", b"exif")  # marks of such data in a JPEG, a PNG, a WebP and an older PNG
+ORIENTATION = 0x0112  # a tag in it
 UPRIGHT = 1
+SIDEWAYS = (5, 6, 7, 8)
 
 Image.MAX_IMAGE_PIXELS = None  # PIL's own limit, which warns or refuses: here there is one, with a reason.
 
@@ -29,28 +34,30 @@ class PictureFile:
 
     def __init__(self, encoded: bytes):
         """Raises `Unreadable` for what is no picture, or a larger one than `MOST_PIXELS`."""
-        self._encoded = encoded
         if not encoded:
             raise Unreadable("the file is empty")
-        try:
-            self._image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-            self._orientation = self._image.getexif().get(ORIENTATION, UPRIGHT)
-        except Image.UnidentifiedImageError:
-            raise Unreadable("it is no JPEG, PNG, WebP, BMP or GIF picture") from None
-        except Exception as error:  # A damaged file can make a decoder raise anything.
-            raise Unreadable(_reason(error)) from None
-        width, height = self._image.size
-        if width * height > MOST_PIXELS:
-            raise Unreadable(f"{width:,} x {height:,} pixels are more than the {MOST_PIXELS:,} that are allowed")
-        sideways = self._orientation in (5, 6, 7, 8)
-        self.height, self.width = (width, height) if sideways else (height, width)
+        self._encoded = encoded
+        size = jpeg.size(encoded)
+        self._is_plain_jpeg = size is not None
+        with _reasons():
+            self.height, self.width = size or self._open().size[::-1]
+        if self.height * self.width > MOST_PIXELS:
+            allowed = f"{MOST_PIXELS:,} that are allowed"
+            raise Unreadable(f"{self.width:,} x {self.height:,} pixels are more than the {allowed}")
+        if any(mark in encoded for mark in EXIF):
+            with _reasons():
+                orientation = self._open().getexif().get(ORIENTATION, UPRIGHT)  # Of a PNG, this decodes all of it.
+            self._is_plain_jpeg &= orientation == UPRIGHT
+            if orientation in SIDEWAYS:
+                self.height, self.width = self.width, self.height
 
-    def pixels(self, channels: int = 3, shrink: int = 1) -> np.ndarray:
+    def pixels(self, channels: int = 3, shrink: int = 1, bottom: int | None = None) -> np.ndarray:
         """Decodes the picture, of an animation the first frame, with what is transparent on white.
 
         Args:
           channels: 3 for RGB, 1 for grey.
           shrink: 1, 2, 4 or 8; a JPEG is decoded at this fraction of its size, which is faster; others are not.
+          bottom: rows from there on are not needed; with `shrink` 1, they may be missing.
 
         Returns:
           uint8 [height, width, channels].
@@ -58,20 +65,32 @@ class PictureFile:
         Raises:
           Unreadable: for a damaged file; half a picture is none.
         """
-        try:
-            if self._image.format == "JPEG" and self._image.mode in ("RGB", "L") and self._orientation == UPRIGHT:
-                try:
-                    least = {"min_height": -(-self.height // shrink), "min_width": -(-self.width // shrink)}
-                    return simplejpeg.decode_jpeg(self._encoded, "RGB" if channels == 3 else "GRAY", **least)
-                except ValueError:  # It minds oddities that PIL puts up with: PIL has the last word.
-                    pass
+        if self._is_plain_jpeg:
+            try:
+                return jpeg.decode(self._encoded, channels, shrink, bottom)
+            except ValueError:  # It minds oddities that PIL puts up with: PIL has the last word.
+                pass
+        with _reasons():
+            image = self._open()
             if shrink > 1:
-                self._image.draft(None, (self._image.width // shrink, self._image.height // shrink))
-            upright = ImageOps.exif_transpose(self._image)
-            pixels = np.asarray(_eight_bits(upright).convert("RGB" if channels == 3 else "L"))
-        except Exception as error:  # As above.
-            raise Unreadable(_reason(error)) from None
+                image.draft(None, (image.width // shrink, image.height // shrink))
+            upright = _eight_bits(ImageOps.exif_transpose(image))
+            pixels = np.asarray(upright.convert("RGB" if channels == 3 else "L"))
         return pixels.reshape(*pixels.shape[:2], channels)
+
+    def _open(self) -> Image.Image:
+        return Image.open(io.BytesIO(self._encoded), formats=FORMATS)
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Turns whatever PIL raises into `Unreadable`: a damaged file can make a decoder raise anything."""
+    try:
+        yield
+    except Image.UnidentifiedImageError:
+        raise Unreadable("it is no JPEG, PNG, WebP, BMP or GIF picture") from None
+    except Exception as error:
+        raise Unreadable(" ".join(str(error).split())[:200] or type(error).__name__) from None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -82,8 +101,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
-
-
-def _reason(error: Exception) -> str:
-    """What a decoder says, in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -45,16 +46,17 @@ def part_of(image: np.ndarray | bytes, channels: int, box_of: BoxOf, size: int) 
 
     A JPEG is decoded at a half, a quarter or an eighth of its size, where that leaves enough for `size`.
     """
-    if isinstance(image, bytes):
-        file = PictureFile(image)
-        height, width = file.height, file.width
-        box = box_of(height, width)
-        enough = min(box.height, box.width) / size
-        pixels = file.pixels(channels, shrink=next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(1, enough)))
-    else:
-        pixels, (height, width) = image, image.shape[:2]
-        box = box_of(height, width)
-    return crops.resize(_cut(pixels, box, pixels.shape[0] / height, pixels.shape[1] / width), size)
+    if not isinstance(image, bytes):
+        return crops.resize(_cut(image, box_of(*image.shape[:2])), size)
+    file = PictureFile(image)
+    box = box_of(file.height, file.width)
+    enough = min(box.height, box.width) / size
+    shrink = next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(1, enough))
+    pixels = file.pixels(channels, shrink, bottom=math.ceil(box.top + box.height))
+    if pixels.shape[1] != file.width:
+        vertical, horizontal = pixels.shape[0] / file.height, pixels.shape[1] / file.width
+        box = Box(box.top * vertical, box.left * horizontal, box.height * vertical, box.width * horizontal)
+    return crops.resize(_cut(pixels, box), size)
 
 
 def check_example(image: np.ndarray, label: int, shape: tuple[int, ...], num_classes: int, name: str) -> None:
@@ -190,9 +192,8 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return randomness.permutation(seed, Use.SHUFFLING, epoch, size)
 
 
-def _cut(pixels: np.ndarray, box: Box, vertical: float, horizontal: float) -> np.ndarray:
-    """The pixels in a box that is given at another scale; at least one."""
-    top, left = round(box.top * vertical), round(box.left * horizontal)
-    bottom = max(top + 1, round((box.top + box.height) * vertical))
-    right = max(left + 1, round((box.left + box.width) * horizontal))
+def _cut(pixels: np.ndarray, box: Box) -> np.ndarray:
+    """The pixels in a box; at least one."""
+    top, left = min(round(box.top), pixels.shape[0] - 1), min(round(box.left), pixels.shape[1] - 1)
+    bottom, right = max(top + 1, round(box.top + box.height)), max(left + 1, round(box.left + box.width))
     return pixels[top:bottom, left:right]

@@ -99,11 +99,22 @@ def as_pil_resizes(pixels, size):
 
 
 class TestResize:
-    @pytest.mark.parametrize("factor", [0.4, 0.9, 1.3, 1.9, 2.0, 2.6, 3.0, 3.5, 3.9, 4.0, 5.0, 5.9, 8.0, 11.5])
-    def test_is_as_good_as_pils_antialiased_bilinear(self, factor):
+    @pytest.mark.parametrize(
+        ("factor", "most"),
+        [
+            (0.4, 0.5),
+            (0.9, 0.5),
+            (1.3, 2.0),
+            (1.9, 0.9),
+            (2.0, 0.5),
+            *((f, 2.5) for f in (2.6, 3.0, 3.5, 3.9, 4.0, 5.9, 11)),
+        ],
+    )
+    def test_is_as_good_as_pils_antialiased_bilinear(self, factor, most):
+        """An error of one is one of 255 grey levels; without anti-aliasing they are up to 17."""
         pixels = noisy_picture(round(32 * factor), round(32 * factor))
         error = np.abs(crops.resize(pixels, 32).astype(float) - as_pil_resizes(pixels, 32))
-        assert error.mean() < 2.5
+        assert error.mean() < most
 
     @pytest.mark.parametrize(("height", "width"), [(60, 100), (100, 34), (20, 130), (300, 40)])
     def test_sides_may_shrink_by_different_factors(self, height, width):

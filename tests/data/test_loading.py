@@ -89,9 +89,9 @@ class TestPartOfAPicture:
         shrinks = []
         decode = PictureFile.pixels
 
-        def spy(file, channels, shrink):
+        def spy(file, channels, shrink, **options):
             shrinks.append(shrink)
-            return decode(file, channels, shrink)
+            return decode(file, channels, shrink, **options)
 
         monkeypatch.setattr(PictureFile, "pixels", spy)
         pixels = smooth(400, 480)

@@ -1,7 +1,9 @@
 import collections
+import itertools
 import os
 import pickle
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +11,21 @@ import pytest
 from resnet_jax.data import slots
 from resnet_jax.data.slots import Slots
 from resnet_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def naps(monkeypatch):
+    """Counts how often someone has found no free slot and had to wait, and ends what would wait forever."""
+    counted = threading.Semaphore(0)
+    sleep, most = slots.time.sleep, itertools.count()
+
+    def nap(seconds):
+        assert next(most) < 10_000
+        counted.release()
+        sleep(seconds)
+
+    monkeypatch.setattr(slots, "time", types.SimpleNamespace(sleep=nap))
+    return counted
 
 
 @pytest.fixture
@@ -57,16 +74,6 @@ class Filler:
     def _fill(self, where, number):
         where.fill(number)[:] = number
         self.done.set()
-
-
-@pytest.fixture
-def naps(monkeypatch):
-    """Counts how often someone has found no free slot, and had to wait."""
-    counted = threading.Semaphore(0)
-    sleep = slots.time.sleep
-    fake = collections.namedtuple("Time", "sleep")(lambda seconds: (counted.release(), sleep(seconds)))
-    monkeypatch.setattr(slots, "time", fake)
-    return counted
 
 
 def test_a_worker_that_is_ahead_waits_until_its_slot_has_been_taken(two, in_worker, naps):

@@ -93,6 +93,7 @@ class TestFeed:
         feed = feed_of(selection, mesh)
         first, second = batch_of(feed, 0), batch_of(feed, 1)
         assert (first[0] != second[0]).any()
+        assert feed.inputs(1) is feed.inputs(1)
         assert_same(batch_of(feed, 1), second)
         assert_same(batch_of(feed, 0), first)
         feed.close()

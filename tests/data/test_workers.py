@@ -69,11 +69,11 @@ def test_workers_go_on_at_ctrl_c_and_one_that_is_killed_is_named_with_its_exit_c
         pytest.raises(UserError) as raised,
         workers.arrays(fill, range(10_000), SHAPE, num_workers=2) as given,
     ):
-        assert next(given)[1] == "number 0"
+        assert [next(given)[1] for _ in range(2)] == ["number 0", "number 1"]  # One of each: both have started.
         running = started()
         for worker in running:
             os.kill(worker.pid, signal.SIGINT)
-        assert [next(given)[1] for _ in range(30)] == [f"number {number}" for number in range(1, 31)]
+        assert [next(given)[1] for _ in range(30)] == [f"number {number}" for number in range(2, 32)]
         assert {worker.exitcode for worker in running} == {None}
         os.kill(running[1].pid, signal.SIGKILL)
         for _ in given:
