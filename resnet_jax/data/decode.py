@@ -13,7 +13,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 # PIL knows many formats more, some of which start other programs: a picture may be one of these, whatever its name.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MOST_PIXELS = 2**28 // 3  # 256 MiB as RGB; a file of a few kilobytes can claim to be of any size
-EXIF = (b"Exif", b"eXIf", b"EXIF", b"exif")  # marks of such data in a JPEG, a PNG, a WebP and an older PNG
+EXIF = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")  # marks of such data in JPEG, PNG, WebP and XMP
 ORIENTATION = 0x0112  # a tag in it
 UPRIGHT = 1
 SIDEWAYS = (5, 6, 7, 8)

@@ -13,6 +13,7 @@ import numpy as np
 from resnet_jax.data.decode import EXTENSIONS, Unreadable
 from resnet_jax.errors import UserError
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # Its multiples are spread evenly over the circle.
 PREFIX = "folder:"
 SPLITS = ("train", "val", "valid", "validation", "test")
 
@@ -80,19 +81,27 @@ def open_folder(name: str) -> dict[str, FolderSource]:
 
 
 def _directories(path: str) -> list[str]:
-    return [entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+    try:
+        return [entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")
 
 
 def _files(root: str) -> tuple[dict[str, list[str]], list[str]]:
     """The pictures of each class, as paths below `root`, and the paths of all other files."""
     pictures: dict[str, list[str]] = {}
     ignored = []
-    seen = set()
-    for directory, below, files in os.walk(root, followlinks=True):
-        if os.path.realpath(directory) in seen:  # A link to a folder above would lead round in circles.
+    above = {os.path.dirname(root): ()}  # what a directory lies in, and it itself, without links
+    for directory, below, files in os.walk(root, onerror=_refuse, followlinks=True):
+        folders, here = above[os.path.dirname(directory)], os.path.realpath(directory)
+        if here in folders:  # A link to a folder above would lead round in circles.
             below.clear()
             continue
-        seen.add(os.path.realpath(directory))
+        above[directory] = (*folders, here)
         below[:] = sorted(name for name in below if not name.startswith("."))
         relative = os.path.relpath(directory, root)
         for file in sorted(files):
@@ -107,7 +116,8 @@ def _interleave(files: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
     """Merges the files of all classes, each class spread evenly: (files, labels)."""
     placed = []
     for label, members in enumerate(files):
+        start = (label + 1) * GOLDEN_RATIO % 1  # Or classes of equal size would have the same places.
         shuffled = sorted(members, key=lambda file: hashlib.sha256(file.encode(errors="surrogateescape")).digest())
-        placed += [((place + 0.5) / len(shuffled), label, file) for place, file in enumerate(shuffled)]
+        placed += [((place + start) / len(shuffled), label, file) for place, file in enumerate(shuffled)]
     placed.sort()
     return [file for _, _, file in placed], [label for _, label, _ in placed]

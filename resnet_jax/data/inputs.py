@@ -1,7 +1,7 @@
 """What a run trains and validates on, made from its settings."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from jax.sharding import Mesh
@@ -96,19 +96,19 @@ def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
     return next(iter(classes.values()))
 
 
-def untrained_classes(sources: Mapping[str, Source]) -> dict[str, list[str]]:
-    """Classes by split of which there are examples there, but none in `train`; of sources that list their labels."""
+def untrained_classes(sources: Mapping[str, Source], trained_on: Collection[str]) -> dict[str, list[str]]:
+    """Classes by split of which there are examples there, but none in those `trained_on`, where labels are listed."""
     classes = common_classes(sources)
     listed = {
         name: set(np.unique(source.labels)) & set(range(len(classes)))
         for name, source in sources.items()
         if hasattr(source, "labels")
     }
-    trained = listed.pop("train", None)
-    if trained is None:
+    if not listed.keys() >= set(trained_on):
         return {}
-    return {split: [classes[label] for label in sorted(found - trained)] for split, found in listed.items()
-            if found - trained}  # fmt: skip
+    trained = set().union(*(listed[name] for name in trained_on))
+    untrained = {split: sorted(found - trained) for split, found in listed.items()}
+    return {split: [classes[label] for label in labels] for split, labels in untrained.items() if labels}
 
 
 def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
@@ -121,10 +121,11 @@ def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
     for split in named[1:]:
         if not _has_labels(Selection.of(sources, split)):
             raise UserError(f"the split {split!r} has no labels to score by: choose another, or 'none'")
-    for split, names in untrained_classes(sources).items():
+    used = {name: sources[name] for split in named for name in splits.names(split)}
+    for split, names in untrained_classes(used, splits.names(dataset.train_split)).items():
         raise UserError(
-            f"{split} has pictures of {', '.join(names)}, and train has none: no network could learn what they are. "
-            "Add some to train, or remove these"
+            f"{split} has pictures of {', '.join(names)}, and {dataset.train_split} has none: no network could learn "
+            "what they are. Add some there, or remove these"
         )
 
 

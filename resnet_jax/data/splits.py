@@ -49,9 +49,14 @@ def resolve(dataset: ConfigDict, base_splits: Iterable[str]) -> None:
     if dataset.test_split == "":
         dataset.test_split = "test" if "test" in base_splits else "none"
     if dataset.validation_split == "":
-        taken = dataset.train_split + "+" + dataset.test_split
-        free = [name for name in OWN_VALIDATION if name in base_splits and name not in re.findall(r"[\w-]+", taken)]
+        taken = names(dataset.train_split) + names(dataset.test_split)
+        free = [name for name in OWN_VALIDATION if name in base_splits and name not in taken]
         dataset.validation_split = free[0] if free else ""
+
+
+def names(split: str) -> list[str]:
+    """The base splits that a split takes from."""
+    return [match["name"] for match in map(_PART.match, split.replace(" ", "").split("+")) if match]
 
 
 def check_disjoint(first: str, second: str, sizes: Mapping[str, int]) -> None:

@@ -31,7 +31,7 @@ class StreamingFeed:
     Args:
       loader: where examples come from.
       batch_size, seed, scale: as for `TrainingBatches`.
-      total_steps: of the run.
+      num_epochs: of the run, after which the batches end.
       num_workers: processes that decode.
       mesh: the devices; each process loads the part of a batch that its devices hold.
       unreadable: is told what could not be read.

@@ -15,25 +15,27 @@ class UnreadablePictures:
     Args:
       most: how many are put up with, `dataset.max_unreadable`.
       tell: takes a line for the log.
+
+    Attributes:
+      reasons: why they cannot be read, by name.
     """
 
     def __init__(self, most: int, tell: Callable[[str], None]):
         self._most, self._tell = most, tell
-        self._reasons: dict[str, str] = {}
-
-    def __len__(self) -> int:
-        return len(self._reasons)
+        self.reasons: dict[str, str] = {}
 
     def add(self, problems: Iterable[Problem]) -> None:
         """Raises `UserError`, with their names, when there are more than are put up with."""
         for name, reason in problems:
-            if name not in self._reasons:
-                self._reasons[name] = reason
+            if name not in self.reasons:
+                self.reasons[name] = reason
                 self._tell(f"Unreadable: {name}: {reason}")
-        if len(self) > self._most:
-            listed = list(self._reasons)[:NAMED_AT_THE_END]
-            more = f", and {len(self) - len(listed):,} more" if len(self) > len(listed) else ""
+        count = len(self.reasons)
+        if count > self._most:
+            noun = "picture" if count == 1 else "pictures"
+            listed = list(self.reasons)[:NAMED_AT_THE_END]
+            more = f", and {count - len(listed):,} more" if count > len(listed) else ""
             raise UserError(
-                f"{len(self):,} pictures cannot be read, where dataset.max_unreadable allows {self._most:,}: "
+                f"{count:,} {noun} cannot be read, where dataset.max_unreadable allows {self._most:,}: "
                 f"{', '.join(listed)}{more}. Mend or remove them, or allow more"
             )

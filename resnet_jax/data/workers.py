@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,7 +23,6 @@ from resnet_jax.errors import UserError
 
 MOST_WORKERS = 16  # where the number is chosen
 RESULTS_AHEAD = 2  # that each worker has ready
-PROCESS_NAME = "grain-process-prefetch"
 
 T = TypeVar("T")
 
@@ -48,7 +48,8 @@ def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Itera
     """
     if not flags.FLAGS.is_parsed():  # Outside of our own command line; grain reads its flags when it starts workers.
         flags.FLAGS.mark_as_parsed()
-    ahead = grain.ReadOptions(num_threads=1 if num_workers else default_workers(), prefetch_buffer_size=RESULTS_AHEAD)
+    threads = 1 if num_workers else default_workers()
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(RESULTS_AHEAD, threads))
     data = grain.MapDataset.range(numbers.start, numbers.stop).map(work).to_iter_dataset(ahead)
     if num_workers:
         # Small results are sent as they are: in shared memory of grain's some would be left when a run ends early.
@@ -57,7 +58,7 @@ def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Itera
         options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=RESULTS_AHEAD)
         data = data.mp_prefetch(options, worker_init_fn=_start_worker)
     iterator = iter(data)
-    guarded = _guarded(iterator)
+    guarded = _guarded(iterator, num_workers)
     try:
         yield guarded
     finally:
@@ -102,32 +103,44 @@ class _Filling:
         return self.slots.take(number) if self.slots else returned
 
 
-def _guarded(iterator: Iterator[T]) -> Iterator[T]:
+def _guarded(iterator: Iterator[T], num_workers: int) -> Iterator[T]:
+    others = set(multiprocessing.active_children())
     workers: list[multiprocessing.Process] = []
     while True:
         try:
-            result = next(iterator)
+            with contextlib.nullcontext() if workers else _without_interrupts():
+                result = next(iterator)
         except StopIteration:
             return
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
-            raise UserError(_obituary(workers)) from None
-        workers = workers or [
-            child for child in multiprocessing.active_children() if child.name.startswith(PROCESS_NAME)
-        ]
+            raise UserError(_obituary(workers, str(error))) from None
+        if len(workers) < num_workers:  # They start one after another.
+            workers = [child for child in multiprocessing.active_children() if child not in others]
         yield result
 
 
-def _obituary(workers: list[multiprocessing.Process]) -> str:
-    dead = [
-        f"number {number} (process {worker.pid}, exit code {worker.exitcode})"
-        for number, worker in enumerate(workers)
-        if worker.exitcode not in (None, 0)
-    ]
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Has the processes that are started here inherit that Ctrl-C is put off, until they know what to do about it."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _obituary(workers: list[multiprocessing.Process], message: str) -> str:
+    dead = [f"{worker.pid} (exit code {worker.exitcode})" for worker in workers if worker.exitcode not in (None, 0)]
+    exit_code = re.search(r"exit code -?\d+", message)
+    who = " and ".join(dead) or f"that was starting ({exit_code[0] if exit_code else 'no exit code'})"
     return (
-        f"data worker {' and '.join(dead) or 'that was starting'} died; exit code -9 is mostly a want of memory, of "
-        "which a lower dataset.num_workers takes less. The same command goes on from the last checkpoint"
+        f"the data worker process {who} died; -9 is mostly a want of memory, of which a lower dataset.num_workers "
+        "takes less. The same command goes on from the last checkpoint"
     )
 
 

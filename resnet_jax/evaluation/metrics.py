@@ -20,7 +20,6 @@ class Outcomes(NamedTuple):
 
     position: jax.Array | np.ndarray
     label: jax.Array | np.ndarray
-
     loss: jax.Array | np.ndarray
     prediction: jax.Array | np.ndarray
     in_top5: jax.Array | np.ndarray

@@ -208,7 +208,7 @@ class TestSample:
         unreadable = bear_with()
         selection = selection_of(Pictures([(6, 5), None, (6, 5), (6, 5)]))
         assert len(feeds.sample(dataset_settings(feed="streaming"), selection, unreadable)) == 3
-        assert len(unreadable) == 1
+        assert len(unreadable.reasons) == 1
 
 
 def test_the_number_of_workers_is_as_set_and_else_chosen(monkeypatch):

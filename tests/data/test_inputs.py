@@ -212,7 +212,9 @@ class TestClasses:
         assert common_classes({"train": source(4), "test": source(2)}) == ("cat", "dog")
 
     def test_of_which_there_is_nothing_to_train_on(self):
-        assert untrained_classes({"train": source(1), "val": source(2), "test": source(1)}) == {"val": ["dog"]}
+        sources = {"train": source(1), "val": source(2), "test": source(1)}
+        assert untrained_classes(sources, ["train"]) == {"val": ["dog"]}
+        assert untrained_classes(sources, ["train", "val"]) == {}
 
     def test_are_not_judged_where_sources_do_not_list_their_labels(self):
         class Unlisted(ArraySource):
@@ -223,5 +225,5 @@ class TestClasses:
             def __len__(self):
                 return len(self._labels)
 
-        assert untrained_classes({"train": Unlisted(1), "val": source(4)}) == {}
-        assert untrained_classes({"train": source(1), "val": Unlisted(4)}) == {}
+        assert untrained_classes({"train": Unlisted(1), "val": source(4)}, ["train"]) == {}
+        assert untrained_classes({"train": source(1), "val": Unlisted(4)}, ["train"]) == {}

@@ -7,13 +7,13 @@ from resnet_jax.errors import UserError
 def test_each_is_told_once_and_counted_once_over_all_epochs():
     told = []
     unreadable = UnreadablePictures(2, told.append)
-    assert len(unreadable) == 0
+    assert len(unreadable.reasons) == 0
     for _ in range(3):
         unreadable.add([("a.jpg", "it is wet")])
         unreadable.add([("b.jpg", "it is torn"), ("a.jpg", "it is wet")])
         unreadable.add([])
     assert told == ["Unreadable: a.jpg: it is wet", "Unreadable: b.jpg: it is torn"]
-    assert len(unreadable) == 2
+    assert len(unreadable.reasons) == 2
 
 
 def test_more_than_are_put_up_with_are_an_error_that_names_them():
@@ -26,7 +26,7 @@ def test_more_than_are_put_up_with_are_an_error_that_names_them():
 
 
 def test_none_may_be_allowed():
-    with pytest.raises(UserError, match=r"1 pictures .* allows 0: a\.jpg"):
+    with pytest.raises(UserError, match=r"1 picture .* allows 0: a\.jpg"):
         UnreadablePictures(0, lambda line: None).add([("a.jpg", "wet")])
 
 

@@ -78,7 +78,7 @@ def test_workers_go_on_at_ctrl_c_and_one_that_is_killed_is_named_with_its_exit_c
         os.kill(running[1].pid, signal.SIGKILL)
         for _ in given:
             pass
-    assert f"process {running[1].pid}, exit code -9" in str(raised.value)
+    assert f"process {running[1].pid} (exit code -9) died" in str(raised.value)
     assert str(running[0].pid) not in str(raised.value)
     assert "lower dataset.num_workers" in str(raised.value)
     assert not started()
@@ -86,7 +86,7 @@ def test_workers_go_on_at_ctrl_c_and_one_that_is_killed_is_named_with_its_exit_c
 
 def test_a_worker_that_dies_of_its_first_batch_is_an_error_too():
     with (
-        pytest.raises(UserError, match=r"data worker .* died"),
+        pytest.raises(UserError, match=r"data worker process .*\(exit code 7\) died"),
         workers.arrays(die_at_once, range(10), SHAPE, num_workers=1) as given,
     ):
         next(given)

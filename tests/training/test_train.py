@@ -10,8 +10,8 @@ import pytest
 import resnet_jax
 from resnet_jax import parallel
 from resnet_jax.data.sources import ArraySource, open_dataset
-from resnet_jax.errors import UserError
 from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.run import load_run
 from resnet_jax.training import loop as loops

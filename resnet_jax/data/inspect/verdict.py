@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from resnet_jax.data.folder import FolderSource
-from resnet_jax.data.inputs import untrained_classes
 from resnet_jax.data.inspect.look import Looked
 from resnet_jax.data.inspect.plan import Plan
 from resnet_jax.data.selection import NO_LABEL
@@ -44,7 +43,7 @@ def findings(
         *_shapes(looked, plan),
         *_labels(looked, plan),
         *_empty_classes(sources, looked),
-        *_uneven_classes(sources, looked, plan),
+        *_uneven_classes(looked, plan),
         *_leaks(looked, plan, repeated),
         *_contradictions(looked, plan, repeated),
         *_copies(repeated),
@@ -105,7 +104,7 @@ def _empty_classes(sources: Mapping[str, Source], looked: Looked) -> Iterator[Fi
         yield Finding(is_folder, f"classes without any picture: {_listed(empty)}")
 
 
-def _uneven_classes(sources: Mapping[str, Source], looked: Looked, plan: Plan) -> Iterator[Finding]:
+def _uneven_classes(looked: Looked, plan: Plan) -> Iterator[Finding]:
     classes = dict(enumerate(looked.selection.classes))
     readable = {part: positions[looked.readable[positions]] for part, positions in plan.parts.items()}
     labels = {part: looked.records["label"][positions] for part, positions in readable.items()}
@@ -113,15 +112,12 @@ def _uneven_classes(sources: Mapping[str, Source], looked: Looked, plan: Plan) -
     if "training" not in present:
         return
     trained = present.pop("training")
-    untrained = untrained_classes(sources)  # A run refuses these, whether it uses the split or not.
     for part, names in present.items():
-        split = plan.split(part)
-        untrained[split] = sorted({*untrained.get(split, ()), *(names - trained)})
-        if trained - names:
-            yield Finding(False, f"classes that {split} lacks: {_listed(sorted(trained - names))}")
-    for split, names in untrained.items():
-        if names:
-            yield Finding(True, f"classes of {split} that training lacks, and cannot learn: {_listed(names)}")
+        split, lacking, untrained = plan.split(part), sorted(trained - names), sorted(names - trained)
+        if lacking:
+            yield Finding(False, f"classes that {split} lacks: {_listed(lacking)}")
+        if untrained:
+            yield Finding(True, f"classes of {split} that training lacks, and cannot learn: {_listed(untrained)}")
 
 
 def _leaks(looked: Looked, plan: Plan, repeated: Sequence[np.ndarray]) -> Iterator[Finding]:
