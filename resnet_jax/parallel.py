@@ -1,6 +1,8 @@
 """Devices and processes: the mesh, the two shardings we use, and the start of a multi-host run."""
 
 import collections
+import os
+import sys
 
 import jax
 import numpy as np
@@ -92,6 +94,23 @@ def free_memory(mesh: Mesh) -> int:
     if jax.process_count() == 1:
         return min(free)
     return int(multihost_utils.process_allgather(np.array(min(free))).min())
+
+
+def total(count: int) -> int:
+    """The sum of what each process counts; all of them must ask."""
+    return int(multihost_utils.process_allgather(np.array(count)).sum())
+
+
+def leave(exit_code: int) -> int:
+    """Returns the exit code for a run that failed; of several processes, this one ends at once.
+
+    At a regular end it would wait minutes for the others, who wait for it.
+    """
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    return exit_code
 
 
 class Pace:

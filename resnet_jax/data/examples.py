@@ -54,6 +54,7 @@ def read_examples(selection: Selection, unreadable: UnreadablePictures, progress
             pixels = pixels_of(image, selection.channels)
         except Unreadable as why:
             unreadable.add([(selection.name(position), str(why))])
+            unreadable.check()
             continue
         if images is None:
             images = np.empty((len(selection), *pixels.shape), np.uint8)

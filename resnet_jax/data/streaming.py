@@ -15,6 +15,8 @@ from resnet_jax.data.loading import EvaluationBatches, Loader, Rows, TrainingBat
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 
+STEPS_BETWEEN_CHECKS = 50  # where several processes must ask each other
+
 
 class StreamedInputs(NamedTuple):
     """A batch on the devices, sharded over `data`: uint8 [batch, height, width, channels] and int32 [batch]."""
@@ -76,6 +78,7 @@ class StreamingFeed:
             self._loaded = self._running.enter_context(streaming)
         images, rows = next(self._loaded)
         self._unreadable.add(rows.problems)
+        _check(self._unreadable, step)
         placed = parallel.place_rows((images, rows.labels), self._mesh, self._batches.batch_size)
         self._next_step, self._current = step + 1, StreamedInputs(*placed)
         return self._current
@@ -113,11 +116,21 @@ class StreamedExamples:
         batch_of = EvaluationBatches(self.loader, batch_size, rows, self.resize)
         numbers = range(-(-len(self) // batch_size))
         with workers.arrays(batch_of, numbers, batch_of.shape, min(self.num_workers, len(numbers))) as batches:
-            for images, rows in batches:
+            for number, (images, rows) in enumerate(batches, start=1):
                 self.unreadable.add(rows.problems)
+                _check(self.unreadable, number)
                 yield images, rows
+        _check(self.unreadable)
 
     def pictures(self, positions: np.ndarray) -> np.ndarray:
         """Pictures to look at, as they are scored: uint8 [n, height, width, channels]."""
         box = EvaluationBatches(self.loader, 1, np.zeros(1), self.resize).box
         return np.stack([self.loader(int(position), box)[0] for position in positions])
+
+
+def _check(unreadable: UnreadablePictures, step: int = 0) -> None:
+    """Stops all processes together where there is too much that cannot be read, or one would wait for the others."""
+    if jax.process_count() == 1:
+        unreadable.check()
+    elif step % STEPS_BETWEEN_CHECKS == 0:
+        unreadable.check(parallel.total(len(unreadable.reasons)))

@@ -25,12 +25,15 @@ class UnreadablePictures:
         self.reasons: dict[str, str] = {}
 
     def add(self, problems: Iterable[Problem]) -> None:
-        """Raises `UserError`, with their names, when there are more than are put up with."""
+        """Tells what is new."""
         for name, reason in problems:
             if name not in self.reasons:
                 self.reasons[name] = reason
                 self._tell(f"Unreadable: {name}: {reason}")
-        count = len(self.reasons)
+
+    def check(self, count: int | None = None) -> None:
+        """Raises `UserError`, with their names, if there are more than are put up with: `count`, else those added."""
+        count = len(self.reasons) if count is None else count
         if count > self._most:
             noun = "picture" if count == 1 else "pictures"
             listed = list(self.reasons)[:NAMED_AT_THE_END]

@@ -54,14 +54,15 @@ def start(run: Callable[[], int]) -> None:
             parallel.start()
             return run()
         except UserError as error:
-            _exit_with(error)
+            _print_error(error)
         except KeyboardInterrupt:
             return INTERRUPTED
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
             place = error.filename or "a file of the run"
-            _exit_with(UserError(f"{error.strerror}, at {place}: make room there and run the same command again"))
+            _print_error(UserError(f"{error.strerror}, at {place}: make room there and run the same command again"))
+        return parallel.leave(USER_ERROR)
 
     app.run(main, flags_parser=_parse)
 
@@ -133,5 +134,9 @@ def _print_help() -> None:
 
 
 def _exit_with(error: UserError):
-    print(f"error: {error}", file=sys.stderr)
+    _print_error(error)
     sys.exit(USER_ERROR)
+
+
+def _print_error(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr)

@@ -20,19 +20,33 @@ def test_more_than_are_put_up_with_are_an_error_that_names_them():
     told = []
     unreadable = UnreadablePictures(1, told.append)
     unreadable.add([("a.jpg", "wet")])
+    unreadable.check()
+    unreadable.add([("b.jpg", "torn")])
     with pytest.raises(UserError, match=r"^2 pictures .*max_unreadable allows 1: a\.jpg, b\.jpg\. Mend or remove"):
-        unreadable.add([("b.jpg", "torn")])
+        unreadable.check()
     assert len(told) == 2
 
 
+def test_a_count_of_all_processes_may_be_given():
+    unreadable = UnreadablePictures(3, lambda line: None)
+    unreadable.add([("a.jpg", "wet")])
+    unreadable.check(3)
+    with pytest.raises(UserError, match=r"^4 pictures .*max_unreadable allows 3: a\.jpg"):
+        unreadable.check(4)
+
+
 def test_none_may_be_allowed():
+    unreadable = UnreadablePictures(0, lambda line: None)
+    unreadable.add([("a.jpg", "wet")])
     with pytest.raises(UserError, match=r"1 picture .* allows 0: a\.jpg"):
-        UnreadablePictures(0, lambda line: None).add([("a.jpg", "wet")])
+        unreadable.check()
 
 
 def test_of_very_many_only_the_first_are_named():
+    unreadable = UnreadablePictures(100, lambda line: None)
+    unreadable.add([(f"{number}.jpg", "wet") for number in range(1500)])
     with pytest.raises(UserError) as error:
-        UnreadablePictures(100, lambda line: None).add([(f"{number}.jpg", "wet") for number in range(1500)])
+        unreadable.check()
     assert "1,500 pictures cannot be read, where dataset.max_unreadable allows 100" in str(error.value)
     assert "0.jpg, 1.jpg" in str(error.value)
     assert "19.jpg, and 1,480 more" in str(error.value)
