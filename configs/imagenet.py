@@ -17,9 +17,12 @@ The checkpoint is chosen on a hundredth of the training pictures; the official v
 from ml_collections import ConfigDict
 
 from resnet_jax.config import default
+from resnet_jax.errors import unknown_name
 
 
 def get_config(recipe: str = "goyal"):
+    if recipe not in ("goyal", "strikes_back_a3"):
+        raise unknown_name("variant", recipe, ("goyal", "strikes_back_a3"))
     config = default()
     config.dataset.name = "imagenet2012"
     config.dataset.train_split = "train[:99%]"
@@ -34,7 +37,10 @@ def get_config(recipe: str = "goyal"):
     config.model.zero_init_residual = True
     config.schedule.warmup_epochs = 5.0
     config.optimizer.exempt_norm_and_bias = True
-    {"goyal": _goyal, "strikes_back_a3": _strikes_back_a3}[recipe](config)
+    if recipe == "goyal":
+        _goyal(config)
+    else:
+        _strikes_back_a3(config)
     return config
 
 
@@ -46,7 +52,6 @@ def _goyal(config: ConfigDict) -> None:
     config.num_epochs = 90
     config.optimizer.learning_rate = config.get_ref("batch_size").to_float() * (0.1 / 256)
     config.optimizer.weight_decay = 1e-4
-    config.schedule.name = "step"
     config.schedule.name = "step"
     config.schedule.step_epochs = (30, 60, 80)
 

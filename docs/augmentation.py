@@ -59,7 +59,7 @@ def augmented(images: np.ndarray, chosen: dict, fill: np.ndarray) -> tuple[np.nd
     """
     config = settings.default().augment
     config.update(chosen)
-    pipeline.check(config)
+    pipeline.check(config, len(images))
     augment = jax.jit(pipeline.from_config(config, len(images), fill))
     draws, shares = [], []
     for key in jax.random.split(jax.random.key(SEED), DRAWS):

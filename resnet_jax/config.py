@@ -52,7 +52,7 @@ def default() -> ConfigDict:
 
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # "digits" (scikit-learn), "folder:/path", or a TFDS name: "cifar10", "mnist", ...
-    config.dataset.data_dir = placeholder(str)  # of TFDS; unset: $TFDS_DATA_DIR, else ~/tensorflow_datasets
+    config.dataset.data_dir = placeholder(str)  # of TFDS, unset: $TFDS_DATA_DIR; or where a folder has been moved to
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
     config.dataset.validation_split = ""  # "": the set's own, else a tenth of every class of train; "none": no such
     config.dataset.test_split = ""  # read once, at the end. "": the set's own, if it has one; "none": no test result

@@ -86,11 +86,11 @@ def free_memory(mesh: Mesh) -> int:
     """Bytes that are free on the fullest device, over all processes; the cores of a CPU count as sharing its memory."""
     free = []
     for device in mesh.local_devices:
-        if device.platform == "cpu":
-            free.append(psutil.virtual_memory().available // len(mesh.local_devices))
-        else:
-            memory = device.memory_stats()
+        memory = device.memory_stats()  # None where the device shares the host's.
+        if memory:
             free.append(memory["bytes_limit"] - memory["bytes_in_use"])
+        else:
+            free.append(psutil.virtual_memory().available // len(mesh.local_devices))
     if jax.process_count() == 1:
         return min(free)
     return int(multihost_utils.process_allgather(np.array(min(free))).min())

@@ -12,7 +12,7 @@ from resnet_jax.data import jpeg
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 # PIL knows many formats more, some of which start other programs: a picture may be one of these, whatever its name.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-MOST_PIXELS = 2**28 // 3  # 256 MiB as RGB; a file of a few kilobytes can claim to be of any size
+MOST_PIXELS = 2**28 // 3  # 256 MiB as RGB, and some times that while it is converted; few bytes can claim any size
 EXIF = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")  # marks of such data in JPEG, PNG, WebP and XMP
 ORIENTATION = 0x0112  # a tag in it
 UPRIGHT = 1
@@ -44,7 +44,7 @@ class PictureFile:
         if self.height * self.width > MOST_PIXELS:
             allowed = f"{MOST_PIXELS:,} that are allowed"
             raise Unreadable(f"{self.width:,} x {self.height:,} pixels are more than the {allowed}")
-        if any(mark in encoded for mark in EXIF):
+        if jpeg.has_metadata(encoded) if self._is_plain_jpeg else any(mark in encoded for mark in EXIF):
             with _reasons():
                 orientation = self._open().getexif().get(ORIENTATION, UPRIGHT)  # Of a PNG, this decodes all of it.
             self._is_plain_jpeg &= orientation == UPRIGHT

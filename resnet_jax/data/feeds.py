@@ -43,7 +43,7 @@ def resolve(dataset: ConfigDict, selection: Selection, mesh: Mesh) -> str:
     """Fills in what `dataset` leaves open of `feed`, `image_size`, `eval_resize` and `eval_crop`; returns why."""
     shapes = _shapes(selection)
     differ = len(shapes) > 1
-    reason = "as dataset.feed says"
+    reason = "as the settings of the run say"
     if dataset.feed == "auto":
         dataset.feed, reason = _choose(dataset, selection, shapes, mesh)
     if dataset.feed == "streaming":
@@ -111,5 +111,5 @@ def _shapes(selection: Selection) -> list[tuple[int, int, int]]:
         except Unreadable:  # It is told when its turn comes.
             continue
     if not shapes:
-        raise UserError(f"not one of the first {min(LOOKED_AT, len(selection))} training pictures can be read")
+        raise UserError(f"not one of the first {min(LOOKED_AT, len(selection))} pictures can be read")
     return list(dict.fromkeys(shapes))

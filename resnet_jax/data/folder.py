@@ -27,7 +27,8 @@ class FolderSource:
     Attributes:
       classes: the names of the directories, sorted, over all splits.
       labels: int32 [n].
-      ignored: paths of files that are no pictures by their extension, or lie outside the classes' directories.
+      ignored: paths of files that are no pictures by their extension, or lie outside the classes' directories; of the
+        training split also what lies beside the splits.
     """
 
     channels = 3
@@ -55,15 +56,22 @@ class FolderSource:
         return os.path.join(self._root, self._files[index])
 
 
-def open_folder(name: str) -> dict[str, FolderSource]:
-    """The splits of the data set `folder:/path`.
+def canonical_name(name: str) -> str:
+    """`folder:/path` with an absolute path, so that it means the same from any directory; other names as they are."""
+    if not name.startswith(PREFIX) or name == PREFIX:
+        return name
+    return PREFIX + os.path.abspath(os.path.expanduser(name.removeprefix(PREFIX)))
+
+
+def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSource]:
+    """The splits of the data set `folder:/path`, or of the same folder that lies in another place by now.
 
     Raises:
       UserError: for a path that is no directory, or a folder without classes or pictures; it says what should be there.
     """
     if name == PREFIX:
         raise UserError("name the folder of your pictures, with --config.dataset.name=folder:/path/to/pictures")
-    root = os.path.abspath(os.path.expanduser(name.removeprefix(PREFIX)))
+    root = canonical_name(PREFIX + moved_to if moved_to else name).removeprefix(PREFIX)
     layout = f"a data set of one's own is a folder with {root}/train/CLASS/PICTURE.jpg and {root}/val/CLASS/PICTURE.jpg"
     if not os.path.isdir(root):
         raise UserError(f"there is no folder {root}: {layout}")
@@ -77,6 +85,8 @@ def open_folder(name: str) -> dict[str, FolderSource]:
     for split, source in sources.items():
         if not len(source):
             raise UserError(f"the folder {splits[split]} holds no pictures in directories of classes: {layout}")
+    if splits["train"] != root:
+        sources["train"].ignored += [entry.path for entry in os.scandir(root) if entry.name not in splits]
     return sources
 
 

@@ -48,6 +48,9 @@ def open_inputs(
     classes = common_classes(sources)
     splits.resolve(dataset, sources)
     _check_splits(dataset, sources)
+    ignored = sum(len(getattr(source, "ignored", ())) for source in sources.values())
+    if ignored:
+        tell(f"Ignored: {ignored:,} files that are no pictures of a class, by name or place; inspect lists them.")
     train = Selection.of(sources, dataset.train_split)
     tell(feeds.resolve(dataset, train, mesh))
     resident = dataset.feed == "resident"

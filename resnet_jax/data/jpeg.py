@@ -1,12 +1,13 @@
 """The common kind of JPEG, decoded by libjpeg-turbo alone, as far down as it is looked at."""
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
 
 START = b"\xff\xd8\xff"
-BASELINE, OTHER_FRAMES, SCAN = (0xC0, 0xC1), {*range(0xC2, 0xD0)} - {0xC4, 0xC8, 0xCC}, 0xDA
+BASELINE, SCAN, METADATA = (0xC0, 0xC1), 0xDA, 0xE1  # markers
 ROWS_OF_BLOCKS = 16  # of pixels that JPEGs are made of, at most
 # What libjpeg says when it has all rows that the head asks for, and finds more up to the mark of a file's end.
 ROWS_LEFT_OVER = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
@@ -23,6 +24,11 @@ def size(encoded: bytes) -> tuple[int, int] | None:
     return (height, width) if color_space in ("Gray", "YCbCr") else None
 
 
+def has_metadata(encoded: bytes) -> bool:
+    """Whether a JPEG says more about itself, in Exif or XMP, such as that it is to be turned."""
+    return any(marker == METADATA for marker, _ in _segments(encoded))
+
+
 def decode(encoded: bytes, channels: int, shrink: int = 1, bottom: int | None = None) -> np.ndarray:
     """Decodes a JPEG of which `size` is known.
 
@@ -36,7 +42,7 @@ def decode(encoded: bytes, channels: int, shrink: int = 1, bottom: int | None = 
       uint8 [height, width, channels], the same pixels that PIL gives.
 
     Raises:
-      ValueError: for the slightest damage, some of which PIL puts up with.
+      ValueError: for damage that shows, some of which PIL puts up with. What lies beyond `bottom` is not looked at.
     """
     color_space = "RGB" if channels == 3 else "GRAY"
     if shrink == 1 and bottom is not None:
@@ -51,7 +57,7 @@ def _decode_rows(encoded: bytes, color_space: str, channels: int, bottom: int) -
     """The rows above `bottom`, and a few more; None where that cannot be had, or is not whole.
 
     A JPEG is coded from top to bottom. If the height in its head is lowered, libjpeg stops there, and then complains of
-    what is left over, when all pixels that it was asked for are in the buffer. Any other complaint is of damage.
+    what is left over, when all pixels that it was asked for are in the buffer. Another complaint is of damage.
     """
     frame = _find_frame(encoded)
     if frame is None:
@@ -74,12 +80,12 @@ def _decode_rows(encoded: bytes, color_space: str, channels: int, bottom: int) -
 
 def _find_frame(encoded: bytes) -> int | None:
     """Where the head of the frame starts, if the picture is coded in one go from top to bottom (baseline)."""
+    return next((position for marker, position in _segments(encoded) if marker in BASELINE), None)
+
+
+def _segments(encoded: bytes) -> Iterator[tuple[int, int]]:
+    """The markers before the coded picture, and where they are."""
     position = len(START) - 1
-    while position + 9 <= len(encoded) and encoded[position] == 0xFF:
-        marker = encoded[position + 1]
-        if marker in BASELINE:
-            return position
-        if marker in OTHER_FRAMES or marker == SCAN:
-            return None
+    while position + 4 <= len(encoded) and encoded[position] == 0xFF and encoded[position + 1] != SCAN:
+        yield encoded[position + 1], position
         position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
-    return None

@@ -34,6 +34,7 @@ class Selection:
     def of(cls, sources: Mapping[str, Source], split: str) -> "Selection":
         """The examples that `split` names; raises `UserError` as `splits.select` does."""
         chosen = splits.select(split, {name: len(source) for name, source in sources.items()})
+        sources = {name: sources[name] for name in chosen}  # The others need not be sent to workers.
         numbers = {name: number for number, name in enumerate(sources)}
         which = np.concatenate([np.full(len(indices), numbers[name]) for name, indices in chosen.items()])
         return cls(sources, which, np.concatenate(list(chosen.values())))

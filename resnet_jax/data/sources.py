@@ -25,7 +25,8 @@ class Source(Protocol):
       name(index): what people know an example by, such as the path of its file.
       __getitems__(indices): a list of examples, if that is faster than one after another.
 
-    `source[i]` may raise `decode.Unreadable`. Where examples are streamed, sources are pickled for other processes.
+    `source[i]` may raise `decode.Unreadable`. Where examples are streamed, sources are pickled for other processes,
+    which also read the script that trains: it must do so under `if __name__ == "__main__":`.
     """
 
     classes: Sequence[str]
@@ -51,12 +52,16 @@ class ArraySource:
 def open_dataset(name: str, data_dir: str | None = None) -> dict[str, Source]:
     """The splits of the data set `name`: "digits", "folder:/path", or a TFDS name.
 
+    Args:
+      name: of the set.
+      data_dir: where TFDS keeps sets; of a folder, where it has been moved to. None: the usual place.
+
     Raises:
       UserError: where it is not to be had; it says why, and what to do.
     """
     if name == "digits":
         return _digits()
-    return open_folder(name) if name.startswith(PREFIX) else open_tfds(name, data_dir)
+    return open_folder(name, data_dir) if name.startswith(PREFIX) else open_tfds(name, data_dir)
 
 
 def _digits() -> dict[str, Source]:

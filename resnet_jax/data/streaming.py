@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from resnet_jax import parallel
 from resnet_jax.data import workers
+from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.loading import EvaluationBatches, Loader, Rows, TrainingBatches
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
@@ -115,7 +116,8 @@ class StreamedExamples:
         """Every example once, in order; of each batch the `rows`, filled up where the examples end."""
         batch_of = EvaluationBatches(self.loader, batch_size, rows, self.resize)
         numbers = range(-(-len(self) // batch_size))
-        with workers.arrays(batch_of, numbers, batch_of.shape, min(self.num_workers, len(numbers))) as batches:
+        num_workers = workers.worthwhile(self.num_workers, len(self))
+        with workers.arrays(batch_of, numbers, batch_of.shape, num_workers) as batches:
             for number, (images, rows) in enumerate(batches, start=1):
                 self.unreadable.add(rows.problems)
                 _check(self.unreadable, number)
@@ -125,7 +127,11 @@ class StreamedExamples:
     def pictures(self, positions: np.ndarray) -> np.ndarray:
         """Pictures to look at, as they are scored: uint8 [n, height, width, channels]."""
         box = EvaluationBatches(self.loader, 1, np.zeros(1), self.resize).box
-        return np.stack([self.loader(int(position), box)[0] for position in positions])
+        pictures = np.zeros((len(positions), *self.loader.shape), np.uint8)
+        for picture, position in zip(pictures, positions, strict=True):
+            with contextlib.suppress(Unreadable):  # It was there a moment ago.
+                picture[:], _ = self.loader(int(position), box)
+        return pictures
 
 
 def _check(unreadable: UnreadablePictures, step: int = 0) -> None:

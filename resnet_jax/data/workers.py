@@ -5,10 +5,12 @@ import dataclasses
 import gc
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -22,9 +24,22 @@ from resnet_jax.data.slots import Slots
 from resnet_jax.errors import UserError
 
 MOST_WORKERS = 16  # where the number is chosen
+WORTH_A_WORKER = 1000  # pictures
 RESULTS_AHEAD = 2  # that each worker has ready
 
+DEATH_OF_A_WORKER = "Worker process was terminated unexpectedly"  # as grain says it
+
 T = TypeVar("T")
+
+
+def worthwhile(num_workers: int, pictures: int) -> int:
+    """Of so many workers those that are worth their start, which takes seconds, for so many pictures."""
+    return min(num_workers, pictures // WORTH_A_WORKER)
+
+
+def is_starting() -> bool:
+    """Whether this is a worker that is just reading the script which started it, as Python has them do."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def default_workers() -> int:
@@ -50,7 +65,7 @@ def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Itera
         flags.FLAGS.mark_as_parsed()
     threads = 1 if num_workers else default_workers()
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(RESULTS_AHEAD, threads))
-    data = grain.MapDataset.range(numbers.start, numbers.stop).map(work).to_iter_dataset(ahead)
+    data = grain.MapDataset.range(numbers.start, numbers.stop).map(_Telling(work)).to_iter_dataset(ahead)
     if num_workers:
         # Small results are sent as they are: in shared memory of grain's some would be left when a run ends early.
         piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
@@ -82,7 +97,28 @@ def arrays(
         given = stack.enter_context(results(work, numbers, num_workers))
         if slots:
             stack.callback(slots.release)  # At the end, first of all: workers that wait for a slot could not end.
-        yield ((work.array(number, result[0]), result[1]) for number, result in zip(numbers, given, strict=False))
+        yield ((work.array(number, result[0]), result[1]) for number, result in zip(numbers, given, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Telling:
+    """Work whose errors reach the parent, whatever they are: it waits forever for what cannot be sent to it."""
+
+    work: Callable[[int], object]
+
+    def __call__(self, number: int) -> object:
+        try:
+            return self.work(number)
+        except (SystemExit, StopIteration) as error:  # They mean something else to those who run the work.
+            raise RuntimeError(f"the work raised {error!r}") from error
+        except Exception as error:
+            try:
+                faithful = type(pickle.loads(pickle.dumps(error))) is type(error)
+            except Exception:
+                faithful = False
+            if faithful:
+                raise
+            raise RuntimeError("".join(traceback.format_exception(error))) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +149,7 @@ def _guarded(iterator: Iterator[T], num_workers: int) -> Iterator[T]:
         except StopIteration:
             return
         except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):
+            if not (num_workers and str(error).startswith(DEATH_OF_A_WORKER)):
                 raise
             raise UserError(_obituary(workers, str(error))) from None
         if len(workers) < num_workers:  # They start one after another.
@@ -136,11 +172,15 @@ def _without_interrupts() -> Iterator[None]:
 
 def _obituary(workers: list[multiprocessing.Process], message: str) -> str:
     dead = [f"{worker.pid} (exit code {worker.exitcode})" for worker in workers if worker.exitcode not in (None, 0)]
-    exit_code = re.search(r"exit code -?\d+", message)
-    who = " and ".join(dead) or f"that was starting ({exit_code[0] if exit_code else 'no exit code'})"
+    if not dead:
+        exit_code = re.search(r"exit code -?\d+", message)
+        return (
+            f"a data worker process that was starting died ({exit_code[0] if exit_code else 'for no known reason'}): a "
+            'script of your own must train under if __name__ == "__main__":, or with dataset.num_workers=0'
+        )
     return (
-        f"the data worker process {who} died; -9 is mostly a want of memory, of which a lower dataset.num_workers "
-        "takes less. The same command goes on from the last checkpoint"
+        f"the data worker process {' and '.join(dead)} died; -9 is mostly a want of memory, of which a lower "
+        "dataset.num_workers takes less. The same command goes on from the last checkpoint"
     )
 
 

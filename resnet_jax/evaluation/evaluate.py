@@ -1,7 +1,7 @@
 """Evaluation: every example exactly once, in batches of one shape, on all devices."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,8 @@ from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import metrics
 from resnet_jax.run import Run
+
+CLASSES_NAMED = 10
 
 Evaluate = Callable[[dict, Examples | StreamedExamples], metrics.Outcomes]
 
@@ -46,6 +48,9 @@ def make_evaluate(model: nn.Module, preprocess: Preprocess, batch_size: int, mes
             parts.append(step(variables, *parallel.place_rows(arrays, mesh, batch_size)))
             pace(parts[-1])
         outcomes = jax.tree.map(lambda *part: np.concatenate(part), *parallel.fetch(parts))
+        given = outcomes.position[outcomes.position >= 0]
+        if not np.array_equal(np.sort(given), np.arange(len(examples))):
+            raise RuntimeError(f"{len(given)} examples were given instead of each of {len(examples)} once")
         scored = outcomes.label != NO_LABEL
         return jax.tree.map(lambda values: values[scored], outcomes)
 
@@ -70,8 +75,13 @@ def score_run(
     """
     for source in sources.values():
         if tuple(source.classes) != run.classes:
-            raise UserError(f"this network tells {run.classes} apart, but the data has the classes {source.classes}")
+            raise UserError(f"this network tells {_some(run.classes)} apart, but the data has {_some(source.classes)}")
     selection = Selection.of(sources, split)
     examples = open_split(run.config.dataset, selection, unreadable, progress)
     evaluate = make_evaluate(run.model, run.preprocess, run.config.batch_size, run.mesh)
     return dataclasses.asdict(metrics.summarize(evaluate(run.variables, examples), len(selection)))
+
+
+def _some(classes: Sequence[str]) -> str:
+    more = ", ..." if len(classes) > CLASSES_NAMED else ""
+    return f"the {len(classes):,} classes {', '.join(classes[:CLASSES_NAMED])}{more}"

@@ -102,7 +102,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     optimizer.check(config)
     losses.from_config(config.loss)
     feeds.check(config.dataset)
-    pipeline.check(config.augment)
+    pipeline.check(config.augment, config.batch_size)
     variants.from_config(config, num_classes=1)
 
 

@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 
 from resnet_jax import config as settings
 from resnet_jax import parallel, provenance
+from resnet_jax.data import workers
+from resnet_jax.data.folder import canonical_name
 from resnet_jax.data.sources import Source, open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
@@ -33,7 +35,11 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
       UserError: for what only the user can mend; what was saved stays.
       KeyboardInterrupt: after Ctrl-C, with everything saved unless it was pressed twice; the same call goes on.
     """
+    if workers.is_starting():
+        raise UserError('a script that trains on streamed pictures must do so under if __name__ == "__main__":')
     mesh = parallel.make_mesh()
+    config = config.copy_and_resolve_references()
+    config.dataset.name = canonical_name(config.dataset.name)
     setup.check(config, mesh)
     directory, progress = WorkDir(workdir), ProgressLine(active=parallel.is_main_process())
     if directory.exists():

@@ -8,13 +8,16 @@ from resnet_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "A table for people, or one line of JSON.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps data, if not where it was in training.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where it was in training.")
 SPLIT = flags.DEFINE_string("split", None, "Such as val or train[:1000]; unset: the run's test split.")
+EVAL_RESIZE = flags.DEFINE_integer("eval_resize", None, "Another dataset.eval_resize, such as for a higher resolution.")
+EVAL_CROP = flags.DEFINE_integer("eval_crop", None, "Another dataset.eval_crop.")
 flags.mark_flag_as_required("workdir")
 
 
 def run() -> int:
     from resnet_jax import parallel
+    from resnet_jax.data import feeds
     from resnet_jax.data.sources import open_dataset
     from resnet_jax.data.unreadable import UnreadablePictures
     from resnet_jax.evaluation.evaluate import score_run
@@ -24,6 +27,9 @@ def run() -> int:
     trained = load_run(WORKDIR.value)
     dataset = trained.config.dataset
     progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())
+    dataset.eval_resize = EVAL_RESIZE.value or dataset.eval_resize
+    dataset.eval_crop = EVAL_CROP.value or dataset.eval_crop
+    feeds.check(dataset)
     split = SPLIT.value or dataset.test_split
     if split == "none":
         raise UserError("this run has no test split: name another, such as --split=val")

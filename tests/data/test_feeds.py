@@ -140,7 +140,7 @@ class TestResolve:
 
     def test_what_is_set_stays(self, mesh):
         dataset = dataset_settings(feed="streaming", image_size=64, eval_resize=70, eval_crop=68)
-        assert feeds.resolve(dataset, alike(), mesh) == "Feed: streaming, as dataset.feed says."
+        assert feeds.resolve(dataset, alike(), mesh) == "Feed: streaming, as the settings of the run say."
         assert sizes_and_feed(dataset) == ("streaming", 64, 70, 68)
 
     def test_the_size_to_resize_to_goes_by_what_is_cut_out(self, mesh):

@@ -76,7 +76,8 @@ class TestWhatIsFound:
         assert names(train) == ["cat/a.jpg"]
         assert train.classes == ("cat",)
         expected = ["README", "cat/._a.jpg", "cat/notes.txt", "loose.jpg"]
-        assert sorted(train.ignored) == [str(tmp_path / "train" / path) for path in expected]
+        beside = str(tmp_path / "list.csv")
+        assert sorted(train.ignored) == [beside, *(str(tmp_path / "train" / path) for path in expected)]
 
     def test_a_home_directory_may_be_written_as_a_tilde(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))

@@ -44,7 +44,7 @@ def test_arrays_are_a_source_that_other_processes_can_have():
 
 @pytest.mark.parametrize(
     ("name", "opened"),
-    [("folder:/pets", ("folder", "folder:/pets")), ("cifar10", ("tfds", "cifar10", "/data"))],
+    [("folder:/pets", ("folder", "folder:/pets", "/data")), ("cifar10", ("tfds", "cifar10", "/data"))],
 )
 def test_a_name_says_where_a_set_is_from(monkeypatch, name, opened):
     monkeypatch.setattr(sources, "open_folder", lambda *arguments: ("folder", *arguments))

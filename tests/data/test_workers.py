@@ -1,9 +1,11 @@
+import functools
 import multiprocessing
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -36,6 +38,26 @@ def die_at_once(number, array):
     os._exit(7)
 
 
+class HoldsALock(Exception):
+    """What cannot be sent to another process."""
+
+    def __init__(self, what, why):
+        super().__init__(f"{what} is {why}")
+        self.lock = threading.Lock()
+
+
+def raise_at_nine(error, number, array):
+    if number == 9:
+        raise error
+    return fill(number, array)
+
+
+def hold_a_lock_at_nine(number, array):
+    if number == 9:
+        raise HoldsALock("nine", "locked")
+    return fill(number, array)
+
+
 def started():
     """The worker processes of this test."""
     return multiprocessing.active_children()
@@ -64,6 +86,20 @@ def test_what_work_raises_is_raised_here_when_its_turn_comes(num_workers):
     assert not started()
 
 
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (functools.partial(raise_at_nine, SystemExit(0)), r"the work raised SystemExit\(0\)"),
+        (functools.partial(raise_at_nine, StopIteration()), r"the work raised StopIteration\(\)"),
+        (hold_a_lock_at_nine, "HoldsALock: nine is locked"),
+    ],
+    ids=["exit", "stop", "lock"],
+)
+def test_errors_that_cannot_be_sent_are_told_all_the_same(work, message):
+    with pytest.raises(RuntimeError, match=message), workers.arrays(work, range(7, 1000), SHAPE, 1) as given:
+        list(given)
+
+
 def test_workers_go_on_at_ctrl_c_and_one_that_is_killed_is_named_with_its_exit_code():
     with (
         pytest.raises(UserError) as raised,
@@ -86,7 +122,7 @@ def test_workers_go_on_at_ctrl_c_and_one_that_is_killed_is_named_with_its_exit_c
 
 def test_a_worker_that_dies_of_its_first_batch_is_an_error_too():
     with (
-        pytest.raises(UserError, match=r"data worker process .*\(exit code 7\) died"),
+        pytest.raises(UserError, match=r"worker process that was starting died \(exit code 7\)"),
         workers.arrays(die_at_once, range(10), SHAPE, num_workers=1) as given,
     ):
         next(given)

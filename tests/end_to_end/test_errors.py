@@ -43,6 +43,7 @@ def test_batch_size_that_the_devices_cannot_share(tmp_path):
         (["--config=configs/digits.py"], "--workdir is missing"),
         (["--config=configs/digits.py:fast", "--workdir=/tmp/x"], "get_config() takes 0 positional arguments"),
         (["--config=configs/mnist.py:adem", "--workdir=/tmp/x"], "unknown variant 'adem': did you mean adam"),
+        (["--config=configs/imagenet.py:a3", "--workdir=/tmp/x"], "unknown variant 'a3'"),
         (["evalute"], "unknown verb 'evalute': did you mean evaluate"),
         (["evaluate", "--workdir=/nowhere"], "/nowhere is no run directory, for it has no config.json"),
     ],

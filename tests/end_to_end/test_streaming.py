@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,48 @@ def test_a_worker_that_dies_ends_the_run_in_a_sentence(tmp_path, start_noting):
     assert process.returncode == 2
     assert "(exit code -9) died" in stderr
     assert "Traceback" not in stderr
+
+
+UNGUARDED = """
+import resnet_jax
+from resnet_jax.config import default
+
+config = default()
+config.model.name = "resnet20"
+config.dataset.feed = "streaming"
+config.dataset.num_workers = 1
+resnet_jax.train(config, "WORKDIR")
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_trains_without_the_guard_that_workers_need_is_told_of_it(tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED.replace("WORKDIR", str(tmp_path / "run")))
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "script.py")]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode != 0
+    assert 'must train under if __name__ == "__main__":' in finished.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_folder_may_be_moved(tmp_path, folder):
+    """Named by a relative path in training, evaluated from elsewhere."""
+    shutil.copytree(folder, tmp_path / "there" / "shapes")
+    arguments = [*SHORT, "--config.num_epochs=2", "--config.dataset.name=folder:there/shapes"]
+    config = str(ROOT / "configs" / "folder.py:resnet20")
+    command = [sys.executable, str(ROOT / "main.py"), *arguments, f"--config={config}", f"--workdir={tmp_path}/run"]
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    trained = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert trained.returncode == 0, trained.stderr
+    assert run("evaluate", f"--workdir={tmp_path}/run", "--split=val").returncode == 0
+    shutil.move(tmp_path / "there", tmp_path / "elsewhere")
+    assert run("evaluate", f"--workdir={tmp_path}/run", "--split=val").returncode == 2
+    moved = f"--data_dir={tmp_path}/elsewhere/shapes"
+    larger = ("--eval_resize=48", "--eval_crop=40", "--format=json")
+    evaluated = run("evaluate", f"--workdir={tmp_path}/run", "--split=val", moved, *larger)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["examples"] == 15
 
 
 @pytest.mark.slow

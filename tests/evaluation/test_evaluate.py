@@ -100,7 +100,7 @@ class TestScoringARun:
     def test_data_of_other_classes_is_refused(self, run_of):
         examples = random_examples(10)
         sources = {"test": ArraySource(examples.images, examples.labels, tuple("abcdefghij"))}
-        with pytest.raises(UserError, match="but the data has the classes"):
+        with pytest.raises(UserError, match="but the data has the 10 classes a, b"):
             score_run(run_of(), sources, "test", bear_with())
 
     @pytest.mark.parametrize("feed", ["resident", "streaming"])

@@ -55,7 +55,7 @@ def random_resized_crop(
 ) -> jax.Array:
     """Cuts a random rectangle out of each picture and resizes it to the picture's size.
 
-    Szegedy et al. 2015, "Going deeper with convolutions", section 6.
+    Szegedy et al. 2014, "Going deeper with convolutions", section 6.
 
     Args:
       key: a PRNG key.

@@ -74,8 +74,10 @@ def from_config(
     return apply
 
 
-def check(augment: ConfigDict) -> None:
+def check(augment: ConfigDict, batch_size: int) -> None:
     """Raises `UserError` for values of the settings `augment` that cannot work, naming the setting."""
+    if (augment.mixup or augment.cutmix) and batch_size % 2:
+        raise UserError(f"augment.mixup and augment.cutmix mix two by two: batch_size must be even, not {batch_size}")
     scale, jitter, operations = augment.random_resized_crop, augment.color_jitter, augment.randaugment
     if scale and not (_are_numbers(scale, (2,)) and 0 < scale[0] <= scale[1] <= 1):
         wanted = "the least and the largest share of the area, such as '(0.08, 1.0)'"

@@ -14,7 +14,6 @@ from resnet_jax.data.selection import Progress, Selection
 from resnet_jax.data.sources import Source
 
 AT_ONCE = 32  # pictures that a worker looks at before it tells of them
-WORTH_A_WORKER = 1000  # pictures: it takes seconds to start
 BAND = 2**20  # pixels that are counted at once: NumPy takes eight bytes for each
 LEVELS = np.arange(256)
 
@@ -74,7 +73,7 @@ def look(sources: Mapping[str, Source], num_workers: int, progress: Progress | N
     selection = Selection.of(sources, "+".join(sources))
     numbers = range(-(-len(selection) // AT_ONCE))
     records, unreadable = [], {}
-    num_workers = min(num_workers, len(selection) // WORTH_A_WORKER)
+    num_workers = workers.worthwhile(num_workers, len(selection))
     with workers.results(_LookAtSome(selection), numbers, num_workers) as results:
         for some, problems in results:
             records.append(some)

@@ -141,7 +141,7 @@ def test_all_together_need_no_communication_between_devices(mesh):
 def test_settings_that_work_are_accepted(chosen):
     config = settings.default().augment
     config.update(chosen)
-    pipeline.check(config)
+    pipeline.check(config, 64)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,17 @@ def test_settings_that_cannot_work_are_refused(name, value, message):
     config = settings.default().augment
     config[name] = value
     with pytest.raises(UserError) as error:
-        pipeline.check(config)
+        pipeline.check(config, 64)
     assert str(error.value).startswith(f"augment.{name} must be ")
     assert message in str(error.value)
     assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_pictures_are_mixed_two_by_two(name):
+    config = settings.default().augment
+    pipeline.check(config, 63)
+    config[name] = 1.0
+    pipeline.check(config, 64)
+    with pytest.raises(UserError, match="batch_size must be even, not 63"):
+        pipeline.check(config, 63)

@@ -69,4 +69,4 @@ def test_a_resident_run_leaves_out_what_cannot_be_read(plan_for, folder, noise):
 def test_where_nothing_can_be_read(plan_for, folder):
     plan = plan_for(open_dataset(folder({"train/cat/x.png": b""})))
     assert plan.memory is None
-    assert "not one of the first 1 training pictures can be read" in plan.problems[0]
+    assert "not one of the first 1 pictures can be read" in plan.problems[0]
