@@ -5,12 +5,10 @@ import dataclasses
 import gc
 import multiprocessing
 import os
-import pickle
 import re
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -20,6 +18,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from resnet_jax.data import remote_work
 from resnet_jax.data.slots import Slots
 from resnet_jax.errors import UserError
 
@@ -63,9 +62,14 @@ def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Itera
     """
     if not flags.FLAGS.is_parsed():  # Outside of our own command line; grain reads its flags when it starts workers.
         flags.FLAGS.mark_as_parsed()
+    with remote_work.in_a_file(work) if num_workers else contextlib.nullcontext(work) as work:
+        yield from _results(remote_work.Telling(work), numbers, num_workers)
+
+
+def _results(work: Callable[[int], T], numbers: range, num_workers: int) -> Iterator[Iterator[T]]:
     threads = 1 if num_workers else default_workers()
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(RESULTS_AHEAD, threads))
-    data = grain.MapDataset.range(numbers.start, numbers.stop).map(_Telling(work)).to_iter_dataset(ahead)
+    data = grain.MapDataset.range(numbers.start, numbers.stop).map(work).to_iter_dataset(ahead)
     if num_workers:
         # Small results are sent as they are: in shared memory of grain's some would be left when a run ends early.
         piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
@@ -98,27 +102,6 @@ def arrays(
         if slots:
             stack.callback(slots.release)  # At the end, first of all: workers that wait for a slot could not end.
         yield ((work.array(number, result[0]), result[1]) for number, result in zip(numbers, given, strict=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Telling:
-    """Work whose errors reach the parent, whatever they are: it waits forever for what cannot be sent to it."""
-
-    work: Callable[[int], object]
-
-    def __call__(self, number: int) -> object:
-        try:
-            return self.work(number)
-        except (SystemExit, StopIteration) as error:  # They mean something else to those who run the work.
-            raise RuntimeError(f"the work raised {error!r}") from error
-        except Exception as error:
-            try:
-                faithful = type(pickle.loads(pickle.dumps(error))) is type(error)
-            except Exception:
-                faithful = False
-            if faithful:
-                raise
-            raise RuntimeError("".join(traceback.format_exception(error))) from None
 
 
 @dataclasses.dataclass(frozen=True)

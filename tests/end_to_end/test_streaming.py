@@ -204,9 +204,9 @@ def test_a_script_that_trains_without_the_guard_that_workers_need_is_told_of_it(
 def test_a_folder_may_be_moved(tmp_path, folder):
     """Named by a relative path in training, evaluated from elsewhere."""
     shutil.copytree(folder, tmp_path / "there" / "shapes")
-    arguments = [*SHORT, "--config.num_epochs=2", "--config.dataset.name=folder:there/shapes"]
-    config = str(ROOT / "configs" / "folder.py:resnet20")
-    command = [sys.executable, str(ROOT / "main.py"), *arguments, f"--config={config}", f"--workdir={tmp_path}/run"]
+    recipe = f"--config={ROOT}/configs/folder.py:resnet20"
+    arguments = [recipe, *SHORT[1:], "--config.num_epochs=2", "--config.dataset.name=folder:there/shapes"]
+    command = [sys.executable, str(ROOT / "main.py"), *arguments, f"--workdir={tmp_path}/run"]
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     trained = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert trained.returncode == 0, trained.stderr
