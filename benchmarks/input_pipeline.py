@@ -12,8 +12,8 @@ bees of about 500 x 375, median of 5 rounds (lowest .. highest) in images/s:
     tf.data, antialiased    792    (774 ..   819)   1.76 x
 
 The goal was 2 x PyTorch and 1.2 x tf.data, and is not reached. Of the 1.20 ms that a picture costs us on one core, 0.93
-are libjpeg-turbo's, most of them for the entropy code, which no library makes faster; tf.data skips colours and pixels
-outside of the part, which simplejpeg cannot, and does not filter.
+are libjpeg-turbo's, most of them for the entropy code; other decoders that were tried are no faster. tf.data leaves out
+the colours and pixels beside the part, which simplejpeg cannot, and does not filter.
 
 All read the same files in random order, cut a random part out of each picture (8 to 100 % of its area, 3:4 to 4:3),
 resize it to 224 x 224, mirror half of them, and deliver batches of 64 with labels, by two workers on two cores.
