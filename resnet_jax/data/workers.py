@@ -25,7 +25,6 @@ from resnet_jax.errors import UserError
 MOST_WORKERS = 16  # where the number is chosen
 WORTH_A_WORKER = 1000  # pictures
 RESULTS_AHEAD = 2  # that each worker has ready
-
 DEATH_OF_A_WORKER = "Worker process was terminated unexpectedly"  # as grain says it
 
 T = TypeVar("T")
@@ -127,7 +126,7 @@ def _guarded(iterator: Iterator[T], num_workers: int) -> Iterator[T]:
     workers: list[multiprocessing.Process] = []
     while True:
         try:
-            with contextlib.nullcontext() if workers else _without_interrupts():
+            with contextlib.nullcontext() if workers or not num_workers else _without_interrupts():
                 result = next(iterator)
         except StopIteration:
             return
