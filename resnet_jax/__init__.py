@@ -6,7 +6,7 @@ They are imported when first asked for, so that what needs only the settings doe
 import importlib
 
 _HOMES = {
-    "create_model": "resnet_jax.models.variants",
+    "create_model": "resnet_jax.models.creation",
     "train": "resnet_jax.training.train",
     "load_run": "resnet_jax.run",
 }

@@ -5,7 +5,21 @@ from ml_collections import ConfigDict
 from resnet_jax.config import get
 from resnet_jax.errors import UserError, unknown_name
 
-SIZES = ("dataset.image_size", "dataset.eval_resize", "dataset.eval_crop")
+POSITIVE_OR_UNSET = (
+    "dataset.image_size",
+    "dataset.eval_resize",
+    "dataset.eval_crop",
+    "model.squeeze_excitation",
+    "steps_per_call",
+    "optimizer.grad_clip",
+)
+FRACTIONS = (
+    "model.stochastic_depth",
+    "model.dropout",
+    "optimizer.momentum",
+    "loss.label_smoothing",
+    "batch_norm.momentum",
+)
 NOT_NEGATIVE = (
     "seed",
     "dataset.max_unreadable",
@@ -31,13 +45,13 @@ def check(config: ConfigDict) -> None:
     for key in POSITIVE:
         if not get(config, key) > 0:
             raise UserError(f"{key} must be positive, not {get(config, key)}")
-    for key in (*SIZES, "steps_per_call", "optimizer.grad_clip"):
+    for key in POSITIVE_OR_UNSET:
         if get(config, key) is not None and not get(config, key) > 0:
             raise UserError(f"{key} must be positive or unset, not {get(config, key)}")
     for key in (*NOT_NEGATIVE, "dataset.num_workers"):
         if (get(config, key) or 0) < 0:
             raise UserError(f"{key} must not be negative, but it is {get(config, key)}")
-    for key in ("optimizer.momentum", "loss.label_smoothing", "batch_norm.momentum"):
+    for key in FRACTIONS:
         if not 0 <= get(config, key) < 1:
             raise UserError(f"{key} must lie in [0, 1), but it is {get(config, key)}")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))

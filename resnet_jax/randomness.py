@@ -18,6 +18,7 @@ class Use(enum.IntEnum):
     SHUFFLING = 1  # counter: the epoch
     AUGMENTATION = 2  # counter: the step
     CROPPING = 3  # counters: the epoch, and the place of an example in it
+    DROPOUT = 4  # counter: the step
 
 
 def key(seed: int, use: Use, counter: jax.Array | int = 0) -> jax.Array:

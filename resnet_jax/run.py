@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from resnet_jax import parallel
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.errors import UserError
-from resnet_jax.models import variants
+from resnet_jax.models import creation
 from resnet_jax.workdir import WorkDir
 
 
@@ -47,7 +47,7 @@ def load_run(workdir: str) -> Run:
     """
     directory = WorkDir(workdir)
     config, classes = directory.config(), directory.classes()
-    model = variants.from_config(config, len(classes))
+    model = creation.from_config(config, len(classes))
     preprocess = Preprocess(config.dataset.mean, config.dataset.std)
     mesh = parallel.make_mesh()
     images = jnp.zeros((1, 32, 32, len(config.dataset.mean)))  # Any height and width give the same parameters.

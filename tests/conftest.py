@@ -15,8 +15,8 @@ import pytest
 from resnet_jax import config as settings
 from resnet_jax import parallel
 from resnet_jax.models import variants
-from resnet_jax.models.blocks import BasicBlock
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.variants import Variant
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -33,8 +33,8 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def tiny_variant(monkeypatch):
     """A network that compiles in a second, by the name "tiny"."""
-    tiny = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=8, stem="cifar", shortcut="pad")
-    monkeypatch.setitem(variants.VARIANTS, "tiny", tiny)
+    tiny = functools.partial(ResNet, stage_sizes=(1, 1), width=8, stem="cifar", shortcut="pad")
+    monkeypatch.setitem(variants.VARIANTS, "tiny", Variant(tiny, "no paper", "digits", 8, 10))
 
 
 @pytest.fixture

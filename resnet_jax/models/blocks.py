@@ -1,101 +1,79 @@
-"""The residual blocks and what they share.
-
-Convolutions pad explicitly and symmetrically, as the published networks do: SAME padding would shift strided
-convolutions by a pixel.
-"""
-
-from collections.abc import Callable
+"""The kinds of residual blocks: where norms and activations stand."""
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-Norm = Callable[..., nn.Module]
-
-# He et al. 2015, "Delving Deep into Rectifiers", equation 14 (the backward form: fan-out).
-he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+from resnet_jax.models.layers import Bias, Layers, he_normal_fan_out
+from resnet_jax.models.residual import ResidualBlock
 
 
-def conv(features: int, kernel: int, stride: int = 1, *, dtype: jnp.dtype, name: str) -> nn.Conv:
-    """A square convolution without bias, padded so that stride 1 keeps the size."""
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        (stride, stride),
-        padding=[(kernel // 2, kernel // 2)] * 2,
-        use_bias=False,
-        kernel_init=he_normal_fan_out,
-        dtype=dtype,
-        name=name,
-    )
+class PostActivationBlock(ResidualBlock):
+    """Convolution, norm, activation; the last activation follows the sum (He et al. 2015, figure 2)."""
 
-
-class ResidualBlock(nn.Module):
-    """y = relu(residual(x) + shortcut(x)); a kind of block is a `residual` and an `expansion`.
-
-    Attributes:
-      width: channels inside the block; it gives out `width * expansion`.
-      stride: of the downsampling convolution, 1 or 2.
-      norm: makes a normalisation layer: `norm(name=..., scale_init=...)`.
-      shortcut: where the shape changes, "projection" (1x1 convolution, option B) or "pad" (option A).
-      zero_init_residual: start as the identity.
-      dtype: of the computation.
-    """
-
-    width: int
-    stride: int
-    norm: Norm
-    shortcut: str
-    zero_init_residual: bool
-    dtype: jnp.dtype
-
-    expansion = 1
+    normalizes_projection = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] to [batch, height / stride, width / stride, self.width * expansion]."""
-        return nn.relu(self.residual(x) + self.skip(x))
-
-    def residual(self, x: jax.Array) -> jax.Array:
-        raise NotImplementedError
-
-    def last_norm(self, name: str) -> nn.Module:
-        """The norm that ends the residual; with zero scale a block starts as the identity (Goyal et al. 2017, 5.1)."""
-        init = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
-        return self.norm(name=name, scale_init=init)
-
-    def skip(self, x: jax.Array) -> jax.Array:
-        """He et al. 2015, "Deep Residual Learning", 3.3: the identity, or option A or B where the shape changes."""
-        features = self.width * self.expansion
-        if self.stride == 1 and x.shape[-1] == features:
-            return x
-        if self.shortcut == "pad":
-            before = (features - x.shape[-1]) // 2
-            after = features - x.shape[-1] - before
-            return jnp.pad(x[:, :: self.stride, :: self.stride], [(0, 0), (0, 0), (0, 0), (before, after)])
-        x = conv(features, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
-        return self.norm(name="shortcut_norm")(x)
+    def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
+        y = x
+        for number in range(1, len(self.convolutions) + 1):
+            last = number == len(self.convolutions)
+            starts_at_zero = last and self.zero_init_residual
+            y = self.convolve(y, number)
+            y = self.layers.norm(
+                y, scale_init=nn.initializers.zeros if starts_at_zero else nn.initializers.ones, name=f"norm{number}"
+            )
+            y = y if last else nn.relu(y)
+        return nn.relu(self.end(y, drop_rate) + self.skip(x, activated=x))
 
 
-class BasicBlock(ResidualBlock):
-    """Two 3x3 convolutions: ResNet-18, ResNet-34 and the CIFAR networks."""
+class PreActivationBlock(ResidualBlock):
+    """Norm, activation, convolution; nothing follows the sum (He et al. 2016, "Identity Mappings", figure 1b).
 
-    def residual(self, x: jax.Array) -> jax.Array:
-        x = conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(self.norm(name="norm1")(x))
-        x = conv(self.width, 3, dtype=self.dtype, name="conv2")(x)
-        return self.last_norm("norm2")(x)
+    Where the shape changes, the shortcut starts from the activated input (their appendix).
+    """
+
+    activates_input = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
+        activated = y = nn.relu(self.layers.norm(x, name="norm1"))
+        for number in range(1, len(self.convolutions) + 1):
+            last = number == len(self.convolutions)
+            if number > 1:
+                y = nn.relu(self.layers.norm(y, name=f"norm{number}"))
+            starts_at_zero = last and self.zero_init_residual
+            y = self.convolve(y, number, nn.initializers.zeros if starts_at_zero else he_normal_fan_out)
+        return self.end(y, drop_rate) + self.skip(x, activated)
+
+    @staticmethod
+    def finish(x: jax.Array, layers: Layers) -> jax.Array:
+        return nn.relu(layers.norm(x, name="final_norm"))
 
 
-class BottleneckBlock(ResidualBlock):
-    """1x1 down, 3x3, 1x1 up: ResNet-50 and deeper. v1.5: the stride sits in the 3x3 (Goyal et al. 2017, 5.1)."""
+class FixupBlock(ResidualBlock):
+    """No norm: scalar biases, a scalar factor, and small initial kernels (Zhang et al. 2019, "Fixup Initialization").
 
-    expansion = 4
+    Section 3: the last convolution starts at zero, the others are scaled by `num_blocks` to the power -1 / (2m - 2),
+    where m is how many a block has; a bias stands before each convolution and each activation.
+    """
 
-    def residual(self, x: jax.Array) -> jax.Array:
-        x = conv(self.width, 1, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(self.norm(name="norm1")(x))
-        x = conv(self.width, 3, self.stride, dtype=self.dtype, name="conv2")(x)
-        x = nn.relu(self.norm(name="norm2")(x))
-        x = conv(self.width * self.expansion, 1, dtype=self.dtype, name="conv3")(x)
-        return self.last_norm("norm3")(x)
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
+        count = len(self.convolutions)
+        variance = 2.0 * self.num_blocks ** (-2 / (2 * count - 2))
+        small = nn.initializers.variance_scaling(variance, "fan_out", "normal")
+        biased = y = Bias((), name="bias1a")(x)
+        for number in range(1, count + 1):
+            last = number == count
+            if number > 1:
+                y = Bias((), name=f"bias{number}a")(y)
+            y = self.convolve(y, number, nn.initializers.zeros if last else small)
+            if last:
+                y = y * self.param("scale", nn.initializers.ones, ()).astype(y.dtype)
+            y = Bias((), name=f"bias{number}b")(y)
+            y = y if last else nn.relu(y)
+        return nn.relu(self.end(y, drop_rate) + self.skip(x, activated=biased))
+
+    @staticmethod
+    def finish(x: jax.Array, layers: Layers) -> jax.Array:
+        return layers.norm(x, name="final_norm")

@@ -1,68 +1,160 @@
-"""The named variants: one row each. A new one is one more line."""
+"""The named variants: a row each, with the paper it comes from and the accuracy that is published for it.
 
+A new one is one more row; a new kind of block is a class in `blocks.py`, a new stem a function in `stems.py`.
+"""
+
+import dataclasses
 import functools
 from collections.abc import Callable
 
-import jax.numpy as jnp
-from ml_collections import ConfigDict
+import flax.linen as nn
 
-from resnet_jax.errors import UserError, unknown_name
-from resnet_jax.models.blocks import BasicBlock, BottleneckBlock
+from resnet_jax.models.blocks import FixupBlock, PreActivationBlock
+from resnet_jax.models.residual import basic, bottleneck
 from resnet_jax.models.resnet import ResNet
 
-# He et al. 2015, table 1 (in its v1.5 form, see BottleneckBlock) and section 4.2: 6n + 2 layers, n blocks a stage.
-_imagenet = functools.partial(ResNet, width=64, stem="imagenet", shortcut="projection")
-_cifar = functools.partial(ResNet, width=16, stem="cifar", shortcut="pad", block=BasicBlock)
 
-VARIANTS: dict[str, Callable[..., ResNet]] = {
-    "resnet18": functools.partial(_imagenet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
-    "resnet34": functools.partial(_imagenet, stage_sizes=(3, 4, 6, 3), block=BasicBlock),
-    "resnet50": functools.partial(_imagenet, stage_sizes=(3, 4, 6, 3), block=BottleneckBlock),
-    "resnet101": functools.partial(_imagenet, stage_sizes=(3, 4, 23, 3), block=BottleneckBlock),
-    "resnet152": functools.partial(_imagenet, stage_sizes=(3, 8, 36, 3), block=BottleneckBlock),
-    "resnet20": functools.partial(_cifar, stage_sizes=(3, 3, 3)),
-    "resnet32": functools.partial(_cifar, stage_sizes=(5, 5, 5)),
-    "resnet44": functools.partial(_cifar, stage_sizes=(7, 7, 7)),
-    "resnet56": functools.partial(_cifar, stage_sizes=(9, 9, 9)),
-    "resnet110": functools.partial(_cifar, stage_sizes=(18, 18, 18)),
-}
-CHOICES = {"stem": ("imagenet", "cifar"), "shortcut": ("projection", "pad")}
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A row of the table.
 
-
-def create_model(name: str, num_classes: int, **settings) -> ResNet:
-    """The Linen module of a named variant.
-
-    Args:
-      name: a key of `VARIANTS`, such as "resnet50".
-      num_classes: logits given out.
-      **settings: attributes of `ResNet` that differ from the variant's own: `stem`, `shortcut`, `dtype`, ...
-
-    Returns:
-      A module for `init(key, images, train=False)` and `apply(variables, images, train=...)`.
-
-    Raises:
-      UserError: for an unknown name or an unknown value of a setting.
+    Attributes:
+      make: `ResNet` with its attributes set, all but `num_classes`.
+      paper: where it was proposed.
+      dataset: what it was proposed for; `image_size` (pixels on a side) and `num_classes` are of that set.
+      top1: published test accuracy on that set in [0, 1], of one network in a single view; None where none was found.
+      top1_source: who published `top1`, and what is special about it.
     """
-    if name not in VARIANTS:
-        raise unknown_name("model", name, VARIANTS)
-    for setting, choices in CHOICES.items():
-        if settings.get(setting, choices[0]) not in choices:
-            raise unknown_name(f"model.{setting}", settings[setting], choices)
-    model = VARIANTS[name](num_classes=num_classes, **settings)
-    if model.shortcut == "pad" and model.block.expansion > 1:
-        raise UserError(f"model.shortcut=pad is defined for basic blocks only: {name} needs model.shortcut=projection")
-    return model
+
+    make: Callable[..., ResNet]
+    paper: str
+    dataset: str
+    image_size: int
+    num_classes: int
+    top1: float | None = None
+    top1_source: str = ""
 
 
-def from_config(config: ConfigDict, num_classes: int) -> ResNet:
-    """The module that a whole `config` asks for."""
-    chosen = {key: config.model[key] for key in CHOICES if config.model[key] is not None}
-    return create_model(
-        config.model.name,
-        num_classes,
-        dtype=jnp.dtype(config.model.dtype),
-        zero_init_residual=config.model.zero_init_residual,
-        norm_momentum=config.batch_norm.momentum,
-        norm_epsilon=config.batch_norm.epsilon,
-        **chosen,
-    )
+def _imagenet(paper: str, percent: float | None, source: str, *parts: dict, **settings) -> Variant:
+    """A row for ImageNet; later `parts`, and then `settings`, override earlier ones."""
+    return _row((paper, "ImageNet-1k", 224, 1000), percent, source, *parts, settings)
+
+
+def _cifar(paper: str, percent: float | None, source: str, *parts: dict, **settings) -> Variant:
+    """A row for CIFAR-10, where He et al. 2015 (section 4.2) start with 16 channels at full resolution."""
+    return _row((paper, "CIFAR-10", 32, 10), percent, source, {"stem": "cifar", "width": 16}, *parts, settings)
+
+
+def _row(fixed: tuple[str, str, int, int], percent: float | None, source: str, *parts: dict) -> Variant:
+    make = functools.partial(ResNet, **functools.reduce(lambda one, other: one | other, parts))
+    return Variant(make, *fixed, None if percent is None else round(percent / 100, 5), source)
+
+
+RESNET = "He et al. 2015, Deep Residual Learning, arXiv:1512.03385"
+V1_5 = f"{RESNET}; v1.5: Goyal et al. 2017, arXiv:1706.02677"
+V2 = "He et al. 2016, Identity Mappings, arXiv:1603.05027"
+WIDE = "Zagoruyko & Komodakis 2016, Wide Residual Networks, arXiv:1605.07146"
+RESNEXT = "Xie et al. 2016, Aggregated Residual Transformations, arXiv:1611.05431"
+SE = "Hu et al. 2017, Squeeze-and-Excitation Networks, arXiv:1709.01507"
+RESNET_D = "He et al. 2018, Bag of Tricks, arXiv:1812.01187"
+FIXUP = "Zhang et al. 2019, Fixup Initialization, arXiv:1901.09321"
+BLUR = "Zhang 2019, Making Convolutional Networks Shift-Invariant Again, arXiv:1904.11486"
+BIT = "Kolesnikov et al. 2019, Big Transfer, arXiv:1912.11370"
+
+TORCHVISION = "torchvision, IMAGENET1K_V1"
+PAPER = "the paper"
+
+# He et al. 2015, table 1.
+_18 = {"stage_sizes": (2, 2, 2, 2), "residual": basic}
+_34 = {"stage_sizes": (3, 4, 6, 3), "residual": basic}
+_50 = {"stage_sizes": (3, 4, 6, 3), "residual": bottleneck}
+_101 = {"stage_sizes": (3, 4, 23, 3), "residual": bottleneck}
+_152 = {"stage_sizes": (3, 8, 36, 3), "residual": bottleneck}
+
+_pre_activation = {"block": PreActivationBlock}
+_deep = {"stem": "deep", "shortcut": "average_pool"}
+_squeeze = {"squeeze_excitation": 16}
+_blur = {"blur_pool": True}
+_bit = _pre_activation | {
+    "stem": "bit",
+    "norm": "group_norm",
+    "weight_standardization": True,
+    "head_init": nn.initializers.zeros,
+}
+_fixup = {"block": FixupBlock, "norm": "scalar_bias", "head_init": nn.initializers.zeros}
+
+
+def _wide(depth: int, factor: int) -> dict:
+    """Zagoruyko & Komodakis 2016, table 1: 6n + 4 layers, n blocks a stage, all wider by `factor`."""
+    size = (depth - 4) // 6
+    return _pre_activation | {"stage_sizes": (size, size, size), "width": 16 * factor, "stem_width": 16}
+
+
+def _groups(groups: int, group_width: int) -> dict:
+    """Xie et al. 2016, table 1: `groups` of a 3x3, each of `group_width` channels in the first stage."""
+    return {"residual": functools.partial(bottleneck, groups=groups, group_width=group_width)}
+
+
+def _stages(size: int) -> dict:
+    """Three stages of the same size: the networks for CIFAR."""
+    return {"stage_sizes": (size, size, size)}
+
+
+VARIANTS: dict[str, Variant] = {
+    "resnet18": _imagenet(V1_5, 69.758, TORCHVISION, _18),
+    "resnet34": _imagenet(V1_5, 73.314, TORCHVISION, _34),
+    "resnet50": _imagenet(V1_5, 76.130, TORCHVISION, _50),
+    "resnet101": _imagenet(V1_5, 77.374, TORCHVISION, _101),
+    "resnet152": _imagenet(V1_5, 78.312, TORCHVISION, _152),
+    "resnetv2_18": _imagenet(V2, 70.44, "tensorpack", _18, _pre_activation),
+    "resnetv2_34": _imagenet(V2, 73.50, "tensorpack", _34, _pre_activation),
+    "resnetv2_50": _imagenet(V2, 81.398, "timm, a1h_in1k, at 288 pixels", _50, _pre_activation),
+    "resnetv2_101": _imagenet(V2, 83.002, "timm, a1h_in1k, at 288 pixels", _101, _pre_activation),
+    "resnetv2_152": _imagenet(V2, 78.9, "the paper, at 320 pixels", _152, _pre_activation),
+    "wide_resnet50_2": _imagenet(WIDE, 78.1, PAPER, _50, _groups(1, 128)),
+    "wide_resnet101_2": _imagenet(WIDE, 78.848, TORCHVISION, _101, _groups(1, 128)),
+    "resnext50_32x4d": _imagenet(RESNEXT, 77.8, PAPER, _50, _groups(32, 4)),
+    "resnext101_32x4d": _imagenet(RESNEXT, 78.8, PAPER, _101, _groups(32, 4)),
+    "resnext101_32x8d": _imagenet(RESNEXT, 79.312, TORCHVISION, _101, _groups(32, 8)),
+    "resnext101_64x4d": _imagenet(RESNEXT, 79.6, PAPER, _101, _groups(64, 4)),
+    "seresnet18": _imagenet(SE, 71.766, "timm, legacy_seresnet18", _18, _squeeze),
+    "seresnet34": _imagenet(SE, 74.808, "timm, legacy_seresnet34", _34, _squeeze),
+    "seresnet50": _imagenet(SE, 76.71, PAPER, _50, _squeeze),
+    "seresnet101": _imagenet(SE, 77.62, PAPER, _101, _squeeze),
+    "seresnet152": _imagenet(SE, 78.43, PAPER, _152, _squeeze),
+    "seresnext50_32x4d": _imagenet(SE, 78.90, PAPER, _50, _groups(32, 4), _squeeze),
+    "seresnext101_32x4d": _imagenet(SE, 79.30, PAPER, _101, _groups(32, 4), _squeeze),
+    "resnet18d": _imagenet(RESNET_D, 73.794, "timm, ra2_in1k, at 288 pixels", _18, _deep),
+    "resnet34d": _imagenet(RESNET_D, 78.436, "timm, ra2_in1k, at 288 pixels", _34, _deep),
+    "resnet50d": _imagenet(RESNET_D, 77.16, PAPER, _50, _deep),
+    "resnet101d": _imagenet(RESNET_D, 80.426, "timm, gluon_in1k", _101, _deep),
+    "resnet152d": _imagenet(RESNET_D, 80.476, "timm, gluon_in1k", _152, _deep),
+    "antialiased_resnet18": _imagenet(BLUR, 71.48, "the paper's code", _18, _blur),
+    "antialiased_resnet34": _imagenet(BLUR, 74.38, "the paper's code", _34, _blur),
+    "antialiased_resnet50": _imagenet(BLUR, 77.23, "the paper's code", _50, _blur),
+    "antialiased_resnet101": _imagenet(BLUR, 78.22, "the paper's code", _101, _blur),
+    "bit_r50x1": _imagenet(BIT, 76.0, "the paper, of ImageNet-1k alone", _50, _bit),
+    "bit_r50x3": _imagenet(BIT, 84.02, "timm, of ImageNet-21k, at 448 pixels", _50, _bit, width=192),
+    "bit_r101x1": _imagenet(BIT, 82.342, "timm, of ImageNet-21k, at 448 pixels", _101, _bit),
+    "bit_r101x3": _imagenet(BIT, 84.438, "timm, of ImageNet-21k, at 448 pixels", _101, _bit, width=192),
+    "bit_r152x2": _imagenet(BIT, 84.51, "timm, of ImageNet-21k, at 448 pixels", _152, _bit, width=128),
+    "bit_r152x4": _imagenet(BIT, 81.3, "the paper, of ImageNet-1k alone, at 480 pixels", _152, _bit, width=256),
+    "fixup_resnet50": _imagenet(FIXUP, 76.0, "the paper's code, with mixup", _50, _fixup),
+    "resnet20": _cifar(RESNET, 91.25, PAPER, _stages(3), shortcut="pad"),
+    "resnet32": _cifar(RESNET, 92.49, PAPER, _stages(5), shortcut="pad"),
+    "resnet44": _cifar(RESNET, 92.83, PAPER, _stages(7), shortcut="pad"),
+    "resnet56": _cifar(RESNET, 93.03, PAPER, _stages(9), shortcut="pad"),
+    "resnet110": _cifar(RESNET, 93.57, "the paper, best of 5", _stages(18), shortcut="pad"),
+    "resnet1202": _cifar(RESNET, 92.07, PAPER, _stages(200), shortcut="pad", scan_blocks=True),
+    "resnetv2_110": _cifar(V2, 93.63, PAPER, _stages(18), _pre_activation),
+    "resnetv2_164": _cifar(V2, 94.54, PAPER, _stages(18), _pre_activation, residual=bottleneck),
+    "resnetv2_1001": _cifar(V2, 95.08, PAPER, _stages(111), _pre_activation, residual=bottleneck, scan_blocks=True),
+    "wide_resnet16_4": _cifar(WIDE, 94.98, PAPER, _wide(16, 4)),
+    "wide_resnet16_8": _cifar(WIDE, 95.73, PAPER, _wide(16, 8)),
+    "wide_resnet28_10": _cifar(WIDE, 96.00, PAPER, _wide(28, 10)),
+    "wide_resnet40_2": _cifar(WIDE, 94.67, "the paper, with ZCA whitening", _wide(40, 2)),
+    "wide_resnet40_4": _cifar(WIDE, 95.47, PAPER, _wide(40, 4)),
+    "resnext29_8x64d": _cifar(RESNEXT, 96.35, PAPER, _stages(3), _groups(8, 64), width=64),
+    "resnext29_16x64d": _cifar(RESNEXT, 96.42, PAPER, _stages(3), _groups(16, 64), width=64),
+    "fixup_resnet110": _cifar(FIXUP, None, "", _stages(18), _fixup, shortcut="pad"),
+}

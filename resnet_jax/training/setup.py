@@ -21,7 +21,7 @@ from resnet_jax.data.sources import Source
 from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
-from resnet_jax.models import variants
+from resnet_jax.models import creation
 from resnet_jax.training import losses, optimizer, state, step
 
 MOST_STEPS_PER_CALL = 32  # where it is chosen: enough to hide the launch, few enough to react within a second
@@ -57,7 +57,7 @@ class Setup:
 
     def initial_state(self) -> state.TrainState:
         """The state before the first step, on all devices."""
-        return jax.jit(self._create_state, out_shardings=parallel.replicated(self.mesh))()
+        return parallel.place(self._create_state(), parallel.replicated(self.mesh))
 
     def abstract_state(self) -> state.TrainState:
         """Shapes, types and places of the state: what a checkpoint is restored into."""
@@ -79,6 +79,7 @@ class Setup:
             self.optimizer,
             self.schedule,
             self.mesh,
+            self.config.seed,
             steps,
         )
 
@@ -103,7 +104,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     losses.from_config(config.loss)
     feeds.check(config.dataset)
     pipeline.check(config.augment, config.batch_size)
-    variants.from_config(config, num_classes=1)
+    creation.from_config(config, num_classes=1)
 
 
 def prepare(
@@ -132,7 +133,7 @@ def prepare(
         mesh=mesh,
         feed=feed,
         validation=inputs.validation,
-        model=variants.from_config(config, len(inputs.classes)),
+        model=creation.from_config(config, len(inputs.classes)),
         preprocess=Preprocess(config.dataset.mean, config.dataset.std),
         optimizer=optimizer.make_optimizer(config, schedule),
         schedule=schedule,

@@ -46,6 +46,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     mesh: Mesh,
+    seed: int,
     steps: int = 1,
 ) -> TrainStep:
     """Compiles `steps` consecutive steps into one call.
@@ -58,6 +59,7 @@ def make_train_step(
       optimizer: from gradients to updates; its learning rate follows `schedule`.
       schedule: the same schedule, for the log.
       mesh: the devices; the state is replicated, batches are split over them.
+      seed: of the run, for dropout and stochastic depth.
       steps: how many steps a call takes; their inputs must be the same.
 
     Returns:
@@ -69,11 +71,12 @@ def make_train_step(
     def train_step(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
         images, labels = batch_of(inputs, state.step)
         images = preprocess(images)
+        rngs = {"dropout": randomness.key(seed, Use.DROPOUT, state.step)}
 
         def loss_and_rest(params: dict):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
-            return loss_of(logits, labels), (logits, updated["batch_stats"])
+            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+            return loss_of(logits, labels), (logits, updated.get("batch_stats", {}))
 
         (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_and_rest, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

@@ -25,6 +25,7 @@ VERBS = {
     "convert": "turn a TFDS set prepared as tfrecord into array_record files, which training reads",
     "evaluate": "score the chosen checkpoint of a run, on its test split or on another",
     "inspect": "look at every picture of a data set, before training",
+    "models": "list the models: parameters, multiply-adds, paper, published accuracy",
 }
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 

@@ -16,7 +16,7 @@ from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
-from resnet_jax.models.variants import create_model
+from resnet_jax.models.creation import create_model
 
 BATCH, STEPS = 16, 6  # steps an epoch
 DIGITS = 8, 8, 1

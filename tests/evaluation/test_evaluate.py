@@ -12,7 +12,7 @@ from resnet_jax.data.sources import ArraySource
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate, score_run
-from resnet_jax.models.variants import create_model
+from resnet_jax.models.creation import create_model
 from resnet_jax.run import Run
 
 PREPROCESS = Preprocess((0.5,), (0.25,))

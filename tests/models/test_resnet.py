@@ -1,9 +1,12 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.models.variants import create_model
+from resnet_jax.models.blocks import PreActivationBlock
+from resnet_jax.models.creation import create_model
+from resnet_jax.models.residual import ResidualBlock
 
 
 def output(model, shape):
@@ -59,6 +62,72 @@ def test_cifar_stem_keeps_the_size():
     shapes = stage_shapes(create_model("resnet20", 10), (1, 32, 32, 3))
     assert shapes["stem_conv"] == (32, 32, 16)
     assert [shapes[f"stage{stage}_block3"] for stage in (1, 2, 3)] == [(32, 32, 16), (16, 16, 32), (8, 8, 64)]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnetv2_50", "bit_r50x1"])
+def test_features_are_the_named_stages(name):
+    model, images = create_model(name, 10), jnp.zeros((2, 64, 96, 3))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    logits, features = jax.eval_shape(lambda v: model.apply(v, images, train=False, return_features=True), variables)
+    assert logits.shape == (2, 10)
+    assert {name: feature.shape for name, feature in features.items()} == {
+        "stem": (2, 16, 24, 64),
+        "stage1": (2, 16, 24, 256),
+        "stage2": (2, 8, 12, 512),
+        "stage3": (2, 4, 6, 1024),
+        "stage4": (2, 2, 3, 2048),
+        "pooled": (2, 2048),
+    }
+
+
+@pytest.mark.parametrize("settings", [{}, {"block": PreActivationBlock}], ids=["post-activation", "pre-activation"])
+def test_the_head_is_applied_to_the_pooled_features(settings):
+    model = create_model("tiny", 10, **settings)
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    variables = model.init(jax.random.key(0), images, train=False)
+    logits, features = model.apply(variables, images, train=False, return_features=True)
+    np.testing.assert_array_equal(logits, model.apply(variables, images, train=False))
+    head = variables["params"]["head"]
+    np.testing.assert_allclose(logits, features["pooled"] @ head["kernel"] + head["bias"], rtol=1e-5, atol=1e-6)
+    if not settings:  # What a pre-activation network pools is activated after its last stage.
+        np.testing.assert_allclose(features["pooled"], features["stage2"].mean((1, 2)), rtol=1e-5)
+
+
+def test_the_probability_of_a_drop_rises_linearly_with_depth():
+    """Huang et al. 2016, equation 4: from (nearly) 0 at the first of 9 blocks to the setting at the last."""
+    model, images = create_model("resnet20", 10, stochastic_depth=0.9), jnp.zeros((1, 8, 8, 3))
+    rates = []
+
+    def note(call, arguments, settings, context):
+        if isinstance(context.module, ResidualBlock) and context.method_name == "__call__":
+            rates.append(arguments[1])
+        return call(*arguments, **settings)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    assert rates == pytest.approx([0.1 * block for block in range(1, 10)])
+
+
+@pytest.mark.parametrize("scan_blocks", [False, True])
+def test_remat_computes_twice_to_the_same_gradients(scan_blocks):
+    """XLA on CPU frees what it computes again only in loops; on a TPU it does so in either case."""
+    images = jax.random.normal(jax.random.key(1), (16, 8, 8, 3))
+
+    def compile_gradients(remat):
+        model = create_model("resnet20", 10, stage_sizes=(4,), remat=remat, scan_blocks=scan_blocks)
+
+        def loss(variables):
+            return jnp.sum(model.apply(variables, images, train=True, mutable=["batch_stats"])[0] ** 2)
+
+        variables = jax.jit(model.init, static_argnames="train")(jax.random.key(0), images, train=False)
+        return variables, jax.jit(jax.grad(loss)).lower(variables).compile()
+
+    (variables, kept), (_, recomputed) = compile_gradients(False), compile_gradients(True)
+    for one, other in zip(*(jax.tree.leaves(program(variables)) for program in (kept, recomputed)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+    assert recomputed.cost_analysis()["flops"] > 1.1 * kept.cost_analysis()["flops"]
+    if scan_blocks:
+        assert recomputed.memory_analysis().temp_size_in_bytes < 0.7 * kept.memory_analysis().temp_size_in_bytes
 
 
 def test_running_statistics_follow_the_batch(mesh):

@@ -21,10 +21,14 @@ def take_steps(config, mesh, calls, steps_per_call=1):
     return parallel.fetch(state), {name: np.concatenate([metric[name] for metric in metrics]) for name in metrics[0]}
 
 
-@pytest.mark.parametrize("model", ["resnet20", "tiny"])
+@pytest.mark.parametrize(
+    "model",
+    [{"name": "resnet20"}, {"name": "tiny"}, {"name": "tiny", "stochastic_depth": 0.5, "dropout": 0.2}],
+    ids=str,
+)
 def test_eight_devices_and_one_give_the_same_losses(tiny_config, mesh, single_device, model):
     """BatchNorm sees the whole batch on all devices together; later steps drift apart by rounding."""
-    tiny_config.model.name = model
+    tiny_config.model.update(model)
     _, eight = take_steps(tiny_config, mesh, 3)
     _, one = take_steps(tiny_config, single_device, 3)
     np.testing.assert_allclose(eight["loss"], one["loss"], rtol=1e-5)
@@ -39,6 +43,19 @@ def test_several_steps_in_a_call_are_the_steps_one_by_one(tiny_config, single_de
         np.testing.assert_allclose(metrics_together[name], metrics_singly[name], rtol=1e-4, err_msg=name)
     for one, other in zip(jax.tree.leaves(together.params), jax.tree.leaves(singly.params), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_dropout_is_a_function_of_seed_and_step(tiny_config, single_device):
+    """At a learning rate of zero for one batch an epoch, nothing but the masks changes from step to step."""
+    tiny_config.model.stochastic_depth, tiny_config.batch_size, tiny_config.augment.crop_padding = 0.5, 360, 0
+    tiny_config.optimizer.learning_rate = 1e-30
+    _, once = take_steps(tiny_config, single_device, 3)
+    _, again = take_steps(tiny_config, single_device, 3)
+    assert len(set(once["loss"])) == 3
+    np.testing.assert_array_equal(once["loss"], again["loss"])
+    tiny_config.model.stochastic_depth = 0.0
+    _, without = take_steps(tiny_config, single_device, 3)
+    np.testing.assert_allclose(without["loss"], without["loss"][0], rtol=1e-6)
 
 
 def test_metrics_are_of_the_step(tiny_config, single_device):

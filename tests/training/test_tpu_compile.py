@@ -23,7 +23,7 @@ from resnet_jax import parallel
 from resnet_jax.data.augment import pipeline
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.resident import EpochInputs, take_batch
-from resnet_jax.models import variants
+from resnet_jax.models import creation
 from resnet_jax.training import losses, optimizer, setup, state, step
 
 pytestmark = pytest.mark.slow
@@ -86,7 +86,7 @@ def program(request, mesh) -> Program:
     config = runpy.run_path(str(RECIPE))["get_config"]()
     config.model.dtype = dtype
     steps_per_epoch = TRAINING_EXAMPLES // config.batch_size
-    model = variants.from_config(config, num_classes=10)
+    model = creation.from_config(config, num_classes=10)
     schedule = optimizer.make_schedule(config, steps_per_epoch)
     sgd = optimizer.make_optimizer(config, schedule)
     initial = jax.eval_shape(lambda: state.create(model, sgd, (32, 32, 3), config.seed))

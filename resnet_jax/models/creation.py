@@ -1,0 +1,70 @@
+"""Models from names and settings."""
+
+import fnmatch
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.models.blocks import FixupBlock
+from resnet_jax.models.layers import NORMS, NORMS_WITH_SCALE
+from resnet_jax.models.residual import basic
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.stems import STEMS
+from resnet_jax.models.variants import VARIANTS
+
+CHOICES = {"stem": STEMS, "shortcut": ("projection", "average_pool", "pad"), "norm": NORMS}
+
+
+def create_model(name: str, num_classes: int, **settings) -> ResNet:
+    """The Linen module of a named variant.
+
+    Args:
+      name: a key of `VARIANTS`, such as "resnet50".
+      num_classes: logits given out.
+      **settings: attributes of `ResNet` that differ from the variant's own: `stem`, `shortcut`, `dtype`, ...
+
+    Returns:
+      A module for `init(key, images, train=False)` and `apply(variables, images, train=...)`.
+
+    Raises:
+      UserError: for an unknown name, an unknown value of a setting, or settings that do not go together.
+    """
+    if name not in VARIANTS:
+        raise unknown_name("model", name, VARIANTS)
+    for setting, choices in CHOICES.items():
+        if setting in settings and settings[setting] not in choices:
+            raise unknown_name(f"model.{setting}", settings[setting], choices)
+    model = VARIANTS[name].make(num_classes=num_classes, **settings)
+    if model.shortcut == "pad" and model.residual is not basic:
+        raise UserError(f"model.shortcut=pad is defined for basic blocks only: {name} needs model.shortcut=projection")
+    if model.block is FixupBlock and model.norm != "scalar_bias":
+        raise UserError(f"{name} is a network without normalisation: leave model.norm unset")
+    if model.zero_init_residual and model.norm not in NORMS_WITH_SCALE:
+        raise UserError(f"without a norm, model.residual_scale=0 makes {name} start as model.zero_init_residual would")
+    return model
+
+
+def matching(pattern: str) -> list[str]:
+    """The names that contain `pattern`, in which * stands for anything.
+
+    Raises:
+      UserError: if there are none.
+    """
+    names = fnmatch.filter(VARIANTS, f"*{pattern}*")
+    if not names:
+        raise unknown_name("model", pattern, VARIANTS)
+    return names
+
+
+def from_config(config: ConfigDict, num_classes: int) -> ResNet:
+    """The module that a whole `config` asks for."""
+    settings = {key: value for key, value in config.model.items() if value is not None}
+    settings["dtype"] = jnp.dtype(settings["dtype"])
+    return create_model(
+        settings.pop("name"),
+        num_classes,
+        norm_momentum=config.batch_norm.momentum,
+        norm_epsilon=config.batch_norm.epsilon,
+        **settings,
+    )
