@@ -1,10 +1,10 @@
 """Seconds until a network can be trained: to draw its initial state, and to trace and compile its train step.
 
     python -m benchmarks.compile_time --models=resnet50,resnet152,resnet152:loop,resnetv2_1001:loop
-    python -m benchmarks.compile_time --topology=v5e:2x2    # for a TPU that is described, but not there: it takes libtpu
+    python -m benchmarks.compile_time --topology=v5e:2x2    # for a TPU that need not be there; takes libtpu
 
-`:loop` is `model.scan_blocks`: equal blocks are compiled once. The step is the one of a run, with SGD and momentum, for 8
-pictures of the size that the network was made for, in float32.
+`:loop` is `model.scan_blocks`: equal blocks are compiled once. The step is the one of a run, with SGD and momentum, for
+8 pictures of the size that the network was made for, in float32.
 
 RESULT, not measured yet.
 """

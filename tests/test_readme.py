@@ -1,14 +1,21 @@
-"""What the README shows works as it is written."""
+"""What the README and the design document show works as it is written."""
 
 import re
+import textwrap
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
 
 from resnet_jax.data.tfds import COMMON_NAMES
+from resnet_jax.models.creation import create_model
+from resnet_jax.models.residual import ResidualBlock
 from resnet_jax.models.variants import VARIANTS
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+DESIGN = (ROOT / "docs" / "design.md").read_text()
 
 
 def test_recipes_it_names_are_there():
@@ -17,13 +24,22 @@ def test_recipes_it_names_are_there():
 
 
 def test_models_and_data_sets_it_names_are_known():
-    assert set(re.findall(r"resnet\d+", README)) <= VARIANTS.keys()
+    assert set(re.findall(r"\w*resne\w*\d\w*|bit_\w+", README)) <= VARIANTS.keys()
     assert set(re.findall(r"dataset\.name=(\w+)", README)) <= {"folder", *COMMON_NAMES}
 
 
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_block_of_the_design_document_makes_a_network():
+    (example,) = re.findall(r"^    class .*?(?=^\S)", DESIGN, re.DOTALL | re.MULTILINE)
+    names = {"nn": nn, "ResidualBlock": ResidualBlock}
+    exec(textwrap.dedent(example), names)
+    model = create_model("tiny", 10, block=names["NormlessBlock"], norm="bias", squeeze_excitation=2)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)["params"]
+    assert params["stage1_block1"].keys() == {"conv1", "conv2", "squeeze_excitation"}
 
 
 @pytest.mark.slow

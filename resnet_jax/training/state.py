@@ -34,8 +34,8 @@ def create(
 ) -> TrainState:
     """The state before the first step, as a function of the seed.
 
-    Without `jax.jit` around it, one small program draws all arrays of a shape: deep networks, which have hundreds of each
-    shape, are ready in seconds.
+    Without `jax.jit` around it, one small program draws all arrays of a shape: deep networks, which have hundreds of
+    some shapes, are ready in seconds.
 
     Args:
       model: a Linen module.
