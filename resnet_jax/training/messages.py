@@ -1,8 +1,7 @@
 """What a run says at its start and at its end."""
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 from ml_collections import ConfigDict
@@ -26,11 +25,15 @@ def settings_table(config: ConfigDict) -> str:
 
 
 def parameter_table(params: dict) -> str:
-    """Arrays and parameters of each top-level module, with their totals."""
-    names = sorted(params, key=_place)
-    rows = [(name, len(jax.tree.leaves(params[name])), _count(params[name])) for name in names]
+    """Arrays and parameters of each part of the network, with their totals; the blocks of a stage are one part."""
+    parts: dict[str, dict] = {}
+    for name in params:
+        parts.setdefault(name.partition("_block")[0], {})[name] = params[name]
+    rows = [
+        (_title(part, parts[part]), len(jax.tree.leaves(parts[part])), _count(parts[part])) for part in _sort(parts)
+    ]
     rows.append(("total", len(jax.tree.leaves(params)), _count(params)))
-    return table(rows, header=("module", "arrays", "parameters"))
+    return table(rows, header=("part", "arrays", "parameters"))
 
 
 def conclusion(result: Mapping[str, object], path) -> str:
@@ -52,6 +55,11 @@ def _count(params: dict) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _place(name: str) -> tuple:
-    """Sorts modules as the picture passes them: stem, stages and blocks by number, head."""
-    return name == "head", not name.startswith("stem"), [int(number) for number in re.findall(r"\d+", name)]
+def _title(part: str, modules: dict) -> str:
+    return f"{part}, {len(modules)} blocks" if part.startswith("stage") else part
+
+
+def _sort(parts: Iterable[str]) -> list[str]:
+    """As the picture passes them."""
+    order = ("stem", "stage", "final", "head")
+    return sorted(parts, key=lambda part: ([part.startswith(start) for start in order].index(True), part))

@@ -3,21 +3,21 @@ import numpy as np
 from resnet_jax.training import messages
 
 
-def test_parameters_are_listed_in_the_order_of_the_network():
-    names = ["head", "stage1_block10", "stage1_block2", "stage2_block1", "stem_conv", "stem_norm"]
+def test_parameters_are_listed_by_part_in_the_order_of_the_network():
+    names = ["head", "final_norm", "stage1_block10", "stage1_block2", "stage2_block1", "stem_conv", "stem_norm"]
     table = messages.parameter_table({name: {"kernel": np.zeros((2, 3)), "bias": np.zeros(3)} for name in names})
-    rows = [line.split() for line in table.splitlines()[2:]]
+    rows = [[cell.strip() for cell in line.split("  ") if cell] for line in table.splitlines()[2:]]
     assert [row[0] for row in rows] == [
         "stem_conv",
         "stem_norm",
-        "stage1_block2",
-        "stage1_block10",
-        "stage2_block1",
+        "stage1, 2 blocks",
+        "stage2, 1 blocks",
+        "final_norm",
         "head",
         "total",
     ]
-    assert rows[0][1:] == ["2", "9"]
-    assert rows[-1][1:] == ["12", "54"]
+    assert [row[1:] for row in rows[1:3]] == [["2", "9"], ["4", "18"]]
+    assert rows[-1][1:] == ["14", "63"]
 
 
 def test_conclusion_tells_the_figures_and_where_they_come_from():
