@@ -10,9 +10,9 @@ The full 200 epochs have not been measured yet.
 from resnet_jax.config import default
 
 # The networks that He et al. made for CIFAR are an order of magnitude smaller, and take their weaker decay.
-OF_THE_PAPERS = (
+MADE_FOR_CIFAR = (
     *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202"),
-    *("resnetv2_110", "resnetv2_164", "resnetv2_1001", "fixup_resnet110"),
+    *("resnetv2_110", "resnetv2_164", "resnetv2_1001"),
 )
 
 
@@ -26,6 +26,6 @@ def get_config(model: str = "resnet18"):
     config.batch_size = 128
     config.num_epochs = 200
     config.optimizer.learning_rate = 0.1
-    config.optimizer.weight_decay = 1e-4 if model in OF_THE_PAPERS else 5e-4
+    config.optimizer.weight_decay = 1e-4 if model in MADE_FOR_CIFAR else 5e-4
     config.schedule.warmup_epochs = 1.0
     return config

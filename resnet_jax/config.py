@@ -81,15 +81,15 @@ def default() -> ConfigDict:
     config.model.name = "resnet20"  # as `python main.py models` lists them; what is unset below is the variant's own
     config.model.stem = placeholder(str)  # "imagenet" (7x7/2, max-pool), "cifar" (3x3/1), "deep" (ResNet-D) or "bit"
     config.model.shortcut = placeholder(str)  # "projection" (option B), "average_pool" (ResNet-D) or "pad" (option A)
-    config.model.norm = placeholder(str)  # "batch_norm", "group_norm", or none of them but a "bias"
+    config.model.norm = placeholder(str)  # "batch_norm", "group_norm", or instead a "bias" or one "scalar_bias"
     config.model.weight_standardization = placeholder(bool)  # of all kernels, which goes with "group_norm"
-    config.model.blur_pool = placeholder(bool)  # a low-pass filter before what is strided
+    config.model.blur_pool = placeholder(bool)  # a low-pass filter before blocks and max-pools stride
     config.model.squeeze_excitation = placeholder(int)  # channel attention, with its hidden layer so much smaller: 16
     config.model.residual_scale = placeholder(float)  # initial value of a learned factor of each residual; 0: SkipInit
-    config.model.zero_init_residual = False  # True: blocks start as the identity (Goyal et al. 2017)
-    config.model.stochastic_depth = 0.0  # probability that the last block is skipped in training, earlier ones less
-    config.model.dropout = 0.0  # before the last convolution of each block
-    config.model.remat = False  # recompute activations instead of keeping them: less memory, a third more work
+    config.model.zero_init_residual = placeholder(bool)  # True: blocks start as the identity (Goyal et al. 2017)
+    config.model.stochastic_depth = placeholder(float)  # probability to skip the last block in training, others less
+    config.model.dropout = placeholder(float)  # before the last convolution of each block
+    config.model.remat = placeholder(bool)  # compute activations twice instead of keeping them, which saves memory
     config.model.scan_blocks = placeholder(bool)  # compile equal blocks once, for very deep networks; runs slower
     config.model.dtype = "float32"  # of the computation, or "bfloat16"; parameters and logits are always float32
 

@@ -52,7 +52,7 @@ def check(config: ConfigDict) -> None:
         if (get(config, key) or 0) < 0:
             raise UserError(f"{key} must not be negative, but it is {get(config, key)}")
     for key in FRACTIONS:
-        if not 0 <= get(config, key) < 1:
+        if not 0 <= (get(config, key) or 0) < 1:
             raise UserError(f"{key} must lie in [0, 1), but it is {get(config, key)}")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
     _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))

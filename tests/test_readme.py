@@ -34,7 +34,7 @@ def test_links_lead_somewhere():
 
 
 def test_the_block_of_the_design_document_makes_a_network():
-    (example,) = re.findall(r"^    class .*?(?=^\S)", DESIGN, re.DOTALL | re.MULTILINE)
+    (example,) = re.findall(r"^    class .*?(?=^    \")", DESIGN, re.DOTALL | re.MULTILINE)
     names = {"nn": nn, "ResidualBlock": ResidualBlock}
     exec(textwrap.dedent(example), names)
     model = create_model("tiny", 10, block=names["NormlessBlock"], norm="bias", squeeze_excitation=2)

@@ -29,7 +29,8 @@ class PostActivationBlock(ResidualBlock):
 class PreActivationBlock(ResidualBlock):
     """Norm, activation, convolution; nothing follows the sum (He et al. 2016, "Identity Mappings", figure 1b).
 
-    Where the shape changes, the shortcut starts from the activated input (their appendix).
+    Where the shape changes, the shortcut starts from the activated input, as in their code. As in timm, the identity of
+    the first block does not; their appendix activates what leaves the stem.
     """
 
     activates_input = True
@@ -54,7 +55,7 @@ class FixupBlock(ResidualBlock):
     """No norm: scalar biases, a scalar factor, and small initial kernels (Zhang et al. 2019, "Fixup Initialization").
 
     Section 3: the last convolution starts at zero, the others are scaled by `num_blocks` to the power -1 / (2m - 2),
-    where m is how many a block has; a bias stands before each convolution and each activation.
+    where m, at least 2, is how many a block has; a bias stands before each convolution and each activation.
     """
 
     @nn.compact

@@ -21,7 +21,8 @@ class Cost:
 def cost(model: ResNet, image_shape: tuple[int, int, int]) -> Cost:
     """The cost of `model` on a picture of (height, width, channels), without computing anything.
 
-    As in papers, the positions where a kernel hangs over the border count like others.
+    As in papers, the positions where a kernel hangs over the border count like others; XLA's own analysis leaves them
+    out, 7 % of ResNet-18's.
     """
     images = jnp.zeros((1, *image_shape))
     variables = _abstract_variables(model, images)
@@ -38,7 +39,8 @@ def _abstract_variables(model: ResNet, images: jax.Array) -> dict:
     for tree in variables.values():
         for stage, size in enumerate(model.stage_sizes, 1):
             if f"stage{stage}_block2" in tree:
-                tree |= {f"stage{stage}_block{index}": tree[f"stage{stage}_block2"] for index in range(3, size + 1)}
+                block = tree[f"stage{stage}_block2"]
+                tree.update({f"stage{stage}_block{index}": block for index in range(3, size + 1)})
     return variables
 
 

@@ -6,13 +6,19 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, unknown_name
-from resnet_jax.models.blocks import FixupBlock
+from resnet_jax.models.blocks import FixupBlock, PreActivationBlock
 from resnet_jax.models.layers import NORMS, NORMS_WITH_SCALE
 from resnet_jax.models.residual import basic
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stems import STEMS
 from resnet_jax.models.variants import VARIANTS
 
+OF_FIXUP = {
+    "norm": "scalar_bias",
+    "weight_standardization": False,
+    "residual_scale": None,
+    "zero_init_residual": False,
+}
 CHOICES = {"stem": STEMS, "shortcut": ("projection", "average_pool", "pad"), "norm": NORMS}
 
 
@@ -38,11 +44,27 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
     model = VARIANTS[name].make(num_classes=num_classes, **settings)
     if model.shortcut == "pad" and model.residual is not basic:
         raise UserError(f"model.shortcut=pad is defined for basic blocks only: {name} needs model.shortcut=projection")
-    if model.block is FixupBlock and model.norm != "scalar_bias":
-        raise UserError(f"{name} is a network without normalisation: leave model.norm unset")
-    if model.zero_init_residual and model.norm not in NORMS_WITH_SCALE:
-        raise UserError(f"without a norm, model.residual_scale=0 makes {name} start as model.zero_init_residual would")
+    _check_start(name, model)
     return model
+
+
+def _check_start(name: str, model: ResNet) -> None:
+    """Refuses what cannot learn: two zero factors hide each other's gradients, standardised zeros explode."""
+    if model.block is FixupBlock:
+        for setting, value in OF_FIXUP.items():
+            if getattr(model, setting) != value:
+                raise UserError(
+                    f"{name} has no norms and starts as the identity by itself: set model.{setting} to {value}"
+                )
+    if not model.zero_init_residual:
+        return
+    if model.residual_scale == 0:
+        raise UserError("model.residual_scale=0 and model.zero_init_residual do the same: set the latter to False")
+    standardized = model.weight_standardization and model.block is PreActivationBlock
+    if standardized or (model.norm not in NORMS_WITH_SCALE and model.block is not PreActivationBlock):
+        raise UserError(
+            f"model.zero_init_residual has nothing in {name} to act on: set it to False, and model.residual_scale=0"
+        )
 
 
 def matching(pattern: str) -> list[str]:

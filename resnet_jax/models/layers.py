@@ -30,8 +30,8 @@ class Layers:
       norm_momentum: of BatchNorm's running statistics.
       norm_epsilon: of BatchNorm and GroupNorm.
       weight_standardization: kernels have mean 0 and variance 1 over their inputs (Qiao et al. 2019, equation 5).
-      blur_pool: what is strided is low-pass filtered first (Zhang 2019, "Making Convolutional Networks Shift-Invariant
-        Again", section 3.2).
+      blur_pool: max-pools and blocks low-pass filter before they stride (Zhang 2019, "Making Convolutional Networks
+        Shift-Invariant Again", section 3.2); the stem's convolution does not, as in their code.
     """
 
     train: bool
@@ -144,4 +144,4 @@ def blur_pool(x: jax.Array, stride: int) -> jax.Array:
 def average_pool(x: jax.Array, stride: int) -> jax.Array:
     """Means of `stride` x `stride` values; at the far borders of what is left of them."""
     borders = [(0, -size % stride) for size in x.shape[1:3]]
-    return nn.avg_pool(x, (stride, stride), (stride, stride), borders, count_include_pad=False)
+    return nn.avg_pool(x, (stride, stride), (stride, stride), borders, count_include_pad=False).astype(x.dtype)

@@ -45,8 +45,8 @@ class ResidualBlock(nn.Module):
         projection takes its stride) or "pad" (zero channels, option A).
       zero_init_residual: F starts as zero (Goyal et al. 2017, section 5.1).
       squeeze_excitation: reduction of a `SqueezeExcitation` that ends F; None: none.
-      residual_scale: initial value of a learned factor of F; None: none. 0 makes it SkipInit (De & Smith 2020, section
-        3) and ReZero (Bachlechner et al. 2020, equation 5).
+      residual_scale: initial value of a learned factor of F; None: none. 0 makes it SkipInit (De & Smith 2020) and
+        ReZero (Bachlechner et al. 2020).
       dropout: probability of dropout before the last convolution (Zagoruyko & Komodakis 2016, section 2.4).
       num_blocks: of the whole network.
     """
@@ -95,21 +95,22 @@ class ResidualBlock(nn.Module):
         features, stride = self.convolutions[-1].features, max(each.stride for each in self.convolutions)
         if stride == 1 and x.shape[-1] == features:
             return x
-        if self.shortcut == "pad":
-            before = (features - x.shape[-1]) // 2
-            after = features - x.shape[-1] - before
-            return jnp.pad(activated[:, ::stride, ::stride], [(0, 0), (0, 0), (0, 0), (before, after)])
         if stride > 1 and self.shortcut == "average_pool":
             activated, stride = average_pool(activated, stride), 1
         elif stride > 1 and self.layers.blur_pool:
             activated, stride = blur_pool(activated, stride), 1
+        if self.shortcut == "pad":
+            before = (features - x.shape[-1]) // 2
+            after = features - x.shape[-1] - before
+            return jnp.pad(activated[:, ::stride, ::stride], [(0, 0), (0, 0), (0, 0), (before, after)])
         projected = self.layers.conv(activated, features, 1, stride, name="shortcut_conv")
         return self.layers.norm(projected, name="shortcut_norm") if self.normalizes_projection else projected
 
     def end(self, x: jax.Array, drop_rate: float | jax.Array | None) -> jax.Array:
-        """What ends every F: a gate, a factor, and stochastic depth (Huang et al. 2016, equation 2).
+        """What ends every F: a gate, a factor, and stochastic depth (Huang et al. 2016).
 
-        An F that is kept is divided by the probability of that, so that evaluation needs no factor.
+        They drop F for a whole batch, and multiply by the probability in evaluation. Here each example is drawn by
+        itself, and an F that is kept is divided by the probability of that.
         """
         if self.squeeze_excitation is not None:
             x = SqueezeExcitation(self.squeeze_excitation, self.layers.dtype, name="squeeze_excitation")(x)

@@ -30,11 +30,11 @@ class ResNet(nn.Module):
       weight_standardization, blur_pool: see `Layers`.
       squeeze_excitation, residual_scale, zero_init_residual, dropout: see `ResidualBlock`.
       stochastic_depth: probability that the last block is dropped for an example in training; it rises linearly from
-        zero before the first one (Huang et al. 2016, equation 4).
+        zero before the first one (Huang et al. 2016).
       head_init: of the classifier's kernel; by default a normal of 0.01 (Goyal et al. 2017, section 5.1).
-      remat: training recomputes activations inside blocks instead of keeping them: less memory, a third more work.
-      scan_blocks: equal blocks are compiled once and run in a loop: it compiles in a time that hardly grows with depth,
-        but runs slower, on CPU several times. The parameters are named alike.
+      remat: training computes activations inside blocks again instead of keeping them, which saves memory.
+      scan_blocks: equal blocks are compiled once and run in a loop, for very deep networks: on CPU it runs several
+        times slower. The variables are the same; what blocks `sow`, or Linen captures of them, is lost.
       dtype: of the computation; parameters, batch statistics and logits are float32 in any case.
       norm_momentum, norm_epsilon: see `Layers`.
     """

@@ -32,18 +32,19 @@ def deep(x: jax.Array, width: int, layers: Layers, activates: bool) -> jax.Array
 def bit(x: jax.Array, width: int, layers: Layers, activates: bool) -> jax.Array:
     """As "imagenet", but the max-pool sees a border of zeros, as in the code of BiT (Kolesnikov et al. 2019)."""
     x = layers.conv(x, width, 7, 2, name="stem_conv")
-    x = activate(x, layers, "stem_norm") if activates else x
-    return nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), (3, 3), (2, 2))
+    return max_pool(activate(x, layers, "stem_norm") if activates else x, layers, zeros=True)
 
 
 def activate(x: jax.Array, layers: Layers, name: str) -> jax.Array:
     return nn.relu(layers.norm(x, name=name))
 
 
-def max_pool(x: jax.Array, layers: Layers) -> jax.Array:
-    """3x3 with stride 2; or 2x2 with stride 1, and a blur that strides (Zhang 2019, section 3.2, and their code)."""
+def max_pool(x: jax.Array, layers: Layers, zeros: bool = False) -> jax.Array:
+    """3x3 with stride 2, whose border never counts or is `zeros`; or 2x2 with stride 1, and a blur that strides."""
     if layers.blur_pool:
         return blur_pool(nn.max_pool(x, (2, 2)), 2)
+    if zeros:
+        return nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), (3, 3), (2, 2))
     return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
 
 

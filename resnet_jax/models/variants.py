@@ -63,6 +63,9 @@ BIT = "Kolesnikov et al. 2019, Big Transfer, arXiv:1912.11370"
 
 TORCHVISION = "torchvision, IMAGENET1K_V1"
 PAPER = "the paper"
+STRIDES_IN_1X1 = "the paper, strides in the 1x1"
+TENSORPACK = "tensorpack, at commit 02f41b2"
+FILTER_4 = "the authors' code, filter 4, from scratch"
 
 # He et al. 2015, table 1.
 _18 = {"stage_sizes": (2, 2, 2, 2), "residual": basic}
@@ -106,11 +109,11 @@ VARIANTS: dict[str, Variant] = {
     "resnet50": _imagenet(V1_5, 76.130, TORCHVISION, _50),
     "resnet101": _imagenet(V1_5, 77.374, TORCHVISION, _101),
     "resnet152": _imagenet(V1_5, 78.312, TORCHVISION, _152),
-    "resnetv2_18": _imagenet(V2, 70.44, "tensorpack", _18, _pre_activation),
-    "resnetv2_34": _imagenet(V2, 73.50, "tensorpack", _34, _pre_activation),
-    "resnetv2_50": _imagenet(V2, 81.398, "timm, a1h_in1k, at 288 pixels", _50, _pre_activation),
-    "resnetv2_101": _imagenet(V2, 83.002, "timm, a1h_in1k, at 288 pixels", _101, _pre_activation),
-    "resnetv2_152": _imagenet(V2, 78.9, "the paper, at 320 pixels", _152, _pre_activation),
+    "resnetv2_18": _imagenet(V2, 70.44, TENSORPACK, _18, _pre_activation),
+    "resnetv2_34": _imagenet(V2, 73.50, TENSORPACK, _34, _pre_activation),
+    "resnetv2_50": _imagenet(V2, 76.28, TENSORPACK, _50, _pre_activation),
+    "resnetv2_101": _imagenet(V2, 77.47, TENSORPACK, _101, _pre_activation),
+    "resnetv2_152": _imagenet(V2, 78.9, "the paper, at 320 pixels, strides in the 1x1", _152, _pre_activation),
     "wide_resnet50_2": _imagenet(WIDE, 78.1, PAPER, _50, _groups(1, 128)),
     "wide_resnet101_2": _imagenet(WIDE, 78.848, TORCHVISION, _101, _groups(1, 128)),
     "resnext50_32x4d": _imagenet(RESNEXT, 77.8, PAPER, _50, _groups(32, 4)),
@@ -119,9 +122,9 @@ VARIANTS: dict[str, Variant] = {
     "resnext101_64x4d": _imagenet(RESNEXT, 79.6, PAPER, _101, _groups(64, 4)),
     "seresnet18": _imagenet(SE, 71.766, "timm, legacy_seresnet18", _18, _squeeze),
     "seresnet34": _imagenet(SE, 74.808, "timm, legacy_seresnet34", _34, _squeeze),
-    "seresnet50": _imagenet(SE, 76.71, PAPER, _50, _squeeze),
-    "seresnet101": _imagenet(SE, 77.62, PAPER, _101, _squeeze),
-    "seresnet152": _imagenet(SE, 78.43, PAPER, _152, _squeeze),
+    "seresnet50": _imagenet(SE, 76.71, STRIDES_IN_1X1, _50, _squeeze),
+    "seresnet101": _imagenet(SE, 77.62, STRIDES_IN_1X1, _101, _squeeze),
+    "seresnet152": _imagenet(SE, 78.43, STRIDES_IN_1X1, _152, _squeeze),
     "seresnext50_32x4d": _imagenet(SE, 78.90, PAPER, _50, _groups(32, 4), _squeeze),
     "seresnext101_32x4d": _imagenet(SE, 79.30, PAPER, _101, _groups(32, 4), _squeeze),
     "resnet18d": _imagenet(RESNET_D, 73.794, "timm, ra2_in1k, at 288 pixels", _18, _deep),
@@ -129,17 +132,17 @@ VARIANTS: dict[str, Variant] = {
     "resnet50d": _imagenet(RESNET_D, 77.16, PAPER, _50, _deep),
     "resnet101d": _imagenet(RESNET_D, 80.426, "timm, gluon_in1k", _101, _deep),
     "resnet152d": _imagenet(RESNET_D, 80.476, "timm, gluon_in1k", _152, _deep),
-    "antialiased_resnet18": _imagenet(BLUR, 71.48, "the paper's code", _18, _blur),
-    "antialiased_resnet34": _imagenet(BLUR, 74.38, "the paper's code", _34, _blur),
-    "antialiased_resnet50": _imagenet(BLUR, 77.23, "the paper's code", _50, _blur),
-    "antialiased_resnet101": _imagenet(BLUR, 78.22, "the paper's code", _101, _blur),
+    "antialiased_resnet18": _imagenet(BLUR, 71.48, FILTER_4, _18, _blur),
+    "antialiased_resnet34": _imagenet(BLUR, 74.38, FILTER_4, _34, _blur),
+    "antialiased_resnet50": _imagenet(BLUR, 77.23, FILTER_4, _50, _blur),
+    "antialiased_resnet101": _imagenet(BLUR, 78.22, FILTER_4, _101, _blur),
     "bit_r50x1": _imagenet(BIT, 76.0, "the paper, of ImageNet-1k alone", _50, _bit),
     "bit_r50x3": _imagenet(BIT, 84.02, "timm, of ImageNet-21k, at 448 pixels", _50, _bit, width=192),
     "bit_r101x1": _imagenet(BIT, 82.342, "timm, of ImageNet-21k, at 448 pixels", _101, _bit),
     "bit_r101x3": _imagenet(BIT, 84.438, "timm, of ImageNet-21k, at 448 pixels", _101, _bit, width=192),
     "bit_r152x2": _imagenet(BIT, 84.51, "timm, of ImageNet-21k, at 448 pixels", _152, _bit, width=128),
     "bit_r152x4": _imagenet(BIT, 81.3, "the paper, of ImageNet-1k alone, at 480 pixels", _152, _bit, width=256),
-    "fixup_resnet50": _imagenet(FIXUP, 76.0, "the paper's code, with mixup", _50, _fixup),
+    "fixup_resnet50": _imagenet(FIXUP, 76.0, "the authors' README, with mixup", _50, _fixup),
     "resnet20": _cifar(RESNET, 91.25, PAPER, _stages(3), shortcut="pad"),
     "resnet32": _cifar(RESNET, 92.49, PAPER, _stages(5), shortcut="pad"),
     "resnet44": _cifar(RESNET, 92.83, PAPER, _stages(7), shortcut="pad"),
@@ -147,8 +150,10 @@ VARIANTS: dict[str, Variant] = {
     "resnet110": _cifar(RESNET, 93.57, "the paper, best of 5", _stages(18), shortcut="pad"),
     "resnet1202": _cifar(RESNET, 92.07, PAPER, _stages(200), shortcut="pad", scan_blocks=True),
     "resnetv2_110": _cifar(V2, 93.63, PAPER, _stages(18), _pre_activation),
-    "resnetv2_164": _cifar(V2, 94.54, PAPER, _stages(18), _pre_activation, residual=bottleneck),
-    "resnetv2_1001": _cifar(V2, 95.08, PAPER, _stages(111), _pre_activation, residual=bottleneck, scan_blocks=True),
+    "resnetv2_164": _cifar(V2, 94.54, STRIDES_IN_1X1, _stages(18), _pre_activation, residual=bottleneck),
+    "resnetv2_1001": _cifar(
+        V2, 95.08, STRIDES_IN_1X1, _stages(111), _pre_activation, residual=bottleneck, scan_blocks=True
+    ),
     "wide_resnet16_4": _cifar(WIDE, 94.98, PAPER, _wide(16, 4)),
     "wide_resnet16_8": _cifar(WIDE, 95.73, PAPER, _wide(16, 8)),
     "wide_resnet28_10": _cifar(WIDE, 96.00, PAPER, _wide(28, 10)),

@@ -56,7 +56,7 @@ class Setup:
         return batch_of(self.feed.inputs(0), 0)
 
     def initial_state(self) -> state.TrainState:
-        """The state before the first step, on all devices."""
+        """The state before the first step, on all devices; not compiled as a whole, see `state.create`."""
         return parallel.place(self._create_state(), parallel.replicated(self.mesh))
 
     def abstract_state(self) -> state.TrainState:

@@ -99,6 +99,13 @@ def test_option_a_strides_and_pads_with_zero_channels_on_both_sides():
     assert not any("shortcut" in name for name in variables["params"])
 
 
+def test_option_a_blurs_before_it_strides():
+    checkerboard = jnp.broadcast_to(jnp.indices((8, 8)).sum(0)[None, :, :, None] % 2 * 1.0, (1, 8, 8, 4))
+    block = make_block(stride=2, shortcut="pad", zero_init_residual=True, blur_pool=True)
+    output, _ = block.init_with_output(jax.random.key(1), checkerboard)
+    np.testing.assert_allclose(output[..., 2:6], 0.5, atol=1e-6)
+
+
 def test_bottleneck_strides_in_its_3x3():
     """Version 1.5; the original paper's code strides in the first 1x1."""
     seen = outputs(make_block(stride=2, residual=bottleneck), jnp.zeros((1, 6, 6, 4)))

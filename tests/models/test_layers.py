@@ -117,6 +117,11 @@ def test_blur_pool_keeps_a_plain_picture_and_removes_a_checkerboard():
     assert float(jnp.abs(blur_pool(checkerboard, 2)).max()) < 1e-6
 
 
+@pytest.mark.parametrize("pool", [average_pool, blur_pool])
+def test_pools_keep_the_type(pool):
+    assert pool(jnp.ones((1, 5, 5, 1), jnp.bfloat16), 2).dtype == jnp.bfloat16
+
+
 def test_average_pool_means_what_is_left_at_the_borders():
     images = jnp.arange(15.0).reshape(1, 3, 5, 1)
     expected = [[(0 + 1 + 5 + 6) / 4, (2 + 3 + 7 + 8) / 4, (4 + 9) / 2], [(10 + 11) / 2, (12 + 13) / 2, 14]]

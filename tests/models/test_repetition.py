@@ -67,6 +67,13 @@ def test_blocks_are_dropped_each_by_itself():
     assert len(np.unique(np.asarray(logits)[:, 0].round(4))) > 8
 
 
+def test_remat_computes_again_with_the_same_masks():
+    _, looped = make_networks(stochastic_depth=0.5, dropout=0.3)
+    variables = looped.init(jax.random.key(0), IMAGES, train=False)
+    once, twice = train(looped, variables), train(looped.clone(remat=True), variables)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4), once, twice)
+
+
 def test_depth_does_not_grow_the_program():
     def convolutions(size):
         network = ResNet((size, size), 10, width=8, stem="cifar", scan_blocks=True)

@@ -9,7 +9,8 @@ import pytest
 from resnet_jax.models.cost import cost
 from resnet_jax.models.variants import VARIANTS
 
-# Exact numbers of parameters, with 1,000 classes for ImageNet and 10 for CIFAR-10.
+# Exact numbers of parameters, with 1,000 classes for ImageNet and 10 for CIFAR-10: published, or where papers only
+# round them, counted in the network of the authors or of a library.
 TORCHVISION = {  # `num_params` of its weights.
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
@@ -78,7 +79,7 @@ AUTHORS = {
     "resnet1202": 19_421_274,
 }
 PARAMETERS = TORCHVISION | TIMM | PYTORCHCV | AUTHORS
-# Billions at 224 x 224, `_ops` of torchvision's weights; ResNet-D, SE-ResNet and BiT as timm measured them.
+# Billions at 224 x 224: `_ops` of torchvision's weights.
 MULTIPLY_ADDS = {
     "resnet18": 1.814,
     "resnet50": 4.089,
