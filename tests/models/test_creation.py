@@ -80,10 +80,10 @@ def test_a_row_may_have_any_attribute_of_its_own(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "start"),
     [
-        ("tiny", {"zero_init_residual": True}),
+        pytest.param("tiny", {"zero_init_residual": True}, marks=pytest.mark.slow),
         ("tiny", {"residual_scale": 0.0}),
-        ("tiny", {"norm": "bias", "residual_scale": 0.0}),
-        ("resnetv2_110", {"zero_init_residual": True}),
+        pytest.param("tiny", {"norm": "bias", "residual_scale": 0.0}, marks=pytest.mark.slow),
+        pytest.param("resnetv2_110", {"zero_init_residual": True}, marks=pytest.mark.slow),
         ("fixup_resnet110", {"head_init": nn.initializers.normal(0.01)}),
     ],
     ids=str,

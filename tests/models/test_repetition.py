@@ -33,10 +33,10 @@ def train(network, variables):
     "settings",
     [
         {},
-        {"block": PreActivationBlock, "residual": bottleneck, "remat": True},
         {"block": FixupBlock, "norm": "scalar_bias"},
+        pytest.param({"block": PreActivationBlock, "residual": bottleneck, "remat": True}, marks=pytest.mark.slow),
     ],
-    ids=["post-activation", "pre-activation and remat", "fixup"],
+    ids=["post-activation", "fixup", "pre-activation and remat"],
 )
 def test_a_loop_computes_what_the_blocks_one_by_one_do(settings):
     unrolled, looped = make_networks(**settings)
@@ -67,6 +67,7 @@ def test_blocks_are_dropped_each_by_itself():
     assert len(np.unique(np.asarray(logits)[:, 0].round(4))) > 8
 
 
+@pytest.mark.slow
 def test_remat_computes_again_with_the_same_masks():
     _, looped = make_networks(stochastic_depth=0.5, dropout=0.3)
     variables = looped.init(jax.random.key(0), IMAGES, train=False)

@@ -108,7 +108,7 @@ def test_the_probability_of_a_drop_rises_linearly_with_depth():
     assert rates == pytest.approx([0.1 * block for block in range(1, 10)])
 
 
-@pytest.mark.parametrize("scan_blocks", [False, True])
+@pytest.mark.parametrize("scan_blocks", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_remat_computes_twice_to_the_same_gradients(scan_blocks):
     """XLA on CPU frees what it computes again only in loops; on a TPU it does so in either case."""
     images = jax.random.normal(jax.random.key(1), (16, 8, 8, 3))
