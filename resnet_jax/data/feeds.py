@@ -26,11 +26,11 @@ def check(dataset: ConfigDict) -> None:
     if dataset.feed not in FEEDS:
         raise unknown_name("dataset.feed", dataset.feed, FEEDS)
     if dataset.feed == "resident":
-        for name in ("image_size", "eval_resize", "eval_crop"):
+        for name in ("eval_resize", "eval_crop"):
             if dataset[name] is not None:
                 raise UserError(
-                    f"dataset.{name} resizes pictures while they are streamed, and a resident feed keeps them as they "
-                    "are: leave it unset, or take --config.dataset.feed=streaming"
+                    f"dataset.{name} is for pictures that are cut while they are streamed, and a resident feed keeps "
+                    "them whole: leave it unset, or take --config.dataset.feed=streaming"
                 )
     if dataset.image_size is None and (dataset.eval_resize or dataset.eval_crop):
         raise UserError("dataset.eval_resize and dataset.eval_crop need dataset.image_size, the size in training")
@@ -86,15 +86,22 @@ def decoded_bytes(selection: Selection) -> int:
 
 
 def _choose(dataset: ConfigDict, selection: Selection, shapes: list, mesh: Mesh) -> tuple[str, str]:
-    if dataset.image_size is not None:
-        return "streaming", "since dataset.image_size asks for resizing"
+    if dataset.eval_resize or dataset.eval_crop:
+        return "streaming", "since dataset.eval_resize and dataset.eval_crop are for pictures that are streamed"
+    size, (height, width, _) = dataset.image_size, shapes[0]
     if len(shapes) > 1:
-        return "streaming", f"since pictures differ in size (dataset.image_size unset: {USUAL_SIZE})"
+        unset = f" (dataset.image_size unset: {USUAL_SIZE})" if size is None else ""
+        return "streaming", f"since pictures differ in size{unset}"
+    # Resized as a whole, pictures that are not square would be distorted, and larger ones kept for pixels never seen.
+    if size is not None and not height == width <= size:
+        how = "larger" if max(height, width) > size else "not square"
+        return "streaming", f"since dataset.image_size asks for resizing, and pictures of {height} x {width} are {how}"
     needed, free = decoded_bytes(selection), parallel.free_memory(mesh)
     sizes = f"the {len(selection):,} pictures take {needed / 1e6:,.1f} MB of {free / 1e6:,.0f} MB free on a device"
     if needed * SHARE_OF_MEMORY > free:
         return "streaming", f"since {sizes}, more than one part in {SHARE_OF_MEMORY}"
-    return "resident", sizes
+    resized = f", and each step resizes its own to {size} x {size}" if size not in (None, height) else ""
+    return "resident", sizes + resized
 
 
 def _shapes(selection: Selection) -> list[tuple[int, int, int]]:

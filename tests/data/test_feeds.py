@@ -69,6 +69,7 @@ class TestCheck:
             {},
             {"feed": "resident"},
             {"image_size": 64},
+            {"feed": "resident", "image_size": 64},
             {"feed": "streaming", "image_size": 64, "eval_resize": 80, "eval_crop": 72},
             {"image_size": 64, "eval_resize": 64},
             {"image_size": 176, "eval_crop": 224},
@@ -82,11 +83,10 @@ class TestCheck:
         [
             ({"feed": "residant"}, "unknown dataset.feed 'residant': did you mean resident"),
             (
-                {"feed": "resident", "image_size": 64},
-                r"dataset\.image_size resizes .*--config\.dataset\.feed=streaming",
+                {"feed": "resident", "image_size": 64, "eval_crop": 64},
+                r"dataset\.eval_crop is for .* streamed, .* keeps them whole: .*--config\.dataset\.feed=streaming",
             ),
-            ({"feed": "resident", "image_size": 64, "eval_crop": 64}, r"dataset\.image_size resizes"),
-            ({"feed": "resident", "eval_resize": 64}, r"dataset\.eval_resize resizes pictures while they are streamed"),
+            ({"feed": "resident", "eval_resize": 64}, r"dataset\.eval_resize is for pictures that are cut"),
             ({"eval_resize": 64}, r"need dataset\.image_size, the size in training"),
             ({"eval_crop": 64}, r"need dataset\.image_size, the size in training"),
             ({"image_size": 64, "eval_resize": 60}, r"\(64 pixels\) is more than dataset\.eval_resize \(60\)"),
@@ -132,11 +132,47 @@ class TestResolve:
         assert sizes_and_feed(dataset) == ("streaming", 224, 256, 224)
         assert reason == "Feed: streaming, since pictures differ in size (dataset.image_size unset: 224)."
 
-    def test_a_size_that_is_asked_for_means_streaming(self, mesh):
+    def test_pictures_of_different_sizes_are_streamed_at_the_size_that_is_asked_for(self, mesh):
         dataset = dataset_settings(image_size=64)
-        reason = feeds.resolve(dataset, alike(), mesh)
+        reason = feeds.resolve(dataset, selection_of(Pictures([(30, 40), (40, 30)])), mesh)
         assert sizes_and_feed(dataset) == ("streaming", 64, 73, 64)
-        assert reason == "Feed: streaming, since dataset.image_size asks for resizing."
+        assert reason == "Feed: streaming, since pictures differ in size."
+
+    def test_small_pictures_stay_small_in_memory_and_each_step_resizes_its_own(self, monkeypatch, mesh):
+        monkeypatch.setattr(parallel, "free_memory", lambda mesh: 120_000_000)
+        dataset = dataset_settings(image_size=224)
+        reason = feeds.resolve(dataset, alike(), mesh)
+        assert sizes_and_feed(dataset) == ("resident", 224, None, None)
+        assert re.fullmatch(r"Feed: resident, .*1,000 .*MB free on a device, and each .* resizes .*224 x 224\.", reason)
+
+    def test_pictures_of_the_size_that_is_asked_for_are_not_resized(self, monkeypatch, mesh):
+        monkeypatch.setattr(parallel, "free_memory", lambda mesh: 120_000_000)
+        dataset = dataset_settings(image_size=100)
+        reason = feeds.resolve(dataset, alike(), mesh)
+        assert sizes_and_feed(dataset) == ("resident", 100, None, None)
+        assert "resizes" not in reason
+
+    def test_small_pictures_that_do_not_fit_into_memory_are_streamed(self, monkeypatch, mesh):
+        monkeypatch.setattr(parallel, "free_memory", lambda mesh: 120_000_000 - 1)
+        dataset = dataset_settings(image_size=224)
+        reason = feeds.resolve(dataset, alike(), mesh)
+        assert sizes_and_feed(dataset) == ("streaming", 224, 256, 224)
+        assert reason.endswith("more than one part in 4.")
+
+    @pytest.mark.parametrize(("size", "why"), [((100, 100), "larger"), ((80, 40), "larger"), ((30, 40), "not square")])
+    def test_pictures_that_are_not_small_squares_are_streamed(self, mesh, size, why):
+        dataset = dataset_settings(image_size=64)
+        reason = feeds.resolve(dataset, selection_of(Pictures([size] * 3)), mesh)
+        assert sizes_and_feed(dataset) == ("streaming", 64, 73, 64)
+        pictures = f"pictures of {size[0]} x {size[1]} are {why}"
+        assert reason == f"Feed: streaming, since dataset.image_size asks for resizing, and {pictures}."
+
+    @pytest.mark.parametrize("setting", ["eval_resize", "eval_crop"])
+    def test_sizes_of_evaluation_mean_streaming(self, mesh, setting):
+        dataset = dataset_settings(image_size=224, **{setting: 230})
+        reason = feeds.resolve(dataset, alike(), mesh)
+        assert dataset.feed == "streaming"
+        assert re.fullmatch(r"Feed: streaming, since dataset\.eval_resize and dataset\.eval_crop are .*\.", reason)
 
     def test_what_is_set_stays(self, mesh):
         dataset = dataset_settings(feed="streaming", image_size=64, eval_resize=70, eval_crop=68)
@@ -147,6 +183,24 @@ class TestResolve:
         dataset = dataset_settings(image_size=176, eval_crop=224)
         feeds.resolve(dataset, alike(), mesh)
         assert sizes_and_feed(dataset) == ("streaming", 176, 256, 224)
+
+    @pytest.mark.parametrize("image_size", [64, 224])
+    def test_a_resident_feed_that_is_asked_for_takes_any_size(self, mesh, image_size):
+        dataset = dataset_settings(feed="resident", image_size=image_size)
+        assert feeds.resolve(dataset, alike(), mesh) == "Feed: resident, as the settings of the run say."
+        assert sizes_and_feed(dataset) == ("resident", image_size, None, None)
+
+    def test_a_run_that_goes_on_keeps_what_was_chosen(self, mesh):
+        started = settings.default()
+        started.dataset.image_size = 224
+        wanted = started.copy_and_resolve_references()
+        feeds.resolve(started.dataset, alike(), mesh)
+        resumed = settings.resume(started, wanted)
+        feeds.resolve(resumed.dataset, alike(), mesh)
+        assert resumed == started
+        with pytest.raises(UserError, match=r"dataset\.image_size \(there 224, here 64\)"):
+            wanted.dataset.image_size = 64
+            settings.resume(started, wanted)
 
     @pytest.mark.parametrize("feed", ["resident", "streaming"])
     def test_a_feed_that_is_asked_for_is_taken_and_equal_sizes_are_kept(self, mesh, feed):

@@ -198,6 +198,14 @@ class TestWhatIsFilledIn:
         assert inputs.validation.resize == 18
 
 
+def test_small_pictures_stay_as_they_are_on_the_device(mesh):
+    inputs = open_them(own(image_size=224), {"train": source(40), "val": source(10)}, mesh)
+    assert isinstance(inputs.feed, ResidentFeed)
+    images, _ = inputs.feed.take(inputs.feed.inputs(0), 0)
+    assert (images.shape, images.dtype) == ((16, 4, 4, 3), np.uint8)
+    assert inputs.validation.images.shape == (10, 4, 4, 3)
+
+
 def test_a_split_to_be_scored_is_opened_as_the_run_s_settings_say():
     selection = Selection.of({"test": source(10)}, "test[2:5]")
     resident = open_split(own(feed="resident").dataset, selection, bear_with())

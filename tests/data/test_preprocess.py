@@ -2,11 +2,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import resnet_jax
+from resnet_jax import config as settings
 from resnet_jax.data.examples import read_examples
 from resnet_jax.data.preprocess import Preprocess, channel_statistics
 from resnet_jax.data.selection import Selection
 from resnet_jax.data.sources import open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.run import load_run
 
 
 def test_normalises_as_written():
@@ -14,6 +18,84 @@ def test_normalises_as_written():
     normalised = Preprocess((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))(jnp.asarray(images))
     assert normalised.dtype == jnp.float32
     np.testing.assert_allclose(normalised, (images / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7], rtol=1e-5, atol=1e-6)
+
+
+def test_grey_becomes_the_channels_that_mean_and_deviation_are_of():
+    images = np.array([0, 51, 255], np.uint8).reshape(1, 1, 3, 1)  # 0, 0.2 and 1.
+    normalised = Preprocess((0.0, 0.5, 0.2), (1.0, 0.5, 2.0))(images)
+    expected = [[[[0, -1, -0.1], [0.2, -0.6, 0], [1, 1, 0.4]]]]
+    np.testing.assert_allclose(normalised, expected, atol=1e-6)
+
+
+def test_smaller_pictures_are_enlarged_bilinearly():
+    """Pixels of the larger picture lie a quarter of one of the smaller off its centres, and do not leave its border."""
+    images = np.array([[0, 80], [160, 240]], np.uint8).reshape(1, 2, 2, 1)
+    enlarged = Preprocess((0.0,), (1 / 255,), image_size=4)(images)
+    expected = [[0, 20, 60, 80], [40, 60, 100, 120], [120, 140, 180, 200], [160, 180, 220, 240]]
+    np.testing.assert_allclose(enlarged[0, ..., 0], expected, atol=1e-4)
+
+
+def test_larger_pictures_shrink_without_aliasing():
+    """A checkerboard of single pixels becomes grey, where pixels picked out of it would be black or white."""
+    images = np.indices((32, 32)).sum(0).astype(np.uint8)[None, ..., None] % 2 * 255
+    shrunk = Preprocess((0.0,), (1.0,), image_size=8)(images)
+    assert shrunk.shape == (1, 8, 8, 1)
+    np.testing.assert_allclose(shrunk, 0.5, atol=0.02)
+
+
+def test_a_picture_that_is_not_square_is_shown_as_a_whole():
+    images = np.repeat(np.array([0, 255], np.uint8), (8, 8)).reshape(1, 1, 16, 1).repeat(2, 1)
+    shown = np.asarray(Preprocess((0.0,), (1.0,), image_size=4)(images))[0, ..., 0]
+    assert shown.shape == (4, 4)
+    np.testing.assert_allclose(shown[0], [0, 0.125, 0.875, 1], atol=0.02)
+    np.testing.assert_array_equal(shown, np.repeat(shown[:1], 4, 0))
+
+
+def test_grey_pictures_are_resized_and_become_three_channels():
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 1), np.uint8)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    of_grey, of_three = (Preprocess(mean, std, 9)(images.repeat(channels, -1)) for channels in (1, 3))
+    assert of_grey.shape == (2, 9, 9, 3)
+    np.testing.assert_allclose(of_grey, of_three, atol=1e-6)
+
+
+def test_the_size_that_pictures_have_changes_nothing():
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), np.uint8))
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    expected = (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+    for image_size in (None, 5):
+        np.testing.assert_array_equal(Preprocess(mean, std, image_size)(images), expected)
+
+
+@pytest.mark.parametrize(("feed", "image_size"), [("resident", 48), ("streaming", None)])
+def test_streamed_pictures_come_in_the_size_that_the_network_is_to_see(feed, image_size):
+    dataset = settings.default().dataset
+    dataset.update(feed=feed, image_size=48, mean=(0.5,), std=(0.25,))
+    assert Preprocess.from_config(dataset) == Preprocess((0.5,), (0.25,), image_size)
+
+
+def test_the_mean_pixel_becomes_zero():
+    preprocess = Preprocess((0.0, 0.2, 0.4), (0.5, 0.5, 0.5))
+    assert preprocess.mean_pixel(3) == (0, 51, 102)
+    assert preprocess.mean_pixel(1) == pytest.approx((51,))
+    grey = preprocess(jnp.full((1, 1, 1, 1), preprocess.mean_pixel(1)[0]))
+    np.testing.assert_allclose(grey[0, 0, 0], [0.4, 0, -0.4], atol=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "channels", "crop"), [(None, 1, ()), ((0.5, 0.45, 0.4), 3, (0.5, 1.0))])
+def test_a_stored_run_prepares_pictures_as_training_did(tiny_config, tmp_path, capsys, mean, channels, crop):
+    tiny_config.num_epochs, tiny_config.dataset.image_size = 1, 16
+    tiny_config.dataset.mean, tiny_config.dataset.std = mean, mean and (0.25,) * 3
+    tiny_config.dataset.validation_split, tiny_config.dataset.test_split = "train[400:500]", "none"
+    tiny_config.augment.random_resized_crop = crop
+    result = resnet_jax.train(tiny_config, str(tmp_path / "run"))
+    run = load_run(str(tmp_path / "run"))
+    assert "each step resizes its own to 16 x 16" in capsys.readouterr().out
+    dataset = run.config.dataset
+    assert (dataset.feed, dataset.image_size, dataset.eval_crop) == ("resident", 16, None)
+    assert run.preprocess(np.zeros((1, 8, 8, 1), np.uint8)).shape == (1, 16, 16, channels)
+    scores = score_run(run, open_dataset("digits"), "train[400:500]", UnreadablePictures(0, print))
+    assert (scores["loss"], scores["top1"]) == (result["validation"]["loss"], result["validation"]["top1"])
 
 
 def test_statistics_equal_numpy():

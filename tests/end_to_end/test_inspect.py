@@ -44,6 +44,6 @@ def test_a_folder_that_would_spoil_a_run(tmp_path):
     )
     assert finished.returncode == 1, finished.stderr
     verdict = finished.stdout.partition("\nVerdict\n")[2]
-    assert "batch_size 32 is more than the 2 training examples" in verdict
+    assert "batch_size 32 is more than the 1 training examples" in verdict
     assert "leakage: training has 1 of the 1 validation examples" in verdict
     assert f"{tmp_path}/train/cat/empty.png: the file is empty" in finished.stdout

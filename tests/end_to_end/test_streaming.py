@@ -109,7 +109,7 @@ def test_a_killed_run_goes_on_with_other_workers_to_the_same_examples_and_parame
     process = start_noting(uninterrupted, "--config.dataset.num_workers=2")
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    assert "Feed: streaming, since dataset.image_size asks for resizing" in stdout
+    assert "Feed: streaming, since pictures differ in size." in stdout
     assert "leaked" not in stderr
     process = start_noting(killed, "--config.dataset.num_workers=3")
     wait_for(lambda: (killed / "checkpoints" / "6").exists(), process)

@@ -51,9 +51,13 @@ def random_rotation(key: jax.Array, images: jax.Array, degrees: float, fill: Fil
 
 
 def random_resized_crop(
-    key: jax.Array, images: jax.Array, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    key: jax.Array,
+    images: jax.Array,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    size: int | None = None,
 ) -> jax.Array:
-    """Cuts a random rectangle out of each picture and resizes it to the picture's size.
+    """Cuts a random rectangle out of each picture and resizes it.
 
     Szegedy et al. 2014, "Going deeper with convolutions", section 6.
 
@@ -63,27 +67,30 @@ def random_resized_crop(
       scale: smallest and largest share of the area that is cut out; the share is uniform between them.
       ratio: smallest and largest width over height; log-uniform between them, as far as the rectangle fits into the
         picture (see `boxes.draw`).
+      size: as for `resized_crop`.
 
     Returns:
-      As `images`.
+      As `images`, in that size.
     """
-    return resized_crop(images, boxes.draw(key, *images.shape[:3], scale, ratio))
+    return resized_crop(images, boxes.draw(key, *images.shape[:3], scale, ratio), size)
 
 
-def resized_crop(images: jax.Array, crops: jax.Array) -> jax.Array:
-    """Resizes a rectangle of each picture to the picture's size: bilinear, and never smaller, so that nothing is lost.
+def resized_crop(images: jax.Array, crops: jax.Array, size: int | None = None) -> jax.Array:
+    """Resizes a rectangle of each picture: bilinear, and without aliasing where it becomes smaller.
 
     Args:
       images: [batch, height, width, channels] in [0, 255].
       crops: float32 [batch, 4]: top, left, height and width of the rectangles in pixels, wholly within the picture.
+      size: pixels on a side of what comes out; unset: the height and width of the pictures.
 
     Returns:
-      As `images`.
+      As `images`, in that size.
     """
-    size = jnp.array(images.shape[1:3], jnp.float32)
+    height, width = (size, size) if size else images.shape[1:3]
 
     def crop(image: jax.Array, box: jax.Array) -> jax.Array:
-        zoom = size / box[2:]
-        return jax.image.scale_and_translate(image, image.shape, (0, 1), zoom, -zoom * box[:2], "linear")
+        zoom = jnp.array([height, width], jnp.float32) / box[2:]
+        shape = height, width, image.shape[-1]
+        return jax.image.scale_and_translate(image, shape, (0, 1), zoom, -zoom * box[:2], "linear")
 
     return to_dtype(jax.vmap(crop)(images.astype(jnp.float32), crops), images.dtype)

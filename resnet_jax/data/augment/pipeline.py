@@ -29,7 +29,11 @@ class Stream(enum.IntEnum):
 
 
 def from_config(
-    augment: ConfigDict, num_classes: int, fill: Sequence[float], crops_resized_on_host: bool = False
+    augment: ConfigDict,
+    num_classes: int,
+    fill: Sequence[float],
+    crops_resized_on_host: bool = False,
+    image_size: int | None = None,
 ) -> Augment:
     """A pure function to augmented images and their labels.
 
@@ -39,6 +43,8 @@ def from_config(
       fill: the data set's mean pixel, a value in [0, 255] for each channel: what is erased or comes into a picture
         from outside is then zero after normalisation. (The border of `crop_padding` is black.)
       crops_resized_on_host: whether the feed has done `random_resized_crop` already.
+      image_size: pixels on a side to which `random_resized_crop` resizes, where pictures will be resized to it anyway;
+        unset: their own size. What follows works on pictures as they are then.
 
     Returns:
       A function of a PRNG key, images uint8 [batch, height, width, channels] and labels int32 [batch] to images and
@@ -50,7 +56,8 @@ def from_config(
     def apply(key: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         keys = {stream: jax.random.fold_in(key, stream) for stream in Stream}
         if augment.random_resized_crop and not crops_resized_on_host:
-            images = geometry.random_resized_crop(keys[Stream.RANDOM_RESIZED_CROP], images, augment.random_resized_crop)
+            key_of_crop, scale = keys[Stream.RANDOM_RESIZED_CROP], augment.random_resized_crop
+            images = geometry.random_resized_crop(key_of_crop, images, scale, size=image_size)
         if augment.crop_padding:
             images = geometry.random_crop(keys[Stream.CROP_PADDING], images, augment.crop_padding)
         if augment.horizontal_flip:

@@ -66,16 +66,18 @@ def _unreadable(looked: Looked, plan: Plan) -> Iterator[Finding]:
 
 
 def _shapes(looked: Looked, plan: Plan) -> Iterator[Finding]:
-    """Without resizing all must have one shape, and before it starts a run looks at the first of them only."""
+    """Only a stream resizes each for itself; else all must have one shape, of which a run first looks at some only."""
     used = np.concatenate([np.arange(0), *plan.parts.values()])
     used = used[looked.readable[used]]
     shapes = looked.records[used][["height", "width", "channels"]]
-    others = np.flatnonzero(shapes != shapes[0]) if len(used) and not plan.dataset.image_size else ()
+    resized = plan.dataset.feed == "streaming" and plan.dataset.image_size
+    others = np.flatnonzero(shapes != shapes[0]) if len(used) and not resized else ()
     if len(others):
         named = [f"{looked.selection.name(used[i])} {list(shapes[i].item())}" for i in (0, others[0])]
         yield Finding(
             True,
-            f"pictures have several shapes, such as {' and '.join(named)}: set dataset.image_size to have all resized",
+            f"pictures have several shapes, such as {' and '.join(named)}: set dataset.image_size and "
+            "dataset.feed=streaming to have all resized",
         )
 
 

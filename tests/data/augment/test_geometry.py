@@ -84,6 +84,29 @@ def test_resized_crop_is_pils(request, pictures):
         assert np.abs(picture.astype(int) - expected.astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize("size", [7, 50])
+def test_resized_crop_comes_in_the_size_asked_for(noise, size):
+    """Straight from the picture, whether it has to shrink or to grow, as PIL does it."""
+    crops = np.array([[0, 0, 20, 28], [3, 5, 4, 6], [2.5, 1.25, 10.75, 20.5], [10, 0, 10, 28], [19, 27, 1, 1]])
+    resized = np.asarray(jax.jit(geometry.resized_crop, static_argnums=2)(noise, crops.astype(np.float32), size))
+    assert (resized.shape, resized.dtype) == ((5, size, size, 3), np.uint8)
+    for picture, original, (top, left, height, width) in zip(resized, noise, crops, strict=True):
+        box = (left, top, left + width, top + height)
+        expected = np.asarray(Image.fromarray(original).resize((size, size), Image.Resampling.BILINEAR, box=box))
+        assert np.abs(picture.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_random_resized_crop_draws_the_same_parts_for_every_size(smooth):
+    """What it shows in a larger size is what it shows in the usual one, resized."""
+    images, key = np.repeat(smooth[None, :, :20].astype(np.float32), 8, 0), jax.random.key(0)
+    usual, larger = (geometry.random_resized_crop(key, images, (0.3, 0.8), size=size) for size in (None, 60))
+    assert larger.shape == (8, 60, 60, 3)
+    inside = np.s_[:, 3:-3, 3:-3]  # At the border the larger one shows more than can be told from the smaller.
+    expected = jax.image.resize(usual, larger.shape, "bilinear")
+    assert np.abs(larger - expected)[inside].max() < 8
+    assert np.abs(larger - expected[::-1])[inside].max() > 80
+
+
 def test_random_resized_crop_shows_parts_of_the_area_asked_for():
     """Slopes of one grey level a pixel become as much gentler as the part that is shown is smaller than the picture."""
     rows, columns = np.meshgrid(np.arange(24.0), np.arange(32.0), indexing="ij")

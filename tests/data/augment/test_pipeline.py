@@ -24,10 +24,10 @@ ON = {
 LABELS = np.arange(8, dtype=np.int32) % 5
 
 
-def augment_with(crops_resized_on_host=False, fill=FILL, jit=True, **chosen):
+def augment_with(crops_resized_on_host=False, fill=FILL, image_size=None, jit=True, **chosen):
     config = settings.default().augment
     config.update(chosen)
-    augment = pipeline.from_config(config, 5, fill, crops_resized_on_host)
+    augment = pipeline.from_config(config, 5, fill, crops_resized_on_host, image_size)
     return jax.jit(augment) if jit else augment
 
 
@@ -107,6 +107,22 @@ def test_order_is_that_of_the_settings(calls, images):
 
 def test_crops_that_the_host_has_resized_are_left_alone(calls, images):
     assert set(called(calls, images, crops_resized_on_host=True, **ON)) == set(ON) - {"random_resized_crop", "cutmix"}
+
+
+def test_crops_come_in_the_size_that_the_network_wants(images):
+    key, scale = jax.random.key(3), (0.3, 1.0)
+    augmented, _ = augment_with(image_size=40, random_resized_crop=scale)(key, images, LABELS)
+    assert (augmented.shape, augmented.dtype) == ((8, 40, 40, 3), jnp.uint8)
+    key = jax.random.fold_in(key, pipeline.Stream.RANDOM_RESIZED_CROP)
+    np.testing.assert_array_equal(
+        augmented,
+        jax.jit(geometry.random_resized_crop, static_argnums=(2, 3, 4))(key, images, scale, (3 / 4, 4 / 3), 40),
+    )
+
+
+def test_without_such_crops_pictures_keep_their_size(images):
+    augmented, _ = augment_with(image_size=40, crop_padding=2, rotation=15.0)(jax.random.key(0), images, LABELS)
+    assert augmented.shape == images.shape
 
 
 def test_gaps_are_filled_with_the_mean_and_the_border_with_black(images):

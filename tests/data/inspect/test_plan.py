@@ -37,6 +37,12 @@ def test_memory_of_a_resident_set(plan_for):
     assert (memory.feed, memory.device_bytes, memory.host_bytes) == ("resident", 1295 * 64, 0)
 
 
+def test_memory_of_small_pictures_that_are_resized_in_each_step(plan_for):
+    memory = plan_for(open_dataset("digits"), image_size=224).memory
+    assert (memory.feed, memory.device_bytes, memory.host_bytes) == ("resident", 1295 * 64, 0)
+    assert "resizes its own to 224 x 224" in memory.why
+
+
 def test_memory_of_a_stream(plan_for, mesh):
     sources = {"train": ArraySource(np.zeros((90, 4, 6, 3), np.uint8), np.zeros(90, int), ("cat",))}
     settings = {"feed": "streaming", "num_workers": 2}

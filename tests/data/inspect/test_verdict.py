@@ -56,7 +56,8 @@ def test_shapes_that_differ_later_than_a_run_looks(examine):
     sources = {"train": ArraySource(images, np.zeros(71, int), ("cat",))}
     (spoils,) = examine(sources).would_spoil
     assert "train[0] [4, 4, 3] and train[70] [4, 5, 3]" in spoils
-    assert examine(sources, image_size=4).would_spoil == []
+    assert examine(sources, image_size=4).would_spoil == [spoils]  # As a whole they would stay in memory.
+    assert examine(sources, image_size=4, feed="streaming").would_spoil == []
 
 
 def test_a_label_that_is_no_class(examine):
