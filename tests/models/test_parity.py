@@ -1,6 +1,6 @@
 """The same outputs, statistics and gradients as PyTorch, from the same random weights.
 
-PyTorch computes in float64, so that what differs is our rounding.
+PyTorch computes in float64, so that what differs in logits and statistics is our rounding.
 """
 
 import jax
@@ -30,19 +30,19 @@ def results(request):
     size = 32 if reference.ARCHITECTURES[name].cifar else 56  # 56, 28, 14, 7, 4, 2: even and odd sizes are halved.
     images = random.normal(size=(BATCH, size, size, 3)).astype(np.float32)
     labels = random.integers(CLASSES, size=BATCH)
-    network = reference.make_network(name, CLASSES)
+    network = reference.make_network(reference.ARCHITECTURES[name], CLASSES)
     reference.randomize(network, seed=0)
-    variables = reference.to_variables(network.state_dict())
-    return ours(name, variables, images, labels), theirs(network.double(), images, labels)
+    model = create_model(name, CLASSES)
+    variables = reference.to_variables(network.state_dict(), model)
+    return ours(model, variables, images, labels), theirs(network.double(), model, images, labels)
 
 
-def ours(name, variables, images, labels):
+def ours(model, variables, images, labels):
     """Logits and statistics in float32.
 
     Gradients in float64: in float32 an array may be a hundredth off, PyTorch's too, because a ReLU's input that is
     rounded to the other side of zero turns its whole gradient on or off.
     """
-    model = create_model(name, CLASSES)
 
     @jax.jit
     def forward(variables, images):
@@ -52,7 +52,7 @@ def ours(name, variables, images, labels):
     @jax.jit
     @jax.grad
     def gradients(params, statistics, images):
-        logits, _ = create_model(name, CLASSES, dtype=jnp.float64).apply(
+        logits, _ = model.clone(dtype=jnp.float64).apply(
             {"params": params, "batch_stats": statistics}, images, train=True, mutable=["batch_stats"]
         )
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -63,7 +63,7 @@ def ours(name, variables, images, labels):
         return jax.device_get((logits, statistics, gradients(doubles["params"], doubles["batch_stats"], images)))
 
 
-def theirs(network, images, labels):
+def theirs(network, model, images, labels):
     """As ours, in names and shapes too; the variances as they would be if PyTorch took the biased ones."""
     images = torch.from_numpy(images).double().permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -81,7 +81,8 @@ def theirs(network, images, labels):
         kept = 0.9 * before[name]
         after[name] = kept + (after[name] - kept) * (count - 1) / count
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
-    return logits.numpy(), reference.to_variables(after)["batch_stats"], reference.to_variables(gradients)["params"]
+    statistics = reference.to_variables(after, model)["batch_stats"]
+    return logits.numpy(), statistics, reference.to_variables(gradients, model)["params"]
 
 
 def largest_difference(actual, expected):

@@ -1,17 +1,20 @@
 """The published networks once more, in plain PyTorch, to hold ours against.
 
-Modules are named as in the libraries whose weights are in use: torchvision and, where it has none, timm; for the CIFAR
-network of He et al. 2015 akamaster/pytorch_resnet_cifar10. `to_variables` turns those names into ours.
+Modules are named as in torchvision; where it has no such network as in timm, or in the authors' code for Fixup.
 """
 
 import dataclasses
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import torch
 from torch import nn
 from torch.nn import functional
+
+from resnet_jax.models import pretrained, schemes
+from resnet_jax.models.resnet import ResNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Architecture:
       deep: three 3x3 in the stem, and shortcuts that pool before they project: "D" of He et al. 2018.
       option_a: shortcuts have no parameters.
       bit: weight standardisation, GroupNorm, and a max-pool that sees zeros at the border.
+      blur: max-pools and strides low-pass filter first, those of blocks before the next convolution.
+      fixup: scalars in the place of norms.
     """
 
     sizes: tuple[int, ...] = (3, 4, 6, 3)
@@ -43,6 +48,8 @@ class Architecture:
     deep: bool = False
     option_a: bool = False
     bit: bool = False
+    blur: bool = False
+    fixup: bool = False
 
     @property
     def expansion(self) -> int:
@@ -68,36 +75,51 @@ class Architecture:
             return None
         if self.option_a:
             return OptionA()
+        if self.fixup:
+            return self.conv(inputs, outputs, 1, stride)
         if self.pre_activation:
             return named(conv=self.conv(inputs, outputs, 1, stride))
+        if self.blur and stride == 2:
+            return named(blur=Blur(), **{"0": self.conv(inputs, outputs, 1), "1": self.norm(outputs)})
         if not self.deep:
             return nn.Sequential(self.conv(inputs, outputs, 1, stride), self.norm(outputs))
         pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride == 2 else nn.Identity()
         return nn.Sequential(pool, self.conv(inputs, outputs, 1), self.norm(outputs))
 
 
+CIFAR = Architecture((3, 3, 3), bottleneck=False, width=16, stem_width=16, cifar=True)
 ARCHITECTURES = {
     "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
     "resnet50": Architecture(),
     "wide_resnet50_2": Architecture(group_width=128),
     "resnext50_32x4d": Architecture(groups=32, group_width=4),
+    "seresnet18": Architecture((2, 2, 2, 2), bottleneck=False, squeeze_excitation=True),
     "seresnet50": Architecture(squeeze_excitation=True),
+    "seresnext50_32x4d": Architecture(groups=32, group_width=4, squeeze_excitation=True),
+    "resnet18d": Architecture((2, 2, 2, 2), bottleneck=False, deep=True),
     "resnet50d": Architecture(deep=True),
+    "antialiased_resnet18": Architecture((2, 2, 2, 2), bottleneck=False, blur=True),
+    "antialiased_resnet50": Architecture(blur=True),
+    "resnetv2_18": Architecture((2, 2, 2, 2), bottleneck=False, pre_activation=True),
     "resnetv2_50": Architecture(pre_activation=True),
     "bit_r50x1": Architecture(pre_activation=True, bit=True),
-    "resnet20": Architecture((3, 3, 3), bottleneck=False, width=16, stem_width=16, cifar=True, option_a=True),
-    "wide_resnet16_4": Architecture((2, 2, 2), bottleneck=False, stem_width=16, cifar=True, pre_activation=True),
+    "fixup_resnet50": Architecture(fixup=True),
+    "resnet20": dataclasses.replace(CIFAR, option_a=True),
+    "resnetv2_164": dataclasses.replace(CIFAR, sizes=(18, 18, 18), bottleneck=True, pre_activation=True),
+    "wide_resnet16_4": dataclasses.replace(CIFAR, sizes=(2, 2, 2), width=64, pre_activation=True),
+    "resnext29_8x64d": dataclasses.replace(CIFAR, bottleneck=True, width=64, stem_width=64, groups=8),
+    "fixup_resnet110": dataclasses.replace(CIFAR, sizes=(18, 18, 18), option_a=True, fixup=True),
 }
 
 
-def make_network(name: str, num_classes: int) -> nn.Sequential:
-    """The network that we call so: from images [batch, 3, height, width] to logits [batch, classes]."""
-    architecture = ARCHITECTURES[name]
+def make_network(architecture: Architecture, num_classes: int) -> nn.Module:
+    """From images [batch, 3, height, width] to logits [batch, classes]."""
     stages, channels = [], architecture.stem_width
+    block = FixupBlock if architecture.fixup else Block
     for stage, size in enumerate(architecture.sizes):
         blocks, width = [], architecture.width * 2**stage
         for index in range(size):
-            blocks.append(Block(architecture, channels, width, stride=2 if stage > 0 and index == 0 else 1))
+            blocks.append(block(architecture, channels, width, stride=2 if stage > 0 and index == 0 else 1))
             channels = width * architecture.expansion
         stages.append(nn.Sequential(*blocks))
     stem, pool, flatten = make_stem(architecture), nn.AdaptiveAvgPool2d(1), nn.Flatten()
@@ -107,8 +129,8 @@ def make_network(name: str, num_classes: int) -> nn.Sequential:
         head = named(fc=nn.Conv2d(channels, num_classes, 1), flatten=flatten)
         return named(stem=named(**stem), stages=stages, norm=norm, relu=nn.ReLU(), pool=pool, head=head)
     layers = {f"layer{number}": blocks for number, blocks in enumerate(stages, 1)}
-    head = "linear" if architecture.cifar else "fc"
-    return named(**stem, **layers, pool=pool, flatten=flatten, **{head: nn.Linear(channels, num_classes)})
+    layers |= {"pool": pool, "flatten": flatten, "fc": nn.Linear(channels, num_classes)}
+    return FixupNetwork({**stem, **layers}) if architecture.fixup else named(**stem, **layers)
 
 
 def make_stem(architecture: Architecture) -> dict[str, nn.Module]:
@@ -121,9 +143,11 @@ def make_stem(architecture: Architecture) -> dict[str, nn.Module]:
         name = "conv" if architecture.pre_activation else "conv1"
         modules = {name: conv(3, width, 3) if architecture.cifar else conv(3, width, 7, 2)}
     if not architecture.pre_activation:
-        modules |= {"bn1": norm(width), "relu": nn.ReLU()}
+        modules |= {"relu": nn.ReLU()} if architecture.fixup else {"bn1": norm(width), "relu": nn.ReLU()}
     if architecture.bit:
         modules |= {"pad": nn.ConstantPad2d(1, 0.0), "maxpool": nn.MaxPool2d(3, 2)}
+    elif architecture.blur:
+        modules |= {"maxpool": nn.MaxPool2d(2, 1), "blur": Blur()}
     elif not architecture.cifar:
         modules |= {"maxpool": nn.MaxPool2d(3, 2, padding=1)}
     return modules
@@ -137,10 +161,13 @@ class Block(nn.Module):
         convs = architecture.residual(inputs, width, stride)
         self.count, self.pre_activation = len(convs), architecture.pre_activation
         self.norm_name = "norm" if self.pre_activation else "bn"
+        self.blurred = 0  # The number of the convolution that takes the stride of the one before it.
         for number, conv in enumerate(convs, 1):
             channels = conv.in_channels if self.pre_activation else conv.out_channels
             self.add_module(f"conv{number}", conv)
             self.add_module(f"{self.norm_name}{number}", architecture.norm(channels))
+            if architecture.blur and conv.stride == (2, 2):
+                conv.stride, self.blurred = (1, 1), number + 1
         outputs = convs[-1].out_channels
         self.se = SqueezeExcitation(outputs) if architecture.squeeze_excitation else nn.Identity()
         self.downsample = architecture.shortcut(inputs, outputs, stride)
@@ -154,10 +181,47 @@ class Block(nn.Module):
                 source = y if number == 1 else source
                 y = conv(y)
             else:
-                y = norm(conv(y))
+                y = norm(conv(Blur()(y) if number == self.blurred else y))
                 y = y if number == self.count else y.relu()
         y = self.se(y) + (x if self.downsample is None else self.downsample(source))
         return y if self.pre_activation else y.relu()
+
+
+class FixupBlock(nn.Module):
+    def __init__(self, architecture: Architecture, inputs: int, width: int, stride: int):
+        super().__init__()
+        convs = architecture.residual(inputs, width, stride)
+        self.count = len(convs)
+        for number, conv in enumerate(convs, 1):
+            self.add_module(f"conv{number}", conv)
+            self.register_parameter(f"bias{number}a", nn.Parameter(torch.zeros(1)))
+            self.register_parameter(f"bias{number}b", nn.Parameter(torch.zeros(1)))
+        self.scale = nn.Parameter(torch.ones(1))
+        self.downsample = architecture.shortcut(inputs, convs[-1].out_channels, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = biased = x + self.bias1a
+        for number in range(1, self.count + 1):
+            last = number == self.count
+            y = y if number == 1 else y + self.get_parameter(f"bias{number}a")
+            y = self.get_submodule(f"conv{number}")(y)
+            y = (y * self.scale if last else y) + self.get_parameter(f"bias{number}b")
+            y = y if last else y.relu()
+        return (y + (x if self.downsample is None else self.downsample(biased))).relu()
+
+
+class FixupNetwork(nn.Sequential):
+    """Adds a scalar after the first convolution, and one before the pooling."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]):
+        super().__init__(OrderedDict(modules))
+        self.bias1, self.bias2 = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for name, module in self.named_children():
+            x = module(x + self.bias2 if name == "pool" else x)
+            x = x + self.bias1 if name == "conv1" else x
+        return x
 
 
 class SqueezeExcitation(nn.Module):
@@ -176,6 +240,15 @@ class OptionA(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         border = x.shape[1] // 2
         return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, border, border))
+
+
+class Blur(nn.Module):
+    """Filters with (1, 3, 3, 1) / 8 along height and width, over mirrored borders, and takes every second value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        taps = torch.tensor([1, 3, 3, 1], dtype=x.dtype) / 8
+        kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 4, 4)
+        return functional.conv2d(functional.pad(x, (1, 2, 1, 2), "reflect"), kernel, stride=2, groups=x.shape[1])
 
 
 class StandardizedConv(nn.Conv2d):
@@ -205,42 +278,12 @@ def randomize(network: nn.Module, seed: int) -> None:
             last.bias.data *= 0.2
 
 
-# From the name of a module to ours, one rule after the other; {kind} is what the module is, "conv" or "norm".
-RULES = (
-    (r"^layer(\d+)\.(\d+)\.", lambda found: f"stage{found[1]}_block{int(found[2]) + 1}/"),
-    (r"^stages\.(\d+)\.blocks\.(\d+)\.", lambda found: f"stage{int(found[1]) + 1}_block{int(found[2]) + 1}/"),
-    (r"^conv1\.(\d)$", lambda found: f"stem_{{kind}}{int(found[1]) // 3 + 1}"),
-    (r"^(conv1|bn1|stem\.conv)$", "stem_{kind}"),
-    (r"^norm$", "final_norm"),
-    (r"^(fc|linear|head\.fc)$", "head"),
-    (r"/bn", "/norm"),
-    (r"/downsample\..*", "/shortcut_{kind}"),
-    (r"/se\.fc1$", "/squeeze_excitation/reduce"),
-    (r"/se\.fc2$", "/squeeze_excitation/expand"),
-)
-VECTORS = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-
-
-def to_variables(arrays: Mapping[str, torch.Tensor]) -> dict[str, dict]:
+def to_variables(arrays: Mapping[str, torch.Tensor], model: ResNet) -> dict[str, dict]:
     """Our "params" and "batch_stats" from a state dict, or from gradients under the same names."""
-    variables = {"params": {}, "batch_stats": {}}
-    for name, array in arrays.items():
-        module, leaf = name.rsplit(".", 1)
-        if leaf == "num_batches_tracked":
-            continue
-        for pattern, ours in RULES:
-            module = re.sub(pattern, ours, module)
-        module = module.format(kind="conv" if array.ndim == 4 else "norm")
-        if module == "stem_norm" and "conv1.6.weight" in arrays:  # The third of a deep stem.
-            module = "stem_norm3"
-        tree = variables["batch_stats" if leaf.startswith("running") else "params"]
-        for part in module.split("/"):
-            tree = tree.setdefault(part, {})
-        value = array.detach().numpy()
-        if value.ndim == 1:
-            tree[VECTORS[leaf]] = value
-        elif module.endswith(("head", "reduce", "expand")):  # Linear, or a 1x1 convolution of a single pixel.
-            tree["kernel"] = value.reshape(value.shape[:2]).T
-        else:
-            tree["kernel"] = value.transpose(2, 3, 1, 0)
-    return variables
+    arrays = {name: array.detach().numpy() for name, array in arrays.items()}
+    variables, _ = pretrained.to_variables(arrays, schemes.detect(arrays), abstract_variables(model))
+    return {"batch_stats": {}} | variables
+
+
+def abstract_variables(model: ResNet) -> dict[str, dict]:
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))

@@ -1,0 +1,169 @@
+"""Files of published weights, read and written as NumPy arrays by name."""
+
+import contextlib
+import os
+import pathlib
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ml_dtypes  # noqa: F401  (With it NumPy, and so safetensors, knows bfloat16.)
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from resnet_jax.errors import UserError, first_line
+
+HUB = "hf://"
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # The first of them that a repository has.
+
+
+@dataclass(frozen=True)
+class Weights:
+    """arrays: float32, by name; metadata: what else is known of them, such as the names of the classes."""
+
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]
+
+
+def read(path: str) -> Weights:
+    """Reads a file, without running what code there may be in it.
+
+    A dict that wraps the arrays in `state_dict` or `model`, a prefix `module.` of all names and the counters of
+    BatchNorm are stripped. Arrays of other dtypes are converted.
+
+    Args:
+      path: of a .safetensors file, or with PyTorch installed of a .pth, .pt, .th or .bin file in either of its formats;
+        or hf://owner/name, a repository of huggingface.co.
+
+    Raises:
+      UserError: if there is no such file, if it is damaged or holds anything but arrays, or if what it takes to read or
+        download it is not installed.
+    """
+    file = _download(path.removeprefix(HUB)) if path.startswith(HUB) else pathlib.Path(path).expanduser()
+    if file.suffix not in READERS:
+        raise UserError(f"cannot read weights from {path}: give a file that ends in {', '.join(READERS)}")
+    if not os.path.isfile(file):
+        problem = "it is a directory" if os.path.isdir(file) else "there is no such file"
+        raise UserError(f"cannot read weights from {path} ({problem}): give the path of a file")
+    try:
+        arrays, metadata = READERS[file.suffix](file)
+        return Weights(_tidy(arrays), metadata)
+    except UserError:
+        raise
+    except Exception as error:  # Of damaged files the libraries raise many types.
+        raise UserError(
+            f"cannot read weights from {path} ({_diagnosis(file, error)}): get the file again, "
+            "or have its arrays saved as .safetensors where it was made"
+        ) from error
+
+
+def write(path: str, weights: Weights) -> None:
+    """Writes a .safetensors file, wholly or not at all.
+
+    Raises:
+      UserError: if `path` ends otherwise, or if the file cannot be written.
+    """
+    file = pathlib.Path(path).expanduser()
+    if file.suffix != ".safetensors":
+        raise UserError(f"cannot write weights to {path}: give a path that ends in .safetensors")
+    if not file.parent.is_dir():
+        raise UserError(f"cannot write weights to {path}: make the directory {file.parent} first")
+    # In C order, for safetensors writes the bytes of a transposed array as they lie.
+    arrays = {name: np.asarray(array, np.float32, order="C") for name, array in weights.arrays.items()}
+    data = safetensors.numpy.save(arrays, weights.metadata)
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(file)
+    except OSError as error:
+        raise UserError(
+            f"cannot write weights to {path} ({error.strerror}): make room there, or choose another path"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with safetensors.safe_open(file, framework="np") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+
+
+def _read_torch(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"reading {file} takes PyTorch: pip install torch, or have its arrays saved as .safetensors"
+        ) from None
+    with warnings.catch_warnings(action="ignore"):  # What matters of a strange file is said in our error.
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
+    ):
+        raise ValueError("it holds something else than arrays by name")
+    return {name: tensor.detach().float().numpy() for name, tensor in content.items()}, {}
+
+
+READERS = {".safetensors": _read_safetensors, **dict.fromkeys((".pth", ".pt", ".th", ".bin"), _read_torch)}
+
+
+def _tidy(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without what only training code needs, and in float32."""
+    prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
+    arrays = {
+        name.removeprefix(prefix): np.asarray(array, np.float32)
+        for name, array in arrays.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    if not arrays:
+        raise ValueError("there are no arrays in it")
+    return arrays
+
+
+def _diagnosis(file: pathlib.Path, error: Exception) -> str:
+    """What is wrong with the file that gave the error."""
+    if isinstance(error, OSError):
+        return first_line(error)
+    with file.open("rb") as opened:
+        start = opened.read(100).lstrip()
+    if start.startswith(b"<"):
+        return "it is a web page"
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's message advises to load it without protection.
+        return "it is damaged, or holds Python objects, which are never run"
+    return "it is truncated" if isinstance(error, EOFError) else first_line(error).split(". ")[0]
+
+
+def _download(repository: str) -> pathlib.Path:
+    """The local copy of a repository's weights."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise UserError(f"{HUB}{repository} names no repository: write {HUB}owner/name")
+    try:
+        from huggingface_hub import errors, hf_hub_download
+    except ImportError:
+        raise UserError(
+            f"downloading {HUB}{repository} takes the package huggingface_hub: pip install huggingface_hub, "
+            "or download the file otherwise and give its path"
+        ) from None
+    problem = f"it has no {' or '.join(HUB_FILES)}"
+    for name in HUB_FILES:
+        try:
+            return pathlib.Path(hf_hub_download(repository, name))
+        except errors.LocalEntryNotFoundError:
+            problem = "huggingface.co cannot be reached"
+            break
+        except errors.EntryNotFoundError:
+            continue
+        except Exception as error:  # Of the repository, of the network, of the disk.
+            problem = first_line(error)
+            break
+    raise UserError(
+        f"cannot download {HUB}{repository} ({problem}): check the name and the network, "
+        "or give the path of a file that you have"
+    )

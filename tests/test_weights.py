@@ -1,0 +1,295 @@
+"""Files of weights: the good, the damaged and the malicious."""
+
+import builtins
+import os
+import pickle
+import struct
+import sys
+import types
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from resnet_jax import weights
+from resnet_jax.errors import UserError
+from resnet_jax.weights import Weights
+
+ARRAYS = {"conv1.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), "fc.bias": np.ones(5, np.float32)}
+METADATA = {"classes": '["cat", "dog"]', "mean": "[0.5]"}
+
+
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, array in actual.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def refusal(path):
+    """The sentence that reading the file ends in."""
+    with pytest.raises(UserError) as error:
+        weights.read(str(path))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_is_written_is_read_with_its_metadata(tmp_path):
+    path = str(tmp_path / "w.safetensors")
+    weights.write(path, Weights(ARRAYS, METADATA))
+    read = weights.read(path)
+    assert_same(read.arrays, ARRAYS)
+    assert read.metadata == METADATA
+
+
+def test_transposed_arrays_are_written_as_they_look(tmp_path):
+    path = str(tmp_path / "w.safetensors")
+    turned = {"fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3).T}
+    weights.write(path, Weights(turned, {}))
+    assert_same(weights.read(path).arrays, turned)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_dtypes_become_float32(tmp_path, dtype):
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file({name: array.astype(dtype) for name, array in ARRAYS.items()}, path)
+    assert_same(weights.read(str(path)).arrays, ARRAYS)
+
+
+def test_prefix_and_counters_are_stripped(tmp_path):
+    path = tmp_path / "w.safetensors"
+    named = {f"module.{name}": array for name, array in ARRAYS.items()}
+    safetensors.numpy.save_file({**named, "module.bn1.num_batches_tracked": np.asarray(7)}, path)
+    assert_same(weights.read(str(path)).arrays, ARRAYS)
+
+
+def test_prefix_of_some_names_only_is_part_of_them(tmp_path):
+    path = str(tmp_path / "w.safetensors")
+    weights.write(path, Weights({"module.weight": np.ones(2), "fc.bias": np.ones(2)}, {}))
+    assert weights.read(path).arrays.keys() == {"module.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th", ".bin"])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_pytorch_files_in_both_formats(tmp_path, suffix, zipped, wrapper):
+    torch = pytest.importorskip("torch")
+    content = {f"module.{name}": torch.nn.Parameter(torch.from_numpy(array)) for name, array in ARRAYS.items()}
+    content = content if wrapper is None else {wrapper: content, "epoch": 3}
+    path = tmp_path / f"w{suffix}"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    read = weights.read(str(path))
+    assert_same(read.arrays, ARRAYS)
+    assert read.metadata == {}
+
+
+def test_published_file(test_data):
+    """Of 2018: in the old format, saved on a GPU, its names prefixed."""
+    pytest.importorskip("torch")
+    arrays = weights.read(str(test_data / "weights" / "resnet20-12fca82f.th")).arrays
+    assert len(arrays) == 19 * 5 + 2
+    assert arrays["conv1.weight"].shape == (16, 3, 3, 3)
+    assert arrays["linear.weight"].shape == (10, 64)
+
+
+class Code:
+    """Unpickled by the usual means it makes a directory."""
+
+    def __init__(self, place):
+        self.place = str(place)
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+@pytest.mark.parametrize("format", ["bare", "zip", "legacy"])
+def test_code_in_a_file_does_not_run(tmp_path, format):
+    torch = pytest.importorskip("torch")
+    path, place = tmp_path / "w.pth", tmp_path / "trace"
+    content = {"fc.weight": Code(place)}
+    if format == "bare":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=format == "zip")
+    assert "holds Python objects, which are never run" in refusal(path)
+    assert not place.exists()
+    pickle.loads(pickle.dumps(content))
+    assert place.exists()  # It would have.
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (["a list"], "it holds something else than arrays by name"),
+        ({"epoch": 1}, "it holds something else than arrays by name"),
+        ({}, "there are no arrays in it"),
+    ],
+)
+def test_pytorch_file_of_something_else_is_refused(tmp_path, content, problem):
+    torch = pytest.importorskip("torch")
+    torch.save(content, tmp_path / "w.pth")
+    assert problem in refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("part", [0.0, 0.05, 0.5, 0.98])
+def test_truncated_pytorch_file_is_refused(tmp_path, zipped, part):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "w.pth"
+    torch.save({"weight": torch.zeros(1000)}, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    assert "get the file again" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        struct.pack("<Q", 2**40) + b"junk",
+        struct.pack("<Q", 4) + b"junk",
+        struct.pack("<Q", 76) + b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}',
+        safetensors.numpy.save({"a": np.zeros(9, np.float32)})[:-1],
+        safetensors.numpy.save({}),
+        b"",
+    ],
+    ids=["giant header", "no header", "giant array", "truncated", "no arrays", "empty"],
+)
+def test_damaged_safetensors_are_refused(tmp_path, content):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    assert f"cannot read weights from {path}" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_web_page_is_recognised(tmp_path, name):
+    if name.endswith(".pth"):
+        pytest.importorskip("torch")
+    (tmp_path / name).write_text("\n<!DOCTYPE html><html>404</html>")
+    assert "(it is a web page)" in refusal(tmp_path / name)
+
+
+def test_no_file_a_directory_and_another_kind_of_file(tmp_path):
+    (tmp_path / "d.pth").mkdir()
+    assert "there is no such file" in refusal(tmp_path / "w.safetensors")
+    assert "it is a directory" in refusal(tmp_path / "d.pth")
+    assert "ends in .safetensors, .pth" in refusal(tmp_path / "w.npz")
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Makes a package look not installed."""
+
+    def hide(package):
+        whole = builtins.__import__
+
+        def importing(name, *arguments, **settings):
+            if name.split(".")[0] == package:
+                raise ImportError(name)
+            return whole(name, *arguments, **settings)
+
+        monkeypatch.setattr(builtins, "__import__", importing)
+
+    return hide
+
+
+def test_without_torch_one_sentence_says_what_to_do(tmp_path, without):
+    (tmp_path / "w.pth").write_bytes(b"")
+    without("torch")
+    assert refusal(tmp_path / "w.pth").endswith("pip install torch, or have its arrays saved as .safetensors")
+
+
+def test_without_torch_safetensors_are_read(tmp_path, without):
+    without("torch")
+    weights.write(str(tmp_path / "w.safetensors"), Weights(ARRAYS, {}))
+    assert_same(weights.read(str(tmp_path / "w.safetensors")).arrays, ARRAYS)
+
+
+class TestHub:
+    """huggingface_hub is played by a module of a few lines."""
+
+    @pytest.fixture
+    def hub(self, monkeypatch):
+        """A function that says what the download of each file does: return a path, or raise."""
+        errors = types.ModuleType("huggingface_hub.errors")
+        errors.EntryNotFoundError = type("EntryNotFoundError", (Exception,), {})
+        errors.LocalEntryNotFoundError = type("LocalEntryNotFoundError", (errors.EntryNotFoundError,), {})
+        module = types.ModuleType("huggingface_hub")
+        module.errors = errors
+        monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+        monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+
+        def play(files):
+            def download(repository, name):
+                assert repository == "owner/name"
+                if isinstance(files[name], str):
+                    return files[name]
+                raise files[name]
+
+            module.hf_hub_download = download
+
+        play.errors = errors
+        return play
+
+    def test_safetensors_come_first(self, tmp_path, hub):
+        path = str(tmp_path / "model.safetensors")
+        weights.write(path, Weights(ARRAYS, {}))
+        hub({"model.safetensors": path})
+        assert_same(weights.read("hf://owner/name").arrays, ARRAYS)
+
+    def test_then_pytorch(self, tmp_path, hub):
+        torch = pytest.importorskip("torch")
+        path = tmp_path / "pytorch_model.bin"
+        torch.save({name: torch.from_numpy(array) for name, array in ARRAYS.items()}, path)
+        hub({"model.safetensors": hub.errors.EntryNotFoundError(), "pytorch_model.bin": str(path)})
+        assert_same(weights.read("hf://owner/name").arrays, ARRAYS)
+
+    def test_repository_without_weights(self, hub):
+        hub(dict.fromkeys(weights.HUB_FILES, hub.errors.EntryNotFoundError()))
+        assert "it has no model.safetensors or pytorch_model.bin" in refusal("hf://owner/name")
+
+    def test_no_network(self, hub):
+        hub({"model.safetensors": hub.errors.LocalEntryNotFoundError("many\nlines")})
+        assert "huggingface.co cannot be reached" in refusal("hf://owner/name")
+
+    def test_other_failures_are_one_sentence(self, hub):
+        hub({"model.safetensors": RuntimeError("401 Client Error\n\nRepository Not Found")})
+        assert "(401 Client Error)" in refusal("hf://owner/name")
+
+    def test_not_installed(self, without):
+        without("huggingface_hub")
+        assert "pip install huggingface_hub" in refusal("hf://owner/name")
+
+    @pytest.mark.parametrize("name", ["owner", "owner/name/file", "", "../name/x"])
+    def test_no_name_of_a_repository(self, name):
+        assert "write hf://owner/name" in refusal(f"hf://{name}")
+
+
+class TestWriteFailures:
+    def refusal(self, path):
+        with pytest.raises(UserError) as error:
+            weights.write(str(path), Weights(ARRAYS, {}))
+        return str(error.value)
+
+    def test_another_ending(self, tmp_path):
+        assert "ends in .safetensors" in self.refusal(tmp_path / "w.pth")
+
+    def test_no_directory(self, tmp_path):
+        assert f"make the directory {tmp_path / 'none'} first" in self.refusal(tmp_path / "none" / "w.safetensors")
+
+    def test_full_disk_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = tmp_path / "w.safetensors"
+        path.write_text("old")
+
+        def full(self, data):
+            with self.open("wb") as opened:
+                opened.write(data[:10])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("pathlib.Path.write_bytes", full)
+        assert "No space left on device" in self.refusal(path)
+        assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+        assert path.read_text() == "old"
+
+    def test_directory_in_the_way(self, tmp_path):
+        (tmp_path / "w.safetensors").mkdir()
+        assert "cannot write weights" in self.refusal(tmp_path / "w.safetensors")
