@@ -57,7 +57,7 @@ def default() -> ConfigDict:
     config.dataset.validation_split = ""  # "": the set's own, else a tenth of every class of train; "none": no such
     config.dataset.test_split = ""  # read once, at the end. "": the set's own, if it has one; "none": no test result
     config.dataset.feed = "auto"  # "resident" in device memory, "streaming" from disk; "auto": as size and memory ask
-    config.dataset.image_size = placeholder(int)  # pixels on a side in training, streamed; unset: as they are, else 224
+    config.dataset.image_size = placeholder(int)  # pixels on a side that are trained on; unset: as they are, else 224
     config.dataset.eval_resize = placeholder(int)  # short side before the centre crop; unset: 8/7 of what is cut out
     config.dataset.eval_crop = placeholder(int)  # pixels on a side in evaluation; unset: image_size
     config.dataset.num_workers = placeholder(int)  # processes that decode; unset: one a core, up to 16; 0: threads
@@ -105,6 +105,8 @@ def default() -> ConfigDict:
     config.optimizer.weight_decay = 1e-4  # an L2 penalty in "sgd", "adam" and "lars", decoupled in "adamw" and "lamb"
     config.optimizer.exempt_norm_and_bias = False  # no weight decay, and in "lamb" and "lars" no trust ratio, on these
     config.optimizer.grad_clip = placeholder(float)  # largest global norm of the gradient; unset: none
+    config.optimizer.backbone_scale = 1.0  # of the learning rate of all but the head
+    config.optimizer.layer_decay = 1.0  # of the learning rate, once more for each block below the head
 
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # or "linear" (to zero), "step", "constant"
@@ -117,9 +119,18 @@ def default() -> ConfigDict:
     config.loss.label_smoothing = 0.0  # the share of the target spread evenly over all classes
     config.loss.target_threshold = placeholder(float)  # "binary_cross_entropy" only: targets above it become 1
 
+    config.loss.distill_from = placeholder(str)  # a run directory or a weights file: a teacher's logits are learned too
+    config.loss.distill_model = placeholder(str)  # what a weights file is of; unset: of the same network as the student
+    config.loss.distill_weight = 0.5  # of the teacher's soft targets in the loss; the labels have the rest
+    config.loss.temperature = 4.0  # that divides both networks' logits for the soft targets
+
     config.batch_norm = ConfigDict()
     config.batch_norm.momentum = 0.9  # of the running statistics: new = momentum * old + (1 - momentum) * batch
     config.batch_norm.epsilon = 1e-5
+
+    config.init_from = placeholder(str)  # a run directory, .safetensors, .pth or .th file, or hf://owner/name
+    config.freeze = ()  # patterns of parameters that are not trained: ('stem*', 'stage*') spares the head
+    config.ema_decay = placeholder(float)  # averages of the weights, which the run is judged by: 0.9999; unset: none
 
     config.log_every_steps = 50
     config.evaluate_every_epochs = 1

@@ -36,6 +36,9 @@ POSITIVE = (
     "checkpoint.every_minutes",
     "checkpoint.keep",
     "optimizer.learning_rate",
+    "optimizer.backbone_scale",
+    "optimizer.layer_decay",
+    "loss.temperature",
     "batch_norm.epsilon",
 )
 
@@ -54,6 +57,12 @@ def check(config: ConfigDict) -> None:
     for key in FRACTIONS:
         if not 0 <= (get(config, key) or 0) < 1:
             raise UserError(f"{key} must lie in [0, 1), but it is {get(config, key)}")
+    if not 0 <= config.loss.distill_weight <= 1:
+        raise UserError(f"loss.distill_weight must lie in [0, 1], but it is {config.loss.distill_weight}")
+    if config.ema_decay is not None and not 0 <= config.ema_decay < 1:
+        raise UserError(f"ema_decay must lie in [0, 1) or be unset, but it is {config.ema_decay}")
+    if config.freeze and config.model.scan_blocks:
+        raise UserError("freeze tells blocks apart, which model.scan_blocks does not: leave one of them unset")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
     _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))
     if config.schedule.warmup_epochs >= config.num_epochs:

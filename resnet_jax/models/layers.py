@@ -70,13 +70,12 @@ class Layers:
         """The normalisation over batch and space, or what stands in its place."""
         if self.norm_name == "batch_norm":
             return nn.BatchNorm(
-                use_running_average=not self.train,
                 momentum=self.norm_momentum,
                 epsilon=self.norm_epsilon,
                 scale_init=scale_init,
                 dtype=self.dtype,
                 name=name,
-            )(x)
+            )(x, use_running_average=not self.train)
         if self.norm_name == "group_norm":
             groups = math.gcd(32, x.shape[-1])  # Fewer only where 32 do not go into the channels.
             return nn.GroupNorm(groups, epsilon=self.norm_epsilon, scale_init=scale_init, dtype=self.dtype, name=name)(

@@ -133,7 +133,7 @@ class Loop:
         """The newest checkpoint, if there is one; else the beginning."""
         step = self._directory.latest_step()
         if step is None:
-            return self._setup.initial_state(), {}
+            return self._setup.initial_state(progress.print), {}
         items, host = self._directory.restore(step, _items(self._setup.abstract_state()))
         if host["examples"] != self._setup.sizes:
             raise UserError(
@@ -156,4 +156,9 @@ class Loop:
 
 def _items(state: TrainState) -> dict[str, object]:
     """The parts of a state that are saved under names of their own; the step is the checkpoint's."""
-    return {"params": state.params, "batch_stats": state.batch_stats, "opt_state": state.opt_state}
+    return {
+        "params": state.params,
+        "batch_stats": state.batch_stats,
+        "opt_state": state.opt_state,
+        "ema": state.ema,
+    }

@@ -56,7 +56,8 @@ def _count(params: dict) -> int:
 
 
 def _title(part: str, modules: dict) -> str:
-    return f"{part}, {len(modules)} blocks" if part.startswith("stage") else part
+    blocks = "1 block" if len(modules) == 1 else f"{len(modules)} blocks"
+    return f"{part}, {blocks}" if part.startswith("stage") else part
 
 
 def _sort(parts: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ import optax
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import unknown_name
+from resnet_jax.training.rates import scale_by_part
 
 
 class Parts(NamedTuple):
@@ -89,13 +90,16 @@ def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
         return optax.masked(part, kernels_only) if settings.exempt_norm_and_bias else part
 
     clip = None if settings.grad_clip is None else optax.clip_by_global_norm(settings.grad_clip)
+    by_part = None
+    if (settings.backbone_scale, settings.layer_decay) != (1.0, 1.0):
+        by_part = scale_by_part(settings.backbone_scale, settings.layer_decay)
     parts = Parts(
         decay=spare(optax.add_decayed_weights(settings.weight_decay)) if settings.weight_decay else None,
         rate=optax.scale_by_learning_rate(schedule),
         momentum=optax.trace(decay=settings.momentum, nesterov=settings.nesterov),
         trust_ratio=lambda coefficient: spare(optax.scale_by_trust_ratio(trust_coefficient=coefficient)),
     )
-    return optax.chain(*(part for part in (clip, *OPTIMIZERS[settings.name](parts)) if part is not None))
+    return optax.chain(*(part for part in (clip, *OPTIMIZERS[settings.name](parts), by_part) if part is not None))
 
 
 def kernels_only(params: dict) -> dict:

@@ -22,7 +22,10 @@ from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 from resnet_jax.models import creation
+from resnet_jax.run import Run, abstract_variables, load_teacher, open_pretrained
 from resnet_jax.training import losses, optimizer, state, step
+from resnet_jax.training.distillation import Teacher
+from resnet_jax.training.freezing import Freezing, merge
 
 MOST_STEPS_PER_CALL = 32  # where it is chosen: enough to hide the launch, few enough to react within a second
 
@@ -38,6 +41,7 @@ class Setup:
     validation: Examples | StreamedExamples | None
     model: nn.Module
     preprocess: Preprocess
+    teacher: Run | None
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
 
@@ -55,9 +59,23 @@ class Setup:
         batch_of = jax.jit(self._batch_of(), out_shardings=parallel.replicated(self.mesh))
         return batch_of(self.feed.inputs(0), 0)
 
-    def initial_state(self) -> state.TrainState:
-        """The state before the first step, on all devices; not compiled as a whole, see `state.create`."""
-        return parallel.place(self._create_state(), parallel.replicated(self.mesh))
+    def initial_state(self, tell: Callable[[str], None] = lambda line: None) -> state.TrainState:
+        """The state before the first step, on all devices; not compiled as a whole, see `state.create`.
+
+        With `init_from` it has the weights of that, as far as they fit: `tell` takes a report of what does.
+        """
+        created = self._create_state()
+        if self.config.init_from:
+            weights = open_pretrained(self.config.init_from)
+            variables, report = weights.variables({"params": created.params, "batch_stats": created.batch_stats})
+            tell(f"Weights of {self.config.init_from}: {report}.")
+            created = state.begin(
+                {kind: merge(getattr(created, kind), variables[kind]) for kind in variables},
+                self.optimizer,
+                self.freezing,
+                averages=self.config.ema_decay is not None,
+            )
+        return parallel.place(created, parallel.replicated(self.mesh))
 
     def abstract_state(self) -> state.TrainState:
         """Shapes, types and places of the state: what a checkpoint is restored into."""
@@ -68,7 +86,11 @@ class Setup:
         calls, left = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
         sizes = ([self.config.steps_per_call] if calls else []) + ([1] if left else [])
         arguments = self.abstract_state(), self.feed.abstract_inputs()
-        return {size: self._train_step(size).lower(*arguments).compile() for size in sizes}
+        if self.teacher is None:
+            return {size: self._train_step(size).lower(*arguments).compile() for size in sizes}
+        taught = self.teacher.variables
+        compiled = {size: self._train_step(size).lower(*arguments, taught).compile() for size in sizes}
+        return {size: lambda state, inputs, step=step: step(state, inputs, taught) for size, step in compiled.items()}
 
     def _train_step(self, steps: int) -> Callable:
         return step.make_train_step(
@@ -81,19 +103,38 @@ class Setup:
             self.mesh,
             self.config.seed,
             steps,
+            freezing=self.freezing,
+            ema_decay=self.config.ema_decay,
+            teacher=self._teacher(),
         )
+
+    def _teacher(self) -> Teacher | None:
+        if self.teacher is None:
+            return None
+        loss = self.config.loss
+        return Teacher(self.teacher.model, self.teacher.preprocess, loss.distill_weight, loss.temperature)
+
+    @property
+    def freezing(self) -> Freezing:
+        return Freezing(self.config.freeze)
 
     def _batch_of(self) -> step.BatchOf:
         augment = pipeline.from_config(
             self.config.augment,
             len(self.classes),
-            fill=[255 * mean for mean in self.config.dataset.mean],
-            crops_resized_on_host=self.config.dataset.image_size is not None,
+            fill=self.preprocess.mean_pixel(self.feed.image_shape[-1]),
+            crops_resized_on_host=isinstance(self.feed, StreamingFeed) and self.config.dataset.image_size is not None,
+            image_size=self.preprocess.image_size,
         )
         return step.make_batch(self.feed.take, augment, self.config.seed)
 
     def _create_state(self) -> state.TrainState:
-        return state.create(self.model, self.optimizer, self.feed.image_shape, self.config.seed)
+        shape = (
+            *self.feed.image_shape[:2],
+            len(self.config.dataset.mean),
+        )  # Of grey pictures it may see three channels.
+        averages = self.config.ema_decay is not None
+        return state.create(self.model, self.optimizer, shape, self.config.seed, self.freezing, averages)
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
@@ -117,24 +158,35 @@ def prepare(
 ) -> Setup:
     """Opens the data, fills in what `config` leaves open, and makes the parts; `tell` takes lines for the log."""
     config = config.copy_and_resolve_references()
+    if (
+        config.init_from and config.dataset.mean is None
+    ):  # The weights are used to pixels that are shifted and scaled so.
+        weights = open_pretrained(config.init_from)
+        config.dataset.mean, config.dataset.std = weights.mean, weights.std
     inputs = open_inputs(config, sources, mesh, unreadable, progress, tell)
     feed = inputs.feed
-    if len(config.dataset.mean) != feed.image_shape[-1]:
-        channels, given = feed.image_shape[-1], len(config.dataset.mean)
-        raise UserError(f"dataset.mean and dataset.std have {given} numbers, but the pictures {channels} channels")
+    channels, given = feed.image_shape[-1], len(config.dataset.mean)
+    if given != channels and (channels, given) != (1, 3):  # Grey becomes three channels.
+        raise UserError(
+            f"dataset.mean and dataset.std have {given} numbers, but the pictures {channels} channels: "
+            "give one for each channel"
+        )
     if config.steps_per_call is None:
         config.steps_per_call = _steps_per_call(feed, mesh)
     if config.steps_per_call > 1 and isinstance(feed, StreamingFeed):
         raise UserError("a streaming feed gives one batch a call: leave steps_per_call unset")
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
+    model = creation.from_config(config, len(inputs.classes))
+    Freezing(config.freeze).check(abstract_variables(model, given)["params"])
     return Setup(
         config=config,
         classes=inputs.classes,
         mesh=mesh,
         feed=feed,
         validation=inputs.validation,
-        model=creation.from_config(config, len(inputs.classes)),
-        preprocess=Preprocess(config.dataset.mean, config.dataset.std),
+        model=model,
+        preprocess=Preprocess.from_config(config.dataset),
+        teacher=load_teacher(config, inputs.classes) if config.loss.distill_from else None,
         optimizer=optimizer.make_optimizer(config, schedule),
         schedule=schedule,
     )

@@ -14,13 +14,16 @@ from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.resident import EpochInputs
 from resnet_jax.data.streaming import StreamedInputs
 from resnet_jax.randomness import Use
+from resnet_jax.training import averaging
+from resnet_jax.training.distillation import Teacher
+from resnet_jax.training.freezing import NOTHING_FROZEN, Freezing, merge
 from resnet_jax.training.losses import Loss
 from resnet_jax.training.state import TrainState
 
 Inputs = EpochInputs | StreamedInputs
 BatchOf = Callable[[Inputs, jax.Array], tuple[jax.Array, jax.Array]]
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Inputs], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_batch(take: BatchOf, augment: Augment, seed: int) -> BatchOf:
@@ -48,6 +51,10 @@ def make_train_step(
     mesh: Mesh,
     seed: int,
     steps: int = 1,
+    *,
+    freezing: Freezing = NOTHING_FROZEN,
+    ema_decay: float | None = None,
+    teacher: Teacher | None = None,
 ) -> TrainStep:
     """Compiles `steps` consecutive steps into one call.
 
@@ -56,30 +63,40 @@ def make_train_step(
       batch_of: from a feed's inputs and the step to images, and labels int32 [batch] or soft ones [batch, classes].
       preprocess: normalisation of the images.
       loss_of: from logits and labels to the mean loss.
-      optimizer: from gradients to updates; its learning rate follows `schedule`.
+      optimizer: from gradients of what is not frozen to updates; its learning rate follows `schedule`.
       schedule: the same schedule, for the log.
       mesh: the devices; the state is replicated, batches are split over them.
       seed: of the run, for dropout and stochastic depth.
       steps: how many steps a call takes; their inputs must be the same.
+      freezing: which parameters stay as they are; the backward pass ends above them.
+      ema_decay: of the state's averages; None: it has none.
+      teacher: a network to learn from as well.
 
     Returns:
-      A function of (state, inputs) to (state, metrics), the latter float32 [steps] of each step: `loss`,
-      `top1`, `learning_rate`, `gradient_norm`. It donates the state that it is given. Where labels are soft, `top1`
-      goes by the likeliest class.
+      A function of (state, inputs), with a teacher also its variables, to (state, metrics), the latter float32 [steps]
+      of each step: `loss`, `top1`, `learning_rate`, `gradient_norm`. It donates the state that it is given. Where
+      labels are soft, `top1` goes by the likeliest class.
     """
 
-    def train_step(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, inputs: Inputs, teacher_variables: dict) -> tuple[TrainState, Metrics]:
         images, labels = batch_of(inputs, state.step)
-        images = preprocess(images)
         rngs = {"dropout": randomness.key(seed, Use.DROPOUT, state.step)}
+        trained, frozen = freezing.split(state.params)
 
-        def loss_and_rest(params: dict):
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
-            return loss_of(logits, labels), (logits, updated.get("batch_stats", {}))
+        def loss_and_rest(trained: dict):
+            variables = {"params": merge(trained, frozen), "batch_stats": state.batch_stats}
+            with nn.intercept_methods(freezing.norms()):
+                logits, updated = model.apply(
+                    variables, preprocess(images), train=True, mutable=["batch_stats"], rngs=rngs
+                )
+            loss = loss_of(logits, labels)
+            if teacher is not None:
+                loss = teacher.loss(logits, teacher.logits(teacher_variables, images), loss)
+            return loss, (logits, updated.get("batch_stats", {}))
 
-        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_and_rest, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_and_rest, has_aux=True)(trained)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        params = merge(optax.apply_updates(trained, updates), frozen)
         classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
         metrics = {
             "loss": loss,
@@ -87,18 +104,16 @@ def make_train_step(
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "gradient_norm": optax.global_norm(gradients),
         }
-        state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-        )
+        ema = state.ema
+        if ema_decay is not None:
+            ema = averaging.update(ema, {"params": params, "batch_stats": batch_stats}, ema_decay, state.step)
+        state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         return state, metrics
 
-    def call(state: TrainState, inputs: Inputs) -> tuple[TrainState, Metrics]:
+    def call(state: TrainState, inputs: Inputs, teacher_variables: dict | None = None) -> tuple[TrainState, Metrics]:
         if steps == 1:  # XLA makes convolutions inside a loop several times slower on CPU, so none for a single step.
-            state, metrics = train_step(state, inputs)
+            state, metrics = train_step(state, inputs, teacher_variables)
             return state, jax.tree.map(lambda value: value[None], metrics)
-        return jax.lax.scan(lambda carry, _: train_step(carry, inputs), state, length=steps)
+        return jax.lax.scan(lambda carry, _: train_step(carry, inputs, teacher_variables), state, length=steps)
 
     return jax.jit(call, donate_argnums=0, out_shardings=parallel.replicated(mesh))

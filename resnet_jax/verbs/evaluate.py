@@ -1,18 +1,19 @@
-"""Score the chosen checkpoint of a run, on its test split or on another."""
+"""Score the chosen checkpoint of a run, or published weights, on the test split or on another."""
 
 import json
 
 from absl import flags
+from ml_collections import config_flags
 
 from resnet_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "In its place a recipe, with --config.init_from=WEIGHTS.")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "A table for people, or one line of JSON.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where it was in training.")
 SPLIT = flags.DEFINE_string("split", None, "Such as val or train[:1000]; unset: the run's test split.")
 EVAL_RESIZE = flags.DEFINE_integer("eval_resize", None, "Another dataset.eval_resize, such as for a higher resolution.")
 EVAL_CROP = flags.DEFINE_integer("eval_crop", None, "Another dataset.eval_crop.")
-flags.mark_flag_as_required("workdir")
 
 
 def run() -> int:
@@ -21,23 +22,33 @@ def run() -> int:
     from resnet_jax.data.sources import open_dataset
     from resnet_jax.data.unreadable import UnreadablePictures
     from resnet_jax.evaluation.evaluate import score_run
-    from resnet_jax.run import load_run
+    from resnet_jax.run import load_pretrained, load_run
     from resnet_jax.terminal import ProgressLine, scores_table
 
-    trained = load_run(WORKDIR.value)
-    dataset = trained.config.dataset
+    _check_flags()
+    trained = load_run(WORKDIR.value) if WORKDIR.value else None
+    dataset = (trained.config if trained else CONFIG.value).dataset
     progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())
     dataset.eval_resize = EVAL_RESIZE.value or dataset.eval_resize
     dataset.eval_crop = EVAL_CROP.value or dataset.eval_crop
     feeds.check(dataset)
-    split = SPLIT.value or dataset.test_split
+    sources = open_dataset(dataset.name, DATA_DIR.value or dataset.data_dir)
+    trained = trained or load_pretrained(CONFIG.value, sources)
+    split = SPLIT.value or trained.config.dataset.test_split
     if split == "none":
         raise UserError("this run has no test split: name another, such as --split=val")
-    sources = open_dataset(dataset.name, DATA_DIR.value or dataset.data_dir)
     unreadable = UnreadablePictures(dataset.max_unreadable, progress.warn)
     scores = score_run(trained, sources, split, unreadable, progress.counter("reading examples"))
     if FORMAT.value == "json" and parallel.is_main_process():
         print(json.dumps({"split": split, "checkpoint_step": trained.step, **scores}))
     else:
-        progress.print(f"{scores_table({split: scores})}\n\nCheckpoint of step {trained.step:,}.")
+        of = CONFIG.value.init_from if trained.step is None else f"Checkpoint of step {trained.step:,}"
+        progress.print(f"{scores_table({split: scores})}\n\n{of}.")
     return 0
+
+
+def _check_flags() -> None:
+    if (WORKDIR.value is None) == (CONFIG.value is None):
+        raise UserError("evaluate takes either --workdir, or --config with --config.init_from")
+    if CONFIG.value is not None and not CONFIG.value.init_from:
+        raise UserError("--config.init_from is missing: the weights to score")

@@ -14,6 +14,7 @@ SHORT_DIGITS = (
     "--config.schedule.warmup_epochs=0.5",
     "--config.dataset.train_split=train[:600]",
     "--config.log_every_steps=3",
+    "--config.ema_decay=0.9",
 )
 
 

@@ -32,6 +32,14 @@ def test_cifar_takes_any_model(recipe, model, mesh):
     assert (config.model.name, config.model.stem) == (model, "cifar")
 
 
+@pytest.mark.parametrize(("variant", "frozen", "scale"), [("folder", (), 0.1), ("head", ("stem*", "stage*"), 1.0)])
+def test_fine_tuning_has_a_folder_and_a_head(variant, frozen, scale, mesh):
+    config = load("finetune").get_config(variant)
+    setup.check(config, mesh)
+    assert (config.model.name, config.dataset.image_size) == ("resnet50", 224)
+    assert (config.freeze, config.optimizer.backbone_scale) == (frozen, scale)
+
+
 def test_adam_on_mnist_is_the_setting_of_the_keras_tutorials(mesh):
     config = load("mnist").get_config("adam")
     setup.check(config, mesh)

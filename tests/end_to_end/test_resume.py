@@ -25,7 +25,7 @@ def last_state(workdir):
     import orbax.checkpoint as ocp
 
     step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    items = ("params", "batch_stats", "opt_state")
+    items = ("params", "batch_stats", "opt_state", "ema")
     with ocp.StandardCheckpointer() as checkpointer:
         return step, {
             item: checkpointer.restore(workdir / "checkpoints" / str(step) / item) for item in items

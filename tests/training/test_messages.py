@@ -11,7 +11,7 @@ def test_parameters_are_listed_by_part_in_the_order_of_the_network():
         "stem_conv",
         "stem_norm",
         "stage1, 2 blocks",
-        "stage2, 1 blocks",
+        "stage2, 1 block",
         "final_norm",
         "head",
         "total",

@@ -36,9 +36,21 @@ def test_steps_per_call_divide_the_epoch_where_they_can(steps_per_epoch, steps_p
 
 
 def test_normalisation_for_another_number_of_channels_is_refused(tiny_config, mesh):
-    tiny_config.dataset.mean, tiny_config.dataset.std = (0.5,) * 3, (0.2,) * 3
-    with pytest.raises(UserError, match="have 3 numbers, but the pictures 1 channels"):
+    tiny_config.dataset.mean, tiny_config.dataset.std = (0.5,) * 2, (0.2,) * 2
+    with pytest.raises(UserError, match="have 2 numbers, but the pictures 1 channels: give one for each"):
         setups.prepare(tiny_config, mesh, open_dataset("digits"), UNREADABLE)
+
+
+@pytest.mark.parametrize(("crop", "size"), [((), 8), ((0.5, 1.0), 16)])
+def test_small_grey_pictures_are_augmented_as_they_are_and_random_crops_come_in_the_final_size(
+    tiny_config, mesh, crop, size
+):
+    tiny_config.dataset.image_size = 16
+    tiny_config.dataset.mean, tiny_config.dataset.std = (0.5, 0.45, 0.4), (0.2,) * 3
+    tiny_config.augment.random_resized_crop, tiny_config.augment.cutout = crop, 4
+    images, _ = setups.prepare(tiny_config, mesh, open_dataset("digits"), UNREADABLE).first_batch()
+    assert images.shape == (64, size, size, 1)
+    assert (images == 115).any((1, 2, 3)).all()  # What is erased is of the mean grey, 0.45 * 255.
 
 
 def test_splits_with_other_classes_are_refused(tiny_config, mesh):

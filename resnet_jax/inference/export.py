@@ -1,0 +1,28 @@
+"""A trained network as a file for others."""
+
+import json
+
+from resnet_jax import weights
+from resnet_jax.models import pretrained
+from resnet_jax.run import Run
+
+
+def export_weights(run: Run, path: str) -> None:
+    """Writes a network's variables as .safetensors, under the names that PyTorch's libraries have for them.
+
+    What they were trained with travels in the file's metadata, as JSON: `model`, `classes`, `mean` and `std` of the
+    pixels in [0, 1], and `image_size`, which is null where pictures were taken as they are.
+
+    Raises:
+      UserError: if the file cannot be written.
+    """
+    dataset = run.config.dataset
+    known = {
+        "model": run.config.model.name,
+        "classes": run.classes,
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "image_size": dataset.eval_crop or dataset.image_size,
+    }
+    arrays = pretrained.from_variables(run.variables, run.model)
+    weights.write(path, weights.Weights(arrays, {key: json.dumps(value) for key, value in known.items()}))

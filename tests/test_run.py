@@ -1,0 +1,143 @@
+"""Networks from run directories and from weights, and runs that begin with them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import resnet_jax
+from resnet_jax import parallel
+from resnet_jax.data.sources import ArraySource, open_dataset
+from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.errors import UserError
+from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.inference.export import export_weights
+from resnet_jax.run import load_pretrained, load_run, load_teacher, open_pretrained
+from resnet_jax.training import setup as setups
+from resnet_jax.weights import read
+
+UNREADABLE = UnreadablePictures(0, print)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The place of the run that `tiny_config` makes, once it has been made."""
+    return tmp_path_factory.mktemp("runs") / "run"
+
+
+@pytest.fixture
+def workdir(trained, tiny_config):
+    if not (trained / "result.json").exists():
+        resnet_jax.train(tiny_config, str(trained))
+    return str(trained)
+
+
+def begin(config, mesh, sources=None):
+    """The state before the first step, and what was told of the weights."""
+    setup = setups.prepare(config, mesh, sources or open_dataset("digits"), UNREADABLE)
+    told = []
+    return setup, parallel.fetch(setup.initial_state(told.append)), told
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_exported_weights_are_the_same_network(workdir, tiny_config, tmp_path):
+    run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
+    export_weights(run, file)
+    tiny_config.init_from = file
+    again = load_pretrained(tiny_config, open_dataset("digits"))
+    assert_equal(again.variables, run.variables)
+    assert again.preprocess == run.preprocess
+    scores = [score_run(each, open_dataset("digits"), "test[:100]", UNREADABLE) for each in (run, again)]
+    assert scores[0] == scores[1]
+
+
+def test_what_weights_were_trained_with_travels_with_them(workdir, tmp_path):
+    run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
+    export_weights(run, file)
+    known = {key: json.loads(value) for key, value in read(file).metadata.items()}
+    assert known["classes"] == list(run.classes) == [str(digit) for digit in range(10)]
+    assert (tuple(known["mean"]), tuple(known["std"])) == (run.config.dataset.mean, run.config.dataset.std)
+    assert (known["model"], known["image_size"]) == ("tiny", None)
+
+
+def test_a_run_begins_with_the_weights_of_another(workdir, tiny_config, single_device):
+    tiny_config.init_from, tiny_config.seed = workdir, 5
+    setup, state, told = begin(tiny_config, single_device)
+    assert_equal(state.variables, load_run(workdir).variables)
+    assert state.step == 0
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state))
+    assert told == [f"Weights of {workdir}: 27 of 27 arrays loaded, by the names of torchvision."]
+    assert setup.config.dataset.mean == load_run(workdir).config.dataset.mean
+
+
+def test_a_head_for_another_number_of_classes_is_new(workdir, tiny_config, single_device):
+    digits = open_dataset("digits")["train"]
+    sources = {"train": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))}
+    tiny_config.init_from, tiny_config.dataset.test_split, tiny_config.dataset.validation_split = (
+        workdir,
+        "none",
+        "none",
+    )
+    tiny_config.ema_decay = 0.9
+    _, state, told = begin(tiny_config, single_device, sources)
+    before = load_run(workdir).variables["params"]
+    assert_equal(*({name: of[name] for name in of if name != "head"} for of in (state.params, before)))
+    assert state.params["head"]["kernel"].shape == (16, 3)
+    assert_equal(state.ema["params"], state.params)
+    assert "fc.weight is (10, 16) and not (3, 16)" in told[0]
+
+
+def test_weights_of_another_network_are_refused(workdir, tiny_config, single_device):
+    tiny_config.init_from, tiny_config.model.name = workdir, "resnet20"
+    with pytest.raises(UserError, match="of another network than the config's"):
+        begin(tiny_config, single_device)
+
+
+def test_weights_are_scored_only_on_as_many_classes(workdir, tiny_config):
+    digits = open_dataset("digits")["test"]
+    tiny_config.init_from = workdir
+    with pytest.raises(UserError, match="tells another number of classes apart than the data has"):
+        load_pretrained(tiny_config, {"test": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))})
+
+
+def test_a_teacher_may_be_a_file(workdir, tiny_config, tmp_path):
+    run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
+    export_weights(run, file)
+    tiny_config.loss.distill_from, tiny_config.loss.distill_model, tiny_config.model.name = file, "tiny", "resnet20"
+    tiny_config.dataset.mean, tiny_config.dataset.std = (0.1,), (0.2,)
+    teacher = load_teacher(tiny_config, run.classes)
+    assert_equal(teacher.variables, run.variables)
+    assert teacher.preprocess == run.preprocess  # Its own mean and deviation, not the student's.
+    assert tiny_config.dataset.mean == (0.1,)
+
+
+def test_weights_in_three_channels_see_grey_pictures_in_three(tiny_config, single_device, tmp_path):
+    tiny_config.dataset.mean, tiny_config.dataset.std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
+    resnet_jax.train(tiny_config, str(tmp_path / "colour"))
+    tiny_config.dataset.mean = tiny_config.dataset.std = None
+    tiny_config.init_from = str(tmp_path / "colour")
+    setup, state, _ = begin(tiny_config, single_device)
+    assert setup.config.dataset.mean == (0.5, 0.4, 0.3)
+    assert state.params["stem_conv"]["kernel"].shape == (3, 3, 3, 8)
+
+
+@pytest.mark.slow
+def test_a_published_network_has_its_published_accuracy(test_data, monkeypatch):
+    """8.27 % error of akamaster's ResNet-20 on CIFAR-10, with no other setting than the file."""
+    from tests.end_to_end.program import run
+
+    finished = run(
+        "evaluate",
+        "--config=configs/cifar10.py:resnet20",
+        f"--config.init_from={test_data / 'weights' / 'resnet20-12fca82f.th'}",
+        f"--config.dataset.data_dir={test_data / 'tfds'}",
+        "--format=json",
+    )
+    assert finished.returncode == 0, finished.stderr
+    scores = json.loads(finished.stdout.splitlines()[-1])
+    assert (scores["top1"], scores["examples"]) == (pytest.approx(0.9173, abs=0.0002), 10_000)
+    assert open_pretrained(str(test_data / "weights" / "resnet20-12fca82f.th")).mean == (0.485, 0.456, 0.406)

@@ -1,0 +1,71 @@
+import jax
+import numpy as np
+import pytest
+
+from resnet_jax import parallel
+from resnet_jax.data.sources import open_dataset
+from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.errors import UserError
+from resnet_jax.training import setup as setups
+from resnet_jax.training.freezing import Freezing, merge
+
+PARAMS = {
+    "stem_conv": {"kernel": 1},
+    "stage1_block1": {"conv1": {"kernel": 2}, "norm1": {"scale": 3}},
+    "head": {"bias": 4},
+}
+
+
+def test_parameters_are_split_by_their_names_and_merged_again():
+    trained, frozen = Freezing(("stem*", "*/norm1/*")).split(PARAMS)
+    assert trained == {"stage1_block1": {"conv1": {"kernel": 2}}, "head": {"bias": 4}}
+    assert frozen == {"stem_conv": {"kernel": 1}, "stage1_block1": {"norm1": {"scale": 3}}}
+    assert merge(trained, frozen) == PARAMS
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (("stage2*",), "nothing fits 'stage2\\*': the parts are stem_conv, stage1_block1, head"),
+        (("*",), "nothing to train"),
+    ],
+)
+def test_patterns_that_fit_nothing_or_all_are_refused(patterns, message):
+    with pytest.raises(UserError, match=message):
+        Freezing(patterns).check(PARAMS)
+
+
+def train(config, mesh, steps=2):
+    """The state before and after some steps, and the operations of a step."""
+    setup = setups.prepare(config, mesh, open_dataset("digits"), UnreadablePictures(0, print))
+    state = setup.initial_state()
+    before, step = parallel.fetch(state), setup.compile_steps()[1]
+    for _ in range(steps):
+        state, _ = step(state, setup.feed.inputs(0))
+    return before, parallel.fetch(state), step.cost_analysis()["flops"]
+
+
+def test_what_is_frozen_stays_bit_for_bit_and_costs_no_backward_pass(tiny_config, single_device):
+    tiny_config.augment.crop_padding = 0
+    _, _, flops_of_all = train(tiny_config, single_device)
+    tiny_config.freeze = ("stem*", "stage1*")
+    before, after, flops = train(tiny_config, single_device)
+    frozen = ("stem_conv", "stem_norm", "stage1_block1")
+    for name in before.params:
+        same = jax.tree.map(np.array_equal, before.params[name], after.params[name])
+        assert all(jax.tree.leaves(same)) if name in frozen else not any(jax.tree.leaves(same)), name
+    for name in before.batch_stats:
+        same = jax.tree.map(np.array_equal, before.batch_stats[name], after.batch_stats[name])
+        assert all(jax.tree.leaves(same)) if name in frozen else not any(jax.tree.leaves(same)), name
+    momentum = [leaf for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim]
+    assert len(momentum) == len(jax.tree.leaves({name: before.params[name] for name in before.params.keys() - frozen}))
+    # Backward passes take two thirds of the work; those of the stem and of stage 1, half of the network, are gone.
+    assert flops < 0.75 * flops_of_all
+
+
+def test_a_head_alone_costs_hardly_more_than_to_evaluate(tiny_config, single_device):
+    tiny_config.augment.crop_padding = 0
+    _, _, flops_of_all = train(tiny_config, single_device)
+    tiny_config.freeze = ("stem*", "stage*")
+    _, _, flops = train(tiny_config, single_device)
+    assert flops < 0.4 * flops_of_all
