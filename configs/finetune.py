@@ -8,6 +8,8 @@
 `init_from` takes a .safetensors or .pth file of torchvision, timm or Hugging Face, hf://owner/name, or a run directory;
 mean and deviation come with the weights. Pictures are flipped, turned by up to 15 degrees, and parts of them resized to
 224 pixels. CIFAR-10's stay in memory at 32 pixels, and each step resizes its own. `:head` trains the last layer alone.
+A head for another number of classes is a new one; --config.init_skip="('head*',)" makes it new for others of the same
+number.
 
 Not measured yet: it takes an accelerator.
 """

@@ -129,6 +129,7 @@ def default() -> ConfigDict:
     config.batch_norm.epsilon = 1e-5
 
     config.init_from = placeholder(str)  # a run directory, .safetensors, .pth or .th file, or hf://owner/name
+    config.init_skip = ()  # patterns of what is not taken from there: ('head*',) for other classes of the same number
     config.freeze = ()  # patterns of parameters that are not trained: ('stem*', 'stage*') spares the head
     config.ema_decay = placeholder(float)  # averages of the weights, which the run is judged by: 0.9999; unset: none
 

@@ -59,10 +59,13 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{key} must lie in [0, 1), but it is {get(config, key)}")
     if not 0 <= config.loss.distill_weight <= 1:
         raise UserError(f"loss.distill_weight must lie in [0, 1], but it is {config.loss.distill_weight}")
+    for key in ("freeze", "init_skip"):
+        if not all(isinstance(pattern, str) for pattern in get(config, key)):
+            raise UserError(f"{key} must be patterns of names, such as \"('stem*', 'stage*')\", not {get(config, key)}")
+    if config.loss.distill_model and not config.loss.distill_from:
+        raise UserError("loss.distill_model is what loss.distill_from is of: set that too, or neither")
     if config.ema_decay is not None and not 0 <= config.ema_decay < 1:
         raise UserError(f"ema_decay must lie in [0, 1) or be unset, but it is {config.ema_decay}")
-    if config.freeze and config.model.scan_blocks:
-        raise UserError("freeze tells blocks apart, which model.scan_blocks does not: leave one of them unset")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
     _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))
     if config.schedule.warmup_epochs >= config.num_epochs:
@@ -77,7 +80,7 @@ def check(config: ConfigDict) -> None:
     if (config.dataset.mean is None) != (config.dataset.std is None):
         raise UserError("set both dataset.mean and dataset.std, or neither to have them measured")
     if config.dataset.mean is not None:
-        _check_normalisation(config.dataset.mean, config.dataset.std)
+        check_normalisation(config.dataset.mean, config.dataset.std)
     if config.profile_steps is not None:
         profile_range(config)
 
@@ -96,7 +99,8 @@ def _are_numbers(values: tuple) -> bool:
     return len(values) > 0 and all(isinstance(value, int | float) for value in values)
 
 
-def _check_normalisation(mean: tuple, std: tuple) -> None:
+def check_normalisation(mean: tuple, std: tuple) -> None:
+    """Raises `UserError` unless both are numbers, as many of one as of the other."""
     if not (_are_numbers(mean) and _are_numbers(std)) or len(mean) != len(std) or min(std) <= 0:
         raise UserError(
             f"dataset.mean {mean} and dataset.std {std} must be one number a channel, of pixels in [0, 1], such as "

@@ -16,6 +16,7 @@ import safetensors.numpy
 
 from resnet_jax.errors import UserError, first_line
 
+SAFE_TORCH = (2, 6)  # Before it `weights_only` could be got round: CVE-2025-32434.
 HUB = "hf://"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # The first of them that a repository has.
 
@@ -99,6 +100,11 @@ def _read_torch(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, st
         raise UserError(
             f"reading {file} takes PyTorch: pip install torch, or have its arrays saved as .safetensors"
         ) from None
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < SAFE_TORCH:
+        raise UserError(
+            f"reading {file} takes PyTorch 2.6 or later, as earlier ones may run code that is in a file: "
+            "pip install --upgrade torch, or have its arrays saved as .safetensors"
+        )
     with warnings.catch_warnings(action="ignore"):  # What matters of a strange file is said in our error.
         content = torch.load(file, map_location="cpu", weights_only=True)
     for wrapper in ("state_dict", "model"):

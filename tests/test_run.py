@@ -1,13 +1,14 @@
 """Networks from run directories and from weights, and runs that begin with them."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 import resnet_jax
-from resnet_jax import parallel
+from resnet_jax import parallel, weights
 from resnet_jax.data.sources import ArraySource, open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
@@ -70,7 +71,7 @@ def test_a_run_begins_with_the_weights_of_another(workdir, tiny_config, single_d
     assert_equal(state.variables, load_run(workdir).variables)
     assert state.step == 0
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state))
-    assert told == [f"Weights of {workdir}: 27 of 27 arrays loaded, by the names of torchvision."]
+    assert told == [f"Weights of {workdir}: 27 of 27 arrays loaded, by the names of torchvision"]
     assert setup.config.dataset.mean == load_run(workdir).config.dataset.mean
 
 
@@ -88,7 +89,20 @@ def test_a_head_for_another_number_of_classes_is_new(workdir, tiny_config, singl
     assert_equal(*({name: of[name] for name in of if name != "head"} for of in (state.params, before)))
     assert state.params["head"]["kernel"].shape == (16, 3)
     assert_equal(state.ema["params"], state.params)
-    assert "fc.weight is (10, 16) and not (3, 16)" in told[0]
+    assert "fc.weight is skipped" in told[0]  # The classes have other names.
+
+
+def test_what_is_skipped_stays_as_it_was_drawn(workdir, tiny_config, single_device):
+    tiny_config.seed = 5
+    _, drawn, _ = begin(tiny_config, single_device)
+    tiny_config.init_from, tiny_config.init_skip = workdir, ("head*", "*/conv2/*")
+    _, state, told = begin(tiny_config, single_device)
+    loaded = load_run(workdir).variables["params"]
+    assert_equal(state.params["head"], drawn.params["head"])
+    assert_equal(state.params["stage1_block1"]["conv2"], drawn.params["stage1_block1"]["conv2"])
+    assert_equal(state.params["stage1_block1"]["conv1"], loaded["stage1_block1"]["conv1"])
+    assert "23 of 27 arrays loaded" in told[0]
+    assert "fc.weight is skipped" in told[0]
 
 
 def test_weights_of_another_network_are_refused(workdir, tiny_config, single_device):
@@ -100,7 +114,7 @@ def test_weights_of_another_network_are_refused(workdir, tiny_config, single_dev
 def test_weights_are_scored_only_on_as_many_classes(workdir, tiny_config):
     digits = open_dataset("digits")["test"]
     tiny_config.init_from = workdir
-    with pytest.raises(UserError, match="tells another number of classes apart than the data has"):
+    with pytest.raises(UserError, match="tell other classes apart than the data has"):
         load_pretrained(tiny_config, {"test": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))})
 
 
@@ -109,7 +123,7 @@ def test_a_teacher_may_be_a_file(workdir, tiny_config, tmp_path):
     export_weights(run, file)
     tiny_config.loss.distill_from, tiny_config.loss.distill_model, tiny_config.model.name = file, "tiny", "resnet20"
     tiny_config.dataset.mean, tiny_config.dataset.std = (0.1,), (0.2,)
-    teacher = load_teacher(tiny_config, run.classes)
+    teacher = load_teacher(tiny_config, run.classes, run.mesh)
     assert_equal(teacher.variables, run.variables)
     assert teacher.preprocess == run.preprocess  # Its own mean and deviation, not the student's.
     assert tiny_config.dataset.mean == (0.1,)
@@ -123,6 +137,69 @@ def test_weights_in_three_channels_see_grey_pictures_in_three(tiny_config, singl
     setup, state, _ = begin(tiny_config, single_device)
     assert setup.config.dataset.mean == (0.5, 0.4, 0.3)
     assert state.params["stem_conv"]["kernel"].shape == (3, 3, 3, 8)
+
+
+def test_averages_of_a_network_without_batch_statistics_are_read_back(tiny_config, tmp_path):
+    tiny_config.model.norm, tiny_config.ema_decay, tiny_config.num_epochs = "group_norm", 0.9, 1
+    result = resnet_jax.train(tiny_config, str(tmp_path / "run"))
+    assert result["test"]["examples"] == 100
+    export_weights(load_run(str(tmp_path / "run")), str(tmp_path / "weights.safetensors"))
+
+
+def test_an_address_is_no_run_directory(monkeypatch):
+    """Of hf://, that is: nothing may look for a directory of that name."""
+    asked = []
+    monkeypatch.setattr(weights, "_download", lambda name: asked.append(name) or pathlib.Path("/nowhere/weights.pth"))
+    with pytest.raises(UserError, match="there is no such file"):
+        open_pretrained("hf://timm/resnet50")
+    assert asked == ["timm/resnet50"]
+    with pytest.raises(UserError, match="there is no such file"):
+        open_pretrained("https://example.org/weights.pth")
+
+
+def test_a_directory_of_another_library_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"_name_or_path": "microsoft/resnet-50"}')
+    with pytest.raises(UserError, match="give a file that ends in"):
+        open_pretrained(str(tmp_path))
+
+
+def test_weights_of_a_network_that_computes_otherwise_are_refused(workdir, tiny_config, single_device, tmp_path):
+    """Nothing of that shows in a shape."""
+    export_weights(load_run(workdir), str(tmp_path / "weights.safetensors"))
+    tiny_config.model.blur_pool = True
+    for path in (workdir, str(tmp_path / "weights.safetensors")):
+        tiny_config.init_from = path
+        with pytest.raises(UserError, match="were trained with blur_pool=False"):
+            begin(tiny_config, single_device)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"mean": "0.5, 0.5"}, {"mean": "5"}, {"std": "[0]"}, {"classes": "[1]"}, {"network": "{}"}]
+)
+def test_damaged_metadata_is_an_error_in_a_sentence(workdir, tmp_path, damage):
+    file = str(tmp_path / "weights.safetensors")
+    export_weights(load_run(workdir), file)
+    known = read(file)
+    weights.write(file, weights.Weights(known.arrays, known.metadata | damage))
+    with pytest.raises(UserError, match="is not as export writes it"):
+        open_pretrained(file)
+
+
+def test_weights_for_pictures_of_other_channels_are_refused(workdir, tiny_config):
+    digits = open_dataset("digits")["test"]
+    colour = ArraySource(np.repeat(digits.images, 3, axis=-1), digits.labels, digits.classes)
+    tiny_config.init_from = workdir
+    with pytest.raises(UserError, match="mean and deviation are of 1 channels, and the pictures have 3"):
+        load_pretrained(tiny_config, {"test": colour})
+
+
+def test_a_split_may_be_named_where_there_is_no_test(workdir, tiny_config):
+    tiny_config.init_from, tiny_config.dataset.test_split = workdir, "none"
+    sources = {"train": open_dataset("digits")["train"]}
+    with pytest.raises(UserError, match="has no test split: name another"):
+        load_pretrained(tiny_config, sources)
+    run = load_pretrained(tiny_config, sources, "train[:50]")
+    assert score_run(run, sources, "train[:50]", UNREADABLE)["examples"] == 50
 
 
 @pytest.mark.slow

@@ -58,9 +58,9 @@ def resolve(dataset: ConfigDict, selection: Selection, mesh: Mesh) -> str:
 def loader(dataset: ConfigDict, selection: Selection, training: bool) -> Loader:
     """Loads streamed examples as the resolved settings say."""
     if dataset.image_size is None:
-        return Loader(selection, _shapes(selection)[0], resized=False)
+        return Loader(selection, image_shape(selection), resized=False)
     size = dataset.image_size if training else dataset.eval_crop
-    return Loader(selection, (size, size, _shapes(selection)[0][-1]), resized=True)
+    return Loader(selection, (size, size, image_shape(selection)[-1]), resized=True)
 
 
 def streamed_examples(dataset: ConfigDict, selection: Selection, unreadable: UnreadablePictures) -> StreamedExamples:
@@ -78,6 +78,11 @@ def sample(dataset: ConfigDict, selection: Selection, unreadable: UnreadablePict
 
 def num_workers(dataset: ConfigDict) -> int:
     return default_workers() if dataset.num_workers is None else dataset.num_workers
+
+
+def image_shape(selection: Selection) -> tuple[int, int, int]:
+    """Height, width and channels of the first picture."""
+    return _shapes(selection)[0]
 
 
 def decoded_bytes(selection: Selection) -> int:

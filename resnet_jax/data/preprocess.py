@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
@@ -38,6 +40,14 @@ class Preprocess:
         # Before normalisation, which broadcasts grey to three channels: resizing these would be three times the work.
         # The numbers are the same, as interpolation and normalisation commute.
         return (self._resized(images.astype(jnp.float32)) / 255 - mean) / std
+
+    def check(self, channels: int) -> None:
+        """Raises `UserError` unless pictures of so many channels can be normalised."""
+        if channels != len(self.mean) and (channels, len(self.mean)) != (1, 3):  # Grey becomes three channels.
+            raise UserError(
+                f"mean and deviation are of {len(self.mean)} channels, and the pictures have {channels}: set "
+                "dataset.mean and dataset.std, or take other weights if they are of these"
+            )
 
     def mean_pixel(self, channels: int) -> tuple[float, ...]:
         """The pixel, in [0, 255], that becomes zero; of grey pictures that become three channels, zero on average."""

@@ -4,14 +4,15 @@ import json
 
 from resnet_jax import weights
 from resnet_jax.models import pretrained
-from resnet_jax.run import Run
+from resnet_jax.run import NOT_IN_SHAPES, Run
 
 
 def export_weights(run: Run, path: str) -> None:
     """Writes a network's variables as .safetensors, under the names that PyTorch's libraries have for them.
 
-    What they were trained with travels in the file's metadata, as JSON: `model`, `classes`, `mean` and `std` of the
-    pixels in [0, 1], and `image_size`, which is null where pictures were taken as they are.
+    What they were trained with travels in the file's metadata, as JSON: `model`, the network's name, and `network`,
+    what no shape shows of it; `classes`, `mean` and `std` of the pixels in [0, 1], and `image_size`, which is null
+    where pictures were taken as they are.
 
     Raises:
       UserError: if the file cannot be written.
@@ -19,6 +20,7 @@ def export_weights(run: Run, path: str) -> None:
     dataset = run.config.dataset
     known = {
         "model": run.config.model.name,
+        "network": {setting: getattr(run.model, setting) for setting in NOT_IN_SHAPES},
         "classes": run.classes,
         "mean": dataset.mean,
         "std": dataset.std,

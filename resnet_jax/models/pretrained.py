@@ -1,8 +1,9 @@
 """Weights of other libraries as our variables, ours as theirs, and what did not fit."""
 
 import dataclasses
+import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ class Report:
       missing: what the network wants and the weights do not have.
       left_over: what the weights have and the network does not want.
       mismatched: of arrays in both, the shape in the weights and the shape that is wanted.
+      skipped: arrays of either that were not to be taken.
     """
 
     scheme: Scheme
@@ -30,6 +32,7 @@ class Report:
     missing: dict[str, Shape]
     left_over: dict[str, Shape]
     mismatched: dict[str, tuple[Shape, Shape]]
+    skipped: tuple[str, ...] = ()
 
     def differences(self) -> list[str]:
         """A phrase for each array that was not taken."""
@@ -40,13 +43,14 @@ class Report:
         ]
 
     def __str__(self) -> str:
-        wanted = len(self.loaded) + len(self.missing) + len(self.mismatched)
+        wanted = len(self.loaded) + len(self.missing) + len(self.mismatched) + len(self.skipped)
         summary = f"{len(self.loaded)} of {wanted} arrays loaded, by the names of {self.scheme.name}"
-        return "\n".join([summary, *(f"  {each}" for each in self.differences())])
+        skipped = [f"{name} is skipped" for name in self.skipped]
+        return "\n".join([summary, *(f"  {each}" for each in self.differences() + skipped)])
 
 
 def to_variables(
-    arrays: Mapping[str, np.ndarray], scheme: Scheme, abstract: Mapping[str, Mapping]
+    arrays: Mapping[str, np.ndarray], scheme: Scheme, abstract: Mapping[str, Mapping], skip: Sequence[str] = ()
 ) -> tuple[dict[str, dict], Report]:
     """Our variables from a library's arrays.
 
@@ -54,24 +58,36 @@ def to_variables(
       arrays: by their names in `scheme`, of any floating dtype, which is kept.
       scheme: see `detect`.
       abstract: shapes of the network's variables, `{"params": ..., "batch_stats": ...}`, as of `jax.eval_shape`.
+      skip: patterns of what is not to be taken, by its name here, such as "head/kernel", or its name there.
 
     Returns:
       The part of such a tree that could be filled, in NumPy arrays, and what became of each array.
     """
-    variables, loaded, missing, mismatched = {}, {}, {}, {}
+    variables, loaded, missing, mismatched, skipped = {}, {}, {}, {}, []
     for path, leaf in flatten_dict(abstract).items():
         name, wanted = scheme.name_of(path, leaf.shape), scheme.shape_of(path, leaf.shape)
-        if name not in arrays:
+        if any(fnmatch.fnmatchcase("/".join(path[1:]), pattern) for pattern in skip):
+            skipped.append(name)
+        elif name not in arrays:
             missing[name] = wanted
         elif arrays[name].shape != wanted:
             mismatched[name] = (arrays[name].shape, wanted)
         else:
             variables[path] = scheme.to_ours(arrays[name], leaf.shape)
             loaded[name] = wanted
-    wanted_names = loaded.keys() | mismatched.keys()
-    left_over = {name: array.shape for name, array in arrays.items() if name not in wanted_names}
+    rest = [name for name in arrays if name not in loaded and name not in mismatched and name not in skipped]
+    skipped += [name for name in rest if any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)]
+    left_over = {name: arrays[name].shape for name in rest if name not in skipped}
+    unused = [pattern for pattern in skip if not _names(pattern, abstract, arrays)]
+    if unused:
+        raise UserError(f"init_skip: nothing fits {unused[0]!r}, neither here nor in the weights")
     tree = {kind: {} for kind in abstract} | unflatten_dict(variables)
-    return tree, Report(scheme, loaded, missing, left_over, mismatched)
+    return tree, Report(scheme, loaded, missing, left_over, mismatched, tuple(skipped))
+
+
+def _names(pattern: str, abstract: Mapping[str, Mapping], arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """What fits a pattern, of our names and of theirs."""
+    return fnmatch.filter(["/".join(path[1:]) for path in flatten_dict(abstract)] + list(arrays), pattern)
 
 
 def from_variables(variables: Mapping[str, Mapping], model: ResNet) -> dict[str, np.ndarray]:
@@ -108,6 +124,8 @@ def _remedy(report: Report) -> str:
     modules = report.scheme.modules
     stems = [f"{modules[stem]}.weight" for stem in ("stem_conv", "stem_conv1") if stem in modules]
     have, want = next((report.mismatched[name] for name in stems if name in report.mismatched), ((), ()))
+    if len(have) != 4:
+        have = want
     if have[2:] != want[2:]:
         return f"set model.stem to theirs, a convolution of {have[2]}x{have[3]}"
     if have[1:2] != want[1:2]:

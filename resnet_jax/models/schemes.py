@@ -67,6 +67,14 @@ class Scheme:
             return array.T[:, :, None, None] if path[-2] in self.pointwise else array.T
         return array.reshape(-1)  # PyTorch code keeps a scalar in an array of one.
 
+    def input_channels(self, arrays: Mapping[str, np.ndarray]) -> int | None:
+        """Of the pictures that these weights take; None where they have no stem."""
+        for stem in ("stem_conv", "stem_conv1"):
+            kernel = arrays.get(f"{self.modules.get(stem, stem)}.weight")
+            if kernel is not None and kernel.ndim == 4:
+                return kernel.shape[1]
+        return None
+
     def shape_of(self, path: Path, shape: Shape) -> Shape:
         """The shape there of our array of `shape` at `path`."""
         return self.to_theirs(path, np.broadcast_to(np.float32(0), shape)).shape

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, by name."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -73,8 +73,10 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
 
 
-def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The chain from gradients to updates of the parameters.
+def make_optimizer(
+    config: ConfigDict, schedule: optax.Schedule, stage_sizes: Sequence[int] = ()
+) -> optax.GradientTransformation:
+    """The chain from gradients to updates of the parameters; `layer_decay` counts layers by the network's stage sizes.
 
     "sgd" is momentum SGD, "adam" Kingma & Ba 2014, "adamw" Loshchilov & Hutter 2017, "lamb" You et al. 2019 and "lars"
     You et al. 2017, each as optax has it, with the constants of its default. `grad_clip` comes before everything else.
@@ -92,7 +94,7 @@ def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
     clip = None if settings.grad_clip is None else optax.clip_by_global_norm(settings.grad_clip)
     by_part = None
     if (settings.backbone_scale, settings.layer_decay) != (1.0, 1.0):
-        by_part = scale_by_part(settings.backbone_scale, settings.layer_decay)
+        by_part = scale_by_part(settings.backbone_scale, settings.layer_decay, stage_sizes)
     parts = Parts(
         decay=spare(optax.add_decayed_weights(settings.weight_decay)) if settings.weight_decay else None,
         rate=optax.scale_by_learning_rate(schedule),

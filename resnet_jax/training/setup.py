@@ -66,9 +66,11 @@ class Setup:
         """
         created = self._create_state()
         if self.config.init_from:
-            weights = open_pretrained(self.config.init_from)
-            variables, report = weights.variables({"params": created.params, "batch_stats": created.batch_stats})
-            tell(f"Weights of {self.config.init_from}: {report}.")
+            weights, channels = open_pretrained(self.config.init_from), len(self.config.dataset.mean)
+            variables, report = weights.variables(self.model, channels, self.classes, self.config.init_skip)
+            tell(f"Weights of {self.config.init_from}: {report}")
+            if weights.classes is None and "head" in variables["params"]:
+                tell("Their head is taken over as well: --config.init_skip=\"('head*',)\" makes a new one.")
             created = state.begin(
                 {kind: merge(getattr(created, kind), variables[kind]) for kind in variables},
                 self.optimizer,
@@ -129,10 +131,8 @@ class Setup:
         return step.make_batch(self.feed.take, augment, self.config.seed)
 
     def _create_state(self) -> state.TrainState:
-        shape = (
-            *self.feed.image_shape[:2],
-            len(self.config.dataset.mean),
-        )  # Of grey pictures it may see three channels.
+        # Of grey pictures it may see three channels.
+        shape = (*self.feed.image_shape[:2], len(self.config.dataset.mean))
         averages = self.config.ema_decay is not None
         return state.create(self.model, self.optimizer, shape, self.config.seed, self.freezing, averages)
 
@@ -145,7 +145,10 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     losses.from_config(config.loss)
     feeds.check(config.dataset)
     pipeline.check(config.augment, config.batch_size)
-    creation.from_config(config, num_classes=1)
+    if config.loss.distill_model:
+        creation.create_model(config.loss.distill_model, num_classes=1)
+    if creation.from_config(config, num_classes=1).scan_blocks and config.freeze:
+        raise UserError("freeze tells blocks apart, and model.scan_blocks does not: set it to False, or freeze nothing")
 
 
 def prepare(
@@ -158,26 +161,25 @@ def prepare(
 ) -> Setup:
     """Opens the data, fills in what `config` leaves open, and makes the parts; `tell` takes lines for the log."""
     config = config.copy_and_resolve_references()
-    if (
-        config.init_from and config.dataset.mean is None
-    ):  # The weights are used to pixels that are shifted and scaled so.
+    if config.init_from and config.dataset.mean is None:
         weights = open_pretrained(config.init_from)
         config.dataset.mean, config.dataset.std = weights.mean, weights.std
+        if weights.mean is not None:
+            tell(f"Mean {weights.mean} and deviation {weights.std} of the pixels: of {weights.scheme.name}'s weights.")
     inputs = open_inputs(config, sources, mesh, unreadable, progress, tell)
     feed = inputs.feed
-    channels, given = feed.image_shape[-1], len(config.dataset.mean)
-    if given != channels and (channels, given) != (1, 3):  # Grey becomes three channels.
-        raise UserError(
-            f"dataset.mean and dataset.std have {given} numbers, but the pictures {channels} channels: "
-            "give one for each channel"
-        )
+    preprocess = Preprocess.from_config(config.dataset)
+    preprocess.check(feed.image_shape[-1])
     if config.steps_per_call is None:
         config.steps_per_call = _steps_per_call(feed, mesh)
     if config.steps_per_call > 1 and isinstance(feed, StreamingFeed):
         raise UserError("a streaming feed gives one batch a call: leave steps_per_call unset")
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
     model = creation.from_config(config, len(inputs.classes))
-    Freezing(config.freeze).check(abstract_variables(model, given)["params"])
+    Freezing(config.freeze).check(abstract_variables(model, len(config.dataset.mean))["params"])
+    teacher = load_teacher(config, inputs.classes, mesh) if config.loss.distill_from else None
+    if teacher:
+        teacher.preprocess.check(feed.image_shape[-1])
     return Setup(
         config=config,
         classes=inputs.classes,
@@ -185,9 +187,9 @@ def prepare(
         feed=feed,
         validation=inputs.validation,
         model=model,
-        preprocess=Preprocess.from_config(config.dataset),
-        teacher=load_teacher(config, inputs.classes) if config.loss.distill_from else None,
-        optimizer=optimizer.make_optimizer(config, schedule),
+        preprocess=preprocess,
+        teacher=teacher,
+        optimizer=optimizer.make_optimizer(config, schedule, model.stage_sizes),
         schedule=schedule,
     )
 

@@ -68,7 +68,7 @@ def make_train_step(
       mesh: the devices; the state is replicated, batches are split over them.
       seed: of the run, for dropout and stochastic depth.
       steps: how many steps a call takes; their inputs must be the same.
-      freezing: which parameters stay as they are; the backward pass ends above them.
+      freezing: which parameters stay as they are; the backward pass ends at the lowest one that does not.
       ema_decay: of the state's averages; None: it has none.
       teacher: a network to learn from as well.
 

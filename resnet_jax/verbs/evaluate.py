@@ -33,7 +33,7 @@ def run() -> int:
     dataset.eval_crop = EVAL_CROP.value or dataset.eval_crop
     feeds.check(dataset)
     sources = open_dataset(dataset.name, DATA_DIR.value or dataset.data_dir)
-    trained = trained or load_pretrained(CONFIG.value, sources)
+    trained = trained or load_pretrained(CONFIG.value, sources, SPLIT.value)
     split = SPLIT.value or trained.config.dataset.test_split
     if split == "none":
         raise UserError("this run has no test split: name another, such as --split=val")

@@ -25,7 +25,11 @@ def last_state(workdir):
     import orbax.checkpoint as ocp
 
     step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    items = ("params", "batch_stats", "opt_state", "ema")
+    items = [
+        item
+        for item in ("params", "batch_stats", "opt_state", "ema")
+        if (workdir / "checkpoints" / str(step) / item).exists()
+    ]
     with ocp.StandardCheckpointer() as checkpointer:
         return step, {
             item: checkpointer.restore(workdir / "checkpoints" / str(step) / item) for item in items

@@ -35,6 +35,12 @@ def test_patterns_that_fit_nothing_or_all_are_refused(patterns, message):
         Freezing(patterns).check(PARAMS)
 
 
+def test_blocks_in_a_loop_cannot_be_frozen(tiny_config, single_device):
+    tiny_config.model.name, tiny_config.freeze = "resnetv2_1001", ("stem*",)
+    with pytest.raises(UserError, match="freeze tells blocks apart"):
+        setups.check(tiny_config, single_device)
+
+
 def train(config, mesh, steps=2):
     """The state before and after some steps, and the operations of a step."""
     setup = setups.prepare(config, mesh, open_dataset("digits"), UnreadablePictures(0, print))

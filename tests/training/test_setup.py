@@ -37,7 +37,7 @@ def test_steps_per_call_divide_the_epoch_where_they_can(steps_per_epoch, steps_p
 
 def test_normalisation_for_another_number_of_channels_is_refused(tiny_config, mesh):
     tiny_config.dataset.mean, tiny_config.dataset.std = (0.5,) * 2, (0.2,) * 2
-    with pytest.raises(UserError, match="have 2 numbers, but the pictures 1 channels: give one for each"):
+    with pytest.raises(UserError, match="mean and deviation are of 2 channels, and the pictures have 1"):
         setups.prepare(tiny_config, mesh, open_dataset("digits"), UNREADABLE)
 
 
