@@ -1,12 +1,19 @@
 """Seconds until a network can be trained: to draw its initial state, and to trace and compile its train step.
 
-    python -m benchmarks.compile_time --models=resnet50,resnet152,resnet152:loop,resnetv2_1001:loop
+    python -m benchmarks.compile_time --models=resnet152,resnetv2_1001:loop
     python -m benchmarks.compile_time --topology=v5e:2x2    # for a TPU that need not be there; takes libtpu
 
 `:loop` is `model.scan_blocks`: equal blocks are compiled once. The step is the one of a run, with SGD and momentum, for
 8 pictures of the size that the network was made for, in float32.
 
-RESULT, not measured yet.
+RESULT, 2026-11-22, commit 3e47d1b, 2 cores of an AMD EPYC (a shared machine), Python 3.11, JAX 0.10.2, n = 1, seconds:
+
+    model                initial state   step traced   step compiled
+    resnet152                      9.0           3.3            18.8
+    resnetv2_1001:loop            10.4           7.9           132.5
+
+Of the latter's time most goes into its 3,000 arrays, each of which is updated by itself. Without the loop it was given
+up after four minutes.
 """
 
 import functools
