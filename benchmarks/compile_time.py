@@ -12,8 +12,8 @@ RESULT, 2026-11-22, commit 3e47d1b, 2 cores of an AMD EPYC (a shared machine), P
     resnet152                      9.0           3.3            18.8
     resnetv2_1001:loop            10.4           7.9           132.5
 
-Of the latter's time most goes into its 3,000 arrays, each of which is updated by itself. Without the loop it was given
-up after four minutes.
+The latter has 3,000 arrays, each of which is updated by itself: with 30 blocks a stage in place of 111, update and norm
+of the gradient took 12 of 22 s. Without the loop it was given up after four minutes.
 """
 
 import functools
