@@ -1,5 +1,7 @@
 """Networks from run directories and from weights, and runs that begin with them."""
 
+import dataclasses
+import functools
 import json
 import pathlib
 
@@ -14,11 +16,22 @@ from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.inference.export import export_weights
-from resnet_jax.run import load_pretrained, load_run, load_teacher, open_pretrained
+from resnet_jax.init_from import load_pretrained, load_teacher, open_pretrained
+from resnet_jax.models import variants
+from resnet_jax.models.blocks import PreActivationBlock
+from resnet_jax.run import load_run
 from resnet_jax.training import setup as setups
 from resnet_jax.weights import read
 
 UNREADABLE = UnreadablePictures(0, print)
+
+
+@pytest.fixture(autouse=True)
+def pre_activation(tiny_variant, monkeypatch):
+    """The tiny network in another order, by that name."""
+    tiny = variants.VARIANTS["tiny"]
+    make = functools.partial(tiny.make, block=PreActivationBlock)
+    monkeypatch.setitem(variants.VARIANTS, "pre_activation", dataclasses.replace(tiny, make=make))
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +184,17 @@ def test_weights_of_a_network_that_computes_otherwise_are_refused(workdir, tiny_
         tiny_config.init_from = path
         with pytest.raises(UserError, match="were trained with blur_pool=False"):
             begin(tiny_config, single_device)
+
+
+def test_a_pooled_shortcut_of_ones_own_is_none_of_timm(tiny_config, single_device, tmp_path):
+    """What is exported of a network that no library has is read back all the same."""
+    tiny_config.model.shortcut, tiny_config.num_epochs = "average_pool", 1
+    tiny_config.model.name = "pre_activation"
+    resnet_jax.train(tiny_config, str(tmp_path / "run"))
+    export_weights(load_run(str(tmp_path / "run")), str(tmp_path / "weights.safetensors"))
+    tiny_config.init_from = str(tmp_path / "weights.safetensors")
+    _, state, _ = begin(tiny_config, single_device)
+    assert_equal(state.variables, load_run(str(tmp_path / "run")).variables)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 import json
 
 from resnet_jax import weights
+from resnet_jax.init_from import NOT_IN_SHAPES
 from resnet_jax.models import pretrained
-from resnet_jax.run import NOT_IN_SHAPES, Run
+from resnet_jax.run import Run
 
 
 def export_weights(run: Run, path: str) -> None:

@@ -28,7 +28,7 @@ class Teacher:
 
     def logits(self, variables: dict, images: jax.Array) -> jax.Array:
         """Of augmented pictures [batch, height, width, channels], not normalised: float32 [batch, classes]."""
-        return jax.lax.stop_gradient(self.model.apply(variables, self.preprocess(images), train=False))
+        return self.model.apply(variables, self.preprocess(images), train=False)
 
     def loss(self, logits: jax.Array, teacher_logits: jax.Array, loss_of_labels: jax.Array) -> jax.Array:
         """weight * soft_loss + (1 - weight) * loss_of_labels."""

@@ -36,9 +36,7 @@ def part_factors(params: dict, backbone_scale: float, layer_decay: float, stage_
         if part == "final_norm":
             return backbone_scale * layer_decay
         block = BLOCK.fullmatch(part)
-        stage, index = (int(block[1]), int(block[2])) if block else (0, 0)
-        blocks = sum(stage_sizes[:stage]) if block else 0
-        above = sum(stage_sizes) - (blocks - stage_sizes[stage - 1] + index if block else 0)
-        return backbone_scale * layer_decay ** (above + 1)
+        number = sum(stage_sizes[: int(block[1]) - 1]) + int(block[2]) if block else 0  # The stem lies below the first.
+        return backbone_scale * layer_decay ** (sum(stage_sizes) - number + 1)
 
     return unflatten_dict({path: factor(path[0]) for path in flatten_dict(params)})

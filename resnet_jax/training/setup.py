@@ -21,8 +21,9 @@ from resnet_jax.data.sources import Source
 from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
+from resnet_jax.init_from import load_teacher, open_pretrained
 from resnet_jax.models import creation
-from resnet_jax.run import Run, abstract_variables, load_teacher, open_pretrained
+from resnet_jax.run import Run, abstract_variables
 from resnet_jax.training import losses, optimizer, state, step
 from resnet_jax.training.distillation import Teacher
 from resnet_jax.training.freezing import Freezing, merge

@@ -22,7 +22,8 @@ def run() -> int:
     from resnet_jax.data.sources import open_dataset
     from resnet_jax.data.unreadable import UnreadablePictures
     from resnet_jax.evaluation.evaluate import score_run
-    from resnet_jax.run import load_pretrained, load_run
+    from resnet_jax.init_from import load_pretrained
+    from resnet_jax.run import load_run
     from resnet_jax.terminal import ProgressLine, scores_table
 
     _check_flags()

@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from resnet_jax import weights
 from resnet_jax.errors import UserError
 from resnet_jax.models import pretrained, schemes
 from resnet_jax.models.creation import create_model
+from resnet_jax.run import abstract_variables
 from resnet_jax.weights import Weights
 
 CLASSES = 10
@@ -39,10 +39,6 @@ FAMILIES = [
 ]
 
 
-def abstract_variables(model, channels=3):
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, channels)), train=False))
-
-
 def random_variables(model):
     """He-normal kernels, all else random too."""
     generator = np.random.default_rng(0)
@@ -57,7 +53,7 @@ def random_variables(model):
             value = generator.normal(scale=0.3, size=leaf.shape)
         return np.asarray(value, np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, abstract_variables(model))
+    return jax.tree_util.tree_map_with_path(draw, abstract_variables(model, 3))
 
 
 def load(arrays, model, channels=3):

@@ -7,14 +7,13 @@ import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping
 
-import jax
-import jax.numpy as jnp
 import torch
 from torch import nn
 from torch.nn import functional
 
 from resnet_jax.models import pretrained, schemes
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.run import abstract_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,9 +280,5 @@ def randomize(network: nn.Module, seed: int) -> None:
 def to_variables(arrays: Mapping[str, torch.Tensor], model: ResNet) -> dict[str, dict]:
     """Our "params" and "batch_stats" from a state dict, or from gradients under the same names."""
     arrays = {name: array.detach().numpy() for name, array in arrays.items()}
-    variables, _ = pretrained.to_variables(arrays, schemes.detect(arrays), abstract_variables(model))
+    variables, _ = pretrained.to_variables(arrays, schemes.detect(arrays), abstract_variables(model, 3))
     return {"batch_stats": {}} | variables
-
-
-def abstract_variables(model: ResNet) -> dict[str, dict]:
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))

@@ -1,0 +1,183 @@
+"""Weights to begin with, to score, or to learn from: of a run directory, a file, or the Hugging Face hub."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from resnet_jax import config_check, parallel, weights
+from resnet_jax.data import feeds, splits
+from resnet_jax.data.inputs import common_classes
+from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.data.selection import Selection
+from resnet_jax.data.sources import Source
+from resnet_jax.errors import UserError
+from resnet_jax.models import creation, pretrained
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.schemes import TIMM_RESNET_D, Scheme, detect, scheme_of
+from resnet_jax.run import Run, abstract_variables, load_run
+from resnet_jax.workdir import WorkDir
+
+# Attributes of a network that change what it computes, and the shape of no array.
+NOT_IN_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Weights to begin with, from `open_pretrained`.
+
+    Attributes:
+      path: where they were read.
+      arrays: by their names in `scheme`.
+      mean, std: one number a channel, of the pixels in [0, 1] that they were trained on; None where that is not known.
+      classes: the names of the classes; None where they are not known.
+      network: values of `NOT_IN_SHAPES`, as far as they are known.
+    """
+
+    path: str
+    arrays: Mapping[str, np.ndarray]
+    scheme: Scheme
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    classes: tuple[str, ...] | None
+    network: Mapping[str, object]
+
+    def variables(
+        self, model: ResNet, channels: int, classes: Sequence[str], skip: Sequence[str] = ()
+    ) -> tuple[dict, pretrained.Report]:
+        """What the weights hold of a network for pictures of so many channels and these classes.
+
+        All but `skip`, a head for another number of classes, and a head for classes that are known to be others.
+
+        Raises:
+          UserError: if they are of another architecture.
+        """
+        for setting, value in self.network.items():
+            if getattr(model, setting) != value:
+                raise UserError(
+                    f"the weights {self.path} were trained with {setting}={value}, and the config has "
+                    f"{getattr(model, setting)}: set model.{setting}, or batch_norm.epsilon, to theirs"
+                )
+        # Of files of others only the names tell, and no shape does.
+        if not self.network and (self.scheme is TIMM_RESNET_D) != (model.shortcut == "average_pool"):
+            theirs = "average_pool" if self.scheme is TIMM_RESNET_D else "projection"
+            raise UserError(f"the weights {self.path} have other shortcuts: set model.shortcut={theirs}")
+        if self.classes not in (None, tuple(classes)) and not any(map("head".startswith, skip)):
+            skip = (*skip, "head*")
+        variables, report = pretrained.to_variables(self.arrays, self.scheme, abstract_variables(model, channels), skip)
+        pretrained.require_all_but_head(report)
+        return variables, report
+
+    def all_variables(self, model: ResNet, channels: int, classes: Sequence[str]) -> dict:
+        """All variables of that network.
+
+        Raises:
+          UserError: if the weights do not hold all of them, or tell other classes apart.
+        """
+        variables, report = self.variables(model, channels, classes)
+        if report.differences() or report.skipped:
+            raise UserError(
+                f"the weights {self.path} tell other classes apart than the data has: train a new head first"
+            )
+        return variables
+
+
+def open_pretrained(path: str) -> Pretrained:
+    """Reads weights from a run directory, a file or hf://owner/name; see `weights.read`.
+
+    Raises:
+      UserError: if they cannot be read, or are of no network that is known.
+    """
+    if is_run(path):
+        run = load_run(path)
+        arrays, dataset = pretrained.from_variables(run.variables, run.model), run.config.dataset
+        network = {setting: getattr(run.model, setting) for setting in NOT_IN_SHAPES}
+        return Pretrained(path, arrays, scheme_of(run.model), dataset.mean, dataset.std, run.classes, network)
+    read = weights.read(path)
+    scheme, known = detect(read.arrays), _known(path, read.metadata)
+    if "mean" not in known and scheme.input_channels(read.arrays) == len(scheme.mean):
+        known |= {"mean": scheme.mean, "std": scheme.std}
+    known = {"mean": None, "std": None, "classes": None, "network": {}} | known
+    return Pretrained(path, read.arrays, scheme, **known)
+
+
+def is_run(path: str) -> bool:
+    """Whether `path` is a run directory, and not a file or an address."""
+    local = "://" not in path or path.startswith("gs://")
+    return local and WorkDir(path).exists() and (WorkDir(path).path / "classes.json").exists()
+
+
+def load_pretrained(config: ConfigDict, sources: Mapping[str, Source], split: str | None = None) -> Run:
+    """The network of `config` with the weights `config.init_from`, to be scored on a `split` of a data set.
+
+    Raises:
+      UserError: if the weights do not fit the network or the classes.
+    """
+    config_check.check(config)
+    config, mesh, classes = config.copy_and_resolve_references(), parallel.make_mesh(), common_classes(sources)
+    found, dataset = open_pretrained(config.init_from), config.dataset
+    splits.resolve(dataset, sources)
+    dataset.test_split = split or dataset.test_split
+    if dataset.test_split == "none":
+        raise UserError("this data set has no test split: name another, such as --split=val")
+    selection = Selection.of(sources, dataset.test_split)
+    feeds.resolve(dataset, selection, mesh)
+    if dataset.mean is None:
+        dataset.mean, dataset.std = found.mean, found.std
+    if dataset.mean is None:
+        raise UserError(
+            f"the weights {found.path} do not tell their mean and deviation: set dataset.mean and dataset.std"
+        )
+    preprocess = Preprocess.from_config(dataset)
+    preprocess.check(feeds.image_shape(selection)[-1])
+    model = creation.from_config(config, len(classes))
+    variables = parallel.place(found.all_variables(model, len(dataset.mean), classes), parallel.replicated(mesh))
+    return Run(config, classes, model, variables, preprocess, None, mesh)
+
+
+def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Run:
+    """The network that `config.loss.distill_from` names, to be learned from.
+
+    A run directory tells what it is. Other weights are of the network `loss.distill_model`, or of the student's own.
+
+    Raises:
+      UserError: if it tells other classes apart, or its weights are of another network.
+    """
+    path, name = config.loss.distill_from, config.loss.distill_model
+    if is_run(path):
+        teacher = load_run(path, mesh)
+        if teacher.classes != classes:
+            raise UserError(f"the teacher {path} tells other classes apart than the data set has: choose another")
+        return teacher
+    found = open_pretrained(path)
+    config = config.copy_and_resolve_references()
+    config.dataset.mean, config.dataset.std = found.mean or config.dataset.mean, found.std or config.dataset.std
+    channels = len(config.dataset.mean)
+    model = creation.create_model(name, len(classes)) if name else creation.from_config(config, len(classes))
+    try:
+        variables = found.all_variables(model, channels, classes)
+    except UserError as error:
+        raise UserError(
+            f"the teacher does not fit loss.distill_model={name or 'the same as the student'}: {error}"
+        ) from None
+    variables = parallel.place(variables, parallel.replicated(mesh))
+    return Run(config, classes, model, variables, Preprocess.from_config(config.dataset), None, mesh)
+
+
+def _known(path: str, metadata: Mapping[str, str]) -> dict:
+    """What a file that we have written tells of its weights; empty for files of others."""
+    if "mean" not in metadata:
+        return {}
+    try:
+        known = {key: json.loads(metadata[key]) for key in ("mean", "std", "classes", "network")}
+        known |= {key: tuple(known[key]) for key in ("mean", "std", "classes")}
+        config_check.check_normalisation(known["mean"], known["std"])
+        if not all(isinstance(name, str) for name in known["classes"]):
+            raise ValueError
+        known["network"] = {setting: known["network"][setting] for setting in NOT_IN_SHAPES}
+    except (ValueError, TypeError, KeyError, AttributeError, UserError):
+        raise UserError(f"the metadata of {path} is not as export writes it: export the weights again") from None
+    return known
