@@ -23,6 +23,7 @@ from resnet_jax.workdir import WorkDir
 
 # Attributes of a network that change what it computes, and the shape of no array.
 NOT_IN_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
+LARGEST_IMAGE = 10_000  # pixels on a side that a file may say it was trained on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Pretrained:
       path: where they were read.
       arrays: by their names in `scheme`.
       mean, std: one number a channel, of the pixels in [0, 1] that they were trained on; None where that is not known.
+      image_size: pixels on a side of the pictures that they were trained on; None where that is not known.
       classes: the names of the classes; None where they are not known.
       network: values of `NOT_IN_SHAPES`, as far as they are known.
     """
@@ -42,8 +44,20 @@ class Pretrained:
     scheme: Scheme
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    image_size: int | None
     classes: tuple[str, ...] | None
     network: Mapping[str, object]
+
+    def fill(self, dataset: ConfigDict) -> str:
+        """Fills in what `dataset` leaves open and the weights tell; returns a line on it, or ''."""
+        told = []
+        if dataset.mean is None and self.mean is not None:
+            dataset.mean, dataset.std = self.mean, self.std
+            told.append(f"mean {self.mean} and deviation {self.std} of the pixels")
+        if dataset.image_size is None and self.image_size is not None:
+            dataset.image_size = self.image_size
+            told.append(f"pictures of {self.image_size} x {self.image_size}")
+        return f"As {self.scheme.name}'s weights were trained: {', '.join(told)}." if told else ""
 
     def variables(
         self, model: ResNet, channels: int, classes: Sequence[str], skip: Sequence[str] = ()
@@ -95,12 +109,13 @@ def open_pretrained(path: str) -> Pretrained:
         run = load_run(path)
         arrays, dataset = pretrained.from_variables(run.variables, run.model), run.config.dataset
         network = {setting: getattr(run.model, setting) for setting in NOT_IN_SHAPES}
-        return Pretrained(path, arrays, scheme_of(run.model), dataset.mean, dataset.std, run.classes, network)
+        pixels = dataset.mean, dataset.std, dataset.image_size
+        return Pretrained(path, arrays, scheme_of(run.model), *pixels, run.classes, network)
     read = weights.read(path)
     scheme, known = detect(read.arrays), _known(path, read.metadata)
     if "mean" not in known and scheme.input_channels(read.arrays) == len(scheme.mean):
         known |= {"mean": scheme.mean, "std": scheme.std}
-    known = {"mean": None, "std": None, "classes": None, "network": {}} | known
+    known = {"mean": None, "std": None, "image_size": None, "classes": None, "network": {}} | known
     return Pretrained(path, read.arrays, scheme, **known)
 
 
@@ -119,14 +134,13 @@ def load_pretrained(config: ConfigDict, sources: Mapping[str, Source], split: st
     config_check.check(config)
     config, mesh, classes = config.copy_and_resolve_references(), parallel.make_mesh(), common_classes(sources)
     found, dataset = open_pretrained(config.init_from), config.dataset
+    found.fill(dataset)
     splits.resolve(dataset, sources)
     dataset.test_split = split or dataset.test_split
     if dataset.test_split == "none":
         raise UserError("this data set has no test split: name another, such as --split=val")
     selection = Selection.of(sources, dataset.test_split)
     feeds.resolve(dataset, selection, mesh)
-    if dataset.mean is None:
-        dataset.mean, dataset.std = found.mean, found.std
     if dataset.mean is None:
         raise UserError(
             f"the weights {found.path} do not tell their mean and deviation: set dataset.mean and dataset.std"
@@ -142,6 +156,7 @@ def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Ru
     """The network that `config.loss.distill_from` names, to be learned from.
 
     A run directory tells what it is. Other weights are of the network `loss.distill_model`, or of the student's own.
+    It is to see pictures in the size that it was trained on, if that is known, else in the student's.
 
     Raises:
       UserError: if it tells other classes apart, or its weights are of another network.
@@ -151,20 +166,24 @@ def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Ru
         teacher = load_run(path, mesh)
         if teacher.classes != classes:
             raise UserError(f"the teacher {path} tells other classes apart than the data set has: choose another")
-        return teacher
+        size = teacher.config.dataset.image_size
+        return dataclasses.replace(teacher, preprocess=dataclasses.replace(teacher.preprocess, image_size=size))
     found = open_pretrained(path)
     config = config.copy_and_resolve_references()
-    config.dataset.mean, config.dataset.std = found.mean or config.dataset.mean, found.std or config.dataset.std
-    channels = len(config.dataset.mean)
+    dataset = config.dataset
+    dataset.mean, dataset.std = found.mean or dataset.mean, found.std or dataset.std
+    preprocess = Preprocess.from_config(dataset)
+    if found.image_size:
+        preprocess = dataclasses.replace(preprocess, image_size=found.image_size)
     model = creation.create_model(name, len(classes)) if name else creation.from_config(config, len(classes))
     try:
-        variables = found.all_variables(model, channels, classes)
+        variables = found.all_variables(model, len(dataset.mean), classes)
     except UserError as error:
         raise UserError(
             f"the teacher does not fit loss.distill_model={name or 'the same as the student'}: {error}"
         ) from None
     variables = parallel.place(variables, parallel.replicated(mesh))
-    return Run(config, classes, model, variables, Preprocess.from_config(config.dataset), None, mesh)
+    return Run(config, classes, model, variables, preprocess, None, mesh)
 
 
 def _known(path: str, metadata: Mapping[str, str]) -> dict:
@@ -172,10 +191,12 @@ def _known(path: str, metadata: Mapping[str, str]) -> dict:
     if "mean" not in metadata:
         return {}
     try:
-        known = {key: json.loads(metadata[key]) for key in ("mean", "std", "classes", "network")}
+        known = {key: json.loads(metadata[key]) for key in ("mean", "std", "image_size", "classes", "network")}
         known |= {key: tuple(known[key]) for key in ("mean", "std", "classes")}
         config_check.check_normalisation(known["mean"], known["std"])
         if not all(isinstance(name, str) for name in known["classes"]):
+            raise ValueError
+        if known["image_size"] is not None and not 0 < int(known["image_size"]) <= LARGEST_IMAGE:
             raise ValueError
         known["network"] = {setting: known["network"][setting] for setting in NOT_IN_SHAPES}
     except (ValueError, TypeError, KeyError, AttributeError, UserError):

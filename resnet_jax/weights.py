@@ -16,7 +16,11 @@ import safetensors.numpy
 
 from resnet_jax.errors import UserError, first_line
 
+# Types of arrays, by their names in safetensors. Others stand for numbers that only their library knows.
+READABLE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 SAFE_TORCH = (2, 6)  # Before it `weights_only` could be got round: CVE-2025-32434.
+COUNTER = "num_batches_tracked"  # The only array of PyTorch's ResNets that is no floating-point numbers.
+LONGEST_NAME = 200  # of an array, in characters; errors show names
 HUB = "hf://"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # The first of them that a repository has.
 
@@ -33,15 +37,15 @@ def read(path: str) -> Weights:
     """Reads a file, without running what code there may be in it.
 
     A dict that wraps the arrays in `state_dict` or `model`, a prefix `module.` of all names and the counters of
-    BatchNorm are stripped. Arrays of other dtypes are converted.
+    BatchNorm are stripped. Arrays of 16 and 64 bits are converted.
 
     Args:
       path: of a .safetensors file, or with PyTorch installed of a .pth, .pt, .th or .bin file in either of its formats;
         or hf://owner/name, a repository of huggingface.co.
 
     Raises:
-      UserError: if there is no such file, if it is damaged or holds anything but arrays, or if what it takes to read or
-        download it is not installed.
+      UserError: if there is no such file, if it is damaged or holds anything but arrays of `READABLE` types, or if what
+        it takes to read or download it is not installed.
     """
     file = _download(path.removeprefix(HUB)) if path.startswith(HUB) else pathlib.Path(path).expanduser()
     if file.suffix not in READERS:
@@ -52,6 +56,10 @@ def read(path: str) -> Weights:
     try:
         arrays, metadata = READERS[file.suffix](file)
         return Weights(_tidy(arrays), metadata)
+    except UnreadableType as error:
+        raise UserError(
+            f"cannot read weights from {path} ({error}): have them saved in one of {', '.join(READABLE.values())}"
+        ) from error
     except UserError:
         raise
     except Exception as error:  # Of damaged files the libraries raise many types.
@@ -61,17 +69,23 @@ def read(path: str) -> Weights:
         ) from error
 
 
-def write(path: str, weights: Weights) -> None:
-    """Writes a .safetensors file, wholly or not at all.
-
-    Raises:
-      UserError: if `path` ends otherwise, or if the file cannot be written.
-    """
+def check_target(path: str) -> pathlib.Path:
+    """Where `write` would write; raises `UserError` if `path` ends otherwise, or is in no directory."""
     file = pathlib.Path(path).expanduser()
     if file.suffix != ".safetensors":
         raise UserError(f"cannot write weights to {path}: give a path that ends in .safetensors")
     if not file.parent.is_dir():
         raise UserError(f"cannot write weights to {path}: make the directory {file.parent} first")
+    return file
+
+
+def write(path: str, weights: Weights) -> None:
+    """Writes a .safetensors file, wholly or not at all.
+
+    Raises:
+      UserError: as `check_target`, or if the file cannot be written.
+    """
+    file = check_target(path)
     # In C order, for safetensors writes the bytes of a transposed array as they lie.
     arrays = {name: np.asarray(array, np.float32, order="C") for name, array in weights.arrays.items()}
     data = safetensors.numpy.save(arrays, weights.metadata)
@@ -90,6 +104,9 @@ def write(path: str, weights: Weights) -> None:
 
 def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     with safetensors.safe_open(file, framework="np") as opened:
+        for name in opened.keys():  # noqa: SIM118
+            dtype = opened.get_slice(name).get_dtype()
+            _check_type(name, READABLE.get(dtype, dtype))
         return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
 
 
@@ -114,19 +131,33 @@ def _read_torch(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, st
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
     ):
         raise ValueError("it holds something else than arrays by name")
+    for name, tensor in content.items():
+        _check_type(name, str(tensor.dtype).removeprefix("torch."))
+    # NumPy has no bfloat16 of its own.
     return {name: tensor.detach().float().numpy() for name, tensor in content.items()}, {}
 
 
 READERS = {".safetensors": _read_safetensors, **dict.fromkeys((".pth", ".pt", ".th", ".bin"), _read_torch)}
 
 
+class UnreadableType(Exception):
+    """Of an array that is no plain floating-point numbers: quantised weights, for example."""
+
+
+def _check_type(name: str, dtype: str) -> None:
+    if dtype not in READABLE.values() and not name.endswith(COUNTER):
+        raise UnreadableType(f"its array {name} is of type {dtype}")
+
+
 def _tidy(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Without what only training code needs, and in float32."""
+    if any(len(name) > LONGEST_NAME or not name.isprintable() for name in arrays):
+        raise ValueError("there are arrays in it whose names cannot be printed")
     prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
     arrays = {
         name.removeprefix(prefix): np.asarray(array, np.float32)
         for name, array in arrays.items()
-        if not name.endswith("num_batches_tracked")
+        if not name.endswith(COUNTER)
     }
     if not arrays:
         raise ValueError("there are no arrays in it")
@@ -142,7 +173,9 @@ def _diagnosis(file: pathlib.Path, error: Exception) -> str:
     if start.startswith(b"<"):
         return "it is a web page"
     if isinstance(error, pickle.UnpicklingError):  # PyTorch's message advises to load it without protection.
-        return "it is damaged, or holds Python objects, which are never run"
+        named = re.search(r"\bGLOBAL ([\w.]{1,200})", str(error))
+        objects = f"Python objects such as {named[1]}" if named else "Python objects"
+        return f"it {'' if named else 'is damaged, or '}holds {objects}, which are never run"
     return "it is truncated" if isinstance(error, EOFError) else first_line(error).split(". ")[0]
 
 
@@ -162,8 +195,7 @@ def _download(repository: str) -> pathlib.Path:
         try:
             return pathlib.Path(hf_hub_download(repository, name))
         except errors.LocalEntryNotFoundError:
-            problem = "huggingface.co cannot be reached"
-            break
+            problem = "huggingface.co cannot be reached"  # But the other file may have been downloaded before.
         except errors.EntryNotFoundError:
             continue
         except Exception as error:  # Of the repository, of the network, of the disk.

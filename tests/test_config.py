@@ -36,7 +36,10 @@ class TestResume:
         resumed = settings.resume(settings.default(), wanted)
         assert (resumed.log_every_steps, resumed.checkpoint.keep, resumed.num_epochs) == (7, 9, 20)
 
-    @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("num_epochs", 5), ("batch_size", 64)])
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("seed", 1), ("num_epochs", 5), ("batch_size", 64), ("freeze", ("stem*",)), ("ema_decay", 0.9)],
+    )
     def test_refuses_another_run_by_name(self, key, value):
         wanted = settings.default()
         wanted[key] = value

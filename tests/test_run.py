@@ -72,10 +72,12 @@ def test_exported_weights_are_the_same_network(workdir, tiny_config, tmp_path):
 def test_what_weights_were_trained_with_travels_with_them(workdir, tmp_path):
     run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
     export_weights(run, file)
-    known = {key: json.loads(value) for key, value in read(file).metadata.items()}
+    metadata = read(file).metadata
+    assert metadata.pop("format") == "pt"
+    known = {key: json.loads(value) for key, value in metadata.items()}
     assert known["classes"] == list(run.classes) == [str(digit) for digit in range(10)]
     assert (tuple(known["mean"]), tuple(known["std"])) == (run.config.dataset.mean, run.config.dataset.std)
-    assert (known["model"], known["image_size"]) == ("tiny", None)
+    assert (known["model"], known["image_size"]) == ("tiny", 8)
 
 
 def test_a_run_begins_with_the_weights_of_another(workdir, tiny_config, single_device):
@@ -86,6 +88,31 @@ def test_a_run_begins_with_the_weights_of_another(workdir, tiny_config, single_d
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state))
     assert told == [f"Weights of {workdir}: 27 of 27 arrays loaded, by the names of torchvision"]
     assert setup.config.dataset.mean == load_run(workdir).config.dataset.mean
+
+
+def test_a_run_goes_on_without_the_weights_that_it_began_with(workdir, tiny_config, tmp_path):
+    file, place = tmp_path / "weights.safetensors", str(tmp_path / "run")
+    export_weights(load_run(workdir), str(file))
+    tiny_config.init_from, tiny_config.num_epochs = str(file), 1
+    resnet_jax.train(tiny_config, place)
+    file.unlink()
+    tiny_config.num_epochs = 2
+    assert resnet_jax.train(tiny_config, place)["test"]["examples"] == 100
+    with pytest.raises(UserError, match="there is no such file"):
+        resnet_jax.train(tiny_config, str(tmp_path / "another"))
+
+
+def test_pictures_are_resized_to_what_the_weights_were_trained_on(workdir, tiny_config, single_device, tmp_path):
+    digits = open_dataset("digits")
+    smaller = {name: ArraySource(of.images[:, 1:7, 1:7], of.labels, of.classes) for name, of in digits.items()}
+    export_weights(load_run(workdir), str(tmp_path / "weights.safetensors"))
+    tiny_config.init_from = str(tmp_path / "weights.safetensors")
+    setup, _, _ = begin(tiny_config, single_device, smaller)
+    assert setup.feed.image_shape == (6, 6, 1)
+    assert setup.preprocess.image_size == 8
+    assert load_pretrained(tiny_config, smaller).preprocess.image_size == 8
+    tiny_config.dataset.image_size = 6
+    assert begin(tiny_config, single_device, smaller)[0].preprocess.image_size == 6
 
 
 def test_a_head_for_another_number_of_classes_is_new(workdir, tiny_config, single_device):

@@ -1,8 +1,10 @@
 """Files of weights: the good, the damaged and the malicious."""
 
+import argparse
 import builtins
 import os
 import pickle
+import re
 import struct
 import sys
 import types
@@ -112,7 +114,7 @@ def test_code_in_a_file_does_not_run(tmp_path, format):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=format == "zip")
-    assert "holds Python objects, which are never run" in refusal(path)
+    assert re.search("holds Python objects.*, which are never run", refusal(path))
     assert not place.exists()
     pickle.loads(pickle.dumps(content))
     assert place.exists()  # It would have.
@@ -130,6 +132,38 @@ def test_pytorch_file_of_something_else_is_refused(tmp_path, content, problem):
     torch = pytest.importorskip("torch")
     torch.save(content, tmp_path / "w.pth")
     assert problem in refusal(tmp_path / "w.pth")
+
+
+def test_settings_of_a_training_script_in_a_file_are_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"args": argparse.Namespace(arch="resnet18"), "fc.weight": torch.zeros(1)}, tmp_path / "w.pth")
+    assert "holds Python objects such as argparse.Namespace" in refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, ml_dtypes.float8_e4m3fn])
+def test_quantised_safetensors_are_refused(tmp_path, dtype):
+    content = {**ARRAYS, "conv.weight": np.zeros(3, dtype)}
+    (tmp_path / "w.safetensors").write_bytes(safetensors.numpy.save(content))
+    assert re.search(
+        "array conv.weight is of type .*: have them saved in one of float16", refusal(tmp_path / "w.safetensors")
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e5m2", "qint8"])
+def test_quantised_pytorch_files_are_refused(tmp_path, dtype):
+    torch = pytest.importorskip("torch")
+    if dtype == "qint8":
+        tensor = torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8)
+    else:
+        tensor = torch.zeros(3).to(getattr(torch, dtype))
+    torch.save({"conv.weight": tensor}, tmp_path / "w.pth")
+    assert f"its array conv.weight is of type {dtype}" in refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", ["\x1b[2Jconv.weight", "conv\nweight", "w" * 10_000])
+def test_names_that_cannot_be_printed_are_refused(tmp_path, name):
+    (tmp_path / "w.safetensors").write_bytes(safetensors.numpy.save({name: np.zeros(3, np.float32)}))
+    assert "whose names cannot be printed" in refusal(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -248,8 +282,15 @@ class TestHub:
         assert "it has no model.safetensors or pytorch_model.bin" in refusal("hf://owner/name")
 
     def test_no_network(self, hub):
-        hub({"model.safetensors": hub.errors.LocalEntryNotFoundError("many\nlines")})
+        hub(dict.fromkeys(weights.HUB_FILES, hub.errors.LocalEntryNotFoundError("many\nlines")))
         assert "huggingface.co cannot be reached" in refusal("hf://owner/name")
+
+    def test_what_was_downloaded_before_needs_no_network(self, tmp_path, hub):
+        torch = pytest.importorskip("torch")
+        path = tmp_path / "pytorch_model.bin"
+        torch.save({name: torch.from_numpy(array) for name, array in ARRAYS.items()}, path)
+        hub({"model.safetensors": hub.errors.LocalEntryNotFoundError("offline"), "pytorch_model.bin": str(path)})
+        assert_same(weights.read("hf://owner/name").arrays, ARRAYS)
 
     def test_other_failures_are_one_sentence(self, hub):
         hub({"model.safetensors": RuntimeError("401 Client Error\n\nRepository Not Found")})

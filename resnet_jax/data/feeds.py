@@ -52,6 +52,8 @@ def resolve(dataset: ConfigDict, selection: Selection, mesh: Mesh) -> str:
         if dataset.image_size is not None:
             dataset.eval_crop = dataset.eval_crop or dataset.image_size
             dataset.eval_resize = dataset.eval_resize or round(dataset.eval_crop * USUAL_RESIZE)
+    elif dataset.image_size is None and not differ and shapes[0][0] == shapes[0][1]:
+        dataset.image_size = shapes[0][0]  # As they are; recorded, for what the network is to see later.
     return f"Feed: {dataset.feed}, {reason}."
 
 

@@ -12,8 +12,8 @@ def export_weights(run: Run, path: str) -> None:
     """Writes a network's variables as .safetensors, under the names that PyTorch's libraries have for them.
 
     What they were trained with travels in the file's metadata, as JSON: `model`, the network's name, and `network`,
-    what no shape shows of it; `classes`, `mean` and `std` of the pixels in [0, 1], and `image_size`, which is null
-    where pictures were taken as they are.
+    what no shape shows of it; `classes`, `mean` and `std` of the pixels in [0, 1], and `image_size`, pixels on a side
+    in training, which is null where pictures were not square, or were streamed as they are.
 
     Raises:
       UserError: if the file cannot be written.
@@ -25,7 +25,8 @@ def export_weights(run: Run, path: str) -> None:
         "classes": run.classes,
         "mean": dataset.mean,
         "std": dataset.std,
-        "image_size": dataset.eval_crop or dataset.image_size,
+        "image_size": dataset.image_size,
     }
     arrays = pretrained.from_variables(run.variables, run.model)
-    weights.write(path, weights.Weights(arrays, {key: json.dumps(value) for key, value in known.items()}))
+    metadata = {"format": "pt", **{key: json.dumps(value) for key, value in known.items()}}  # transformers asks for it.
+    weights.write(path, weights.Weights(arrays, metadata))

@@ -13,7 +13,7 @@ class Freezing:
     """Which parameters are frozen: those whose names, such as "stage1_block1/conv1/kernel", match one of `patterns`.
 
     Frozen parameters get no gradient and no optimizer state, and the BatchNorms among them normalise with their running
-    statistics in training too, which stay as they are.
+    statistics in training too, which stay as they are. A BatchNorm is frozen if all its parameters are.
     """
 
     def __init__(self, patterns: Iterable[str]):
@@ -42,7 +42,8 @@ class Freezing:
         """A method interceptor of Linen under which frozen BatchNorms are those of evaluation."""
 
         def intercept(call: Callable, arguments: tuple, settings: dict, context: nn.module.InterceptorContext):
-            if isinstance(context.module, nn.BatchNorm) and self._is_frozen("/".join((*context.module.path, "scale"))):
+            names = ["/".join((*context.module.path, name)) for name in ("scale", "bias")]
+            if isinstance(context.module, nn.BatchNorm) and all(map(self._is_frozen, names)):
                 settings = {**settings, "use_running_average": True}
             return call(*arguments, **settings)
 

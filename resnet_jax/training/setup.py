@@ -1,6 +1,7 @@
 """All that a run needs before its first step, made from its settings."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
@@ -21,7 +22,7 @@ from resnet_jax.data.sources import Source
 from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
-from resnet_jax.init_from import load_teacher, open_pretrained
+from resnet_jax.init_from import Pretrained, load_teacher, open_pretrained
 from resnet_jax.models import creation
 from resnet_jax.run import Run, abstract_variables
 from resnet_jax.training import losses, optimizer, state, step
@@ -42,6 +43,7 @@ class Setup:
     validation: Examples | StreamedExamples | None
     model: nn.Module
     preprocess: Preprocess
+    pretrained: Pretrained | None
     teacher: Run | None
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -63,12 +65,14 @@ class Setup:
     def initial_state(self, tell: Callable[[str], None] = lambda line: None) -> state.TrainState:
         """The state before the first step, on all devices; not compiled as a whole, see `state.create`.
 
-        With `init_from` it has the weights of that, as far as they fit: `tell` takes a report of what does.
+        Of pretrained weights it has what fits: `tell` takes a report of that.
         """
         created = self._create_state()
         if self.config.init_from:
-            weights, channels = open_pretrained(self.config.init_from), len(self.config.dataset.mean)
-            variables, report = weights.variables(self.model, channels, self.classes, self.config.init_skip)
+            # A run that was stopped before its first checkpoint has not opened them on its way here.
+            weights = self.pretrained or open_pretrained(self.config.init_from)
+            channels, skip = len(self.config.dataset.mean), self.config.init_skip
+            variables, report = weights.variables(self.model, channels, self.classes, skip)
             tell(f"Weights of {self.config.init_from}: {report}")
             if weights.classes is None and "head" in variables["params"]:
                 tell("Their head is taken over as well: --config.init_skip=\"('head*',)\" makes a new one.")
@@ -91,9 +95,9 @@ class Setup:
         arguments = self.abstract_state(), self.feed.abstract_inputs()
         if self.teacher is None:
             return {size: self._train_step(size).lower(*arguments).compile() for size in sizes}
-        taught = self.teacher.variables
-        compiled = {size: self._train_step(size).lower(*arguments, taught).compile() for size in sizes}
-        return {size: lambda state, inputs, step=step: step(state, inputs, taught) for size, step in compiled.items()}
+        taught = {"teacher_variables": self.teacher.variables}
+        compiled = {size: self._train_step(size).lower(*arguments, **taught).compile() for size in sizes}
+        return {size: functools.partial(step, **taught) for size, step in compiled.items()}
 
     def _train_step(self, steps: int) -> Callable:
         return step.make_train_step(
@@ -159,14 +163,18 @@ def prepare(
     unreadable: UnreadablePictures,
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    begins: bool = True,
 ) -> Setup:
-    """Opens the data, fills in what `config` leaves open, and makes the parts; `tell` takes lines for the log."""
+    """Opens the data, fills in what `config` leaves open, and makes the parts.
+
+    `tell` takes lines for the log. Unless the run `begins`, its settings are known, and mostly it has a checkpoint:
+    then weights to begin with are not looked for.
+    """
     config = config.copy_and_resolve_references()
-    if config.init_from and config.dataset.mean is None:
-        weights = open_pretrained(config.init_from)
-        config.dataset.mean, config.dataset.std = weights.mean, weights.std
-        if weights.mean is not None:
-            tell(f"Mean {weights.mean} and deviation {weights.std} of the pixels: of {weights.scheme.name}'s weights.")
+    weights = open_pretrained(config.init_from) if config.init_from and begins else None
+    line = weights.fill(config.dataset) if weights else ""
+    if line:
+        tell(line)
     inputs = open_inputs(config, sources, mesh, unreadable, progress, tell)
     feed = inputs.feed
     preprocess = Preprocess.from_config(config.dataset)
@@ -189,6 +197,7 @@ def prepare(
         validation=inputs.validation,
         model=model,
         preprocess=preprocess,
+        pretrained=weights,
         teacher=teacher,
         optimizer=optimizer.make_optimizer(config, schedule, model.stage_sizes),
         schedule=schedule,

@@ -54,8 +54,9 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
     sources = sources or open_dataset(config.dataset.name, config.dataset.data_dir)
     unreadable = UnreadablePictures(config.dataset.max_unreadable, progress.warn)
     reading = progress.counter("reading training examples")
-    parts = setup.prepare(config, mesh, sources, unreadable, reading, progress.print)
-    if directory.exists() and directory.classes() != parts.classes:
+    begins = not directory.exists()
+    parts = setup.prepare(config, mesh, sources, unreadable, reading, progress.print, begins)
+    if not begins and directory.classes() != parts.classes:
         raise UserError(f"this workdir belongs to a run with other classes, {directory.classes()}: choose another one")
     with contextlib.closing(directory):
         directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)

@@ -3,12 +3,10 @@
 import json
 
 from absl import flags
-from ml_collections import config_flags
 
 from resnet_jax.errors import UserError
+from resnet_jax.verbs.subject import CONFIG, WORKDIR, check_flags
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
-CONFIG = config_flags.DEFINE_config_file("config", None, "In its place a recipe, with --config.init_from=WEIGHTS.")
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "A table for people, or one line of JSON.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where it was in training.")
 SPLIT = flags.DEFINE_string("split", None, "Such as val or train[:1000]; unset: the run's test split.")
@@ -26,7 +24,7 @@ def run() -> int:
     from resnet_jax.run import load_run
     from resnet_jax.terminal import ProgressLine, scores_table
 
-    _check_flags()
+    check_flags("evaluate")
     trained = load_run(WORKDIR.value) if WORKDIR.value else None
     dataset = (trained.config if trained else CONFIG.value).dataset
     progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())
@@ -46,10 +44,3 @@ def run() -> int:
         of = CONFIG.value.init_from if trained.step is None else f"Checkpoint of step {trained.step:,}"
         progress.print(f"{scores_table({split: scores})}\n\n{of}.")
     return 0
-
-
-def _check_flags() -> None:
-    if (WORKDIR.value is None) == (CONFIG.value is None):
-        raise UserError("evaluate takes either --workdir, or --config with --config.init_from")
-    if CONFIG.value is not None and not CONFIG.value.init_from:
-        raise UserError("--config.init_from is missing: the weights to score")

@@ -1,21 +1,32 @@
-"""Write the chosen checkpoint of a run as a file for others."""
+"""Write the chosen checkpoint of a run, or published weights, as a file for others."""
 
 from absl import flags
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
+from resnet_jax.verbs.subject import CONFIG, WORKDIR, check_flags
+
 TO = flags.DEFINE_string("to", None, "The file to write: weights.safetensors, named as torchvision or timm does.")
-flags.mark_flags_as_required(["workdir", "to"])
+flags.mark_flag_as_required("to")
 
 
 def run() -> int:
-    from resnet_jax import parallel
+    from resnet_jax import parallel, weights
+    from resnet_jax.data.sources import open_dataset
     from resnet_jax.inference.export import export_weights
+    from resnet_jax.init_from import load_pretrained
     from resnet_jax.models.schemes import scheme_of
     from resnet_jax.run import load_run
 
-    trained = load_run(WORKDIR.value)
+    check_flags("export")
+    weights.check_target(TO.value)
+    if WORKDIR.value:
+        trained = load_run(WORKDIR.value)
+        of = f"the weights of step {trained.step:,}"
+    else:  # The data tells the classes and the size of the pictures.
+        dataset = CONFIG.value.dataset
+        sources = open_dataset(dataset.name, dataset.data_dir)
+        trained = load_pretrained(CONFIG.value, sources, dataset.train_split)
+        of = CONFIG.value.init_from
     if parallel.is_main_process():
         export_weights(trained, TO.value)
-        names = scheme_of(trained.model).name
-        print(f"Wrote the weights of step {trained.step:,} to {TO.value}, by the names of {names}.")
+        print(f"Wrote {of} to {TO.value}, by the names of {scheme_of(trained.model).name}.")
     return 0

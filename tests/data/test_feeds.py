@@ -106,7 +106,7 @@ class TestResolve:
         monkeypatch.setattr(parallel, "free_memory", lambda mesh: 120_000_000)
         dataset = dataset_settings()
         reason = feeds.resolve(dataset, alike(), mesh)
-        assert sizes_and_feed(dataset) == ("resident", None, None, None)
+        assert sizes_and_feed(dataset) == ("resident", 100, None, None)
         assert re.fullmatch(r"Feed: resident, .*1,000 .*pictures take 30\S* MB of \S+ .B free on a device\.", reason)
 
     def test_what_takes_more_than_a_quarter_of_the_memory_is_streamed_as_it_is(self, monkeypatch, mesh):
@@ -202,11 +202,11 @@ class TestResolve:
             wanted.dataset.image_size = 64
             settings.resume(started, wanted)
 
-    @pytest.mark.parametrize("feed", ["resident", "streaming"])
-    def test_a_feed_that_is_asked_for_is_taken_and_equal_sizes_are_kept(self, mesh, feed):
+    @pytest.mark.parametrize(("feed", "recorded"), [("resident", 100), ("streaming", None)])
+    def test_a_feed_that_is_asked_for_is_taken_and_equal_sizes_are_kept(self, mesh, feed, recorded):
         dataset = dataset_settings(feed=feed)
         feeds.resolve(dataset, alike(), mesh)
-        assert sizes_and_feed(dataset) == (feed, None, None, None)
+        assert sizes_and_feed(dataset) == (feed, recorded, None, None)
 
     def test_a_streaming_feed_that_is_asked_for_resizes_where_sizes_differ(self, mesh):
         dataset = dataset_settings(feed="streaming")

@@ -32,11 +32,15 @@ def test_cifar_takes_any_model(recipe, model, mesh):
     assert (config.model.name, config.model.stem) == (model, "cifar")
 
 
-@pytest.mark.parametrize(("variant", "frozen", "scale"), [("folder", (), 0.1), ("head", ("stem*", "stage*"), 1.0)])
-def test_fine_tuning_has_a_folder_and_a_head(variant, frozen, scale, mesh):
+@pytest.mark.parametrize(
+    ("variant", "data", "frozen", "scale"),
+    [("cifar10", "cifar10", (), 0.1), ("folder", "folder:", (), 0.1), ("head", "cifar10", ("stem*", "stage*"), 1.0)],
+)
+def test_fine_tuning_has_a_folder_and_a_head(variant, data, frozen, scale, mesh):
     config = load("finetune").get_config(variant)
     setup.check(config, mesh)
     assert (config.model.name, config.dataset.image_size) == ("resnet50", 224)
+    assert config.dataset.name == data
     assert (config.freeze, config.optimizer.backbone_scale) == (frozen, scale)
 
 

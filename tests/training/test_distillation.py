@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +8,10 @@ import pytest
 
 import resnet_jax
 from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.data.sources import open_dataset
+from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
+from resnet_jax.training import setup as setups
 from resnet_jax.training.distillation import Teacher, soft_loss
 
 
@@ -39,19 +45,56 @@ def test_the_two_losses_are_mixed(weight, expected):
     np.testing.assert_allclose(mixed, expected * soft, rtol=1e-6)
 
 
-def test_a_student_learns_from_a_run_without_seeing_a_label(tiny_config, tmp_path):
-    tiny_config.num_epochs, tiny_config.batch_size = 10, 32
-    taught = resnet_jax.train(tiny_config, str(tmp_path / "teacher"))
-    tiny_config.loss.distill_from, tiny_config.loss.distill_weight = str(tmp_path / "teacher"), 1.0
-    tiny_config.seed = 1
-    result = resnet_jax.train(tiny_config, str(tmp_path / "student"))
-    assert taught["test"]["top1"] > 0.5
-    assert result["test"]["top1"] > 0.5
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """The place of a run to learn from, once it has been made."""
+    return tmp_path_factory.mktemp("runs") / "teacher"
 
 
-def test_a_teacher_of_other_classes_is_refused(tiny_config, tmp_path):
-    resnet_jax.train(tiny_config, str(tmp_path / "teacher"))
-    (tmp_path / "teacher" / "classes.json").write_text(str([f"class {n}" for n in range(10)]).replace("'", '"'))
-    tiny_config.loss.distill_from = str(tmp_path / "teacher")
+@pytest.fixture
+def teacher(taught, tiny_config):
+    if not (taught / "result.json").exists():
+        config = tiny_config.copy_and_resolve_references()
+        config.num_epochs, config.batch_size = 10, 32
+        assert resnet_jax.train(config, str(taught))["test"]["top1"] > 0.5
+    return str(taught)
+
+
+def test_a_student_learns_from_a_run_without_seeing_a_label(tiny_config, teacher, tmp_path):
+    tiny_config.num_epochs, tiny_config.batch_size, tiny_config.seed = 10, 32, 1
+    tiny_config.loss.distill_from, tiny_config.loss.distill_weight = teacher, 1.0
+    assert resnet_jax.train(tiny_config, str(tmp_path / "student"))["test"]["top1"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({"augment.mixup": 0.4, "augment.rotation": 20.0}, (64, 8, 8, 1)),
+        ({"augment.cutmix": 1.0, "steps_per_call": 2}, (64, 8, 8, 1)),
+        ({"augment.random_resized_crop": (0.5, 1.0), "dataset.image_size": 12}, (64, 12, 12, 1)),
+    ],
+    ids=["mixup", "two steps a call", "other size"],
+)
+def test_teacher_and_student_see_the_same_augmented_pictures(tiny_config, teacher, single_device, settings, shape):
+    """The teacher in the size it was trained on."""
+    tiny_config.loss.distill_from, tiny_config.loss.distill_weight, tiny_config.loss.temperature = teacher, 1.0, 2.0
+    tiny_config.update_from_flattened_dict(settings)
+    setup = setups.prepare(tiny_config, single_device, open_dataset("digits"), UnreadablePictures(0, print))
+    images, _ = setup.first_batch()
+    state = setup.initial_state()
+    run = resnet_jax.load_run(teacher, single_device)
+    logits, _ = setup.model.apply(state.variables, setup.preprocess(images), train=True, mutable=["batch_stats"])
+    eights = jax.image.resize(images.astype(jnp.float32), (64, 8, 8, 1), "bilinear")
+    expected = soft_loss(logits, run.model.apply(run.variables, run.preprocess(eights), train=False), 2.0)
+    step = setup.compile_steps()[setup.config.steps_per_call]
+    _, metrics = step(state, setup.feed.inputs(0))
+    assert images.shape == shape
+    np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-4)
+
+
+def test_a_teacher_of_other_classes_is_refused(tiny_config, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "other")
+    (tmp_path / "other" / "classes.json").write_text(json.dumps([f"class {n}" for n in range(10)]))
+    tiny_config.loss.distill_from = str(tmp_path / "other")
     with pytest.raises(UserError, match="tells other classes apart"):
         resnet_jax.train(tiny_config, str(tmp_path / "student"))

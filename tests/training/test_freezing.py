@@ -42,13 +42,32 @@ def test_blocks_in_a_loop_cannot_be_frozen(tiny_config, single_device):
 
 
 def train(config, mesh, steps=2):
-    """The state before and after some steps, and the operations of a step."""
+    """The state before and after some steps, and the operations of a call."""
     setup = setups.prepare(config, mesh, open_dataset("digits"), UnreadablePictures(0, print))
-    state = setup.initial_state()
-    before, step = parallel.fetch(state), setup.compile_steps()[1]
-    for _ in range(steps):
+    state, size = setup.initial_state(), setup.config.steps_per_call
+    before, step = parallel.fetch(state), setup.compile_steps()[size]
+    for _ in range(steps // size):
         state, _ = step(state, setup.feed.inputs(0))
     return before, parallel.fetch(state), step.cost_analysis()["flops"]
+
+
+def test_a_batch_norm_is_frozen_if_all_its_parameters_are(tiny_config, single_device):
+    for patterns, is_frozen in ((("stem_norm/scale",), False), (("stem_norm/*",), True)):
+        tiny_config.freeze = patterns
+        before, after, _ = train(tiny_config, single_device, 1)
+        same = np.array_equal(before.batch_stats["stem_norm"]["mean"], after.batch_stats["stem_norm"]["mean"])
+        assert same == is_frozen
+        assert np.array_equal(before.params["stem_norm"]["scale"], after.params["stem_norm"]["scale"])
+
+
+def test_steps_in_one_call_freeze_and_average_as_single_ones_do(tiny_config, single_device):
+    tiny_config.ema_decay, tiny_config.freeze = 0.9, ("stem*",)
+    _, singly, _ = train(tiny_config, single_device)
+    tiny_config.steps_per_call = 2
+    before, at_once, _ = train(tiny_config, single_device)
+    assert at_once.step == singly.step == 2
+    assert np.array_equal(before.params["stem_conv"]["kernel"], at_once.params["stem_conv"]["kernel"])
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), at_once, singly)
 
 
 def test_what_is_frozen_stays_bit_for_bit_and_costs_no_backward_pass(tiny_config, single_device):

@@ -1,0 +1,17 @@
+"""The network that a verb is about: --workdir=RUN, or a recipe with --config.init_from=WEIGHTS in its place."""
+
+from absl import flags
+from ml_collections import config_flags
+
+from resnet_jax.errors import UserError
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "In its place a recipe, with --config.init_from=WEIGHTS.")
+
+
+def check_flags(verb: str) -> None:
+    """Raises `UserError` unless exactly one network is named."""
+    if (WORKDIR.value is None) == (CONFIG.value is None):
+        raise UserError(f"{verb} takes either --workdir, or --config with --config.init_from")
+    if CONFIG.value is not None and not CONFIG.value.init_from:
+        raise UserError("--config.init_from is missing: the weights to take")
