@@ -11,6 +11,13 @@ class UserError(Exception):
     """
 
 
+class Preempted(BaseException):
+    """SIGTERM has come: the machine is taken away. All that was to be saved is saved.
+
+    Like KeyboardInterrupt no `Exception`, so that no library takes it for a failure of its own.
+    """
+
+
 def first_line(error: Exception) -> str:
     """What a library's error says, in brief: the first line of its message, or its type where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(" :")

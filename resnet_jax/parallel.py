@@ -101,6 +101,11 @@ def total(count: int) -> int:
     return int(multihost_utils.process_allgather(np.array(count)).sum())
 
 
+def wait_for_all(what: str) -> None:
+    """Returns when all processes have come here; `what` names the place, the same in all of them."""
+    multihost_utils.sync_global_devices(what)
+
+
 def leave(exit_code: int) -> int:
     """Returns the exit code for a run that failed; of several processes, this one ends at once.
 

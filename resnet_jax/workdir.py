@@ -127,9 +127,7 @@ class WorkDir:
         )
         with self._reading("a checkpoint", self.path / "checkpoints"):
             self._manager = ocp.CheckpointManager(self.path / "checkpoints", options=options)
-            # Kept in memory from here on: figures of a checkpoint that is still being written cannot be read.
-            for step in sorted(self._manager.all_steps()):
-                self._note(step, self._manager.metrics(step))
+            self._note_all()
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -142,6 +140,12 @@ class WorkDir:
         """True if validation figures `metrics` are as good as those of the best checkpoint, or better."""
         best = -math.inf if self._best is None else self._rating(self._best.metrics)
         return self._rating(metrics) >= best and self._rating(metrics) > -math.inf
+
+    def _note_all(self) -> None:
+        # Kept in memory from here on: figures of a checkpoint that is still being written cannot be read.
+        self._best = None
+        for step in sorted(self._manager.all_steps()):
+            self._note(step, self._manager.metrics(step))
 
     def _note(self, step: int, metrics: dict[str, float] | None) -> None:
         if metrics and self.is_best(metrics):
@@ -160,6 +164,8 @@ class WorkDir:
           host: JSON values.
           metrics: validation figures, if there are any of this step.
         """
+        if step in self._manager.all_steps():  # It was saved before its evaluation, which was interrupted.
+            self._manager.delete(step)
         digests = {name: _digests(tree) for name, tree in items.items()}
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
         with self._writing():
@@ -197,6 +203,42 @@ class WorkDir:
                     if digest != saved_digests[name][leaf]:
                         raise ValueError(f"{name}{leaf} is not what was saved")
         return {name: restored[name] if name in wanted else items[name] for name in items}, host
+
+    def restore_newest(
+        self, items: Mapping[str, object], tell: Callable[[str], None]
+    ) -> tuple[int, dict[str, object], dict]:
+        """The newest checkpoint that is intact, of at least one: its step, and what `restore` gives.
+
+        Later ones, which are damaged, are set aside in the directory `damaged`, and `tell` takes a line on each.
+
+        Raises:
+          UserError: if not one of them can be restored.
+        """
+        damaged: dict[int, UserError] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored, host = self.restore(step, items)
+            except UserError as error:
+                damaged[step] = error
+                continue
+            for other, error in damaged.items():
+                place = self._set_aside(other)
+                tell(f"Checkpoint {other} is damaged ({first_line(error.__cause__)}), and is now in {place}.")
+            return step, restored, host
+        raise damaged[max(damaged)]
+
+    def _set_aside(self, step: int) -> epath.Path:
+        """Moves a checkpoint out of the way."""
+        place = self.path / "damaged" / str(step)
+        if parallel.is_main_process():
+            place.parent.mkdir(exist_ok=True)
+            if place.exists():
+                place.rmtree()
+            (self.path / "checkpoints" / str(step)).rename(place)
+        parallel.wait_for_all("a damaged checkpoint is set aside")
+        self._manager.reload()
+        self._note_all()
+        return place
 
     def close(self) -> None:
         """Ends what is going on in the background; does nothing if no checkpoints were opened."""

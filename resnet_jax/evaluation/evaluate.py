@@ -22,11 +22,13 @@ from resnet_jax.run import Run
 
 CLASSES_NAMED = 10
 
-Evaluate = Callable[[dict, Examples | StreamedExamples], metrics.Outcomes]
+Evaluate = Callable[..., metrics.Outcomes | None]
 
 
 def make_evaluate(model: nn.Module, preprocess: Preprocess, batch_size: int, mesh: Mesh) -> Evaluate:
     """A function from variables and examples to the `Outcomes` of all that can be read, in order, in host memory.
+
+    Its third argument, if given, tells after each batch whether to stop: it returns None then.
 
     It compiles once and can be called again with other variables and other examples. Should the devices not share
     `batch_size` evenly, a slightly larger one is used.
@@ -41,12 +43,16 @@ def make_evaluate(model: nn.Module, preprocess: Preprocess, batch_size: int, mes
     # Replicated results: then every process can read all of them.
     step = jax.jit(step, out_shardings=parallel.replicated(mesh))
 
-    def evaluate(variables: dict, examples: Examples | StreamedExamples) -> metrics.Outcomes:
+    def evaluate(
+        variables: dict, examples: Examples | StreamedExamples, interrupted: Callable[[], object] = lambda: False
+    ) -> metrics.Outcomes | None:
         parts, pace = [], parallel.Pace()
         for images, known in examples.batches(batch_size, rows):
             arrays = images, known.labels, known.positions.astype(np.int32)
             parts.append(step(variables, *parallel.place_rows(arrays, mesh, batch_size)))
             pace(parts[-1])
+            if interrupted():
+                return None
         outcomes = jax.tree.map(lambda *part: np.concatenate(part), *parallel.fetch(parts))
         given = outcomes.position[outcomes.position >= 0]
         if not np.array_equal(np.sort(given), np.arange(len(examples))):

@@ -13,7 +13,7 @@ from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.terminal import ProgressLine, duration
 from resnet_jax.training import messages
-from resnet_jax.training.interruption import interruption
+from resnet_jax.training.interruption import EXCEPTIONS, interruption
 from resnet_jax.training.monitor import Monitor
 from resnet_jax.training.profiling import Profiler
 from resnet_jax.training.setup import Setup
@@ -27,20 +27,25 @@ class Loop:
 
     def __init__(self, setup: Setup, directory: WorkDir, progress: ProgressLine):
         self._setup, self._config, self._directory = setup, setup.config, directory
-        self._state, saved = self._restore_or_create(progress)
+        self._state, saved, self._owes_evaluation = self._restore_or_create(progress)
         self._step = int(self._state.step)
         progress.print(messages.introduction(self._config, self._state.params, setup.sizes))
         self._train_steps = self._compile(progress)
         self._pace = parallel.Pace()
         self._evaluate = make_evaluate(setup.model, setup.preprocess, self._config.batch_size, setup.mesh)
-        self._summaries = Summaries(directory.path, self._step, progress)
+        self._summaries = Summaries(directory.path, self._step, progress, evaluated=not self._owes_evaluation)
         self._monitor = Monitor(self._config, setup.classes, setup.feed.steps_per_epoch, self._summaries, progress)
         self._monitor.resume(self._step, saved)
         self._profiler = Profiler(directory.path, config_check.profile_range(self._config))
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
-        """Raises KeyboardInterrupt after Ctrl-C, with everything saved; UserError if the loss is not finite."""
+        """Takes the run to its end.
+
+        Raises:
+          KeyboardInterrupt, Preempted: after Ctrl-C and after SIGTERM, with everything saved.
+          UserError: if the loss is not finite.
+        """
         feed = self._setup.feed
         with (
             contextlib.closing(feed),
@@ -51,6 +56,8 @@ class Loop:
             if self._step == 0:
                 self._monitor.introduce(*parallel.fetch(self._setup.first_batch()))
             self._monitor.start_clock()
+            if self._owes_evaluation:
+                self._end_epoch(self._step // feed.steps_per_epoch)
             for epoch in range(self._step // feed.steps_per_epoch, self._config.num_epochs):
                 self._train_until((epoch + 1) * feed.steps_per_epoch)
                 self._end_epoch(epoch + 1)
@@ -85,21 +92,26 @@ class Loop:
             self._monitor.announce_stop()
         last = epochs == self._config.num_epochs
         figures, is_best = None, False
-        if self._setup.validation is not None and (last or epochs % self._config.evaluate_every_epochs == 0):
+        self._owes_evaluation = self._setup.validation is not None and (
+            last or epochs % self._config.evaluate_every_epochs == 0
+        )
+        if self._owes_evaluation:
             self._monitor.collect()  # The steps are waited for, so that their time does not count as evaluation's.
             with self._monitor.paused():
                 figures, is_best = self._validate()
+            self._owes_evaluation = figures is None
         due = last or epochs % self._config.checkpoint.every_epochs == 0 or self._save_is_due()
-        interrupted = self._interrupted()
-        if due or is_best or interrupted:
+        if due or is_best or self._interrupted():
             self._save(figures)
-        if interrupted:
+        if self._interrupted():
             self._stop()
 
-    def _validate(self) -> tuple[dict[str, float], bool]:
-        """Figures of the validation split; the second value tells whether they are the best so far."""
+    def _validate(self) -> tuple[dict[str, float] | None, bool]:
+        """Figures of the validation split, None if it is interrupted; and whether they are the best so far."""
         examples = self._setup.validation
-        outcomes = self._evaluate(self._state.variables, examples)
+        outcomes = self._evaluate(self._state.variables, examples, self._interrupted)
+        if outcomes is None:
+            return None, False
         figures = dataclasses.asdict(summarize(outcomes, len(examples)))
         is_best = self._directory.is_best(figures)
         self._monitor.evaluated(figures, is_best, outcomes, examples)
@@ -117,6 +129,7 @@ class Loop:
         with self._monitor.paused():
             host = {
                 "monitor": self._monitor.saved(),
+                "owes_evaluation": self._owes_evaluation,
                 "examples": self._setup.sizes,
                 "provenance": provenance.describe(),
             }
@@ -125,16 +138,18 @@ class Loop:
         self._saved_at = time.monotonic()
 
     def _stop(self) -> None:
-        """Ends a run that Ctrl-C has stopped, when what has been saved is on disk."""
+        """Ends a run that a signal has stopped, when what has been saved is on disk."""
         self._directory.wait()
-        raise KeyboardInterrupt
+        raise EXCEPTIONS[self._interrupted()]
 
-    def _restore_or_create(self, progress: ProgressLine) -> tuple[TrainState, dict]:
-        """The newest checkpoint, if there is one; else the beginning."""
-        step = self._directory.latest_step()
-        if step is None:
-            return self._setup.initial_state(progress.print), {}
-        items, host = self._directory.restore(step, _items(self._setup.abstract_state()))
+    def _restore_or_create(self, progress: ProgressLine) -> tuple[TrainState, dict, bool]:
+        """The newest checkpoint that is intact, if there is any, what its monitor saved, and if it is yet to be scored.
+
+        Without a checkpoint, the beginning.
+        """
+        if self._directory.latest_step() is None:
+            return self._setup.initial_state(progress.print), {}, False
+        step, items, host = self._directory.restore_newest(_items(self._setup.abstract_state()), progress.warn)
         if host["examples"] != self._setup.sizes:
             raise UserError(
                 f"this workdir belongs to a run on other data (there {host['examples']} examples, here "
@@ -144,7 +159,7 @@ class Loop:
         progress.print(f"Resuming from step {step:,} of {self._setup.total_steps:,} in {self._directory.path}.")
         for change in provenance.differences(host["provenance"], provenance.describe()):
             progress.print(f"Note: {change}; what follows may differ in its last bits from an uninterrupted run.")
-        return TrainState(step=step_on_devices, **items), host["monitor"]
+        return TrainState(step=step_on_devices, **items), host["monitor"], host.get("owes_evaluation", False)
 
     def _compile(self, progress: ProgressLine) -> dict:
         progress.print("Compiling the train step ...")

@@ -132,7 +132,7 @@ class Monitor:
         )
 
     def announce_stop(self) -> None:
-        self._progress.print("Stopping, once everything is saved; Ctrl-C again stops at once.")
+        self._progress.print("Stopping, once everything is saved; Ctrl-C (again) stops at once.")
 
     def _report(self) -> None:
         """Writes the means since the last report, and shows the progress."""

@@ -5,7 +5,7 @@ Both hold each step once: what lies beyond the step that a run resumes from is d
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from etils import epath
@@ -17,15 +17,23 @@ EVENT_FILES = "events.out.tfevents.*"
 
 
 class Summaries:
-    """Writes figures and pictures by step, from the main process only."""
+    """Writes figures and pictures by step, from the main process only.
 
-    def __init__(self, directory: epath.Path, resumed_step: int, progress: ProgressLine):
+    Unless `evaluated`, the figures of the validation at the step that the run resumes from are dropped as well.
+    """
+
+    def __init__(self, directory: epath.Path, resumed_step: int, progress: ProgressLine, evaluated: bool = True):
         self._path = directory / "metrics.jsonl"
         self._lines: list[str] = []
         self._tensorboard = None
         if not parallel.is_main_process():
             return
-        _keep_lines(self._path, resumed_step)
+
+        def is_kept(step: int, names: Iterable[str]) -> bool:
+            owed = not evaluated and any(name.startswith("validation/") for name in names)
+            return step < resumed_step or (step == resumed_step and not owed)
+
+        _keep_lines(self._path, is_kept)
         try:
             # Imports TensorFlow, which takes seconds, and which not everyone has.
             from clu import metric_writers
@@ -33,7 +41,10 @@ class Summaries:
             progress.print(f"TensorBoard is off, for {error.name} is not installed; metrics.jsonl has its figures.")
             return
         for path in directory.glob(EVENT_FILES):
-            _keep_events(path, resumed_step)
+            if resumed_step == 0:  # The run begins anew.
+                path.unlink()
+            else:
+                _keep_events(path, is_kept)
         self._tensorboard = metric_writers.SummaryWriter(str(directory))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -67,25 +78,23 @@ class Summaries:
             self._tensorboard.close()
 
 
-def _keep_lines(path: epath.Path, last_step: int) -> None:
-    """Drops the lines beyond `last_step` from a metrics file, and what a killed process or a full disk left of one."""
+def _keep_lines(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool]) -> None:
+    """Drops other lines from a metrics file, and what a killed process or a full disk left of one."""
     if not path.exists():
         return
     lines = []
     for line in path.read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= last_step:
+            record = json.loads(line)
+            if is_kept(record["step"], record):
                 lines.append(line + "\n")
     kept = path.parent / f".{path.name}.unfinished"
     kept.write_text("".join(lines))
     kept.replace(path)
 
 
-def _keep_events(path: epath.Path, last_step: int) -> None:
-    """Drops the events beyond `last_step` from a TensorBoard event file; at step 0 all of it, for a run begins anew."""
-    if last_step == 0:
-        path.unlink()
-        return
+def _keep_events(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool]) -> None:
+    """Drops other events from a TensorBoard event file."""
     import tensorflow as tf
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
@@ -93,6 +102,7 @@ def _keep_events(path: epath.Path, last_step: int) -> None:
     kept = path.parent / f".{path.name}.unfinished"
     with tf.io.TFRecordWriter(str(kept)) as writer:
         for record in RawEventFileLoader(str(path)).Load():
-            if Event.FromString(record).step <= last_step:
+            event = Event.FromString(record)
+            if is_kept(event.step, [value.tag for value in event.summary.value]):
                 writer.write(record)
     kept.replace(path)

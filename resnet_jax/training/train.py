@@ -11,15 +11,18 @@ from resnet_jax.data import workers
 from resnet_jax.data.folder import canonical_name
 from resnet_jax.data.sources import Source, open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
-from resnet_jax.errors import UserError
+from resnet_jax.errors import Preempted, UserError
 from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.lock import locked
 from resnet_jax.run import load_run
 from resnet_jax.terminal import ProgressLine
 from resnet_jax.training import messages, setup
+from resnet_jax.training.interruption import preemption
 from resnet_jax.training.loop import Loop
 from resnet_jax.workdir import WorkDir
 
 
+@preemption()
 def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None = None) -> dict:
     """Trains what `config` describes, or goes on with it, and leaves a run directory in `workdir`.
 
@@ -34,6 +37,7 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
     Raises:
       UserError: for what only the user can mend; what was saved stays.
       KeyboardInterrupt: after Ctrl-C, with everything saved unless it was pressed twice; the same call goes on.
+      Preempted: after SIGTERM, likewise.
     """
     if workers.is_starting():
         raise UserError('a script that trains on streamed pictures must do so under if __name__ == "__main__":')
@@ -51,14 +55,14 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
             progress.print(f"This run is finished.\n\n{messages.conclusion(result, directory.path)}")
             return result
     directory.make()
-    sources = sources or open_dataset(config.dataset.name, config.dataset.data_dir)
     unreadable = UnreadablePictures(config.dataset.max_unreadable, progress.warn)
     reading = progress.counter("reading training examples")
-    begins = not directory.exists()
-    parts = setup.prepare(config, mesh, sources, unreadable, reading, progress.print, begins)
-    if not begins and directory.classes() != parts.classes:
-        raise UserError(f"this workdir belongs to a run with other classes, {directory.classes()}: choose another one")
-    with contextlib.closing(directory):
+    with locked(directory.path), contextlib.closing(directory):
+        sources = sources or open_dataset(config.dataset.name, config.dataset.data_dir)
+        begins = not directory.exists()
+        parts = setup.prepare(config, mesh, sources, unreadable, reading, progress.print, begins)
+        if not begins and directory.classes() != parts.classes:
+            raise UserError(f"this workdir belongs to a run with other classes, {directory.classes()}: choose another")
         directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)
         loop = Loop(parts, directory, progress)
         directory.forget_result()
@@ -70,7 +74,7 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
             if test_split != "none":
                 reading = progress.counter("reading test examples")
                 result["test"] = score_run(load_run(workdir), sources, test_split, unreadable, reading)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Preempted):
             progress.print(f"Stopped.\n\n{messages.conclusion(_result(directory, loop), directory.path)}")
             progress.print(f"Saved at step {directory.latest_step() or 0:,}; the same command goes on from there.")
             raise

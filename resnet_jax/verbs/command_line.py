@@ -3,8 +3,8 @@
 A verb is a module with absl flags and a function `run`, which returns an exit code. Only the module of the verb that is
 asked for is imported, so two verbs may define flags of the same name.
 
-Exit codes: 0 done, 1 some inputs failed or would spoil a run, 2 the user must change something, 130 stopped by Ctrl-C,
-with what was saved.
+Exit codes: 0 done, 1 some inputs failed or would spoil a run, 2 the user must change something, 75 stopped by SIGTERM
+and 130 by Ctrl-C, with everything saved: the same command goes on.
 """
 
 import errno
@@ -17,9 +17,9 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from resnet_jax import config as settings
-from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.errors import Preempted, UserError, unknown_name
 
-DONE, SOME_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+DONE, SOME_FAILED, USER_ERROR, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
 VERBS = {
     "train": "train a network, or go on with the run in the workdir (the verb if none is named)",
     "convert": "turn a TFDS set prepared as tfrecord into array_record files, which training reads",
@@ -59,6 +59,8 @@ def start(run: Callable[[], int]) -> None:
             _print_error(error)
         except KeyboardInterrupt:
             return INTERRUPTED
+        except Preempted:
+            return PREEMPTED
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise

@@ -16,13 +16,15 @@ SHORT_DIGITS = (
     "--config.log_every_steps=3",
     "--config.ema_decay=0.9",
 )
+# Ten epochs and more, of eight steps, can be interrupted often.
+LONGER_DIGITS = (*SHORT_DIGITS, "--config.num_epochs=60")
 
 
-def start(*arguments: str, **environment: str) -> subprocess.Popen:
-    """Starts `python main.py ARGUMENTS` on a single device."""
+def start(*arguments: str, program: str = "main.py", **environment: str) -> subprocess.Popen:
+    """Starts `python main.py ARGUMENTS`, or another program, on a single device."""
     environment = {**os.environ, "XLA_FLAGS": "", **environment}
     return subprocess.Popen(
-        [sys.executable, "main.py", *arguments],
+        [sys.executable, program, *arguments],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

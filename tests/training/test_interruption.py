@@ -28,4 +28,4 @@ def test_outside_the_main_thread_it_is_never_pressed():
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [False]
+    assert seen == [None]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from signal import SIGINT, SIGTERM
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import resnet_jax
 from resnet_jax import parallel
 from resnet_jax.data.sources import ArraySource, open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
-from resnet_jax.errors import UserError
+from resnet_jax.errors import Preempted, UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.run import load_run
 from resnet_jax.training import loop as loops
@@ -83,8 +84,12 @@ def final_params(workdir):
     return parallel.fetch(items)
 
 
-@pytest.mark.parametrize("calls", [1, 4, 8], ids=["amid an epoch", "in evaluation", "in the last evaluation"])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny_config, tmp_path, monkeypatch, calls):
+@pytest.mark.parametrize(
+    ("calls", "signum"),
+    [(1, SIGINT), (2, SIGTERM), (3, SIGTERM), (6, SIGINT), (8, SIGTERM)],
+    ids=["amid an epoch", "in evaluation", "after evaluation", "in the last evaluation", "at the end"],
+)
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny_config, tmp_path, monkeypatch, calls, signum):
     """In calls of three steps, of the five in an epoch; saving by the clock after each of them."""
     tiny_config.steps_per_call, tiny_config.checkpoint.every_minutes = 3, 1e-9
     expected = resnet_jax.train(tiny_config, str(tmp_path / "straight"))
@@ -92,11 +97,11 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny_config, tmp_p
 
     @contextlib.contextmanager
     def stop_later():
-        yield lambda: asked.append(1) or len(asked) > calls
+        yield lambda: asked.append(1) or (signum if len(asked) > calls else None)
 
     with monkeypatch.context() as patch:
         patch.setattr(loops, "interruption", stop_later)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt if signum == SIGINT else Preempted):
             resnet_jax.train(tiny_config, str(tmp_path / "stopped"))
     assert WorkDir(str(tmp_path / "stopped")).result() is None
     result = resnet_jax.train(tiny_config, str(tmp_path / "stopped"))

@@ -1,0 +1,52 @@
+"""Checkpoints that a disk or a network has damaged."""
+
+import shutil
+
+import pytest
+
+from tests.end_to_end.program import SHORT_DIGITS, run
+from tests.faults.comparison import assert_equal_runs, saved_steps
+
+
+@pytest.fixture
+def workdir(tmp_path, uninterrupted):
+    """A run with checkpoints of its last two epochs that does not yet know that it is finished."""
+    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
+    (workdir / "result.json").unlink()
+    assert saved_steps(workdir)[-2:] == [24, 32]
+    return workdir
+
+
+def damage(checkpoint, how):
+    """Damages the largest file of its parameters."""
+    path = max((checkpoint / "params").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(workdir, uninterrupted, how):
+    damage(workdir / "checkpoints" / "32", how)
+    resumed = run(*SHORT_DIGITS, f"--workdir={workdir}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Checkpoint 32 is damaged (" in resumed.stdout
+    assert "Resuming from step 24 of 32" in resumed.stdout
+    assert (workdir / "damaged" / "32" / "params").exists()
+    assert_equal_runs(workdir, uninterrupted)
+
+
+@pytest.mark.slow
+def test_with_no_intact_checkpoint_nothing_is_touched(workdir):
+    steps = saved_steps(workdir)
+    for step in steps:
+        damage(workdir / "checkpoints" / str(step), "flipped")
+    resumed = run(*SHORT_DIGITS, f"--workdir={workdir}")
+    assert resumed.returncode == 2
+    assert "checkpoint 32 cannot be read" in resumed.stderr
+    assert len(resumed.stderr.splitlines()) == 1
+    assert saved_steps(workdir) == steps

@@ -1,0 +1,51 @@
+"""Disks that are full, or cannot be written to."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.end_to_end.program import SHORT_DIGITS, run, start
+from tests.faults.comparison import assert_equal_runs, saved_steps, wait_for
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 40 MB in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("mounting a disk takes the rights of root")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(disk, uninterrupted):
+    workdir = disk / "run"
+    process = start(*SHORT_DIGITS, f"--workdir={workdir}")
+    wait_for(lambda: saved_steps(workdir), process)
+    filler = os.open(disk / "filler", os.O_CREAT | os.O_WRONLY)
+    with pytest.raises(OSError, match="No space left"):
+        while True:
+            os.write(filler, bytes(1 << 16))
+    os.close(filler)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2, stderr
+    assert len(stderr.splitlines()) == 1, stderr
+    assert "No space left on device" in stderr
+    assert "run the same command again" in stderr
+    (disk / "filler").unlink()
+    resumed = run(*SHORT_DIGITS, f"--workdir={workdir}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming from step " in resumed.stdout
+    assert_equal_runs(workdir, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_read_only_is_one_sentence(disk):
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    finished = run(*SHORT_DIGITS, f"--workdir={disk / 'run'}")
+    assert finished.returncode == 2
+    assert len(finished.stderr.splitlines()) == 1, finished.stderr
+    assert "Read-only file system" in finished.stderr

@@ -1,0 +1,48 @@
+"""Processes that are killed without warning, as by a power cut or for want of memory."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests.end_to_end.program import LONGER_DIGITS, SHORT_DIGITS, run, start
+from tests.faults.comparison import assert_equal_runs, saved_steps, wait_for
+
+KILLS = 10
+
+
+def test_a_killed_run_goes_on_to_the_same_parameters_bit_for_bit(tmp_path, uninterrupted):
+    workdir = tmp_path / "killed"
+    process = start(*SHORT_DIGITS, f"--workdir={workdir}")
+    wait_for(lambda: 16 in saved_steps(workdir), process)  # Of 32 steps.
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (workdir / "result.json").exists()
+    resumed = run(*SHORT_DIGITS, f"--workdir={workdir}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming from step " in resumed.stdout
+    assert_equal_runs(workdir, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_ten_random_moments_loses_nothing(tmp_path, longer):
+    """Half of them amid a save; what a save has left unfinished is passed over and removed."""
+    workdir, unfinished = tmp_path / "killed", 0
+    for kill in range(KILLS):
+        before = saved_steps(workdir)
+        process = start(*LONGER_DIGITS, f"--workdir={workdir}")
+        wait_for(lambda before=before: saved_steps(workdir) != before, process)
+        time.sleep(random.uniform(0, 0.3))
+        if kill % 2:
+            wait_for(lambda: any(workdir.glob("checkpoints/*tmp*")), process)
+        process.send_signal(signal.SIGKILL)
+        stdout, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+        assert not before or f"Resuming from step {before[-1]:,} of" in stdout
+        unfinished += any(workdir.glob("checkpoints/*tmp*"))
+    assert unfinished
+    resumed = run(*LONGER_DIGITS, f"--workdir={workdir}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert not list(workdir.glob("checkpoints/*tmp*"))
+    assert_equal_runs(workdir, longer)
