@@ -1,15 +1,15 @@
 """Fine-tuning a ResNet-50 of ImageNet on CIFAR-10 at 224 pixels, or on a folder of your own pictures.
 
-    python main.py --config=configs/finetune.py --config.init_from=hf://timm/resnet50.tv_in1k --workdir=/tmp/finetune
+    python main.py --config=configs/finetune.py --workdir=/tmp/finetune
     python main.py --config=configs/finetune.py:folder --config.dataset.name=folder:/path/to/pictures \\
         --config.init_from=resnet50.safetensors --workdir=/tmp/finetune
     python main.py --config=configs/finetune.py:head --config.init_from=resnet50.safetensors --workdir=/tmp/head
 
-`init_from` takes a .safetensors or .pth file of torchvision, timm or Hugging Face, hf://owner/name, or a run directory;
-mean and deviation come with the weights. Pictures are flipped, turned by up to 15 degrees, and parts of them resized to
-224 pixels. CIFAR-10's stay in memory at 32 pixels, and each step resizes its own. `:head` trains the last layer alone.
-A head for another number of classes is a new one; --config.init_skip="('head*',)" makes it new for others of the same
-number.
+`init_from`, by default torchvision's weights as timm has them on huggingface.co, takes a .safetensors or .pth file of
+torchvision, timm or Hugging Face, hf://owner/name, or a run directory; mean and deviation come with the weights.
+Pictures are flipped, turned by up to 15 degrees, and parts of them resized to 224 pixels. CIFAR-10's stay in memory at
+32 pixels, and each step resizes its own. `:head` trains the last layer alone. A head for another number of classes is a
+new one; --config.init_skip="('head*',)" makes it new for others of the same number.
 
 Not measured yet: it takes an accelerator.
 """
@@ -30,6 +30,7 @@ def get_config(variant: str = "cifar10"):
     config.augment.horizontal_flip = True
     config.augment.rotation = 15.0
     config.model.name = "resnet50"
+    config.init_from = "hf://timm/resnet50.tv_in1k"
     config.batch_size = 64
     config.num_epochs = 10
     config.optimizer.learning_rate = 0.01

@@ -1,5 +1,7 @@
 """The check of the settings' values and how they go together, before anything is compiled or downloaded."""
 
+import math
+
 from ml_collections import ConfigDict
 
 from resnet_jax.config import get
@@ -62,6 +64,8 @@ def check(config: ConfigDict) -> None:
     for key in ("freeze", "init_skip"):
         if not all(isinstance(pattern, str) for pattern in get(config, key)):
             raise UserError(f"{key} must be patterns of names, such as \"('stem*', 'stage*')\", not {get(config, key)}")
+    if config.init_skip and not config.init_from:
+        raise UserError("init_skip says what is not taken from init_from: set that too, or neither")
     if config.loss.distill_model and not config.loss.distill_from:
         raise UserError("loss.distill_model is what loss.distill_from is of: set that too, or neither")
     if config.ema_decay is not None and not 0 <= config.ema_decay < 1:
@@ -96,7 +100,8 @@ def profile_range(config: ConfigDict) -> tuple[int, int] | None:
 
 
 def _are_numbers(values: tuple) -> bool:
-    return len(values) > 0 and all(isinstance(value, int | float) for value in values)
+    """Whether there are some, and all are finite."""
+    return len(values) > 0 and all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
 def check_normalisation(mean: tuple, std: tuple) -> None:

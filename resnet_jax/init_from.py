@@ -5,24 +5,20 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax import config_check, parallel, weights
-from resnet_jax.data import feeds, splits
-from resnet_jax.data.inputs import common_classes
-from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.data.selection import Selection
-from resnet_jax.data.sources import Source
+from resnet_jax import config_check, weights
 from resnet_jax.errors import UserError
-from resnet_jax.models import creation, pretrained
+from resnet_jax.models import pretrained
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.schemes import TIMM_RESNET_D, Scheme, detect, scheme_of
-from resnet_jax.run import Run, abstract_variables, load_run
+from resnet_jax.models.variants import VARIANTS
+from resnet_jax.run import abstract_variables, load_run
 from resnet_jax.workdir import WorkDir
 
 # Attributes of a network that change what it computes, and the shape of no array.
 NOT_IN_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
+KNOWN = ("mean", "std", "image_size", "classes", "model", "network")  # of a file that we have written
 LARGEST_IMAGE = 10_000  # pixels on a side that a file may say it was trained on
 
 
@@ -36,6 +32,7 @@ class Pretrained:
       mean, std: one number a channel, of the pixels in [0, 1] that they were trained on; None where that is not known.
       image_size: pixels on a side of the pictures that they were trained on; None where that is not known.
       classes: the names of the classes; None where they are not known.
+      model: the network's name; None where it is not known.
       network: values of `NOT_IN_SHAPES`, as far as they are known.
     """
 
@@ -46,6 +43,7 @@ class Pretrained:
     std: tuple[float, ...] | None
     image_size: int | None
     classes: tuple[str, ...] | None
+    model: str | None
     network: Mapping[str, object]
 
     def fill(self, dataset: ConfigDict) -> str:
@@ -57,7 +55,8 @@ class Pretrained:
         if dataset.image_size is None and self.image_size is not None:
             dataset.image_size = self.image_size
             told.append(f"pictures of {self.image_size} x {self.image_size}")
-        return f"As {self.scheme.name}'s weights were trained: {', '.join(told)}." if told else ""
+        as_trained = f"{self.path} was" if self.network else f"weights of {self.scheme.name} usually are"
+        return f"As {as_trained} trained: {', '.join(told)}." if told else ""
 
     def variables(
         self, model: ResNet, channels: int, classes: Sequence[str], skip: Sequence[str] = ()
@@ -71,9 +70,10 @@ class Pretrained:
         """
         for setting, value in self.network.items():
             if getattr(model, setting) != value:
+                name = "batch_norm.epsilon" if setting == "norm_epsilon" else f"model.{setting}"
                 raise UserError(
-                    f"the weights {self.path} were trained with {setting}={value}, and the config has "
-                    f"{getattr(model, setting)}: set model.{setting}, or batch_norm.epsilon, to theirs"
+                    f"the weights {self.path} were trained with {name}={value}, and the config has "
+                    f"{getattr(model, setting)}: set it to theirs"
                 )
         # Of files of others only the names tell, and no shape does.
         if not self.network and (self.scheme is TIMM_RESNET_D) != (model.shortcut == "average_pool"):
@@ -110,12 +110,12 @@ def open_pretrained(path: str) -> Pretrained:
         arrays, dataset = pretrained.from_variables(run.variables, run.model), run.config.dataset
         network = {setting: getattr(run.model, setting) for setting in NOT_IN_SHAPES}
         pixels = dataset.mean, dataset.std, dataset.image_size
-        return Pretrained(path, arrays, scheme_of(run.model), *pixels, run.classes, network)
+        return Pretrained(path, arrays, scheme_of(run.model), *pixels, run.classes, run.config.model.name, network)
     read = weights.read(path)
     scheme, known = detect(read.arrays), _known(path, read.metadata)
     if "mean" not in known and scheme.input_channels(read.arrays) == len(scheme.mean):
         known |= {"mean": scheme.mean, "std": scheme.std}
-    known = {"mean": None, "std": None, "image_size": None, "classes": None, "network": {}} | known
+    known = {**dict.fromkeys(KNOWN), "network": {}} | known
     return Pretrained(path, read.arrays, scheme, **known)
 
 
@@ -125,80 +125,21 @@ def is_run(path: str) -> bool:
     return local and WorkDir(path).exists() and (WorkDir(path).path / "classes.json").exists()
 
 
-def load_pretrained(config: ConfigDict, sources: Mapping[str, Source], split: str | None = None) -> Run:
-    """The network of `config` with the weights `config.init_from`, to be scored on a `split` of a data set.
-
-    Raises:
-      UserError: if the weights do not fit the network or the classes.
-    """
-    config_check.check(config)
-    config, mesh, classes = config.copy_and_resolve_references(), parallel.make_mesh(), common_classes(sources)
-    found, dataset = open_pretrained(config.init_from), config.dataset
-    found.fill(dataset)
-    splits.resolve(dataset, sources)
-    dataset.test_split = split or dataset.test_split
-    if dataset.test_split == "none":
-        raise UserError("this data set has no test split: name another, such as --split=val")
-    selection = Selection.of(sources, dataset.test_split)
-    feeds.resolve(dataset, selection, mesh)
-    if dataset.mean is None:
-        raise UserError(
-            f"the weights {found.path} do not tell their mean and deviation: set dataset.mean and dataset.std"
-        )
-    preprocess = Preprocess.from_config(dataset)
-    preprocess.check(feeds.image_shape(selection)[-1])
-    model = creation.from_config(config, len(classes))
-    variables = parallel.place(found.all_variables(model, len(dataset.mean), classes), parallel.replicated(mesh))
-    return Run(config, classes, model, variables, preprocess, None, mesh)
-
-
-def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Run:
-    """The network that `config.loss.distill_from` names, to be learned from.
-
-    A run directory tells what it is. Other weights are of the network `loss.distill_model`, or of the student's own.
-    It is to see pictures in the size that it was trained on, if that is known, else in the student's.
-
-    Raises:
-      UserError: if it tells other classes apart, or its weights are of another network.
-    """
-    path, name = config.loss.distill_from, config.loss.distill_model
-    if is_run(path):
-        teacher = load_run(path, mesh)
-        if teacher.classes != classes:
-            raise UserError(f"the teacher {path} tells other classes apart than the data set has: choose another")
-        size = teacher.config.dataset.image_size
-        return dataclasses.replace(teacher, preprocess=dataclasses.replace(teacher.preprocess, image_size=size))
-    found = open_pretrained(path)
-    config = config.copy_and_resolve_references()
-    dataset = config.dataset
-    dataset.mean, dataset.std = found.mean or dataset.mean, found.std or dataset.std
-    preprocess = Preprocess.from_config(dataset)
-    if found.image_size:
-        preprocess = dataclasses.replace(preprocess, image_size=found.image_size)
-    model = creation.create_model(name, len(classes)) if name else creation.from_config(config, len(classes))
-    try:
-        variables = found.all_variables(model, len(dataset.mean), classes)
-    except UserError as error:
-        raise UserError(
-            f"the teacher does not fit loss.distill_model={name or 'the same as the student'}: {error}"
-        ) from None
-    variables = parallel.place(variables, parallel.replicated(mesh))
-    return Run(config, classes, model, variables, preprocess, None, mesh)
-
-
 def _known(path: str, metadata: Mapping[str, str]) -> dict:
     """What a file that we have written tells of its weights; empty for files of others."""
     if "mean" not in metadata:
         return {}
     try:
-        known = {key: json.loads(metadata[key]) for key in ("mean", "std", "image_size", "classes", "network")}
+        known = {key: json.loads(metadata[key]) for key in KNOWN}
         known |= {key: tuple(known[key]) for key in ("mean", "std", "classes")}
         config_check.check_normalisation(known["mean"], known["std"])
         if not all(isinstance(name, str) for name in known["classes"]):
             raise ValueError
-        if known["image_size"] is not None and not 0 < int(known["image_size"]) <= LARGEST_IMAGE:
+        if known["image_size"] is not None and known["image_size"] not in range(1, LARGEST_IMAGE):
+            raise ValueError
+        if known["model"] not in VARIANTS:
             raise ValueError
         known["network"] = {setting: known["network"][setting] for setting in NOT_IN_SHAPES}
-    except (ValueError, TypeError, KeyError, AttributeError, UserError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError):
         raise UserError(f"the metadata of {path} is not as export writes it: export the weights again") from None
     return known

@@ -1,4 +1,4 @@
-"""A trained network, ready for use, from its run directory."""
+"""A trained network, ready for use, and how it is read from its run directory."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from resnet_jax.workdir import WorkDir
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run directory's chosen checkpoint holds: the best on validation, or the last of a run without it.
+    """A trained network: of a run directory the best on validation, or the last where there is no validation.
 
     Attributes:
       config: the resolved settings.

@@ -14,15 +14,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from resnet_jax import hub
 from resnet_jax.errors import UserError, first_line
 
 # Types of arrays, by their names in safetensors. Others stand for numbers that only their library knows.
 READABLE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 SAFE_TORCH = (2, 6)  # Before it `weights_only` could be got round: CVE-2025-32434.
 COUNTER = "num_batches_tracked"  # The only array of PyTorch's ResNets that is no floating-point numbers.
+WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # what training scripts call their arrays
 LONGEST_NAME = 200  # of an array, in characters; errors show names
-HUB = "hf://"
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # The first of them that a repository has.
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Weights:
 def read(path: str) -> Weights:
     """Reads a file, without running what code there may be in it.
 
-    A dict that wraps the arrays in `state_dict` or `model`, a prefix `module.` of all names and the counters of
+    A dict that wraps the arrays, such as in `state_dict`, a prefix `module.` of all names and the counters of
     BatchNorm are stripped. Arrays of 16 and 64 bits are converted.
 
     Args:
@@ -47,9 +47,11 @@ def read(path: str) -> Weights:
       UserError: if there is no such file, if it is damaged or holds anything but arrays of `READABLE` types, or if what
         it takes to read or download it is not installed.
     """
-    file = _download(path.removeprefix(HUB)) if path.startswith(HUB) else pathlib.Path(path).expanduser()
+    file = hub.download(path) if path.startswith(hub.PREFIX) else pathlib.Path(path).expanduser()
     if file.suffix not in READERS:
-        raise UserError(f"cannot read weights from {path}: give a file that ends in {', '.join(READERS)}")
+        raise UserError(
+            f"cannot read weights from {path}: give a run directory, or a file that ends in {', '.join(READERS)}"
+        )
     if not os.path.isfile(file):
         problem = "it is a directory" if os.path.isdir(file) else "there is no such file"
         raise UserError(f"cannot read weights from {path} ({problem}): give the path of a file")
@@ -124,7 +126,7 @@ def _read_torch(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, st
         )
     with warnings.catch_warnings(action="ignore"):  # What matters of a strange file is said in our error.
         content = torch.load(file, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):
+    for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not all(
@@ -161,6 +163,9 @@ def _tidy(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
     if not arrays:
         raise ValueError("there are no arrays in it")
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"its array {name} holds values that are not finite")
     return arrays
 
 
@@ -177,31 +182,3 @@ def _diagnosis(file: pathlib.Path, error: Exception) -> str:
         objects = f"Python objects such as {named[1]}" if named else "Python objects"
         return f"it {'' if named else 'is damaged, or '}holds {objects}, which are never run"
     return "it is truncated" if isinstance(error, EOFError) else first_line(error).split(". ")[0]
-
-
-def _download(repository: str) -> pathlib.Path:
-    """The local copy of a repository's weights."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise UserError(f"{HUB}{repository} names no repository: write {HUB}owner/name")
-    try:
-        from huggingface_hub import errors, hf_hub_download
-    except ImportError:
-        raise UserError(
-            f"downloading {HUB}{repository} takes the package huggingface_hub: pip install huggingface_hub, "
-            "or download the file otherwise and give its path"
-        ) from None
-    problem = f"it has no {' or '.join(HUB_FILES)}"
-    for name in HUB_FILES:
-        try:
-            return pathlib.Path(hf_hub_download(repository, name))
-        except errors.LocalEntryNotFoundError:
-            problem = "huggingface.co cannot be reached"  # But the other file may have been downloaded before.
-        except errors.EntryNotFoundError:
-            continue
-        except Exception as error:  # Of the repository, of the network, of the disk.
-            problem = first_line(error)
-            break
-    raise UserError(
-        f"cannot download {HUB}{repository} ({problem}): check the name and the network, "
-        "or give the path of a file that you have"
-    )

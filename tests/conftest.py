@@ -7,6 +7,7 @@ import pathlib
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
+import builtins
 import functools
 
 import jax
@@ -69,3 +70,20 @@ def test_data() -> pathlib.Path:
     if "RESNET_JAX_TEST_DATA" not in os.environ:
         pytest.skip("RESNET_JAX_TEST_DATA names no folder with real data sets")
     return (ROOT / os.environ["RESNET_JAX_TEST_DATA"]).resolve()
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Makes a package look not installed."""
+
+    def hide(package):
+        whole = builtins.__import__
+
+        def importing(name, *arguments, **settings):
+            if name.split(".")[0] == package:
+                raise ImportError(name)
+            return whole(name, *arguments, **settings)
+
+        monkeypatch.setattr(builtins, "__import__", importing)
+
+    return hide

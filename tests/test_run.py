@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import resnet_jax
-from resnet_jax import parallel, weights
+from resnet_jax import hub, parallel, weights
 from resnet_jax.data.sources import ArraySource, open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.from_weights import load_pretrained, load_teacher
 from resnet_jax.inference.export import export_weights
-from resnet_jax.init_from import load_pretrained, load_teacher, open_pretrained
+from resnet_jax.init_from import open_pretrained
 from resnet_jax.models import variants
 from resnet_jax.models.blocks import PreActivationBlock
 from resnet_jax.run import load_run
@@ -54,6 +55,10 @@ def begin(config, mesh, sources=None):
     return setup, parallel.fetch(setup.initial_state(told.append)), told
 
 
+def load(config, *arguments):
+    return load_pretrained(config, open_pretrained(config.init_from), *arguments)
+
+
 def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
@@ -62,7 +67,7 @@ def test_exported_weights_are_the_same_network(workdir, tiny_config, tmp_path):
     run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
     export_weights(run, file)
     tiny_config.init_from = file
-    again = load_pretrained(tiny_config, open_dataset("digits"))
+    again = load(tiny_config, open_dataset("digits"))
     assert_equal(again.variables, run.variables)
     assert again.preprocess == run.preprocess
     scores = [score_run(each, open_dataset("digits"), "test[:100]", UNREADABLE) for each in (run, again)]
@@ -110,7 +115,7 @@ def test_pictures_are_resized_to_what_the_weights_were_trained_on(workdir, tiny_
     setup, _, _ = begin(tiny_config, single_device, smaller)
     assert setup.feed.image_shape == (6, 6, 1)
     assert setup.preprocess.image_size == 8
-    assert load_pretrained(tiny_config, smaller).preprocess.image_size == 8
+    assert load(tiny_config, smaller).preprocess.image_size == 8
     tiny_config.dataset.image_size = 6
     assert begin(tiny_config, single_device, smaller)[0].preprocess.image_size == 6
 
@@ -155,7 +160,7 @@ def test_weights_are_scored_only_on_as_many_classes(workdir, tiny_config):
     digits = open_dataset("digits")["test"]
     tiny_config.init_from = workdir
     with pytest.raises(UserError, match="tell other classes apart than the data has"):
-        load_pretrained(tiny_config, {"test": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))})
+        load(tiny_config, {"test": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))})
 
 
 def test_a_teacher_may_be_a_file(workdir, tiny_config, tmp_path):
@@ -167,6 +172,8 @@ def test_a_teacher_may_be_a_file(workdir, tiny_config, tmp_path):
     assert_equal(teacher.variables, run.variables)
     assert teacher.preprocess == run.preprocess  # Its own mean and deviation, not the student's.
     assert tiny_config.dataset.mean == (0.1,)
+    tiny_config.loss.distill_model = None  # The file tells it.
+    assert_equal(load_teacher(tiny_config, run.classes, run.mesh).variables, run.variables)
 
 
 def test_weights_in_three_channels_see_grey_pictures_in_three(tiny_config, single_device, tmp_path):
@@ -189,17 +196,17 @@ def test_averages_of_a_network_without_batch_statistics_are_read_back(tiny_confi
 def test_an_address_is_no_run_directory(monkeypatch):
     """Of hf://, that is: nothing may look for a directory of that name."""
     asked = []
-    monkeypatch.setattr(weights, "_download", lambda name: asked.append(name) or pathlib.Path("/nowhere/weights.pth"))
+    monkeypatch.setattr(hub, "download", lambda name: asked.append(name) or pathlib.Path("/nowhere/weights.pth"))
     with pytest.raises(UserError, match="there is no such file"):
         open_pretrained("hf://timm/resnet50")
-    assert asked == ["timm/resnet50"]
+    assert asked == ["hf://timm/resnet50"]
     with pytest.raises(UserError, match="there is no such file"):
         open_pretrained("https://example.org/weights.pth")
 
 
 def test_a_directory_of_another_library_is_no_run(tmp_path):
     (tmp_path / "config.json").write_text('{"_name_or_path": "microsoft/resnet-50"}')
-    with pytest.raises(UserError, match="give a file that ends in"):
+    with pytest.raises(UserError, match="give a run directory, or a file that ends in"):
         open_pretrained(str(tmp_path))
 
 
@@ -225,7 +232,21 @@ def test_a_pooled_shortcut_of_ones_own_is_none_of_timm(tiny_config, single_devic
 
 
 @pytest.mark.parametrize(
-    "damage", [{"mean": "0.5, 0.5"}, {"mean": "5"}, {"std": "[0]"}, {"classes": "[1]"}, {"network": "{}"}]
+    "damage",
+    [
+        {"mean": "0.5, 0.5"},
+        {"mean": "5"},
+        {"mean": "[NaN]"},
+        {"mean": "[" * 100_000},
+        {"std": "[0]"},
+        {"std": "[1e400]"},
+        {"classes": "[1]"},
+        {"model": '"resnet19"'},
+        {"network": "{}"},
+        {"image_size": "31.5"},
+        {"image_size": "1e9"},
+    ],
+    ids=str,
 )
 def test_damaged_metadata_is_an_error_in_a_sentence(workdir, tmp_path, damage):
     file = str(tmp_path / "weights.safetensors")
@@ -241,15 +262,15 @@ def test_weights_for_pictures_of_other_channels_are_refused(workdir, tiny_config
     colour = ArraySource(np.repeat(digits.images, 3, axis=-1), digits.labels, digits.classes)
     tiny_config.init_from = workdir
     with pytest.raises(UserError, match="mean and deviation are of 1 channels, and the pictures have 3"):
-        load_pretrained(tiny_config, {"test": colour})
+        load(tiny_config, {"test": colour})
 
 
 def test_a_split_may_be_named_where_there_is_no_test(workdir, tiny_config):
     tiny_config.init_from, tiny_config.dataset.test_split = workdir, "none"
     sources = {"train": open_dataset("digits")["train"]}
     with pytest.raises(UserError, match="has no test split: name another"):
-        load_pretrained(tiny_config, sources)
-    run = load_pretrained(tiny_config, sources, "train[:50]")
+        load(tiny_config, sources)
+    run = load(tiny_config, sources, "train[:50]")
     assert score_run(run, sources, "train[:50]", UNREADABLE)["examples"] == 50
 
 

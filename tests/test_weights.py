@@ -1,13 +1,10 @@
 """Files of weights: the good, the damaged and the malicious."""
 
 import argparse
-import builtins
 import os
 import pickle
 import re
 import struct
-import sys
-import types
 
 import ml_dtypes
 import numpy as np
@@ -166,6 +163,13 @@ def test_names_that_cannot_be_printed_are_refused(tmp_path, name):
     assert "whose names cannot be printed" in refusal(tmp_path / "w.safetensors")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    content = {**ARRAYS, "conv.weight": np.array([0, value], np.float32)}
+    (tmp_path / "w.safetensors").write_bytes(safetensors.numpy.save(content))
+    assert "array conv.weight holds values that are not finite" in refusal(tmp_path / "w.safetensors")
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("part", [0.0, 0.05, 0.5, 0.98])
 def test_truncated_pytorch_file_is_refused(tmp_path, zipped, part):
@@ -209,23 +213,6 @@ def test_no_file_a_directory_and_another_kind_of_file(tmp_path):
     assert "ends in .safetensors, .pth" in refusal(tmp_path / "w.npz")
 
 
-@pytest.fixture
-def without(monkeypatch):
-    """Makes a package look not installed."""
-
-    def hide(package):
-        whole = builtins.__import__
-
-        def importing(name, *arguments, **settings):
-            if name.split(".")[0] == package:
-                raise ImportError(name)
-            return whole(name, *arguments, **settings)
-
-        monkeypatch.setattr(builtins, "__import__", importing)
-
-    return hide
-
-
 def test_without_torch_one_sentence_says_what_to_do(tmp_path, without):
     (tmp_path / "w.pth").write_bytes(b"")
     without("torch")
@@ -236,73 +223,6 @@ def test_without_torch_safetensors_are_read(tmp_path, without):
     without("torch")
     weights.write(str(tmp_path / "w.safetensors"), Weights(ARRAYS, {}))
     assert_same(weights.read(str(tmp_path / "w.safetensors")).arrays, ARRAYS)
-
-
-class TestHub:
-    """huggingface_hub is played by a module of a few lines."""
-
-    @pytest.fixture
-    def hub(self, monkeypatch):
-        """A function that says what the download of each file does: return a path, or raise."""
-        errors = types.ModuleType("huggingface_hub.errors")
-        errors.EntryNotFoundError = type("EntryNotFoundError", (Exception,), {})
-        errors.LocalEntryNotFoundError = type("LocalEntryNotFoundError", (errors.EntryNotFoundError,), {})
-        module = types.ModuleType("huggingface_hub")
-        module.errors = errors
-        monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-        monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
-
-        def play(files):
-            def download(repository, name):
-                assert repository == "owner/name"
-                if isinstance(files[name], str):
-                    return files[name]
-                raise files[name]
-
-            module.hf_hub_download = download
-
-        play.errors = errors
-        return play
-
-    def test_safetensors_come_first(self, tmp_path, hub):
-        path = str(tmp_path / "model.safetensors")
-        weights.write(path, Weights(ARRAYS, {}))
-        hub({"model.safetensors": path})
-        assert_same(weights.read("hf://owner/name").arrays, ARRAYS)
-
-    def test_then_pytorch(self, tmp_path, hub):
-        torch = pytest.importorskip("torch")
-        path = tmp_path / "pytorch_model.bin"
-        torch.save({name: torch.from_numpy(array) for name, array in ARRAYS.items()}, path)
-        hub({"model.safetensors": hub.errors.EntryNotFoundError(), "pytorch_model.bin": str(path)})
-        assert_same(weights.read("hf://owner/name").arrays, ARRAYS)
-
-    def test_repository_without_weights(self, hub):
-        hub(dict.fromkeys(weights.HUB_FILES, hub.errors.EntryNotFoundError()))
-        assert "it has no model.safetensors or pytorch_model.bin" in refusal("hf://owner/name")
-
-    def test_no_network(self, hub):
-        hub(dict.fromkeys(weights.HUB_FILES, hub.errors.LocalEntryNotFoundError("many\nlines")))
-        assert "huggingface.co cannot be reached" in refusal("hf://owner/name")
-
-    def test_what_was_downloaded_before_needs_no_network(self, tmp_path, hub):
-        torch = pytest.importorskip("torch")
-        path = tmp_path / "pytorch_model.bin"
-        torch.save({name: torch.from_numpy(array) for name, array in ARRAYS.items()}, path)
-        hub({"model.safetensors": hub.errors.LocalEntryNotFoundError("offline"), "pytorch_model.bin": str(path)})
-        assert_same(weights.read("hf://owner/name").arrays, ARRAYS)
-
-    def test_other_failures_are_one_sentence(self, hub):
-        hub({"model.safetensors": RuntimeError("401 Client Error\n\nRepository Not Found")})
-        assert "(401 Client Error)" in refusal("hf://owner/name")
-
-    def test_not_installed(self, without):
-        without("huggingface_hub")
-        assert "pip install huggingface_hub" in refusal("hf://owner/name")
-
-    @pytest.mark.parametrize("name", ["owner", "owner/name/file", "", "../name/x"])
-    def test_no_name_of_a_repository(self, name):
-        assert "write hf://owner/name" in refusal(f"hf://{name}")
 
 
 class TestWriteFailures:

@@ -22,7 +22,8 @@ from resnet_jax.data.sources import Source
 from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
-from resnet_jax.init_from import Pretrained, load_teacher, open_pretrained
+from resnet_jax.from_weights import load_teacher
+from resnet_jax.init_from import Pretrained, open_pretrained
 from resnet_jax.models import creation
 from resnet_jax.run import Run, abstract_variables
 from resnet_jax.training import losses, optimizer, state, step
@@ -186,7 +187,7 @@ def prepare(
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
     model = creation.from_config(config, len(inputs.classes))
     Freezing(config.freeze).check(abstract_variables(model, len(config.dataset.mean))["params"])
-    teacher = load_teacher(config, inputs.classes, mesh) if config.loss.distill_from else None
+    teacher = load_teacher(config, inputs.classes, mesh, tell) if config.loss.distill_from else None
     if teacher:
         teacher.preprocess.check(feed.image_shape[-1])
     return Setup(

@@ -20,7 +20,8 @@ def run() -> int:
     from resnet_jax.data.sources import open_dataset
     from resnet_jax.data.unreadable import UnreadablePictures
     from resnet_jax.evaluation.evaluate import score_run
-    from resnet_jax.init_from import load_pretrained
+    from resnet_jax.from_weights import load_pretrained
+    from resnet_jax.init_from import open_pretrained
     from resnet_jax.run import load_run
     from resnet_jax.terminal import ProgressLine, scores_table
 
@@ -31,8 +32,9 @@ def run() -> int:
     dataset.eval_resize = EVAL_RESIZE.value or dataset.eval_resize
     dataset.eval_crop = EVAL_CROP.value or dataset.eval_crop
     feeds.check(dataset)
+    found = None if trained else open_pretrained(CONFIG.value.init_from)
     sources = open_dataset(dataset.name, DATA_DIR.value or dataset.data_dir)
-    trained = trained or load_pretrained(CONFIG.value, sources, SPLIT.value)
+    trained = trained or load_pretrained(CONFIG.value, found, sources, SPLIT.value)
     split = SPLIT.value or trained.config.dataset.test_split
     if split == "none":
         raise UserError("this run has no test split: name another, such as --split=val")

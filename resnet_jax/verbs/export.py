@@ -11,8 +11,9 @@ flags.mark_flag_as_required("to")
 def run() -> int:
     from resnet_jax import parallel, weights
     from resnet_jax.data.sources import open_dataset
+    from resnet_jax.from_weights import load_pretrained
     from resnet_jax.inference.export import export_weights
-    from resnet_jax.init_from import load_pretrained
+    from resnet_jax.init_from import open_pretrained
     from resnet_jax.models.schemes import scheme_of
     from resnet_jax.run import load_run
 
@@ -22,10 +23,11 @@ def run() -> int:
         trained = load_run(WORKDIR.value)
         of = f"the weights of step {trained.step:,}"
     else:  # The data tells the classes and the size of the pictures.
-        dataset = CONFIG.value.dataset
-        sources = open_dataset(dataset.name, dataset.data_dir)
-        trained = load_pretrained(CONFIG.value, sources, dataset.train_split)
-        of = CONFIG.value.init_from
+        config = CONFIG.value
+        found = open_pretrained(config.init_from)
+        sources = open_dataset(config.dataset.name, config.dataset.data_dir)
+        trained = load_pretrained(config, found, sources, config.dataset.train_split)
+        of = config.init_from
     if parallel.is_main_process():
         export_weights(trained, TO.value)
         print(f"Wrote {of} to {TO.value}, by the names of {scheme_of(trained.model).name}.")
