@@ -15,7 +15,7 @@ import json
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.errors import UserError, first_line, unknown_name
 
 # What a resumed run may change without becoming another run. `num_epochs` may only grow.
 CHANGEABLE_ON_RESUME = (
@@ -169,19 +169,26 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """The inverse of `to_json`; a setting that an older run did not know keeps its default."""
+    """The inverse of `to_json`; a setting that an older run did not know keeps its default.
+
+    Raises:
+      UserError: if it is no JSON, or holds other names or types than the settings have.
+    """
     config = default()
 
     def fill(tree: ConfigDict, values: dict, prefix: str) -> None:
         for name, value in values.items():
             if name not in tree:
                 raise unknown_name("setting", f"{prefix}{name}", leaves(config))
-            if isinstance(value, dict):
+            if isinstance(tree[name], ConfigDict):
                 fill(tree[name], value, f"{prefix}{name}.")
             else:
                 tree[name] = tuple(value) if isinstance(value, list) else value
 
-    fill(config, json.loads(text), "")
+    try:
+        fill(config, json.loads(text), "")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"these are no settings of a run ({first_line(error)}): restore the file") from None
     return config
 
 

@@ -4,7 +4,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from resnet_jax.config import get
+from resnet_jax.config import default, get, leaves
 from resnet_jax.errors import UserError, unknown_name
 
 POSITIVE_OR_UNSET = (
@@ -47,6 +47,9 @@ POSITIVE = (
 
 def check(config: ConfigDict) -> None:
     """Raises `UserError` for values that cannot work."""
+    for key, value in leaves(default()).items():
+        if value is not None and get(config, key) is None:
+            raise UserError(f"{key} must not be None: by default it is {value!r}")
     for key in POSITIVE:
         if not get(config, key) > 0:
             raise UserError(f"{key} must be positive, not {get(config, key)}")

@@ -93,17 +93,28 @@ class WorkDir:
         return settings.from_json(self._read("config.json"))
 
     def classes(self) -> tuple[str, ...]:
-        return tuple(json.loads(self._read("classes.json")))
+        return tuple(map(str, self._json("classes.json", list)))
 
     def result(self) -> dict | None:
         """The final result, or None while the run is not done."""
-        return json.loads(self._read("result.json")) if (self.path / "result.json").exists() else None
+        return self._json("result.json", dict) if (self.path / "result.json").exists() else None
+
+    def _json(self, name: str, kind: type) -> list | dict:
+        try:
+            value = json.loads(self._read(name))
+            if not isinstance(value, kind):
+                raise ValueError(f"it holds no {kind.__name__}")
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.path / name} is damaged ({first_line(error)}): restore the file") from None
+        return value
 
     def _read(self, name: str) -> str:
         try:
             return (self.path / name).read_text()
         except OSError:
             raise UserError(f"{self.path} is no run directory, for it has no {name}: check --workdir") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path / name} is damaged ({first_line(error)}): restore the file") from None
 
     def open_checkpoints(self, keep: int, best_metric: str, read_only: bool = False) -> None:
         """Prepares for saving and restoring: the newest `keep` checkpoints stay, and the best in `best_metric`.
@@ -166,7 +177,7 @@ class WorkDir:
         """
         if step in self._manager.all_steps():  # It was saved before its evaluation, which was interrupted.
             self._manager.delete(step)
-        digests = {name: _digests(tree) for name, tree in items.items()}
+        digests = {HOST: _digest_of_json(host), **{name: _digests(tree) for name, tree in items.items()}}
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
         with self._writing():
             self._manager.save(
@@ -198,6 +209,8 @@ class WorkDir:
             restored = self._manager.restore(step, args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonRestore()}))
             host = dict(restored[HOST])
             saved_digests = host.pop(DIGESTS)
+            if saved_digests.get(HOST, None) != _digest_of_json(host):
+                raise ValueError("its JSON values are not what was saved")
             for name in wanted:
                 for leaf, digest in _digests(restored[name]).items():
                     if digest != saved_digests[name][leaf]:
@@ -267,6 +280,10 @@ class WorkDir:
                 f"cannot save a checkpoint in {self.path} ({first_line(error)}): should the disk be full, "
                 "make room, and run the same command again to go on from the last one"
             ) from error
+
+
+def _digest_of_json(values: dict) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _digests(tree) -> dict[str, str]:
