@@ -87,3 +87,26 @@ def without(monkeypatch):
         monkeypatch.setattr(builtins, "__import__", importing)
 
     return hide
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """gs://bucket as a store that takes whole files only; it lies in a directory, which is returned."""
+    from etils.epath import gpath, testing
+
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # It would look for a real bucket.
+
+    def local(path):
+        return str(path).replace("gs://bucket", str(tmp_path / "bucket"))
+
+    def translated(original, *paths, **options):
+        return original(*map(local, paths), **options)
+
+    def opened(original, path, mode):
+        assert "a" not in mode, "a bucket's files cannot be appended to"
+        return original(local(path), mode)
+
+    names = ("copy", "exists", "isdir", "listdir", "makedirs", "mkdir", "remove", "rename", "replace", "rmtree", "stat")
+    (tmp_path / "bucket").mkdir()
+    with testing.mock_epath(open=opened, glob=translated, **dict.fromkeys(names, translated)):
+        yield tmp_path / "bucket"

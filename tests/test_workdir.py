@@ -5,6 +5,7 @@ import pytest
 from resnet_jax import config as settings
 from resnet_jax import parallel
 from resnet_jax.errors import UserError
+from resnet_jax.lock import locked
 from resnet_jax.workdir import WorkDir
 
 
@@ -184,6 +185,21 @@ def test_settings_and_classes_come_back(tmp_path):
     assert directory.result() == {"test": 1}
     directory.forget_result()
     assert directory.result() is None
+
+
+def test_small_files_live_in_a_bucket_as_well(bucket):
+    directory = WorkDir("gs://bucket/runs/first")
+    directory.make()
+    directory.describe(settings.default(), ("cat", "dog"))
+    directory.write_result({"test": None})
+    assert (directory.exists(), directory.classes(), directory.result()) == (True, ("cat", "dog"), {"test": None})
+    assert {path.name for path in (bucket / "runs" / "first").iterdir()} == {
+        "config.json",
+        "classes.json",
+        "result.json",
+    }
+    with locked(directory.path):  # There are no locks in a bucket.
+        pass
 
 
 def test_relative_paths_are_made_absolute_and_addresses_left_alone(tmp_path, monkeypatch):

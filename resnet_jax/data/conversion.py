@@ -73,9 +73,7 @@ def _write_shards(builder, folder: str, progress: Progress) -> None:
         targets = template.sharded_filepaths(split.num_shards)
         for source, target, length in zip(split.filepaths, targets, split.shard_lengths, strict=True):
             if os.path.dirname(os.path.abspath(target)) != os.path.abspath(folder):
-                raise UserError(
-                    f"the description of the set names a file outside its folder, {target}: do not trust it"
-                )
+                raise UserError(f"{target}, which the set's description names, is outside of {folder}: do not trust it")
             writer = array_record.ArrayRecordWriter(os.fspath(target), "group_size:1")  # As TFDS writes them.
             for example in tf.data.TFRecordDataset(os.fspath(source)).as_numpy_iterator():
                 writer.write(example)

@@ -24,6 +24,7 @@ class Summaries:
 
     def __init__(self, directory: epath.Path, resumed_step: int, progress: ProgressLine, evaluated: bool = True):
         self._path = directory / "metrics.jsonl"
+        self._can_append = "://" not in str(directory)  # Buckets take whole files only.
         self._lines: list[str] = []
         self._tensorboard = None
         if not parallel.is_main_process():
@@ -67,8 +68,12 @@ class Summaries:
         """Puts on disk what has been written; must come before a checkpoint that counts on it."""
         lines, self._lines = self._lines, []  # Taken first: after a failure they must not be written twice.
         if lines and parallel.is_main_process():
-            with self._path.open("a") as file:
-                file.write("".join(lines))
+            if self._can_append:
+                with self._path.open("a") as file:
+                    file.write("".join(lines))
+            else:
+                before = self._path.read_text() if self._path.exists() else ""
+                self._path.write_text(before + "".join(lines))
         if self._tensorboard:
             self._tensorboard.flush()
 

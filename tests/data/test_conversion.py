@@ -1,9 +1,10 @@
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from resnet_jax.data import sources
-from resnet_jax.data.conversion import convert
+from resnet_jax.data.conversion import _write_shards, convert
 from resnet_jax.errors import UserError
 
 
@@ -14,6 +15,20 @@ def test_what_cannot_be_converted_is_said(test_data, tmp_path):
     with pytest.raises(UserError, match=r"'cifar10' is not prepared as tfrecord .* needs no conversion"):
         convert("cifar10", str(test_data / "tfds"), str(tmp_path / "new"), print)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_description_cannot_have_files_written_elsewhere(tmp_path):
+    pytest.importorskip("tensorflow")
+    template = SimpleNamespace(
+        replace=lambda **_: SimpleNamespace(sharded_filepaths=lambda _: [tmp_path / "new" / ".." / "else"])
+    )
+    split = SimpleNamespace(
+        num_examples=1, num_shards=1, shard_lengths=[1], filepaths=["old"], filename_template=template
+    )
+    builder = SimpleNamespace(info=SimpleNamespace(splits={"train": split}))
+    with pytest.raises(UserError, match=r"is outside of .*: do not trust it"):
+        _write_shards(builder, str(tmp_path / "new"), print)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -90,3 +90,16 @@ def test_without_tensorflow_the_figures_are_kept_and_it_is_said(tmp_path, monkey
     assert lines(tmp_path) == [{"step": 10, "train/loss": 1.0}]
     assert "TensorBoard is off" in capsys.readouterr().out
     assert not list(tmp_path.glob("events*"))
+
+
+def test_in_a_bucket_the_whole_file_is_written_each_time(bucket, without):
+    without("clu")  # TensorBoard's writer would look for a real one.
+    summaries = Summaries(epath.Path("gs://bucket/run"), 0, ProgressLine())
+    (bucket / "run").mkdir()
+    for step in (10, 20):
+        summaries.scalars(step, {"train/loss": step / 10})
+        summaries.flush()
+    resumed = Summaries(epath.Path("gs://bucket/run"), 10, ProgressLine())
+    resumed.scalars(20, {"train/loss": 5.0})
+    resumed.close()
+    assert lines(bucket / "run") == [{"step": 10, "train/loss": 1.0}, {"step": 20, "train/loss": 5.0}]
