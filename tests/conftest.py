@@ -3,9 +3,10 @@
 import os
 import pathlib
 
-# Before JAX is imported: its settings are read once.
+# Before JAX is imported: its settings are read once. What is compiled here is small and runs for a moment, so LLVM need
+# not optimise it, which halves the time to compile. Subprocesses have XLA_FLAGS of their own: they run as for users.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
 import builtins
 import functools
@@ -13,6 +14,7 @@ import functools
 import jax
 import pytest
 
+import resnet_jax
 from resnet_jax import config as settings
 from resnet_jax import parallel
 from resnet_jax.models import variants
@@ -50,6 +52,30 @@ def tiny_config():
     config.num_epochs = 2
     config.log_every_steps = 2
     return config
+
+
+@pytest.fixture(scope="session")
+def place_of_tiny_run(tmp_path_factory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("runs") / "tiny"
+
+
+@pytest.fixture
+def tiny_run(place_of_tiny_run, tiny_config) -> pathlib.Path:
+    """The place of the finished run that `tiny_config` makes, trained once for all tests: they leave it as it is."""
+    if not (place_of_tiny_run / "result.json").exists():
+        resnet_jax.train(tiny_config, str(place_of_tiny_run))
+    return place_of_tiny_run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> pathlib.Path:
+    """The place of a run of `SHORT_DIGITS` that nothing has interrupted; tests leave it as it is."""
+    from tests.end_to_end.program import SHORT_DIGITS, run
+
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    finished = run(*SHORT_DIGITS, f"--workdir={workdir}")
+    assert finished.returncode == 0, finished.stderr
+    return workdir
 
 
 @pytest.fixture(scope="session")

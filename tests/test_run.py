@@ -35,17 +35,9 @@ def pre_activation(tiny_variant, monkeypatch):
     monkeypatch.setitem(variants.VARIANTS, "pre_activation", dataclasses.replace(tiny, make=make))
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The place of the run that `tiny_config` makes, once it has been made."""
-    return tmp_path_factory.mktemp("runs") / "run"
-
-
 @pytest.fixture
-def workdir(trained, tiny_config):
-    if not (trained / "result.json").exists():
-        resnet_jax.train(tiny_config, str(trained))
-    return str(trained)
+def workdir(tiny_run):
+    return str(tiny_run)
 
 
 def begin(config, mesh, sources=None):
@@ -151,7 +143,7 @@ def test_what_is_skipped_stays_as_it_was_drawn(workdir, tiny_config, single_devi
 
 
 def test_weights_of_another_network_are_refused(workdir, tiny_config, single_device):
-    tiny_config.init_from, tiny_config.model.name = workdir, "resnet20"
+    tiny_config.init_from, tiny_config.model.squeeze_excitation = workdir, 4
     with pytest.raises(UserError, match="of another network than the config's"):
         begin(tiny_config, single_device)
 

@@ -1,5 +1,8 @@
 """Every mistake gets one sentence on stderr, exit code 2 and no traceback."""
 
+import json
+import shutil
+
 import pytest
 
 from tests.end_to_end.program import SHORT_DIGITS, run
@@ -57,16 +60,18 @@ def test_unwritable_workdir(tmp_path):
     check(run(*SHORT_DIGITS, f"--workdir={tmp_path}/file/run"), "cannot write to the workdir")
 
 
-def test_a_workdir_that_belongs_to_another_run(tmp_path):
-    assert run(*SHORT_DIGITS, f"--workdir={tmp_path}", "--config.num_epochs=2").returncode == 0
-    finished = run(*SHORT_DIGITS, f"--workdir={tmp_path}", "--config.num_epochs=2", "--config.seed=7")
+def test_a_workdir_that_belongs_to_another_run(finished_run):
+    finished = run(*SHORT_DIGITS, f"--workdir={finished_run}", "--config.seed=7")
     check(finished, "this workdir belongs to another run, which differs in seed (there 0, here 7)")
 
 
-def test_evaluating_without_a_test_split(tmp_path):
-    assert run(*SHORT_DIGITS, f"--workdir={tmp_path}", "--config.num_epochs=1",
-               "--config.dataset.test_split=none").returncode == 0  # fmt: skip
-    check(run("evaluate", f"--workdir={tmp_path}"), "this run has no test split")
+def test_evaluating_without_a_test_split(tmp_path, finished_run):
+    """The config is as a run with --config.dataset.test_split=none stores it."""
+    shutil.copytree(finished_run, tmp_path / "run")
+    config = json.loads((finished_run / "config.json").read_text())
+    config["dataset"]["test_split"] = "none"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    check(run("evaluate", f"--workdir={tmp_path}/run"), "this run has no test split")
 
 
 def test_help_lists_verbs_and_flags():

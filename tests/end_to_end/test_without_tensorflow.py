@@ -39,7 +39,7 @@ def train_and_evaluate(tmp_path, hidden, *arguments):
 
 
 def test_digits(tmp_path, hidden):
-    train_and_evaluate(tmp_path, hidden, *SHORT_DIGITS, "--config.num_epochs=2")
+    train_and_evaluate(tmp_path, hidden, *SHORT_DIGITS)
 
 
 def test_a_prepared_tfds_set(tmp_path, hidden, test_data):
@@ -48,9 +48,10 @@ def test_a_prepared_tfds_set(tmp_path, hidden, test_data):
         hidden,
         "--config=configs/cifar10.py:resnet20",
         "--config.num_epochs=2",
+        "--config.batch_size=32",
         f"--config.dataset.data_dir={test_data / 'tfds'}",
-        "--config.dataset.train_split=train[:600]",
-        "--config.dataset.test_split=test[:300]",
+        "--config.dataset.train_split=train[:160]",
+        "--config.dataset.test_split=test[:50]",
     )
 
 

@@ -108,13 +108,14 @@ def test_option_a_blurs_before_it_strides():
 
 def test_bottleneck_strides_in_its_3x3():
     """Version 1.5; the original paper's code strides in the first 1x1."""
-    seen = outputs(make_block(stride=2, residual=bottleneck), jnp.zeros((1, 6, 6, 4)))
+    seen = jax.eval_shape(lambda: outputs(make_block(stride=2, residual=bottleneck), jnp.zeros((1, 6, 6, 4))))
     sizes = {name: seen[name].shape[1:] for name in ("conv1", "conv2", "conv3")}
     assert sizes == {"conv1": (6, 6, 8), "conv2": (3, 3, 8), "conv3": (3, 3, 32)}
 
 
 def test_blur_pool_takes_the_stride_after_the_activation_and_before_the_projection():
-    seen = outputs(make_block(stride=2, residual=bottleneck, blur_pool=True), pictures(1, 6, 6, 4))
+    block = make_block(stride=2, residual=bottleneck, blur_pool=True)
+    seen = jax.eval_shape(lambda: outputs(block, jnp.zeros((1, 6, 6, 4))))
     at_half_size = {name for name, value in seen.items() if value.shape[1] == 3}
     assert at_half_size == {"dropout", "conv3", "norm3", "shortcut_conv", "shortcut_norm"}
 
@@ -123,7 +124,7 @@ def test_blur_pool_takes_the_stride_after_the_activation_and_before_the_projecti
 @pytest.mark.parametrize("residual", [basic, bottleneck])
 def test_shortcut_is_the_identity_where_nothing_changes(kind, residual):
     images = jnp.zeros((1, 6, 6, residual(8, 1)[-1].features))
-    variables = make_block(kind, residual=residual).init(jax.random.key(0), images)
+    variables = jax.eval_shape(make_block(kind, residual=residual).init, jax.random.key(0), images)
     assert not any("shortcut" in name for name in variables["params"])
 
 

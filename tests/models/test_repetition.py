@@ -16,17 +16,21 @@ def make_networks(**settings):
 
 
 def train(network, variables):
-    """Logits, updated statistics, and gradients of a loss."""
+    """Logits, updated statistics, and gradients of a loss; and logits in evaluation."""
 
-    def loss(params):
-        rngs = {"dropout": jax.random.key(1)}
-        logits, updated = network.apply(
-            variables | {"params": params}, IMAGES, train=True, mutable=["batch_stats"], rngs=rngs
-        )
-        return jnp.sum(logits**2), (logits, updated)
+    @jax.jit
+    def both(variables):
+        def loss(params):
+            rngs = {"dropout": jax.random.key(1)}
+            logits, updated = network.apply(
+                variables | {"params": params}, IMAGES, train=True, mutable=["batch_stats"], rngs=rngs
+            )
+            return jnp.sum(logits**2), (logits, updated)
 
-    gradients, rest = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
-    return rest, gradients
+        gradients, rest = jax.grad(loss, has_aux=True)(variables["params"])
+        return (rest, gradients), network.apply(variables, IMAGES, train=False)
+
+    return both(variables)
 
 
 @pytest.mark.parametrize(
@@ -41,14 +45,9 @@ def train(network, variables):
 def test_a_loop_computes_what_the_blocks_one_by_one_do(settings):
     unrolled, looped = make_networks(**settings)
     variables = looped.init(jax.random.key(0), IMAGES, train=False)
-    expected = train(unrolled, variables)
-    jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4),
-        train(looped, variables),
-        expected,
-    )
-    evaluated = [network.apply(variables, IMAGES, train=False) for network in (unrolled, looped)]
-    np.testing.assert_allclose(*evaluated, rtol=1e-5, atol=1e-5)
+    (expected, expected_logits), (trained, logits) = (train(network, variables) for network in (unrolled, looped))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4), trained, expected)
+    np.testing.assert_allclose(logits, expected_logits, rtol=1e-5, atol=1e-5)
 
 
 def test_the_initial_variables_are_the_same():
@@ -60,9 +59,9 @@ def test_blocks_are_dropped_each_by_itself():
     """With the same mask for all, an example would go through all blocks or through none."""
     _, looped = make_networks(stochastic_depth=0.6)
     images = np.broadcast_to(IMAGES[:1], (256, 8, 8, 3))
-    variables = looped.init(jax.random.key(0), images, train=False)
-    logits, _ = looped.apply(
-        variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(1)}
+    variables = looped.init(jax.random.key(0), IMAGES, train=False)
+    logits, _ = jax.jit(looped.apply, static_argnames=("train", "mutable"))(
+        variables, images, train=True, mutable=("batch_stats",), rngs={"dropout": jax.random.key(1)}
     )
     assert len(np.unique(np.asarray(logits)[:, 0].round(4))) > 8
 
@@ -71,7 +70,7 @@ def test_blocks_are_dropped_each_by_itself():
 def test_remat_computes_again_with_the_same_masks():
     _, looped = make_networks(stochastic_depth=0.5, dropout=0.3)
     variables = looped.init(jax.random.key(0), IMAGES, train=False)
-    once, twice = train(looped, variables), train(looped.clone(remat=True), variables)
+    (once, _), (twice, _) = train(looped, variables), train(looped.clone(remat=True), variables)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4), once, twice)
 
 

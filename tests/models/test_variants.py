@@ -1,5 +1,6 @@
 """The named variants against what is published of them."""
 
+import functools
 import re
 
 import jax
@@ -90,6 +91,7 @@ MULTIPLY_ADDS = {
 }
 
 
+@functools.cache
 def costs(name):
     variant = VARIANTS[name]
     return cost(variant.make(num_classes=variant.num_classes), (variant.image_size, variant.image_size, 3))

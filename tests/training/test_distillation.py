@@ -56,12 +56,14 @@ def teacher(taught, tiny_config):
     if not (taught / "result.json").exists():
         config = tiny_config.copy_and_resolve_references()
         config.num_epochs, config.batch_size = 10, 32
+        config.evaluate_every_epochs = config.checkpoint.every_epochs = 10
         assert resnet_jax.train(config, str(taught))["test"]["top1"] > 0.5
     return str(taught)
 
 
 def test_a_student_learns_from_a_run_without_seeing_a_label(tiny_config, teacher, tmp_path):
     tiny_config.num_epochs, tiny_config.batch_size, tiny_config.seed = 10, 32, 1
+    tiny_config.evaluate_every_epochs = tiny_config.checkpoint.every_epochs = 10
     tiny_config.loss.distill_from, tiny_config.loss.distill_weight = teacher, 1.0
     assert resnet_jax.train(tiny_config, str(tmp_path / "student"))["test"]["top1"] > 0.5
 

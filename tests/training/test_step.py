@@ -23,7 +23,11 @@ def take_steps(config, mesh, calls, steps_per_call=1):
 
 @pytest.mark.parametrize(
     "model",
-    [{"name": "resnet20"}, {"name": "tiny"}, {"name": "tiny", "stochastic_depth": 0.5, "dropout": 0.2}],
+    [
+        pytest.param({"name": "resnet20"}, marks=pytest.mark.slow),
+        {"name": "tiny"},
+        {"name": "tiny", "stochastic_depth": 0.5, "dropout": 0.2},
+    ],
     ids=str,
 )
 def test_eight_devices_and_one_give_the_same_losses(tiny_config, mesh, single_device, model):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from signal import SIGINT, SIGTERM
 
 import jax
@@ -44,7 +45,7 @@ def test_leaves_a_run_directory_with_all_that_it_promises(tiny_config, workdir, 
 
 
 def test_the_checkpoint_that_is_scored_is_the_best_on_validation(tiny_config, workdir):
-    tiny_config.num_epochs, tiny_config.checkpoint.keep = 4, 1
+    tiny_config.num_epochs, tiny_config.checkpoint.keep, tiny_config.schedule.name = 4, 1, "constant"
     result = resnet_jax.train(tiny_config, str(workdir))
     validation = {
         record["step"]: record["validation/top1"] for record in records(workdir) if "validation/top1" in record
@@ -55,16 +56,15 @@ def test_the_checkpoint_that_is_scored_is_the_best_on_validation(tiny_config, wo
     assert load_run(str(workdir)).step == result["checkpoint_step"]
 
 
-def test_a_finished_run_is_not_trained_again(tiny_config, workdir, capsys):
-    result = resnet_jax.train(tiny_config, str(workdir))
-    before = (workdir / "metrics.jsonl").read_text()
-    assert resnet_jax.train(tiny_config, str(workdir)) == result
-    assert (workdir / "metrics.jsonl").read_text() == before
+def test_a_finished_run_is_not_trained_again(tiny_config, tiny_run, capsys):
+    before = (tiny_run / "metrics.jsonl").read_text()
+    assert resnet_jax.train(tiny_config, str(tiny_run)) == WorkDir(str(tiny_run)).result()
+    assert (tiny_run / "metrics.jsonl").read_text() == before
     assert "This run is finished." in capsys.readouterr().out
 
 
-def test_a_finished_run_can_be_lengthened(tiny_config, workdir, capsys):
-    resnet_jax.train(tiny_config, str(workdir))
+def test_a_finished_run_can_be_lengthened(tiny_config, tiny_run, workdir, capsys):
+    shutil.copytree(tiny_run, workdir)
     tiny_config.num_epochs = 3
     resnet_jax.train(tiny_config, str(workdir))
     output = capsys.readouterr().out
@@ -73,6 +73,12 @@ def test_a_finished_run_can_be_lengthened(tiny_config, workdir, capsys):
     assert [record["step"] for record in records(workdir) if "validation/loss" in record] == [5, 10, 15]
     rates = {record["step"]: record["train/learning_rate"] for record in records(workdir) if "train/loss" in record}
     assert rates[14] == pytest.approx(0.1 * (1 + np.cos(np.pi * 13 / 15)) / 2, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The place of a run that nothing has stopped, once it has been made."""
+    return tmp_path_factory.mktemp("runs") / "straight"
 
 
 def final_params(workdir):
@@ -89,10 +95,13 @@ def final_params(workdir):
     [(1, SIGINT), (2, SIGTERM), (3, SIGTERM), (6, SIGINT), (8, SIGTERM)],
     ids=["amid an epoch", "in evaluation", "after evaluation", "in the last evaluation", "at the end"],
 )
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny_config, tmp_path, monkeypatch, calls, signum):
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    tiny_config, straight, workdir, monkeypatch, calls, signum
+):
     """In calls of three steps, of the five in an epoch; saving by the clock after each of them."""
     tiny_config.steps_per_call, tiny_config.checkpoint.every_minutes = 3, 1e-9
-    expected = resnet_jax.train(tiny_config, str(tmp_path / "straight"))
+    if not (straight / "result.json").exists():
+        resnet_jax.train(tiny_config, str(straight))
     asked = []
 
     @contextlib.contextmanager
@@ -102,15 +111,14 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny_config, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(loops, "interruption", stop_later)
         with pytest.raises(KeyboardInterrupt if signum == SIGINT else Preempted):
-            resnet_jax.train(tiny_config, str(tmp_path / "stopped"))
-    assert WorkDir(str(tmp_path / "stopped")).result() is None
-    result = resnet_jax.train(tiny_config, str(tmp_path / "stopped"))
+            resnet_jax.train(tiny_config, str(workdir))
+    assert WorkDir(str(workdir)).result() is None
+    result, expected = resnet_jax.train(tiny_config, str(workdir)), WorkDir(str(straight)).result()
     assert (result["test"], result["checkpoint_step"]) == (expected["test"], expected["checkpoint_step"])
-    straight, stopped = final_params(tmp_path / "straight"), final_params(tmp_path / "stopped")
-    jax.tree.map(np.testing.assert_array_equal, stopped, straight)
+    jax.tree.map(np.testing.assert_array_equal, final_params(workdir), final_params(straight))
     untimed = [
         [{key: value for key, value in record.items() if "images_per_second" not in key} for record in records(path)]
-        for path in (tmp_path / "straight", tmp_path / "stopped")
+        for path in (straight, workdir)
     ]
     assert untimed[0] == untimed[1]
 
@@ -118,7 +126,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tiny_config, tmp_p
 def test_checkpoints_are_saved_when_they_are_due(tiny_config, workdir):
     """Every other epoch, at the last step, and besides when the figures are the best so far."""
     tiny_config.num_epochs, tiny_config.checkpoint.keep, tiny_config.checkpoint.every_epochs = 5, 9, 2
-    tiny_config.evaluate_every_epochs = 3
+    tiny_config.evaluate_every_epochs, tiny_config.schedule.name = 3, "constant"
     resnet_jax.train(tiny_config, str(workdir))
     evaluated = [record["step"] for record in records(workdir) if "validation/loss" in record]
     assert evaluated == [15, 25]
@@ -155,11 +163,10 @@ def test_other_data_is_another_run(tiny_config, workdir):
     assert WorkDir(str(workdir)).result()  # All that was there is there still.
 
 
-def test_a_workdir_of_another_run_is_refused(tiny_config, workdir):
-    resnet_jax.train(tiny_config, str(workdir))
+def test_a_workdir_of_another_run_is_refused(tiny_config, tiny_run):
     tiny_config.optimizer.learning_rate = 0.05
     with pytest.raises(UserError, match=r"differs in optimizer.learning_rate \(there 0.1, here 0.05\)"):
-        resnet_jax.train(tiny_config, str(workdir))
+        resnet_jax.train(tiny_config, str(tiny_run))
 
 
 def test_without_validation_the_last_checkpoint_is_scored(tiny_config, workdir):
@@ -173,6 +180,7 @@ def test_without_validation_the_last_checkpoint_is_scored(tiny_config, workdir):
 def test_the_test_split_can_be_left_alone(tiny_config, workdir):
     tiny_config.dataset.test_split = "none"
     assert resnet_jax.train(tiny_config, str(workdir))["test"] is None
+    assert WorkDir(str(workdir)).config().dataset.test_split == "none"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint_before_it(tiny_config, workdir):
@@ -206,10 +214,10 @@ def test_trains_on_ones_own_source(tiny_config, workdir):
     assert json.loads((workdir / "classes.json").read_text()) == ["dark", "bright"]
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 5])
+@pytest.mark.parametrize("steps_per_call", [1, 3])
 def test_a_profiler_trace_is_written(tiny_config, workdir, steps_per_call):
     """Also where no call begins within the steps, but one takes them."""
-    tiny_config.profile_steps, tiny_config.steps_per_call = "2:4", steps_per_call
+    tiny_config.profile_steps, tiny_config.steps_per_call = "1:3", steps_per_call
     resnet_jax.train(tiny_config, str(workdir))
     (trace,) = workdir.glob("plugins/profile/*/*.xplane.pb")
     assert trace.stat().st_size > 10_000
