@@ -6,8 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Teacher:
         """weight * soft_loss + (1 - weight) * loss_of_labels."""
         soft = soft_loss(logits, teacher_logits, self.temperature)
         return self.weight * soft + (1 - self.weight) * loss_of_labels
+
+
+def teacher_of(loss: ConfigDict, run: Run | None) -> Teacher | None:
+    """The network of `run` as a teacher, as `config.loss` says; None without one."""
+    return run and Teacher(run.model, run.preprocess, loss.distill_weight, loss.temperature)
 
 
 def soft_loss(logits: jax.Array, teacher_logits: jax.Array, temperature: float) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,7 @@ from resnet_jax.init_from import Pretrained, open_pretrained
 from resnet_jax.models import creation
 from resnet_jax.run import Run, abstract_variables
 from resnet_jax.training import losses, optimizer, state, step
-from resnet_jax.training.distillation import Teacher
+from resnet_jax.training.distillation import teacher_of
 from resnet_jax.training.freezing import Freezing, merge
 
 MOST_STEPS_PER_CALL = 32  # where it is chosen: enough to hide the launch, few enough to react within a second
@@ -58,10 +58,10 @@ class Setup:
         """Examples a split."""
         return {"training": self.feed.size, "validation": 0 if self.validation is None else len(self.validation)}
 
-    def first_batch(self) -> tuple[jax.Array, jax.Array]:
-        """The augmented pictures and the labels that the first step is trained on."""
+    def batch(self, step: int) -> tuple[jax.Array, jax.Array]:
+        """The augmented pictures and the labels that a step is trained on, whole on every device."""
         batch_of = jax.jit(self._batch_of(), out_shardings=parallel.replicated(self.mesh))
-        return batch_of(self.feed.inputs(0), 0)
+        return batch_of(self.feed.inputs(step), step)
 
     def initial_state(self, tell: Callable[[str], None] = lambda line: None) -> state.TrainState:
         """The state before the first step, on all devices; not compiled as a whole, see `state.create`.
@@ -89,10 +89,16 @@ class Setup:
         """Shapes, types and places of the state: what a checkpoint is restored into."""
         return parallel.abstract(jax.eval_shape(self._create_state), parallel.replicated(self.mesh))
 
-    def compile_steps(self) -> dict[int, step.TrainStep]:
-        """Train steps by how many steps a call takes: `steps_per_call`, and 1 for what an epoch has left."""
-        calls, left = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
-        sizes = ([self.config.steps_per_call] if calls else []) + ([1] if left else [])
+    def steps_of_call(self, step: int) -> int:
+        """How many steps the call takes that begins with `step`: `steps_per_call`, or 1 of what an epoch has left."""
+        left = self.feed.steps_per_epoch - step % self.feed.steps_per_epoch
+        return self.config.steps_per_call if self.config.steps_per_call <= left else 1
+
+    def compile_steps(self, sizes: Sequence[int] = ()) -> dict[int, step.TrainStep]:
+        """Train steps by how many steps a call takes: those of `sizes`, unset all that the run takes."""
+        if not sizes:
+            calls, left = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
+            sizes = ([self.config.steps_per_call] if calls else []) + ([1] if left else [])
         arguments = self.abstract_state(), self.feed.abstract_inputs()
         if self.teacher is None:
             return {size: self._train_step(size).lower(*arguments).compile() for size in sizes}
@@ -113,14 +119,8 @@ class Setup:
             steps,
             freezing=self.freezing,
             ema_decay=self.config.ema_decay,
-            teacher=self._teacher(),
+            teacher=teacher_of(self.config.loss, self.teacher),
         )
-
-    def _teacher(self) -> Teacher | None:
-        if self.teacher is None:
-            return None
-        loss = self.config.loss
-        return Teacher(self.teacher.model, self.teacher.preprocess, loss.distill_weight, loss.temperature)
 
     @property
     def freezing(self) -> Freezing:

@@ -31,6 +31,16 @@ class TrainState:
         """What the run is judged by, as `model.apply` takes it: the averages, if there are any."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
+    @property
+    def parts(self) -> dict[str, object]:
+        """What is saved under names of its own; the step is the checkpoint's."""
+        return {
+            "params": self.params,
+            "batch_stats": self.batch_stats,
+            "opt_state": self.opt_state,
+            "ema": self.ema,
+        }
+
 
 def create(
     model: nn.Module,

@@ -18,6 +18,7 @@ from resnet_jax.training import averaging
 from resnet_jax.training.distillation import Teacher
 from resnet_jax.training.freezing import NOTHING_FROZEN, Freezing, merge
 from resnet_jax.training.losses import Loss
+from resnet_jax.training.objective import make_objective
 from resnet_jax.training.state import TrainState
 
 Inputs = EpochInputs | StreamedInputs
@@ -77,26 +78,15 @@ def make_train_step(
       of each step: `loss`, `top1`, `learning_rate`, `gradient_norm`. It donates the state that it is given. Where
       labels are soft, `top1` goes by the likeliest class.
     """
+    objective = make_objective(model, preprocess, loss_of, seed, freezing, teacher)
+    value_and_gradients = jax.value_and_grad(objective, has_aux=True)
 
     def train_step(state: TrainState, inputs: Inputs, teacher_variables: dict) -> tuple[TrainState, Metrics]:
         images, labels = batch_of(inputs, state.step)
-        rngs = {"dropout": randomness.key(seed, Use.DROPOUT, state.step)}
         trained, frozen = freezing.split(state.params)
-
-        def loss_and_rest(trained: dict):
-            variables = {"params": merge(trained, frozen), "batch_stats": state.batch_stats}
-            with nn.intercept_methods(freezing.norms()):
-                logits, updated = model.apply(
-                    variables, preprocess(images), train=True, mutable=["batch_stats"], rngs=rngs
-                )
-            loss = loss_of(logits, labels)
-            if teacher is not None:
-                loss = teacher.loss(logits, teacher.logits(teacher_variables, images), loss)
-            return loss, (logits, updated.get("batch_stats", {}))
-
-        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_and_rest, has_aux=True)(trained)
+        (loss, (logits, updated)), gradients = value_and_gradients(trained, state, images, labels, teacher_variables)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-        params = merge(optax.apply_updates(trained, updates), frozen)
+        params, batch_stats = merge(optax.apply_updates(trained, updates), frozen), updated.get("batch_stats", {})
         classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
         metrics = {
             "loss": loss,

@@ -82,7 +82,7 @@ def test_teacher_and_student_see_the_same_augmented_pictures(tiny_config, teache
     tiny_config.loss.distill_from, tiny_config.loss.distill_weight, tiny_config.loss.temperature = teacher, 1.0, 2.0
     tiny_config.update_from_flattened_dict(settings)
     setup = setups.prepare(tiny_config, single_device, open_dataset("digits"), UnreadablePictures(0, print))
-    images, _ = setup.first_batch()
+    images, _ = setup.batch(0)
     state = setup.initial_state()
     run = resnet_jax.load_run(teacher, single_device)
     logits, _ = setup.model.apply(state.variables, setup.preprocess(images), train=True, mutable=["batch_stats"])

@@ -48,7 +48,7 @@ def test_small_grey_pictures_are_augmented_as_they_are_and_random_crops_come_in_
     tiny_config.dataset.image_size = 16
     tiny_config.dataset.mean, tiny_config.dataset.std = (0.5, 0.45, 0.4), (0.2,) * 3
     tiny_config.augment.random_resized_crop, tiny_config.augment.cutout = crop, 4
-    images, _ = setups.prepare(tiny_config, mesh, open_dataset("digits"), UNREADABLE).first_batch()
+    images, _ = setups.prepare(tiny_config, mesh, open_dataset("digits"), UNREADABLE).batch(0)
     assert images.shape == (64, size, size, 1)
     assert (images == 115).any((1, 2, 3)).all()  # What is erased is of the mean grey, 0.45 * 255.
 

@@ -90,7 +90,7 @@ def test_first_batch_is_what_the_first_step_sees(tiny_config, mesh):
     """Pictures shown to the user are augmented, and of the very examples of step 0."""
     tiny_config.augment.crop_padding = 0
     setup = setups.prepare(tiny_config, mesh, open_dataset("digits"), UNREADABLE)
-    images, labels = setup.first_batch()
+    images, labels = setup.batch(0)
     inputs = setup.feed.inputs(0)
     np.testing.assert_array_equal(labels, np.asarray(inputs.labels)[inputs.order[0]])
     np.testing.assert_array_equal(images, np.asarray(inputs.pixels)[inputs.order[0]].reshape(-1, 8, 8, 1))
