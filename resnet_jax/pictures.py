@@ -43,6 +43,19 @@ def grid(images: Sequence[np.ndarray], captions: Sequence[str], columns: int = C
     return np.asarray(canvas)
 
 
+def labelled(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = COLUMNS) -> np.ndarray:
+    """Lays out a training batch, each picture with its class, of a soft label the likeliest one.
+
+    Args:
+      images: [batch, height, width, channels] in [0, 255], of any type.
+      labels: int [batch], or float [batch, classes].
+      classes: their names.
+      columns: pictures a row.
+    """
+    labels = labels if labels.ndim == 1 else labels.argmax(axis=-1)
+    return grid(images.round().astype(np.uint8), [classes[label] for label in labels], columns)
+
+
 def titled_rows(titles: Sequence[tuple[str, str]], images: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Lays pictures out in rows, each with its title to the left.
 

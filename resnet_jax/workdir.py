@@ -5,6 +5,7 @@ classes.json    the names of the classes
 checkpoints/    one directory a step: the newest few and the best
 metrics.jsonl   and TensorBoard's event files: written by the training
 result.json     the final result, once the run is done
+nan/            the step that broke, if one did: written by the training
 """
 
 import contextlib
@@ -78,16 +79,22 @@ class WorkDir:
 
     def forget_result(self) -> None:
         """Removes the result of a run that goes on."""
-        if parallel.is_main_process():
-            (self.path / "result.json").unlink(missing_ok=True)
+        self.remove("result.json")
 
-    def write(self, name: str, text: str) -> None:
-        """Writes a small file of the directory, wholly or not at all, from the main process."""
+    def write(self, name: str, content: str | bytes) -> None:
+        """Writes a file, such as "config.json" or "nan/nan.json", wholly or not at all, from the main process."""
         if not parallel.is_main_process():
             return
-        unfinished = self.path / f".{name}.unfinished"
-        unfinished.write_text(text)
-        unfinished.replace(self.path / name)
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        unfinished = path.parent / f".{path.name}.unfinished"
+        unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())
+        unfinished.replace(path)
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there, from the main process."""
+        if parallel.is_main_process():
+            (self.path / name).unlink(missing_ok=True)
 
     def config(self) -> ConfigDict:
         return settings.from_json(self._read("config.json"))

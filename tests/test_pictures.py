@@ -65,3 +65,12 @@ def test_rows_stand_beside_their_titles():
         inked = np.argwhere((sheet[row * step : (row + 1) * step, :start] < 255).any(-1))
         assert len(inked)
         assert inked[:, 1].max() < start - pictures.AROUND_TITLE + 1
+
+
+def test_a_batch_is_shown_with_its_classes():
+    """Soft labels count as their likeliest class, and pixels between two levels are rounded."""
+    images = np.full((2, 4, 4, 1), 100.4, np.float32)
+    hard = pictures.labelled(images, np.array([1, 0]), ("cat", "dog"), columns=2)
+    soft = pictures.labelled(images, np.array([[0.3, 0.7], [0.9, 0.1]]), ("cat", "dog"), columns=2)
+    np.testing.assert_array_equal(hard, soft)
+    np.testing.assert_array_equal(hard, pictures.grid(np.full((2, 4, 4, 1), 100, np.uint8), ("dog", "cat"), 2))

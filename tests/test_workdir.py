@@ -221,3 +221,14 @@ def test_unwritable_place_is_refused(tmp_path):
 def test_what_is_no_run_directory_is_said(tmp_path):
     with pytest.raises(UserError, match=r"is no run directory, for it has no config.json"):
         WorkDir(str(tmp_path)).config()
+
+
+def test_files_are_written_wholly_and_in_folders_too(tmp_path):
+    directory = WorkDir(str(tmp_path))
+    directory.write("nan/state", b"\x00\xff")
+    directory.write("nan/state", b"\x01")
+    assert (tmp_path / "nan" / "state").read_bytes() == b"\x01"
+    assert [path.name for path in (tmp_path / "nan").iterdir()] == ["state"]
+    directory.remove("nan/state")
+    directory.remove("nan/state")
+    assert not list((tmp_path / "nan").iterdir())

@@ -5,17 +5,17 @@ import dataclasses
 import time
 
 import jax
-import numpy as np
 
 from resnet_jax import config_check, parallel, provenance
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.terminal import ProgressLine, duration
-from resnet_jax.training import messages
+from resnet_jax.training import broken_step, messages
 from resnet_jax.training.interruption import EXCEPTIONS, interruption
-from resnet_jax.training.monitor import Monitor
+from resnet_jax.training.monitor import Monitor, NotFinite
 from resnet_jax.training.profiling import Profiler
+from resnet_jax.training.replay import restore_newest
 from resnet_jax.training.setup import Setup
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.summaries import Summaries
@@ -26,7 +26,7 @@ class Loop:
     """Takes a run from its last checkpoint, or from its beginning, to its last step."""
 
     def __init__(self, setup: Setup, directory: WorkDir, progress: ProgressLine):
-        self._setup, self._config, self._directory = setup, setup.config, directory
+        self._setup, self._config, self._directory, self._progress = setup, setup.config, directory, progress
         self._state, saved, self._owes_evaluation = self._restore_or_create(progress)
         self._step = int(self._state.step)
         progress.print(messages.introduction(self._config, self._state.params, setup.sizes))
@@ -54,13 +54,19 @@ class Loop:
             interruption() as self._interrupted,
         ):
             if self._step == 0:
-                self._monitor.introduce(*parallel.fetch(self._setup.first_batch()))
+                self._monitor.introduce(*parallel.fetch(self._setup.batch(0)))
             self._monitor.start_clock()
-            if self._owes_evaluation:
-                self._end_epoch(self._step // feed.steps_per_epoch)
-            for epoch in range(self._step // feed.steps_per_epoch, self._config.num_epochs):
-                self._train_until((epoch + 1) * feed.steps_per_epoch)
-                self._end_epoch(epoch + 1)
+            try:
+                if self._owes_evaluation:
+                    self._end_epoch(self._step // feed.steps_per_epoch)
+                for epoch in range(self._step // feed.steps_per_epoch, self._config.num_epochs):
+                    self._train_until((epoch + 1) * feed.steps_per_epoch)
+                    self._end_epoch(epoch + 1)
+            except NotFinite as broken:
+                self._state = None  # It is spoilt, and its memory is needed.
+                raise broken_step.capture(
+                    broken, self._setup, self._directory, self._train_steps, self._progress, self._interrupted
+                ) from None
             self._directory.wait()
             if self._interrupted():
                 self._stop()
@@ -72,7 +78,7 @@ class Loop:
     def _train_until(self, end: int) -> None:
         """Takes the steps that are left of an epoch."""
         while self._step < end:
-            steps = self._config.steps_per_call if self._step + self._config.steps_per_call <= end else 1
+            steps = self._setup.steps_of_call(self._step)
             self._profiler.before(self._step, steps, self._state)
             self._state, metrics = self._train_steps[steps](self._state, self._setup.feed.inputs(self._step))
             self._pace(metrics)
@@ -133,7 +139,7 @@ class Loop:
                 "examples": self._setup.sizes,
                 "provenance": provenance.describe(),
             }
-            items = parallel.fetch(_items(self._state))
+            items = parallel.fetch(self._state.parts)
             self._directory.save(self._step, items, host, figures)
         self._saved_at = time.monotonic()
 
@@ -149,17 +155,16 @@ class Loop:
         """
         if self._directory.latest_step() is None:
             return self._setup.initial_state(progress.print), {}, False
-        step, items, host = self._directory.restore_newest(_items(self._setup.abstract_state()), progress.warn)
+        step, state, host = restore_newest(self._setup, self._directory, progress)
         if host["examples"] != self._setup.sizes:
             raise UserError(
                 f"this workdir belongs to a run on other data (there {host['examples']} examples, here "
                 f"{self._setup.sizes}): choose another --workdir"
             )
-        step_on_devices = parallel.place(np.int32(step), parallel.replicated(self._setup.mesh))
         progress.print(f"Resuming from step {step:,} of {self._setup.total_steps:,} in {self._directory.path}.")
         for change in provenance.differences(host["provenance"], provenance.describe()):
             progress.print(f"Note: {change}; what follows may differ in its last bits from an uninterrupted run.")
-        return TrainState(step=step_on_devices, **items), host["monitor"], host.get("owes_evaluation", False)
+        return state, host["monitor"], host.get("owes_evaluation", False)
 
     def _compile(self, progress: ProgressLine) -> dict:
         progress.print("Compiling the train step ...")
@@ -167,13 +172,3 @@ class Loop:
         compiled = self._setup.compile_steps()
         progress.print(f"... compiled in {duration(time.monotonic() - started)}.")
         return compiled
-
-
-def _items(state: TrainState) -> dict[str, object]:
-    """The parts of a state that are saved under names of their own; the step is the checkpoint's."""
-    return {
-        "params": state.params,
-        "batch_stats": state.batch_stats,
-        "opt_state": state.opt_state,
-        "ema": state.ema,
-    }

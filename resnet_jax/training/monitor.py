@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from resnet_jax import pictures
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.streaming import StreamedExamples
-from resnet_jax.errors import UserError
 from resnet_jax.evaluation.metrics import Outcomes
 from resnet_jax.parallel import fetch
 from resnet_jax.terminal import ProgressLine, duration
@@ -21,6 +20,15 @@ from resnet_jax.training.summaries import Summaries
 
 PICTURES_SHOWN = 16
 MUST_BE_FINITE = ("loss", "gradient_norm")
+
+
+class NotFinite(Exception):
+    """Tells `what` became not finite at a `step`, and which steps were looked at (the first and the last)."""
+
+    def __init__(self, what: str, step: int, looked_at: tuple[int, int]):
+        first, last = looked_at
+        super().__init__(f"{what} at step {step:,} (steps {first:,} to {last:,} were looked at)")
+        self.what, self.step = what, step
 
 
 class Monitor:
@@ -73,15 +81,10 @@ class Monitor:
         self._window_started += time.monotonic() - started
 
     def introduce(self, images: np.ndarray, labels: np.ndarray) -> None:
-        """Puts the settings and the first augmented training pictures into TensorBoard.
-
-        Pixels lie in [0, 255]; of soft labels, [batch, classes], the likeliest class is shown.
-        """
+        """Puts the settings and the first augmented training pictures into TensorBoard; see `pictures.labelled`."""
         self._summaries.text(0, "config", f"```\n{settings_table(self._config)}\n```")
-        classes = labels if labels.ndim == 1 else labels.argmax(axis=-1)
-        captions = [self._classes[label] for label in classes[:PICTURES_SHOWN]]
-        images = images[:PICTURES_SHOWN].round().astype(np.uint8)
-        self._summaries.picture(0, "train/augmented", pictures.grid(images, captions))
+        shown = pictures.labelled(images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN], self._classes)
+        self._summaries.picture(0, "train/augmented", shown)
 
     def record(self, metrics: Mapping[str, jax.Array], steps: int) -> None:
         """Takes the metrics of a call, float32 [steps] and still on the device, and reports if it is time."""
@@ -96,22 +99,19 @@ class Monitor:
         """Fetches what has not been fetched.
 
         Raises:
-          UserError: if the loss or the gradient of a step was not finite. To be called before a checkpoint is made.
+          NotFinite: of the first step whose loss or gradient was not. To be called before a checkpoint is made.
         """
         for metrics in fetch(self._unfetched):
             for name, values in metrics.items():
                 self._since_report.setdefault(name, []).extend(values.tolist())
         self._unfetched.clear()
         first = self._step - len(self._since_report.get("loss", []))
-        for name in MUST_BE_FINITE:
-            for step, value in enumerate(self._since_report.get(name, []), start=first):
+        watched = zip(*(self._since_report.get(name, []) for name in MUST_BE_FINITE), strict=True)
+        for step, values in enumerate(watched, start=first):
+            for name, value in zip(MUST_BE_FINITE, values, strict=True):
                 if not math.isfinite(value):
-                    raise UserError(
-                        f"the {name.replace('_', ' ')} became {value} at step {step:,} (steps {first:,} to "
-                        f"{self._step - 1:,} were looked at). The checkpoints before it are intact. Start again in a "
-                        "new --workdir, with a lower optimizer.learning_rate, more schedule.warmup_epochs or "
-                        "optimizer.grad_clip"
-                    )
+                    what = f"the {name.replace('_', ' ')} became {value}"
+                    raise NotFinite(what, step, (first, self._step - 1))
 
     def evaluated(
         self, figures: Mapping[str, float], is_best: bool, outcomes: Outcomes, examples: Examples | StreamedExamples

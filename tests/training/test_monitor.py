@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from resnet_jax import config as settings
-from resnet_jax.errors import UserError
 from resnet_jax.terminal import ProgressLine
 from resnet_jax.training import monitor as monitors
 
@@ -67,7 +66,7 @@ def test_a_call_of_several_steps_reports_when_it_passes_a_multiple():
 def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(value):
     monitor, _ = make_monitor()
     monitor.record(metrics(1.0, 1.0, value), 3)
-    with pytest.raises(UserError, match=r"loss became (nan|inf) at step 2 \(steps 0 to 3 were looked at\)"):
+    with pytest.raises(monitors.NotFinite, match=r"loss became (nan|inf) at step 2 \(steps 0 to 3 were looked at\)"):
         monitor.record(metrics(1.0), 1)
 
 
@@ -75,8 +74,19 @@ def test_so_does_a_gradient_that_is_not_finite():
     """The parameters are spoilt by it even though the loss was finite still."""
     monitor, _ = make_monitor()
     monitor.record(metrics(1.0, gradient_norm=float("nan")), 1)
-    with pytest.raises(UserError, match="gradient norm became nan at step 0"):
+    with pytest.raises(monitors.NotFinite, match="gradient norm became nan at step 0"):
         monitor.collect()
+
+
+def test_the_step_that_is_named_is_the_first_of_both():
+    """The gradient's: the loss of the step after it only shows what that has done."""
+    monitor, _ = make_monitor()
+    monitor.record(metrics(1.0), 1)
+    monitor.record(metrics(1.0, gradient_norm=float("inf")), 1)
+    monitor.record(metrics(float("nan"), gradient_norm=float("nan")), 1)
+    with pytest.raises(monitors.NotFinite, match="gradient norm became inf at step 1") as raised:
+        monitor.collect()
+    assert raised.value.step == 1
 
 
 def test_a_resumed_monitor_reports_what_an_uninterrupted_one_does():

@@ -1,0 +1,65 @@
+"""The state of a run at a step: from its checkpoint, or from the steps that lead there, taken again."""
+
+from collections.abc import Callable, Mapping
+from signal import Signals
+
+import numpy as np
+
+from resnet_jax import parallel
+from resnet_jax.terminal import ProgressLine
+from resnet_jax.training.interruption import EXCEPTIONS
+from resnet_jax.training.setup import Setup
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.step import TrainStep
+from resnet_jax.workdir import WorkDir
+
+
+def restore_newest(setup: Setup, directory: WorkDir, progress: ProgressLine) -> tuple[int, TrainState, dict]:
+    """The newest checkpoint that is intact, of at least one: its step, its state on all devices, its JSON values."""
+    step, parts, host = directory.restore_newest(setup.abstract_state().parts, progress.warn)
+    step_on_devices = parallel.place(np.int32(step), parallel.replicated(setup.mesh))
+    return step, TrainState(step=step_on_devices, **parts), host
+
+
+def state_before(
+    step: int,
+    setup: Setup,
+    directory: WorkDir,
+    calls: Mapping[int, TrainStep],
+    progress: ProgressLine,
+    interrupted: Callable[[], Signals | None],
+) -> TrainState:
+    """The state that a run had before it took `step`, which is no earlier than its newest checkpoint.
+
+    A run is a function of its settings, so that the same calls lead there again, to the same bits where the device
+    computes the same each time. Of the call that `step` lies in, the steps before it are compiled anew: they may differ
+    in their last bits.
+
+    Args:
+      step: not yet taken.
+      setup: the parts of the run.
+      directory: its checkpoints.
+      calls: its compiled steps, by how many a call takes.
+      progress: shows how far it has come.
+      interrupted: gives the signal that has asked to stop.
+
+    Raises:
+      KeyboardInterrupt, Preempted: if it has.
+      UserError: if no checkpoint can be restored.
+    """
+    directory.wait()
+    if directory.latest_step() is None:
+        start, state = 0, setup.initial_state()
+    else:
+        start, state, _ = restore_newest(setup, directory, progress)
+    done, pace, show = start, parallel.Pace(), progress.counter("steps taken again")
+    while done < step:
+        if interrupted():
+            raise EXCEPTIONS[interrupted()]
+        steps = min(setup.steps_of_call(done), step - done)
+        call = calls[steps] if steps in calls else setup.compile_steps([steps])[steps]
+        state, metrics = call(state, setup.feed.inputs(done))
+        pace(metrics)
+        done += steps
+        show(done - start, step - start)
+    return state
