@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -181,7 +182,11 @@ class WorkDir:
           items: pytrees of NumPy arrays that nobody changes afterwards.
           host: JSON values.
           metrics: validation figures, if there are any of this step.
+
+        Raises:
+          UserError: if there is no room for it, or if the one before could not be written.
         """
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
         if step in self._manager.all_steps():  # It was saved before its evaluation, which was interrupted.
             self._manager.delete(step)
         digests = {HOST: _digest_of_json(host), **{name: _digests(tree) for name, tree in items.items()}}
@@ -193,6 +198,15 @@ class WorkDir:
                 metrics=metrics,
             )
         self._note(step, metrics)
+
+    def _check_room(self, needed: int) -> None:
+        """Looks before it is written: a save that breaks off prints pages of tracebacks from other threads."""
+        free = math.inf if "://" in str(self.path) else shutil.disk_usage(self.path).free
+        if free < needed:
+            raise UserError(
+                f"cannot save a checkpoint in {self.path}, for it takes {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB "
+                "are free: make room, and run the same command again to go on from the last one"
+            )
 
     def wait(self) -> None:
         """Returns when all saves are on disk."""

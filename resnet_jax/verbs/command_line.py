@@ -46,10 +46,11 @@ def start(run: Callable[[], int]) -> None:
     """Parses the flags and exits with what `run` returns, or with the code of its error."""
 
     def main(argv: list[str]) -> int:
-        # What libraries log (no TPU here, a checkpoint without metrics, ...) is not for the user: errors they raise too.
+        # What libraries log (no TPU here, a checkpoint without metrics, ...) is not for the user; errors are raised too.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Or TensorFlow greets with a warning about it.
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         # Imports JAX, which those who mistyped a flag need not wait for.
         from resnet_jax import parallel
 
