@@ -204,8 +204,8 @@ class WorkDir:
         free = math.inf if "://" in str(self.path) else shutil.disk_usage(self.path).free
         if free < needed:
             raise UserError(
-                f"cannot save a checkpoint in {self.path}, for it takes {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB "
-                "are free: make room, and run the same command again to go on from the last one"
+                f"cannot save a checkpoint in {self.path}, for it takes {needed / 1e6:,.1f} MB, and there are "
+                f"{free / 1e6:,.1f}: make room, and run the same command again to go on from the last one"
             )
 
     def wait(self) -> None:

@@ -46,7 +46,7 @@ def start(run: Callable[[], int]) -> None:
     """Parses the flags and exits with what `run` returns, or with the code of its error."""
 
     def main(argv: list[str]) -> int:
-        # What libraries log (no TPU here, a checkpoint without metrics, ...) is not for the user; errors are raised too.
+        # What libraries log (no TPU here, a checkpoint without metrics, ...) is not for the user: errors are raised.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Or TensorFlow greets with a warning about it.
