@@ -25,6 +25,7 @@ def describe() -> dict[str, object]:
         "flax": metadata.version("flax"),
         "machine": f"{platform.machine()} {_processor()}".strip(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),

@@ -53,6 +53,10 @@ class ResidentFeed:
             self._inputs = epoch, EpochInputs(self._pixels, self._labels, order)
         return self._inputs[1]
 
+    def positions(self, step: int) -> np.ndarray:
+        """Which examples of the training split a step is given: int32 [batch]."""
+        return parallel.fetch(self.inputs(step).order[step % self.steps_per_epoch])
+
     def abstract_inputs(self) -> EpochInputs:
         """Shapes, types and places of what `inputs` gives."""
         return parallel.abstract(self.inputs(0), parallel.replicated(self._mesh))

@@ -64,6 +64,7 @@ class StreamingFeed:
         self._running = contextlib.ExitStack()
         self._next_step: int | None = None
         self._current: StreamedInputs | None = None
+        self._positions: np.ndarray | None = None
 
     def inputs(self, step: int) -> StreamedInputs:
         """The batch of a step; its transfer to the devices goes on while earlier steps run.
@@ -78,11 +79,21 @@ class StreamingFeed:
             streaming = workers.arrays(self._batches, numbers, self._batches.shape, self._num_workers)
             self._loaded = self._running.enter_context(streaming)
         images, rows = next(self._loaded)
+        self._positions = rows.positions
         self._unreadable.add(rows.problems)
         _check(self._unreadable, step)
         placed = parallel.place_rows((images, rows.labels), self._mesh, self._batches.batch_size)
         self._next_step, self._current = step + 1, StreamedInputs(*placed)
         return self._current
+
+    def positions(self, step: int) -> np.ndarray:
+        """Which examples of the training split a step is given, those that this process loads: int64 [rows].
+
+        Of unreadable ones, what takes their place. `step` is the one whose batch was asked for last.
+        """
+        if self._next_step != step + 1:
+            raise ValueError(f"the batch of step {step} is not the last one that was asked for")
+        return self._positions
 
     def abstract_inputs(self) -> StreamedInputs:
         """Shapes, types and places of what `inputs` gives."""

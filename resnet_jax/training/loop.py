@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 
@@ -18,15 +19,23 @@ from resnet_jax.training.profiling import Profiler
 from resnet_jax.training.replay import restore_newest
 from resnet_jax.training.setup import Setup
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.step import Inputs
 from resnet_jax.training.summaries import Summaries
 from resnet_jax.workdir import WorkDir
 
+Observe = Callable[[Setup, int, int, Inputs], None]
+
 
 class Loop:
-    """Takes a run from its last checkpoint, or from its beginning, to its last step."""
+    """Takes a run from its last checkpoint, or from its beginning, to its last step.
 
-    def __init__(self, setup: Setup, directory: WorkDir, progress: ProgressLine):
+    `observe` is called before each call of the train step: with the parts of the run, the steps taken before, how many
+    this call takes, and its inputs.
+    """
+
+    def __init__(self, setup: Setup, directory: WorkDir, progress: ProgressLine, observe: Observe | None = None):
         self._setup, self._config, self._directory, self._progress = setup, setup.config, directory, progress
+        self._observe = observe
         self._state, saved, self._owes_evaluation = self._restore_or_create(progress)
         self._step = int(self._state.step)
         progress.print(messages.introduction(self._config, self._state.params, setup.sizes))
@@ -79,8 +88,11 @@ class Loop:
         """Takes the steps that are left of an epoch."""
         while self._step < end:
             steps = self._setup.steps_of_call(self._step)
+            inputs = self._setup.feed.inputs(self._step)
+            if self._observe:
+                self._observe(self._setup, self._step, steps, inputs)
             self._profiler.before(self._step, steps, self._state)
-            self._state, metrics = self._train_steps[steps](self._state, self._setup.feed.inputs(self._step))
+            self._state, metrics = self._train_steps[steps](self._state, inputs)
             self._pace(metrics)
             self._step += steps
             self._monitor.record(metrics, steps)

@@ -60,8 +60,12 @@ class Setup:
 
     def batch(self, step: int) -> tuple[jax.Array, jax.Array]:
         """The augmented pictures and the labels that a step is trained on, whole on every device."""
-        batch_of = jax.jit(self._batch_of(), out_shardings=parallel.replicated(self.mesh))
-        return batch_of(self.feed.inputs(step), step)
+        return self.batch_of(self.feed.inputs(step), step)
+
+    @functools.cached_property
+    def batch_of(self) -> step.BatchOf:
+        """From inputs of the feed and a step to its batch, apart from the train step."""
+        return jax.jit(self._batch_of(), out_shardings=parallel.replicated(self.mesh))
 
     def initial_state(self, tell: Callable[[str], None] = lambda line: None) -> state.TrainState:
         """The state before the first step, on all devices; not compiled as a whole, see `state.create`.

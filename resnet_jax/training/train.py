@@ -18,18 +18,21 @@ from resnet_jax.run import load_run
 from resnet_jax.terminal import ProgressLine
 from resnet_jax.training import messages, setup
 from resnet_jax.training.interruption import preemption
-from resnet_jax.training.loop import Loop
+from resnet_jax.training.loop import Loop, Observe
 from resnet_jax.workdir import WorkDir
 
 
 @preemption()
-def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None = None) -> dict:
+def train(
+    config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None = None, observe: Observe | None = None
+) -> dict:
     """Trains what `config` describes, or goes on with it, and leaves a run directory in `workdir`.
 
     Args:
       config: settings, made from `resnet_jax.config.default()`.
       workdir: a directory to be made, or one that holds the same run.
       sources: your own data, a source for each base split; unset: the data set that `config.dataset.name` names.
+      observe: is told of each call of the train step before it is made, see `Loop`.
 
     Returns:
       What `result.json` holds: `validation` and `test` figures, the `checkpoint_step` they are of, seconds, provenance.
@@ -64,7 +67,7 @@ def train(config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None
         if not begins and directory.classes() != parts.classes:
             raise UserError(f"this workdir belongs to a run with other classes, {directory.classes()}: choose another")
         directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)
-        loop = Loop(parts, directory, progress)
+        loop = Loop(parts, directory, progress, observe)
         directory.forget_result()
         directory.describe(parts.config, parts.classes)
         try:

@@ -28,6 +28,7 @@ VERBS = {
     "export": "write the weights of a run, or published ones, as .safetensors for PyTorch and others",
     "inspect": "look at every picture of a data set, before training",
     "models": "list the models: parameters, multiply-adds, paper, published accuracy",
+    "verify_resume": "prove that a run that is interrupted goes on bit for bit as if nothing had happened",
 }
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 

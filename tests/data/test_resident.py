@@ -51,6 +51,7 @@ def test_a_batch_is_the_pictures_of_its_step_split_over_the_devices(mesh):
     inputs = feed.inputs(step)
     images, labels = jax.jit(feed.take)(inputs, step)
     np.testing.assert_array_equal(labels, inputs.order[4])
+    np.testing.assert_array_equal(labels, feed.positions(step))  # Of these examples, label and position are the same.
     np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
     np.testing.assert_array_equal(images[:, 1, 0, 0], labels)
     assert images.dtype == np.uint8

@@ -77,6 +77,9 @@ class TestFeed:
         assert (streaming.size, streaming.image_shape) == (resident.size, resident.image_shape)
         for step in range(STEPS - 2, STEPS + 3):
             assert_same(batch_of(streaming, step), batch_of(resident, step))
+            assert_same([streaming.positions(step)], [resident.positions(step)])
+        with pytest.raises(ValueError, match="not the last one that was asked for"):
+            streaming.positions(step - 1)
         streaming.close()
 
     @pytest.mark.parametrize("num_workers", [0, 1])
