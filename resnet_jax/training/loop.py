@@ -88,10 +88,10 @@ class Loop:
         """Takes the steps that are left of an epoch."""
         while self._step < end:
             steps = self._setup.steps_of_call(self._step)
+            self._profiler.before(self._step, steps, self._state)
             inputs = self._setup.feed.inputs(self._step)
             if self._observe:
                 self._observe(self._setup, self._step, steps, inputs)
-            self._profiler.before(self._step, steps, self._state)
             self._state, metrics = self._train_steps[steps](self._state, inputs)
             self._pace(metrics)
             self._step += steps
