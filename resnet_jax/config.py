@@ -105,6 +105,7 @@ def default() -> ConfigDict:
     config.optimizer.weight_decay = 1e-4  # an L2 penalty in "sgd", "adam" and "lars", decoupled in "adamw" and "lamb"
     config.optimizer.exempt_norm_and_bias = False  # no weight decay, and in "lamb" and "lars" no trust ratio, on these
     config.optimizer.grad_clip = placeholder(float)  # largest global norm of the gradient; unset: none
+    config.optimizer.accumulate_steps = 1  # parts that a batch is taken in, one after another, to save memory
     config.optimizer.backbone_scale = 1.0  # of the learning rate of all but the head
     config.optimizer.layer_decay = 1.0  # of the learning rate, once more for each block below the head
 
@@ -127,6 +128,7 @@ def default() -> ConfigDict:
     config.batch_norm = ConfigDict()
     config.batch_norm.momentum = 0.9  # of the running statistics: new = momentum * old + (1 - momentum) * batch
     config.batch_norm.epsilon = 1e-5
+    config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the whole batch, on all devices
 
     config.init_from = placeholder(str)  # a run directory, .safetensors, .pth or .th file, or hf://owner/name
     config.init_skip = ()  # patterns of what is not taken from there: ('head*',) for other classes of the same number

@@ -28,9 +28,11 @@ NOT_NEGATIVE = (
     "augment.crop_padding",
     "optimizer.weight_decay",
     "schedule.warmup_epochs",
+    "batch_norm.group_size",
 )
 POSITIVE = (
     "batch_size",
+    "optimizer.accumulate_steps",
     "num_epochs",
     "log_every_steps",
     "evaluate_every_epochs",
@@ -75,6 +77,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"ema_decay must lie in [0, 1) or be unset, but it is {config.ema_decay}")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
     _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))
+    _check_groups(config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size)
     if config.schedule.warmup_epochs >= config.num_epochs:
         raise UserError(
             f"schedule.warmup_epochs ({config.schedule.warmup_epochs:g}) must be less than num_epochs "
@@ -113,6 +116,16 @@ def check_normalisation(mean: tuple, std: tuple) -> None:
         raise UserError(
             f"dataset.mean {mean} and dataset.std {std} must be one number a channel, of pixels in [0, 1], such as "
             "'(0.5,)' and '(0.25,)', and std positive"
+        )
+
+
+def _check_groups(batch_size: int, accumulate_steps: int, group_size: int) -> None:
+    if group_size and batch_size % (accumulate_steps * group_size):
+        parted = f" over optimizer.accumulate_steps {accumulate_steps}" if accumulate_steps > 1 else ""
+        nearest = max(1, round(batch_size / (accumulate_steps * group_size))) * accumulate_steps * group_size
+        raise UserError(
+            f"batch_norm.group_size {group_size} does not divide batch_size {batch_size}{parted}: "
+            f"try --config.batch_size={nearest}, or another group_size"
         )
 
 

@@ -131,13 +131,13 @@ class Pace:
             jax.block_until_ready(self._unfinished.popleft())
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises `UserError` unless every device gets the same number of examples."""
-    if batch_size % mesh.size:
-        nearest = max(mesh.size, round(batch_size / mesh.size) * mesh.size)
-        raise UserError(
-            f"batch_size {batch_size} is not divisible by the {mesh.size} devices: try --config.batch_size={nearest}"
-        )
+def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises `UserError` unless every device gets the same number of examples in each of the parts of a batch."""
+    divisor = mesh.size * parts
+    if batch_size % divisor:
+        by = f"the {mesh.size} devices" + (f" times optimizer.accumulate_steps {parts}" if parts > 1 else "")
+        nearest = max(divisor, round(batch_size / divisor) * divisor)
+        raise UserError(f"batch_size {batch_size} is not divisible by {by}: try --config.batch_size={nearest}")
 
 
 def is_main_process() -> bool:

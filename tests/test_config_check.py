@@ -19,6 +19,9 @@ from resnet_jax.errors import UserError
         ("dataset.image_size", 0, "dataset.image_size must be positive or unset"),
         ("dataset.num_workers", -1, "dataset.num_workers must not be negative"),
         ("seed", -1, "seed must not be negative"),
+        ("optimizer.accumulate_steps", 0, "accumulate_steps must be positive"),
+        ("batch_norm.group_size", -8, "group_size must not be negative"),
+        ("batch_norm.group_size", 48, "48 does not divide batch_size 128: try --config.batch_size=144, or another"),
         ("dataset", {"mean": (), "std": ()}, "must be one number a channel"),
         ("dataset.mean", (0.5,), "set both dataset.mean and dataset.std"),
         ("dataset", {"mean": (0.5,), "std": (0.0,)}, "and std positive"),
@@ -35,6 +38,16 @@ def test_impossible_values_are_refused_by_name(key, value, sentence):
     (config[section] if section else config).update({name: value})
     with pytest.raises(UserError, match=sentence):
         config_check.check(config)
+
+
+def test_groups_must_fit_into_the_parts_of_a_batch():
+    config = settings.default()
+    config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size = 96, 4, 16
+    sentence = "group_size 16 does not divide batch_size 96 over optimizer.accumulate_steps 4: try --config.batch_size=128"
+    with pytest.raises(UserError, match=sentence):
+        config_check.check(config)
+    config.batch_size = 128
+    config_check.check(config)
 
 
 def test_default_passes():

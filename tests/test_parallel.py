@@ -31,6 +31,10 @@ def test_uneven_batch_is_refused_with_a_size_that_works(mesh):
     with pytest.raises(UserError, match=r"batch_size 100 is not divisible by the 8 devices: .*batch_size=96"):
         parallel.check_batch_size(100, mesh)
     parallel.check_batch_size(104, mesh)
+    sentence = r"batch_size 104 is not divisible by the 8 devices times optimizer.accumulate_steps 4: .*batch_size=96"
+    with pytest.raises(UserError, match=sentence):
+        parallel.check_batch_size(104, mesh, parts=4)
+    parallel.check_batch_size(96, mesh, parts=4)
 
 
 def test_a_single_process_holds_all_rows_of_a_batch_on_any_number_of_devices(mesh, single_device):

@@ -21,14 +21,15 @@ def weights(seed):
     return {"params": {"conv": {"kernel": generator.normal(size=(3, 3, 4, 5)).astype(np.float32)}}, "batch_stats": {}}
 
 
-def test_restores_bit_for_bit_whatever_the_number_of_devices(tmp_path, mesh, single_device):
+@pytest.mark.parametrize("saved_on", ["mesh", "single_device"])
+def test_restores_bit_for_bit_whatever_the_number_of_devices(tmp_path, request, mesh, single_device, saved_on):
     directory = open_workdir(tmp_path)
-    on_eight = parallel.place(weights(0), parallel.replicated(mesh))
-    directory.save(5, parallel.fetch(on_eight), {"seconds": 0.1}, None)
+    saved = parallel.place(weights(0), parallel.replicated(request.getfixturevalue(saved_on)))
+    directory.save(5, parallel.fetch(saved), {"seconds": 0.1}, None)
     directory.wait()
     for devices in (single_device, mesh):
         placement = parallel.replicated(devices)
-        restored, host = directory.restore(5, parallel.abstract(on_eight, placement))
+        restored, host = directory.restore(5, parallel.abstract(saved, placement))
         kernel = restored["params"]["conv"]["kernel"]
         assert kernel.sharding == placement
         np.testing.assert_array_equal(kernel, weights(0)["params"]["conv"]["kernel"])

@@ -44,6 +44,8 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
     model = VARIANTS[name].make(num_classes=num_classes, **settings)
     if model.shortcut == "pad" and model.residual is not basic:
         raise UserError(f"model.shortcut=pad is defined for basic blocks only: {name} needs model.shortcut=projection")
+    if model.norm_group_size and model.norm != "batch_norm":
+        raise UserError(f"batch_norm.group_size is for batch_norm, and {name} has {model.norm} instead: set it to 0")
     _check_start(name, model)
     return model
 
@@ -88,5 +90,6 @@ def from_config(config: ConfigDict, num_classes: int) -> ResNet:
         num_classes,
         norm_momentum=config.batch_norm.momentum,
         norm_epsilon=config.batch_norm.epsilon,
+        norm_group_size=config.batch_norm.group_size,
         **settings,
     )

@@ -5,12 +5,15 @@ convolutions by a pixel.
 """
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
+
+from resnet_jax.models.grouped_batch_norm import GroupedBatchNorm
 
 # He et al. 2015, "Delving Deep into Rectifiers", equation 14 (the backward form: fan-out).
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -29,6 +32,7 @@ class Layers:
         place no more than a "bias" for each channel or one "scalar_bias" for all.
       norm_momentum: of BatchNorm's running statistics.
       norm_epsilon: of BatchNorm and GroupNorm.
+      norm_group_size: of the groups of examples that BatchNorm takes its statistics of; 0: of the whole batch.
       weight_standardization: kernels have mean 0 and variance 1 over their inputs (Qiao et al. 2019, equation 5).
       blur_pool: max-pools and blocks low-pass filter before they stride (Zhang 2019, "Making Convolutional Networks
         Shift-Invariant Again", section 3.2); the stem's convolution does not, as in their code.
@@ -39,6 +43,7 @@ class Layers:
     norm_name: str
     norm_momentum: float
     norm_epsilon: float
+    norm_group_size: int
     weight_standardization: bool
     blur_pool: bool
 
@@ -69,7 +74,8 @@ class Layers:
     def norm(self, x: jax.Array, *, scale_init: Initializer = nn.initializers.ones, name: str) -> jax.Array:
         """The normalisation over batch and space, or what stands in its place."""
         if self.norm_name == "batch_norm":
-            return nn.BatchNorm(
+            grouped = functools.partial(GroupedBatchNorm, group_size=self.norm_group_size)
+            return (grouped if self.norm_group_size else nn.BatchNorm)(
                 momentum=self.norm_momentum,
                 epsilon=self.norm_epsilon,
                 scale_init=scale_init,

@@ -36,7 +36,7 @@ class ResNet(nn.Module):
       scan_blocks: equal blocks are compiled once and run in a loop, for very deep networks: on CPU it runs several
         times slower. The variables are the same; what blocks `sow`, or Linen captures of them, is lost.
       dtype: of the computation; parameters, batch statistics and logits are float32 in any case.
-      norm_momentum, norm_epsilon: see `Layers`.
+      norm_momentum, norm_epsilon, norm_group_size: see `Layers`.
     """
 
     stage_sizes: Sequence[int]
@@ -61,6 +61,7 @@ class ResNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     norm_momentum: float = 0.9
     norm_epsilon: float = 1e-5
+    norm_group_size: int = 0
 
     @nn.compact
     def __call__(
@@ -68,9 +69,10 @@ class ResNet(nn.Module):
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """From normalised images [batch, height, width, channels], any size and channel count, to logits and features.
 
-        With `train=True` BatchNorm normalises with the statistics of the batch and updates the running ones: apply with
-        `mutable=["batch_stats"]`. Under `jax.jit` over a mesh the batch is the global one, whatever the devices. Where
-        the network has dropout or stochastic depth, training also takes `rngs={"dropout": key}`.
+        With `train=True` BatchNorm normalises with the statistics of the batch, or of groups of it, and updates the
+        running ones: apply with `mutable=["batch_stats"]`. Under `jax.jit` over a mesh the batch is the global one,
+        whatever the devices. Where the network has dropout or stochastic depth, training also takes
+        `rngs={"dropout": key}`.
 
         Returns:
           float32 logits [batch, classes]; with `return_features` also a dict of "stem", "stage1", ..., each of `dtype`
@@ -82,6 +84,7 @@ class ResNet(nn.Module):
             norm_name=self.norm,
             norm_momentum=self.norm_momentum,
             norm_epsilon=self.norm_epsilon,
+            norm_group_size=self.norm_group_size,
             weight_standardization=self.weight_standardization,
             blur_pool=self.blur_pool,
         )

@@ -33,15 +33,22 @@ def make_objective(
 
     Returns:
       A function of (trained, state, images, labels, teacher_variables) to (loss, (logits, updated)): `trained` stands
-      in for those of the state's parameters that are not frozen, and `updated` has the collections after the step.
+      in for those of the state's parameters that are not frozen, and `updated` has the collections after the step. Of a
+      batch that is taken in parts it also takes the part's number, for each has its own dropout.
     """
 
     def objective(
-        trained: dict, state: TrainState, images: jax.Array, labels: jax.Array, teacher_variables: dict | None
+        trained: dict,
+        state: TrainState,
+        images: jax.Array,
+        labels: jax.Array,
+        teacher_variables: dict | None,
+        part: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, dict]]:
         _, frozen = freezing.split(state.params)
         variables = {"params": merge(trained, frozen), "batch_stats": state.batch_stats}
-        rngs = {"dropout": randomness.key(seed, Use.DROPOUT, state.step)}
+        key = randomness.key(seed, Use.DROPOUT, state.step)
+        rngs = {"dropout": key if part is None else jax.random.fold_in(key, part)}
         with nn.intercept_methods(freezing.norms()):
             logits, updated = model.apply(
                 variables, preprocess(images), train=True, mutable=["batch_stats", *collects], rngs=rngs

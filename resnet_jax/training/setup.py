@@ -124,6 +124,7 @@ class Setup:
             freezing=self.freezing,
             ema_decay=self.config.ema_decay,
             teacher=teacher_of(self.config.loss, self.teacher),
+            accumulate_steps=self.config.optimizer.accumulate_steps,
         )
 
     @property
@@ -150,7 +151,7 @@ class Setup:
 def check(config: ConfigDict, mesh: Mesh) -> None:
     """Raises `UserError` for settings that cannot work, before anything is compiled or downloaded."""
     config_check.check(config)
-    parallel.check_batch_size(config.batch_size, mesh)
+    parallel.check_batch_size(config.batch_size, mesh, config.optimizer.accumulate_steps)
     optimizer.check(config)
     losses.from_config(config.loss)
     feeds.check(config.dataset)

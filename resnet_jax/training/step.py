@@ -15,6 +15,7 @@ from resnet_jax.data.resident import EpochInputs
 from resnet_jax.data.streaming import StreamedInputs
 from resnet_jax.randomness import Use
 from resnet_jax.training import averaging
+from resnet_jax.training.accumulation import mean_over_parts
 from resnet_jax.training.distillation import Teacher
 from resnet_jax.training.freezing import NOTHING_FROZEN, Freezing, merge
 from resnet_jax.training.losses import Loss
@@ -56,6 +57,7 @@ def make_train_step(
     freezing: Freezing = NOTHING_FROZEN,
     ema_decay: float | None = None,
     teacher: Teacher | None = None,
+    accumulate_steps: int = 1,
 ) -> TrainStep:
     """Compiles `steps` consecutive steps into one call.
 
@@ -72,6 +74,7 @@ def make_train_step(
       freezing: which parameters stay as they are; the backward pass ends at the lowest one that does not.
       ema_decay: of the state's averages; None: it has none.
       teacher: a network to learn from as well.
+      accumulate_steps: parts that each batch is taken in, for less memory: see `accumulation`.
 
     Returns:
       A function of (state, inputs), with a teacher also its variables, to (state, metrics), the latter float32 [steps]
@@ -82,18 +85,21 @@ def make_train_step(
     value_and_gradients = jax.value_and_grad(objective, has_aux=True)
 
     def train_step(state: TrainState, inputs: Inputs, teacher_variables: dict) -> tuple[TrainState, Metrics]:
-        images, labels = batch_of(inputs, state.step)
         trained, frozen = freezing.split(state.params)
-        (loss, (logits, updated)), gradients = value_and_gradients(trained, state, images, labels, teacher_variables)
+
+        def of_part(batch: tuple[jax.Array, jax.Array], part: jax.Array | None) -> tuple[dict, dict, Metrics]:
+            (loss, (logits, updated)), gradients = value_and_gradients(trained, state, *batch, teacher_variables, part)
+            labels = batch[1]
+            classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
+            top1 = jnp.mean(jnp.argmax(logits, axis=-1) == classes, dtype=jnp.float32)
+            return gradients, updated.get("batch_stats", {}), {"loss": loss, "top1": top1}
+
+        batch = batch_of(inputs, state.step)
+        gradients, batch_stats, metrics = mean_over_parts(of_part, batch, accumulate_steps, mesh)
+        metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-        params, batch_stats = merge(optax.apply_updates(trained, updates), frozen), updated.get("batch_stats", {})
-        classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
-        metrics = {
-            "loss": loss,
-            "top1": jnp.mean(jnp.argmax(logits, axis=-1) == classes, dtype=jnp.float32),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "gradient_norm": optax.global_norm(gradients),
-        }
+        params = merge(optax.apply_updates(trained, updates), frozen)
         ema = state.ema
         if ema_decay is not None:
             ema = averaging.update(ema, {"params": params, "batch_stats": batch_stats}, ema_decay, state.step)

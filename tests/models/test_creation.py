@@ -27,6 +27,7 @@ from resnet_jax.models.creation import create_model, from_config, matching
         ("resnet50", {"residual_scale": 0.0, "zero_init_residual": True}, "do the same: set the latter to False"),
         ("resnet20", {"norm": "bias", "zero_init_residual": True}, "set it to False, and model.residual_scale=0"),
         ("bit_r50x1", {"zero_init_residual": True}, "set it to False, and model.residual_scale=0"),
+        ("bit_r50x1", {"norm_group_size": 8}, "group_size is for batch_norm, and bit_r50x1 has group_norm"),
     ],
 )
 def test_unknown_names_and_what_does_not_go_together_are_refused(name, settings, message):
@@ -57,6 +58,8 @@ def test_settings_reach_the_model():
     model = from_config(config, 7)
     assert {key: getattr(model, key) for key in wanted} == wanted | {"dtype": jnp.bfloat16}
     assert (model.num_classes, model.norm_momentum, model.norm_epsilon) == (7, 0.8, 1e-3)
+    config.model.norm, config.batch_norm.group_size = "batch_norm", 16
+    assert from_config(config, 7).norm_group_size == 16
 
 
 def test_what_is_unset_is_the_variants_own():

@@ -15,6 +15,7 @@ def make_layers(**settings) -> Layers:
         "norm_name": "batch_norm",
         "norm_momentum": 0.9,
         "norm_epsilon": 1e-5,
+        "norm_group_size": 0,
         "weight_standardization": False,
         "blur_pool": False,
     }
