@@ -43,7 +43,9 @@ def test_impossible_values_are_refused_by_name(key, value, sentence):
 def test_groups_must_fit_into_the_parts_of_a_batch():
     config = settings.default()
     config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size = 96, 4, 16
-    sentence = "group_size 16 does not divide batch_size 96 over optimizer.accumulate_steps 4: try --config.batch_size=128"
+    sentence = (
+        "group_size 16 does not divide batch_size 96 over optimizer.accumulate_steps 4: try --config.batch_size=128"
+    )
     with pytest.raises(UserError, match=sentence):
         config_check.check(config)
     config.batch_size = 128

@@ -42,7 +42,7 @@ def mean_over_parts(function: Callable, batch, parts: int, mesh: Mesh):
 
 
 def split_into_parts(array: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
-    """[batch, ...] as [parts, batch / parts, ...], both split over the devices along `batch`; nothing is communicated."""
+    """[batch, ...] as [parts, batch / parts, ...], both split over the devices along `batch`; no data moves."""
 
     def place(array: jax.Array, *axes: str | None) -> jax.Array:
         return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*axes)))

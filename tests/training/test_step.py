@@ -22,21 +22,25 @@ def take_steps(config, mesh, calls, steps_per_call=1):
 
 
 @pytest.mark.parametrize(
-    "model",
+    ("devices", "settings"),
     [
-        pytest.param({"name": "resnet20"}, marks=pytest.mark.slow),
-        {"name": "tiny"},
-        {"name": "tiny", "stochastic_depth": 0.5, "dropout": 0.2},
+        pytest.param(8, {"model.name": "resnet20"}, marks=pytest.mark.slow),
+        (8, {"model.name": "tiny"}),
+        (8, {"model.name": "tiny", "model.stochastic_depth": 0.5, "model.dropout": 0.2}),
+        (8, {"model.name": "tiny", "batch_norm.group_size": 8}),
+        pytest.param(2, {"model.name": "tiny"}, marks=pytest.mark.slow),
+        pytest.param(2, {"model.name": "tiny", "batch_norm.group_size": 8}, marks=pytest.mark.slow),
+        pytest.param(8, {"model.name": "tiny", "batch_norm.group_size": 32}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_eight_devices_and_one_give_the_same_losses(tiny_config, mesh, single_device, model):
-    """BatchNorm sees the whole batch on all devices together; later steps drift apart by rounding."""
-    tiny_config.model.update(model)
-    _, eight = take_steps(tiny_config, mesh, 3)
+def test_any_number_of_devices_gives_the_same_losses(tiny_config, single_device, devices, settings):
+    """BatchNorm sees the whole batch or group, on however many devices; later steps drift apart by rounding."""
+    tiny_config.update_from_flattened_dict(settings)
+    _, several = take_steps(tiny_config, parallel.make_mesh(jax.devices()[:devices]), 3)
     _, one = take_steps(tiny_config, single_device, 3)
-    np.testing.assert_allclose(eight["loss"], one["loss"], rtol=1e-5)
-    np.testing.assert_allclose(eight["gradient_norm"], one["gradient_norm"], rtol=1e-3)
+    np.testing.assert_allclose(several["loss"], one["loss"], rtol=1e-5)
+    np.testing.assert_allclose(several["gradient_norm"], one["gradient_norm"], rtol=1e-3)
 
 
 def test_several_steps_in_a_call_are_the_steps_one_by_one(tiny_config, single_device):
