@@ -135,7 +135,9 @@ def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
     """Raises `UserError` unless every device gets the same number of examples in each of the parts of a batch."""
     divisor = mesh.size * parts
     if batch_size % divisor:
-        by = f"the {mesh.size} devices" + (f" times optimizer.accumulate_steps {parts}" if parts > 1 else "")
+        by = f"the {mesh.size} devices"
+        if parts > 1:
+            by = f"devices times optimizer.accumulate_steps ({mesh.size} x {parts})"
         nearest = max(divisor, round(batch_size / divisor) * divisor)
         raise UserError(f"batch_size {batch_size} is not divisible by {by}: try --config.batch_size={nearest}")
 

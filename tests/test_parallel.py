@@ -31,7 +31,7 @@ def test_uneven_batch_is_refused_with_a_size_that_works(mesh):
     with pytest.raises(UserError, match=r"batch_size 100 is not divisible by the 8 devices: .*batch_size=96"):
         parallel.check_batch_size(100, mesh)
     parallel.check_batch_size(104, mesh)
-    sentence = r"batch_size 104 is not divisible by the 8 devices times optimizer.accumulate_steps 4: .*batch_size=96"
+    sentence = r"104 is not divisible by devices times optimizer.accumulate_steps \(8 x 4\): .*batch_size=96"
     with pytest.raises(UserError, match=sentence):
         parallel.check_batch_size(104, mesh, parts=4)
     parallel.check_batch_size(96, mesh, parts=4)
