@@ -10,6 +10,7 @@ import psutil
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from resnet_jax import topology
 from resnet_jax.errors import UserError
 
 CALLS_AHEAD = 2
@@ -83,17 +84,24 @@ def fetch(tree):
 
 
 def free_memory(mesh: Mesh) -> int:
-    """Bytes that are free on the fullest device, over all processes; the cores of a CPU count as sharing its memory."""
-    free = []
-    for device in mesh.local_devices:
-        memory = device.memory_stats()  # None where the device shares the host's.
-        if memory:
-            free.append(memory["bytes_limit"] - memory["bytes_in_use"])
-        else:
-            free.append(psutil.virtual_memory().available // len(mesh.local_devices))
+    """Bytes that are free on the fullest device, over all processes; the cores of a CPU count as sharing its memory.
+
+    A device that is only described, by `topology.describe`, is empty.
+    """
+
+    def of(device: jax.Device) -> int:
+        try:
+            memory = device.memory_stats()  # None where the device shares the host's.
+        except jax.errors.JaxRuntimeError:  # It is only described.
+            return topology.chip(device).memory
+        if memory is None:
+            return psutil.virtual_memory().available // len(mesh.local_devices)
+        return memory["bytes_limit"] - memory["bytes_in_use"]
+
+    free = min(map(of, mesh.local_devices))
     if jax.process_count() == 1:
-        return min(free)
-    return int(multihost_utils.process_allgather(np.array(min(free))).min())
+        return free
+    return int(multihost_utils.process_allgather(np.array(free)).min())
 
 
 def total(count: int) -> int:

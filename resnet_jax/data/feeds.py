@@ -65,6 +65,13 @@ def loader(dataset: ConfigDict, selection: Selection, training: bool) -> Loader:
     return Loader(selection, (size, size, image_shape(selection)[-1]), resized=True)
 
 
+def fed_shape(dataset: ConfigDict, selection: Selection) -> tuple[int, int, int]:
+    """Height, width and channels of the pictures as a feed gives them in training, as the resolved settings say."""
+    if dataset.feed == "resident":
+        return image_shape(selection)
+    return loader(dataset, selection, training=True).shape
+
+
 def streamed_examples(dataset: ConfigDict, selection: Selection, unreadable: UnreadablePictures) -> StreamedExamples:
     """Examples to be scored."""
     return StreamedExamples(loader(dataset, selection, False), dataset.eval_resize, num_workers(dataset), unreadable)

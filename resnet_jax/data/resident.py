@@ -59,7 +59,7 @@ class ResidentFeed:
 
     def abstract_inputs(self) -> EpochInputs:
         """Shapes, types and places of what `inputs` gives."""
-        return parallel.abstract(self.inputs(0), parallel.replicated(self._mesh))
+        return abstract_inputs(self.size, self.image_shape, self._batch_size, self._mesh)
 
     def take(self, inputs: EpochInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images and labels of a step, inside a compiled function."""
@@ -67,6 +67,16 @@ class ResidentFeed:
 
     def close(self) -> None:
         """There is nothing to end."""
+
+
+def abstract_inputs(size: int, image_shape: tuple[int, int, int], batch_size: int, mesh: Mesh) -> EpochInputs:
+    """Shapes, types and places of the inputs of an epoch of a set of `size` pictures."""
+    shapes = EpochInputs(
+        pixels=jax.ShapeDtypeStruct((size, math.prod(image_shape)), np.uint8),
+        labels=jax.ShapeDtypeStruct((size,), np.int32),
+        order=jax.ShapeDtypeStruct((size // batch_size, batch_size), np.int32),
+    )
+    return parallel.abstract(shapes, parallel.replicated(mesh))
 
 
 def take_batch(

@@ -97,9 +97,7 @@ class StreamingFeed:
 
     def abstract_inputs(self) -> StreamedInputs:
         """Shapes, types and places of what `inputs` gives."""
-        batch, sharding = self._batches.batch_size, parallel.batch_sharded(self._mesh)
-        images = jax.ShapeDtypeStruct((batch, *self.image_shape), np.uint8, sharding=sharding)
-        return StreamedInputs(images, jax.ShapeDtypeStruct((batch,), np.int32, sharding=sharding))
+        return abstract_inputs(self.image_shape, self._batches.batch_size, self._mesh)
 
     def take(self, inputs: StreamedInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images and labels of a step, inside a compiled function."""
@@ -109,6 +107,13 @@ class StreamingFeed:
         """Ends the workers."""
         self._running.close()
         self._next_step = None
+
+
+def abstract_inputs(image_shape: tuple[int, int, int], batch_size: int, mesh: Mesh) -> StreamedInputs:
+    """Shapes, types and places of a batch."""
+    images = jax.ShapeDtypeStruct((batch_size, *image_shape), np.uint8)
+    labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
+    return parallel.abstract(StreamedInputs(images, labels), parallel.batch_sharded(mesh))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,29 @@ def open_tfds(name: str, data_dir: str | None) -> dict[str, TfdsSource]:
       UserError: for an unknown name, a set that is not for image classification, or one that is neither prepared nor
         can be downloaded; it then says what to download and where to put it.
     """
+    builder = _builder(name, data_dir)
+    if not builder.is_prepared():
+        _prepare(builder)
+    return {split: TfdsSource(builder, split) for split in builder.info.splits}
+
+
+def is_prepared(name: str, data_dir: str | None) -> bool:
+    """Whether a TFDS set is there, so that `open_tfds` has nothing to download. Raises `UserError` as that does."""
+    return _builder(name, data_dir).is_prepared()
+
+
+def describe_tfds(name: str, data_dir: str | None) -> tuple[tuple[int | None, int | None, int], tuple[str, ...]]:
+    """What is known of a TFDS set that has not been prepared: its pictures' height, width and channels, and classes.
+
+    Height and width are None where pictures differ in size. Raises `UserError` as `open_tfds` does.
+    """
+    info = _builder(name, data_dir).info
+    image, label = (info.features[key] for key in info.supervised_keys)
+    return image.shape, tuple(label.names)
+
+
+def _builder(name: str, data_dir: str | None):
+    """What TFDS has for a name, if it is for image classification."""
     import tensorflow_datasets as tfds
 
     try:
@@ -73,9 +96,7 @@ def open_tfds(name: str, data_dir: str | None) -> dict[str, TfdsSource]:
         raise UserError(f"data set {name!r} is not for image classification: TFDS lists no (image, class label) pair")
     if pair[0].np_dtype != np.uint8 or pair[0].shape[-1] not in (1, 3):
         raise UserError(f"data set {name!r} has pictures of another kind than 8 bits in 1 or 3 channels")
-    if not builder.is_prepared():
-        _prepare(builder)
-    return {split: TfdsSource(builder, split) for split in builder.info.splits}
+    return builder
 
 
 def _prepare(builder) -> None:

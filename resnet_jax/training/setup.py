@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from resnet_jax import config_check, parallel
 from resnet_jax.data import feeds
 from resnet_jax.data.augment import pipeline
+from resnet_jax.data.described import DescribedFeed, describe_inputs
 from resnet_jax.data.examples import Examples
-from resnet_jax.data.inputs import open_inputs
+from resnet_jax.data.inputs import Inputs, open_inputs
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.data.selection import Progress
@@ -26,7 +27,7 @@ from resnet_jax.from_weights import load_teacher
 from resnet_jax.init_from import Pretrained, open_pretrained
 from resnet_jax.models import creation
 from resnet_jax.run import Run, abstract_variables
-from resnet_jax.training import losses, optimizer, state, step
+from resnet_jax.training import losses, memory, optimizer, state, step
 from resnet_jax.training.distillation import teacher_of
 from resnet_jax.training.freezing import Freezing, merge
 
@@ -40,7 +41,7 @@ class Setup:
     config: ConfigDict
     classes: tuple[str, ...]
     mesh: Mesh
-    feed: ResidentFeed | StreamingFeed
+    feed: ResidentFeed | StreamingFeed | DescribedFeed
     validation: Examples | StreamedExamples | None
     model: nn.Module
     preprocess: Preprocess
@@ -99,16 +100,29 @@ class Setup:
         return self.config.steps_per_call if self.config.steps_per_call <= left else 1
 
     def compile_steps(self, sizes: Sequence[int] = ()) -> dict[int, step.TrainStep]:
-        """Train steps by how many steps a call takes: those of `sizes`, unset all that the run takes."""
+        """Train steps by how many steps a call takes: those of `sizes`, unset all that the run takes.
+
+        Raises `UserError` where they take more memory than the devices have left, beside the state and resident data.
+        """
         if not sizes:
             calls, left = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
             sizes = ([self.config.steps_per_call] if calls else []) + ([1] if left else [])
+        compiled = {size: memory.compile_step(self.lower(size), self.config, self.mesh) for size in sizes}
+        arriving = self.feed.abstract_inputs() if self.config.dataset.feed == "streaming" else ()
+        for program in compiled.values():
+            memory.check(program, arriving, self.config, self.mesh)
+        if self.teacher is None:
+            return compiled
+        taught = {"teacher_variables": self.teacher.variables}
+        return {size: functools.partial(program, **taught) for size, program in compiled.items()}
+
+    def lower(self, steps: int) -> jax.stages.Lowered:
+        """A call of so many train steps, to be compiled for the devices of the mesh, be they there or described."""
         arguments = self.abstract_state(), self.feed.abstract_inputs()
         if self.teacher is None:
-            return {size: self._train_step(size).lower(*arguments).compile() for size in sizes}
-        taught = {"teacher_variables": self.teacher.variables}
-        compiled = {size: self._train_step(size).lower(*arguments, **taught).compile() for size in sizes}
-        return {size: functools.partial(step, **taught) for size, step in compiled.items()}
+            return self._train_step(steps).lower(*arguments)
+        taught = parallel.abstract(self.teacher.variables, parallel.replicated(self.mesh))
+        return self._train_step(steps).lower(*arguments, teacher_variables=taught)
 
     def _train_step(self, steps: int) -> Callable:
         return step.make_train_step(
@@ -136,7 +150,8 @@ class Setup:
             self.config.augment,
             len(self.classes),
             fill=self.preprocess.mean_pixel(self.feed.image_shape[-1]),
-            crops_resized_on_host=isinstance(self.feed, StreamingFeed) and self.config.dataset.image_size is not None,
+            crops_resized_on_host=self.config.dataset.feed == "streaming"
+            and self.config.dataset.image_size is not None,
             image_size=self.preprocess.image_size,
         )
         return step.make_batch(self.feed.take, augment, self.config.seed)
@@ -177,22 +192,41 @@ def prepare(
     then weights to begin with are not looked for.
     """
     config = config.copy_and_resolve_references()
-    weights = open_pretrained(config.init_from) if config.init_from and begins else None
-    line = weights.fill(config.dataset) if weights else ""
-    if line:
-        tell(line)
+    weights = _open_weights(config, tell) if begins else None
     inputs = open_inputs(config, sources, mesh, unreadable, progress, tell)
+    return assemble(config, mesh, inputs, weights, tell)
+
+
+def prepare_described(config: ConfigDict, mesh: Mesh, tell: Callable[[str], None] = lambda line: None) -> Setup:
+    """The parts of a run of which the step is to be compiled alone, from what the data set tells of itself.
+
+    The devices of the mesh may be described too, by `topology.describe`.
+    """
+    config = config.copy_and_resolve_references()
+    weights = _open_weights(config, tell)
+    return assemble(config, mesh, describe_inputs(config, mesh, tell), weights, tell)
+
+
+def assemble(
+    config: ConfigDict,
+    mesh: Mesh,
+    inputs: Inputs,
+    weights: Pretrained | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Setup:
+    """Makes the parts of a run on `inputs`, and fills in what `config` still leaves open."""
     feed = inputs.feed
     preprocess = Preprocess.from_config(config.dataset)
     preprocess.check(feed.image_shape[-1])
     if config.steps_per_call is None:
-        config.steps_per_call = _steps_per_call(feed, mesh)
-    if config.steps_per_call > 1 and isinstance(feed, StreamingFeed):
+        config.steps_per_call = _steps_per_call(config.dataset.feed, feed.steps_per_epoch, mesh)
+    if config.steps_per_call > 1 and config.dataset.feed == "streaming":
         raise UserError("a streaming feed gives one batch a call: leave steps_per_call unset")
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
     model = creation.from_config(config, len(inputs.classes))
     Freezing(config.freeze).check(abstract_variables(model, len(config.dataset.mean))["params"])
-    teacher = load_teacher(config, inputs.classes, mesh, tell) if config.loss.distill_from else None
+    there = mesh if isinstance(feed, ResidentFeed | StreamingFeed) else parallel.make_mesh()
+    teacher = load_teacher(config, inputs.classes, there, tell) if config.loss.distill_from else None
     if teacher:
         teacher.preprocess.check(feed.image_shape[-1])
     return Setup(
@@ -210,11 +244,22 @@ def prepare(
     )
 
 
-def _steps_per_call(feed: ResidentFeed | StreamingFeed, mesh: Mesh) -> int:
+def _open_weights(config: ConfigDict, tell: Callable[[str], None]) -> Pretrained | None:
+    """The weights to begin with, if there are any; what they tell of their pictures is filled in, and told."""
+    if not config.init_from:
+        return None
+    weights = open_pretrained(config.init_from)
+    line = weights.fill(config.dataset)
+    if line:
+        tell(line)
+    return weights
+
+
+def _steps_per_call(feed: str, steps_per_epoch: int, mesh: Mesh) -> int:
     """One where batches are streamed, and on CPU, for there a loop around convolutions makes them slower; else many."""
-    if isinstance(feed, StreamingFeed) or mesh.devices.flat[0].platform == "cpu":
+    if feed == "streaming" or mesh.devices.flat[0].platform == "cpu":
         return 1
-    return _most_steps(feed.steps_per_epoch)
+    return _most_steps(steps_per_epoch)
 
 
 def _most_steps(steps_per_epoch: int) -> int:

@@ -22,6 +22,7 @@ from resnet_jax.errors import Preempted, UserError, unknown_name
 DONE, SOME_FAILED, USER_ERROR, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
 VERBS = {
     "train": "train a network, or go on with the run in the workdir (the verb if none is named)",
+    "benchmark": "tell what a train step takes: collectives, memory, FLOPs; also for TPUs that are not there",
     "convert": "turn a TFDS set prepared as tfrecord into array_record files, which training reads",
     "debug_nan": "take the step apart at which the loss of a run was not finite",
     "evaluate": "score the chosen checkpoint of a run, or published weights, on the test split or on another",
