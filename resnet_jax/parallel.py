@@ -1,8 +1,6 @@
-"""Devices and processes: the mesh, the two shardings we use, and the start of a multi-host run."""
+"""Devices: the mesh, the two shardings we use, and the ways there and back."""
 
 import collections
-import os
-import sys
 
 import jax
 import numpy as np
@@ -14,18 +12,6 @@ from resnet_jax import topology
 from resnet_jax.errors import UserError
 
 CALLS_AHEAD = 2
-
-
-def start() -> None:
-    """Joins the processes of a TPU pod or a Slurm job, as JAX detects them; alone on one machine it does nothing.
-
-    Must come before anything that touches a device.
-    """
-    try:
-        jax.distributed.initialize()
-    except ValueError as error:
-        if "coordinator_address" not in str(error):  # JAX's way to say that it found no cluster.
-            raise
 
 
 def make_mesh(devices=None) -> Mesh:
@@ -112,18 +98,6 @@ def total(count: int) -> int:
 def wait_for_all(what: str) -> None:
     """Returns when all processes have come here; `what` names the place, the same in all of them."""
     multihost_utils.sync_global_devices(what)
-
-
-def leave(exit_code: int) -> int:
-    """Returns the exit code for a run that failed; of several processes, this one ends at once.
-
-    At a regular end it would wait minutes for the others, who wait for it.
-    """
-    if jax.process_count() > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
-    return exit_code
 
 
 class Pace:

@@ -5,9 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-import jax
-
-from resnet_jax import config_check, parallel, provenance
+from resnet_jax import cluster, config_check, parallel, provenance
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.evaluation.metrics import summarize
@@ -41,6 +39,7 @@ class Loop:
         progress.print(messages.introduction(self._config, self._state.params, setup.sizes))
         self._train_steps = self._compile(progress)
         self._pace = parallel.Pace()
+        self._agreement = cluster.Agreement(setup.mesh)
         self._evaluate = make_evaluate(setup.model, setup.preprocess, self._config.batch_size, setup.mesh)
         self._summaries = Summaries(directory.path, self._step, progress, evaluated=not self._owes_evaluation)
         self._monitor = Monitor(self._config, setup.classes, setup.feed.steps_per_epoch, self._summaries, progress)
@@ -136,9 +135,9 @@ class Loop:
         return figures, is_best
 
     def _save_is_due(self) -> bool:
-        """By the clock. Several processes, whose clocks differ but which must save together, go by epochs alone."""
+        """By the clock, in a run of several processes by whichever is first: they save together."""
         waited = time.monotonic() - self._saved_at
-        return jax.process_count() == 1 and waited >= 60 * self._config.checkpoint.every_minutes
+        return bool(self._agreement(waited >= 60 * self._config.checkpoint.every_minutes))
 
     def _save(self, figures: dict[str, float] | None = None) -> None:
         """Saves the state, once it is known to be finite and the records that lead up to it are on disk."""

@@ -15,6 +15,7 @@ from resnet_jax.errors import Preempted, UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.lock import locked
 from resnet_jax.run import load_run
+from resnet_jax.shared_workdir import check_shared
 from resnet_jax.terminal import ProgressLine
 from resnet_jax.training import messages, setup
 from resnet_jax.training.interruption import preemption
@@ -49,6 +50,7 @@ def train(
     config.dataset.name = canonical_name(config.dataset.name)
     setup.check(config, mesh)
     directory, progress = WorkDir(workdir), ProgressLine(active=parallel.is_main_process())
+    check_shared(directory)
     if directory.exists():
         stored, result = directory.config(), directory.result()
         config = settings.resume(stored, config)

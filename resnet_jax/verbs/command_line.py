@@ -4,7 +4,7 @@ A verb is a module with absl flags and a function `run`, which returns an exit c
 asked for is imported, so two verbs may define flags of the same name.
 
 Exit codes: 0 done, 1 some inputs failed or would spoil a run, 2 the user must change something, 75 stopped by SIGTERM
-and 130 by Ctrl-C, with everything saved: the same command goes on.
+or for another process has ended, 130 stopped by Ctrl-C; after these the same command goes on.
 """
 
 import errno
@@ -12,14 +12,15 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
 
 from resnet_jax import config as settings
-from resnet_jax.errors import Preempted, UserError, unknown_name
+from resnet_jax.errors import Preempted, UserError, first_line, unknown_name
 
-DONE, SOME_FAILED, USER_ERROR, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
+DONE, SOME_FAILED, USER_ERROR, GO_ON, INTERRUPTED = 0, 1, 2, 75, 130
 VERBS = {
     "train": "train a network, or go on with the run in the workdir (the verb if none is named)",
     "benchmark": "tell what a train step takes: collectives, memory, FLOPs; also for TPUs that are not there",
@@ -54,23 +55,16 @@ def start(run: Callable[[], int]) -> None:
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Or TensorFlow greets with a warning about it.
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         # Imports JAX, which those who mistyped a flag need not wait for.
-        from resnet_jax import parallel
+        from resnet_jax import cluster
 
         try:
-            parallel.start()
             return run()
-        except UserError as error:
-            _print_error(error)
         except KeyboardInterrupt:
             return INTERRUPTED
         except Preempted:
-            return PREEMPTED
-        except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
-            place = error.filename or "a file of the run"
-            _print_error(UserError(f"{error.strerror}, at {place}: make room there and run the same command again"))
-        return parallel.leave(USER_ERROR)
+            return GO_ON
+        except Exception as error:
+            return cluster.leave(_report(error, cluster.lost_another(error)))
 
     app.run(main, flags_parser=_parse)
 
@@ -127,6 +121,25 @@ def _one_sentence(error: Exception) -> str:
     if "Traceback" in text:
         text = text.strip().splitlines()[-1].partition("Error: ")[2] or text.strip().splitlines()[-1]
     return " ".join(text.split())
+
+
+def _report(error: Exception, lost_another: bool) -> int:
+    """Says what went wrong, and returns the exit code."""
+    if lost_another:
+        sentence = (
+            f"another process of this run has ended ({first_line(error)}): it says why; the same command, in all "
+            "processes, goes on from the last checkpoint"
+        )
+        _print_error(UserError(sentence))
+        return GO_ON
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        place = error.filename or "a file of the run"
+        error = UserError(f"{error.strerror}, at {place}: make room there and run the same command again")
+    if isinstance(error, UserError):
+        _print_error(error)
+        return USER_ERROR
+    traceback.print_exception(error)
+    return SOME_FAILED
 
 
 def _print_help() -> None:

@@ -5,6 +5,7 @@ import json
 from absl import flags
 
 from resnet_jax.errors import UserError
+from resnet_jax.verbs import processes
 from resnet_jax.verbs.subject import CONFIG, WORKDIR, check_flags
 
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "A table for people, or one line of JSON.")
@@ -26,6 +27,7 @@ def run() -> int:
     from resnet_jax.terminal import ProgressLine, scores_table
 
     check_flags("evaluate")
+    processes.join()
     trained = load_run(WORKDIR.value) if WORKDIR.value else None
     dataset = (trained.config if trained else CONFIG.value).dataset
     progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())

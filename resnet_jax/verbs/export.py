@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from resnet_jax.verbs import processes
 from resnet_jax.verbs.subject import CONFIG, WORKDIR, check_flags
 
 TO = flags.DEFINE_string("to", None, "The file to write: weights.safetensors, named as torchvision or timm does.")
@@ -19,6 +20,7 @@ def run() -> int:
 
     check_flags("export")
     weights.check_target(TO.value)
+    processes.join()
     if WORKDIR.value:
         trained = load_run(WORKDIR.value)
         of = f"the weights of step {trained.step:,}"

@@ -18,6 +18,14 @@ from tests.end_to_end.program import SHORT_DIGITS, run
         (["--config.dataset.name=mnsit"], "unknown data set 'mnsit': did you mean mnist"),
         (["--config.dataset.test_split=tset"], "unknown split 'tset': did you mean test"),
         (["--config.batch_size=0"], "batch_size must be positive"),
+        (
+            ["--process_id=1", "--num_processes=2"],
+            "--num_processes and --process_id go together: --coordinator is missing",
+        ),
+        (
+            ["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
+            "there is no --process_id=2 of --num_processes=2",
+        ),
         (["--workdri=/tmp"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
         (["evaluate"], "unexpected argument 'evaluate'"),
         (["--config.dataset.name=CIFAR-10"], "unknown data set 'CIFAR-10': did you mean"),
