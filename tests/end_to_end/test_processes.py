@@ -111,7 +111,7 @@ def test_any_number_of_processes_is_the_same_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(tmp_path, victim):
-    """Sockets are closed for a killed process, so the others know at once."""
+    """Its sockets are closed, so the others know at once; of process 0 it may be JAX that notices first."""
     divisible = ("--config.batch_size=66", "--config.dataset.train_split=train[:300]", "--config.num_epochs=8")
     arguments = (*BY_STEP, *divisible, f"--workdir={tmp_path}")
     processes = start(3, *arguments)
@@ -120,10 +120,12 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(tmp_path, 
         time.sleep(0.02)
     processes[victim].kill()
     codes, _, complaints = end(processes)
-    expected = [75, 75, 75]
-    expected[victim] = -signal.SIGKILL
-    assert codes == expected, complaints
+    assert codes[victim] == -signal.SIGKILL
     for process in {0, 1, 2} - {victim}:
+        if victim == 0 and codes[process] == -signal.SIGABRT:
+            assert "This most likely indicates that another task died" in complaints[process]
+            continue
+        assert codes[process] == 75, complaints[process]
         assert "Traceback" not in complaints[process]
         assert "error: another process of this run has ended (" in complaints[process]
         assert "the same command, in all processes, goes on from the last checkpoint" in complaints[process]
