@@ -78,7 +78,7 @@ def test_any_number_of_processes_is_the_same_run(tmp_path):
     main_output, other_output = train(2, tmp_path / "two", 1, *by_clock)
     train(1, tmp_path / "one", 1)
     assert "Checkpoint of step" in main_output
-    assert other_output == ""
+    assert "epoch" not in other_output
     assert len(list((tmp_path / "two" / "checkpoints").iterdir())) > 1
     assert len(list((tmp_path / "two").glob("events*"))) == 1
     epoch = len(losses(tmp_path / "one"))
