@@ -64,48 +64,34 @@ def losses(workdir):
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def copy(workdir, name):
-    return shutil.copytree(workdir, workdir.parent / name)
-
-
 @pytest.mark.slow
 def test_any_number_of_processes_is_the_same_run(tmp_path):
-    """Of the same weights, the first steps have the losses of a single process; later they drift apart by rounding.
+    """Its first steps have the losses of a single process, also after a resume with another number of processes.
 
-    Two processes save by the clock, amid the epoch too.
+    Later they drift apart by rounding, faster where weights are trained and steps large: of a resumed run the first
+    loss is the same, the next two are near. Another batch would change them in the first or second digit.
     """
     by_clock = ("--config.checkpoint.every_minutes=0.001", "--config.checkpoint.keep=50")
-    main_output, other_output = train(2, tmp_path / "two", 1, *by_clock)
-    train(1, tmp_path / "one", 1)
-    assert "Checkpoint of step" in main_output
-    assert "epoch" not in other_output
-    assert len(list((tmp_path / "two" / "checkpoints").iterdir())) > 1
-    assert len(list((tmp_path / "two").glob("events*"))) == 1
-    epoch = len(losses(tmp_path / "one"))
-    np.testing.assert_allclose(losses(tmp_path / "two")[:3], losses(tmp_path / "one")[:3], rtol=1e-5)
-    assert len(losses(tmp_path / "two")) == epoch
-    assert json.loads((tmp_path / "two" / "result.json").read_text())["test"]["examples"] == 359
-
-    copy(tmp_path / "two", "two_one"), copy(tmp_path / "one", "one_four")
-    train(1, tmp_path / "two_one", 2)
-    train(2, tmp_path / "two", 2)
-    next_steps = slice(epoch, epoch + 3)
-    np.testing.assert_allclose(
-        losses(tmp_path / "two_one")[next_steps], losses(tmp_path / "two")[next_steps], rtol=1e-5
-    )
-    train(4, tmp_path / "one_four", 2)
-    train(1, tmp_path / "one", 2)
-    np.testing.assert_allclose(
-        losses(tmp_path / "one_four")[next_steps], losses(tmp_path / "one")[next_steps], rtol=1e-5
-    )
-
-    copy(tmp_path / "one_four", "four_two")
-    train(2, tmp_path / "four_two", 3)
-    train(1, tmp_path / "one_four", 3)
-    next_steps = slice(2 * epoch, 2 * epoch + 3)
-    np.testing.assert_allclose(
-        losses(tmp_path / "four_two")[next_steps], losses(tmp_path / "one_four")[next_steps], rtol=1e-5
-    )
+    outputs = {number: train(number, tmp_path / str(number), 1, *by_clock) for number in (1, 2, 4)}
+    expected = losses(tmp_path / "1")
+    for number in (2, 4):
+        workdir, (main_output, *other_outputs) = tmp_path / str(number), outputs[number]
+        assert "Checkpoint of step" in main_output
+        assert "epoch" not in "".join(other_outputs)
+        assert len(list((workdir / "checkpoints").iterdir())) > 1  # Saved by the clock, amid the epoch.
+        assert len(list(workdir.glob("events*"))) == 1
+        assert json.loads((workdir / "result.json").read_text())["test"]["examples"] == 359
+        assert len(losses(workdir)) == len(expected)
+        np.testing.assert_allclose(losses(workdir)[:3], expected[:3], rtol=1e-5)
+    for before, after in ((2, 1), (1, 4), (4, 2)):
+        workdir = tmp_path / str(before)
+        resumed = shutil.copytree(workdir, tmp_path / f"{before}_{after}")
+        train(before, workdir, 2)
+        train(after, resumed, 2)
+        first, *following = losses(resumed)[len(expected) : len(expected) + 3]
+        first_expected, *following_expected = losses(workdir)[len(expected) : len(expected) + 3]
+        np.testing.assert_allclose(first, first_expected, rtol=1e-5)
+        np.testing.assert_allclose(following, following_expected, rtol=2e-3)
 
 
 @pytest.mark.slow
