@@ -87,7 +87,8 @@ def free_memory(mesh: Mesh) -> int:
     free = min(map(of, mesh.local_devices))
     if jax.process_count() == 1:
         return free
-    return int(multihost_utils.process_allgather(np.array(free)).min())
+    # In MiB, for JAX takes integers of 32 bits.
+    return int(multihost_utils.process_allgather(np.array(free // 2**20)).min()) * 2**20
 
 
 def total(count: int) -> int:

@@ -168,7 +168,8 @@ def _obituary(workers: list[multiprocessing.Process], message: str) -> str:
 
 def _start_worker(number: int, count: int) -> None:
     """Runs in each worker, first of all."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one still needs its data.
+    for signum in (signal.SIGINT, signal.SIGTERM):  # They may reach all processes; the main one still needs its data.
+        signal.signal(signum, signal.SIG_IGN)
     jax.config.update("jax_platforms", "cpu")  # Should a source of one's own use JAX: the accelerator is taken.
     cv2.setNumThreads(0)  # The workers share the cores already.
     threading.Thread(target=_leave_with_parent, daemon=True).start()

@@ -5,8 +5,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-import jax
-
 from resnet_jax.errors import Preempted
 
 EXCEPTIONS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Preempted}
@@ -28,8 +26,7 @@ def interruption() -> Iterator[Callable[[], signal.Signals | None]]:
     """Within this context, gives a function to the signal that has asked to stop: SIGINT, SIGTERM or None.
 
     An exception amid a step would lose the state, whose buffers are donated: hence a flag. A second Ctrl-C raises
-    KeyboardInterrupt at once. It is always None outside the main thread, where Python delivers no signals, and in a run
-    of several processes, which save together or not at all: there a signal ends the process as usual.
+    KeyboardInterrupt at once. It is always None outside the main thread, where Python delivers no signals.
     """
     received: list[signal.Signals] = []
 
@@ -38,7 +35,7 @@ def interruption() -> Iterator[Callable[[], signal.Signals | None]]:
             raise KeyboardInterrupt
         received.append(signal.Signals(signum))
 
-    with _handling(dict.fromkeys(EXCEPTIONS, handle) if jax.process_count() == 1 else {}):
+    with _handling(dict.fromkeys(EXCEPTIONS, handle)):
         yield lambda: received[0] if received else None
 
 

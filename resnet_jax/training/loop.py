@@ -39,7 +39,8 @@ class Loop:
         progress.print(messages.introduction(self._config, self._state.params, setup.sizes))
         self._train_steps = self._compile(progress)
         self._pace = parallel.Pace()
-        self._agreement = cluster.Agreement(setup.mesh)
+        self._agree_to_save, self._agree_to_stop = cluster.Agreement(setup.mesh), cluster.Agreement(setup.mesh)
+        self._stopped_by = 0  # a signal
         self._evaluate = make_evaluate(setup.model, setup.preprocess, self._config.batch_size, setup.mesh)
         self._summaries = Summaries(directory.path, self._step, progress, evaluated=not self._owes_evaluation)
         self._monitor = Monitor(self._config, setup.classes, setup.feed.steps_per_epoch, self._summaries, progress)
@@ -59,7 +60,7 @@ class Loop:
             contextlib.closing(feed),
             contextlib.closing(self._summaries),
             contextlib.closing(self._profiler),
-            interruption() as self._interrupted,
+            interruption() as self._received,
         ):
             if self._step == 0:
                 self._monitor.introduce(*parallel.fetch(self._setup.batch(0)))
@@ -73,7 +74,7 @@ class Loop:
             except NotFinite as broken:
                 self._state = None  # It is spoilt, and its memory is needed.
                 raise broken_step.capture(
-                    broken, self._setup, self._directory, self._train_steps, self._progress, self._interrupted
+                    broken, self._setup, self._directory, self._train_steps, self._progress, self._received
                 ) from None
             self._directory.wait()
             if self._interrupted():
@@ -118,9 +119,10 @@ class Loop:
                 figures, is_best = self._validate()
             self._owes_evaluation = figures is None
         due = last or epochs % self._config.checkpoint.every_epochs == 0 or self._save_is_due()
-        if due or is_best or self._interrupted():
+        interrupted = self._interrupted()
+        if due or is_best or interrupted:
             self._save(figures)
-        if self._interrupted():
+        if interrupted:
             self._stop()
 
     def _validate(self) -> tuple[dict[str, float] | None, bool]:
@@ -134,10 +136,15 @@ class Loop:
         self._monitor.evaluated(figures, is_best, outcomes, examples)
         return figures, is_best
 
+    def _interrupted(self) -> bool:
+        """Whether a signal has asked to stop, in a run of several processes any of them: they stop together."""
+        self._stopped_by = self._stopped_by or self._agree_to_stop(self._received() or 0)
+        return bool(self._stopped_by)
+
     def _save_is_due(self) -> bool:
         """By the clock, in a run of several processes by whichever is first: they save together."""
         waited = time.monotonic() - self._saved_at
-        return bool(self._agreement(waited >= 60 * self._config.checkpoint.every_minutes))
+        return bool(self._agree_to_save(waited >= 60 * self._config.checkpoint.every_minutes))
 
     def _save(self, figures: dict[str, float] | None = None) -> None:
         """Saves the state, once it is known to be finite and the records that lead up to it are on disk."""
@@ -157,7 +164,7 @@ class Loop:
     def _stop(self) -> None:
         """Ends a run that a signal has stopped, when what has been saved is on disk."""
         self._directory.wait()
-        raise EXCEPTIONS[self._interrupted()]
+        raise EXCEPTIONS[self._stopped_by]
 
     def _restore_or_create(self, progress: ProgressLine) -> tuple[TrainState, dict, bool]:
         """The newest checkpoint that is intact, if there is any, what its monitor saved, and if it is yet to be scored.

@@ -123,6 +123,24 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(tmp_path, 
 
 
 @pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_at_the_same_step_and_the_run_goes_on(tmp_path):
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    train(2, straight, 4)
+    processes = start(2, *BY_STEP, f"--workdir={stopped}")
+    while not (stopped / "metrics.jsonl").exists():
+        assert all(process.poll() is None for process in processes), end(processes)
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, outputs, complaints = end(processes)
+    assert codes == [75, 75], complaints
+    assert "".join(complaints).count("Traceback") == 0
+    assert "the same command goes on from there" in outputs[0]
+    assert not (stopped / "result.json").exists()
+    train(2, stopped, 4)
+    assert losses(stopped) == losses(straight)
+
+
+@pytest.mark.slow
 def test_workdirs_that_are_not_the_same_are_refused(tmp_path):
     def own(process):
         return [f"--workdir={tmp_path / f'of_{process}'}"]

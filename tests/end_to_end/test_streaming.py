@@ -12,8 +12,8 @@ import pytest
 
 from tests.end_to_end import pictures
 from tests.end_to_end.program import ROOT, run
-from tests.end_to_end.test_resume import assert_equal_runs, wait_for
 from tests.end_to_end.test_two_processes import run_two
+from tests.faults.comparison import assert_equal_runs, wait_for
 
 # The real program, which also notes in a file which examples each step is given.
 NOTING = """
