@@ -52,13 +52,13 @@ def load_run(workdir: str, mesh: Mesh | None = None) -> Run:
     variables = parallel.abstract(abstract_variables(model, len(config.dataset.mean)), parallel.replicated(mesh))
     with contextlib.closing(directory):
         directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric, read_only=True)
-        step = directory.chosen_step()
+        step = directory.checkpoints.chosen_step()
         if step is None:
             raise UserError(f"{directory.path} has no checkpoint yet: train it first")
         if config.ema_decay is None:
-            variables, _ = directory.restore(step, variables)
+            variables, _ = directory.checkpoints.restore(step, variables)
         else:
-            items, _ = directory.restore(step, {"ema": {"batch_stats": {}, **variables}})
+            items, _ = directory.checkpoints.restore(step, {"ema": {"batch_stats": {}, **variables}})
             variables = items["ema"]
     return Run(config, classes, model, variables, Preprocess.from_config(config.dataset), step, mesh)
 

@@ -70,8 +70,8 @@ def leaves(workdir: str) -> tuple[Leaves, dict]:
     abstract = parallel.abstract(_abstract_parts(config, len(classes)), device)
     with contextlib.closing(directory):
         directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric, read_only=True)
-        step = directory.latest_step()
-        items, host = directory.restore(step, abstract)
+        step = directory.checkpoints.latest_step()
+        items, host = directory.checkpoints.restore(step, abstract)
     paths = jax.tree_util.tree_leaves_with_path(parallel.fetch(items))
     found = {"step": np.array(step)}
     found |= {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}

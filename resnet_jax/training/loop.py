@@ -76,7 +76,7 @@ class Loop:
                 raise broken_step.capture(
                     broken, self._setup, self._directory, self._train_steps, self._progress, self._received
                 ) from None
-            self._directory.wait()
+            self._directory.checkpoints.wait()
             if self._interrupted():
                 self._stop()
 
@@ -132,7 +132,7 @@ class Loop:
         if outcomes is None:
             return None, False
         figures = dataclasses.asdict(summarize(outcomes, len(examples)))
-        is_best = self._directory.is_best(figures)
+        is_best = self._directory.checkpoints.is_best(figures)
         self._monitor.evaluated(figures, is_best, outcomes, examples)
         return figures, is_best
 
@@ -158,12 +158,12 @@ class Loop:
                 "provenance": provenance.describe(),
             }
             items = parallel.fetch(self._state.parts)
-            self._directory.save(self._step, items, host, figures)
+            self._directory.checkpoints.save(self._step, items, host, figures)
         self._saved_at = time.monotonic()
 
     def _stop(self) -> None:
         """Ends a run that a signal has stopped, when what has been saved is on disk."""
-        self._directory.wait()
+        self._directory.checkpoints.wait()
         raise EXCEPTIONS[self._stopped_by]
 
     def _restore_or_create(self, progress: ProgressLine) -> tuple[TrainState, dict, bool]:
@@ -171,7 +171,7 @@ class Loop:
 
         Without a checkpoint, the beginning.
         """
-        if self._directory.latest_step() is None:
+        if self._directory.checkpoints.latest_step() is None:
             return self._setup.initial_state(progress.print), {}, False
         step, state, host = restore_newest(self._setup, self._directory, progress)
         if host["examples"] != self._setup.sizes:

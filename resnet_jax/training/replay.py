@@ -16,7 +16,7 @@ from resnet_jax.workdir import WorkDir
 
 def restore_newest(setup: Setup, directory: WorkDir, progress: ProgressLine) -> tuple[int, TrainState, dict]:
     """The newest checkpoint that is intact, of at least one: its step, its state on all devices, its JSON values."""
-    step, parts, host = directory.restore_newest(setup.abstract_state().parts, progress.warn)
+    step, parts, host = directory.checkpoints.restore_newest(setup.abstract_state().parts, progress.warn)
     step_on_devices = parallel.place(np.int32(step), parallel.replicated(setup.mesh))
     return step, TrainState(step=step_on_devices, **parts), host
 
@@ -47,8 +47,8 @@ def state_before(
       KeyboardInterrupt, Preempted: if it has.
       UserError: if no checkpoint can be restored.
     """
-    directory.wait()
-    if directory.latest_step() is None:
+    directory.checkpoints.wait()
+    if directory.checkpoints.latest_step() is None:
         start, state = 0, setup.initial_state()
     else:
         start, state, _ = restore_newest(setup, directory, progress)

@@ -81,7 +81,8 @@ def train(
                 result["test"] = score_run(load_run(workdir), sources, test_split, unreadable, reading)
         except (KeyboardInterrupt, Preempted):
             progress.print(f"Stopped.\n\n{messages.conclusion(_result(directory, loop), directory.path)}")
-            progress.print(f"Saved at step {directory.latest_step() or 0:,}; the same command goes on from there.")
+            saved = directory.checkpoints.latest_step() or 0
+            progress.print(f"Saved at step {saved:,}; the same command goes on from there.")
             raise
     directory.write_result(result)
     progress.print(f"\n{messages.conclusion(result, directory.path)}")
@@ -90,9 +91,9 @@ def train(
 
 def _result(directory: WorkDir, loop: Loop) -> dict:
     """What is known of a run before the test split is read."""
-    best = directory.best()
+    best = directory.checkpoints.best()
     return {
-        "checkpoint_step": directory.chosen_step(),
+        "checkpoint_step": directory.checkpoints.chosen_step(),
         "validation": best.metrics if best else None,
         "test": None,
         "seconds": loop.seconds(),

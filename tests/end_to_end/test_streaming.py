@@ -11,8 +11,8 @@ import time
 import pytest
 
 from tests.end_to_end import pictures
+from tests.end_to_end import test_processes as processes
 from tests.end_to_end.program import ROOT, run
-from tests.end_to_end.test_two_processes import run_two
 from tests.faults.comparison import assert_equal_runs, wait_for
 
 # The real program, which also notes in a file which examples each step is given.
@@ -229,7 +229,9 @@ def test_two_processes_share_each_batch_without_overlap_or_omission(tmp_path, fo
     assert process.wait(timeout=300) == 0, process.communicate()
     program = tmp_path / "noting.py"
     arguments = (*SHORT, f"--config.dataset.name=folder:{folder}", "--config.dataset.num_workers=1")
-    run_two(*arguments, f"--workdir={together}", program=str(program), NOTES=f"{together}.notes.")
+    two = processes.start(2, *arguments, f"--workdir={together}", program=str(program), NOTES=f"{together}.notes.")
+    codes, _, complaints = processes.end(two)
+    assert codes == [0, 0], complaints
     whole, halves = noted(alone), noted(together)
     assert sorted(halves) == sorted(whole) == list(range(STEPS))
     for step, (batch,) in whole.items():

@@ -93,7 +93,8 @@ def checkpoint(tmp_path_factory):
     directory = WorkDir(str(place))
     saved = {"params": {"kernel": np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)}}
     directory.open_checkpoints(2, "top1")
-    directory.save(7, saved, {"monitor": {"seconds": 0.1}, "examples": {"training": 5}}, {"top1": 0.5, "loss": 1.0})
+    host = {"monitor": {"seconds": 0.1}, "examples": {"training": 5}}
+    directory.checkpoints.save(7, saved, host, {"top1": 0.5, "loss": 1.0})
     directory.close()
     files = {path: path.read_bytes() for path in (place / "checkpoints" / "7").rglob("*") if path.is_file()}
     return place, saved, {path: content for path, content in files.items() if content}
@@ -110,7 +111,7 @@ def test_files_of_a_checkpoint(checkpoint, single_device, data):
     try:
         directory.open_checkpoints(2, "top1", read_only=True)
         wanted = parallel.abstract(saved, parallel.replicated(single_device))
-        restored, host = directory.restore(7, wanted)
+        restored, host = directory.checkpoints.restore(7, wanted)
         jax.tree.map(np.testing.assert_array_equal, restored, saved)
         assert host == {"monitor": {"seconds": 0.1}, "examples": {"training": 5}}
     except UserError as error:

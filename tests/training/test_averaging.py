@@ -49,6 +49,6 @@ def test_a_run_is_judged_by_its_averages(tiny_config, tmp_path):
     wanted = parallel.abstract(run.variables, parallel.replicated(run.mesh))
     with contextlib.closing(directory):
         directory.open_checkpoints(2, "top1", read_only=True)
-        items, _ = directory.restore(run.step, {**wanted, "ema": wanted})
+        items, _ = directory.checkpoints.restore(run.step, {**wanted, "ema": wanted})
     jax.tree.map(np.testing.assert_array_equal, run.variables, items["ema"])
     assert (run.variables["params"]["head"]["kernel"] != items["params"]["head"]["kernel"]).any()

@@ -86,7 +86,7 @@ def final_params(workdir):
     directory.open_checkpoints(9, "top1", read_only=True)
     run = load_run(str(workdir))
     wanted = {"params": parallel.abstract(run.variables["params"], parallel.replicated(run.mesh))}
-    items, _ = directory.restore(directory.latest_step(), wanted)
+    items, _ = directory.checkpoints.restore(directory.checkpoints.latest_step(), wanted)
     return parallel.fetch(items)
 
 

@@ -1,0 +1,227 @@
+"""The checkpoints of a run: saved in the background, restored onto any devices. The only file that knows orbax.
+
+One directory a step: the newest few and the best.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from resnet_jax import parallel
+from resnet_jax.errors import UserError, first_line
+
+HOST = "host"  # the checkpoint's item of JSON values
+DIGESTS = "digests"
+
+
+class Best(NamedTuple):
+    """The best checkpoint so far and its validation figures."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+class Checkpoints:
+    """What is in `checkpoints/` of a run directory."""
+
+    def __init__(self, workdir: epath.Path, keep: int, best_metric: str, read_only: bool = False):
+        """The newest `keep` checkpoints stay, and the best in `best_metric`.
+
+        With `read_only` nothing is touched, not even what an interrupted save has left.
+
+        Raises:
+          UserError: if what is there cannot be read.
+        """
+        self._workdir, self._folder = workdir, workdir / "checkpoints"
+        self._best: Best | None = None
+        sign = 1 if best_metric == "top1" else -1
+
+        def rating(metrics: dict[str, float]) -> float:
+            value = sign * metrics[best_metric]
+            return value if math.isfinite(value) else -math.inf
+
+        newest = preservation_policy.LatestN(keep)
+        best = preservation_policy.BestN(get_metric_fn=rating, n=1, keep_checkpoints_without_metrics=False)
+        self._rating = rating
+        options = ocp.CheckpointManagerOptions(
+            best_fn=rating,
+            preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
+        with self._reading("a checkpoint", self._folder):
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._note_all()
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def best(self) -> Best | None:
+        """The checkpoint with the best validation figures, the later of two equals; None if none has any."""
+        return self._best
+
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """True if validation figures `metrics` are as good as those of the best checkpoint, or better."""
+        best = -math.inf if self._best is None else self._rating(self._best.metrics)
+        return self._rating(metrics) >= best and self._rating(metrics) > -math.inf
+
+    def _note_all(self) -> None:
+        # Kept in memory from here on: figures of a checkpoint that is still being written cannot be read.
+        self._best = None
+        for step in sorted(self._manager.all_steps()):
+            self._note(step, self._manager.metrics(step))
+
+    def _note(self, step: int, metrics: dict[str, float] | None) -> None:
+        if metrics and self.is_best(metrics):
+            self._best = Best(step, dict(metrics))
+
+    def chosen_step(self) -> int | None:
+        """The checkpoint that the run is judged by: the best on validation, without validation the last."""
+        return self._best.step if self._best else self.latest_step()
+
+    def save(self, step: int, items: Mapping[str, object], host: dict, metrics: dict[str, float] | None) -> None:
+        """Saves pytrees of host arrays, each under its name, with JSON values beside them; returns before it is done.
+
+        Args:
+          step: the steps taken.
+          items: pytrees of NumPy arrays that nobody changes afterwards.
+          host: JSON values.
+          metrics: validation figures, if there are any of this step.
+
+        Raises:
+          UserError: if there is no room for it, or if the one before could not be written.
+        """
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
+        if step in self._manager.all_steps():  # It was saved before its evaluation, which was interrupted.
+            self._manager.delete(step)
+        digests = {HOST: _digest_of_json(host), **{name: _digests(tree) for name, tree in items.items()}}
+        arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonSave({**host, DIGESTS: digests})}),
+                metrics=metrics,
+            )
+        self._note(step, metrics)
+
+    def _check_room(self, needed: int) -> None:
+        """Looks before it is written: a save that breaks off prints pages of tracebacks from other threads."""
+        free = math.inf if "://" in str(self._workdir) else shutil.disk_usage(self._workdir).free
+        if free < needed:
+            raise UserError(
+                f"cannot save a checkpoint in {self._workdir}, for it takes {needed / 1e6:,.1f} MB, and there are "
+                f"{free / 1e6:,.1f}: make room, and run the same command again to go on from the last one"
+            )
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def restore(self, step: int, items: Mapping[str, object]) -> tuple[dict[str, object], dict]:
+        """Restores the named pytrees of a checkpoint, and its JSON values.
+
+        Args:
+          step: a saved step.
+          items: for each name a pytree of `jax.ShapeDtypeStruct` with shardings: where each array is to live, whatever
+            number of devices wrote it.
+
+        Raises:
+          UserError: if the checkpoint does not fit, or if an array is not bit for bit what was saved.
+        """
+        wanted = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
+        arrays = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+        with self._reading(f"checkpoint {step}", self._folder / str(step)):
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonRestore()}))
+            host = dict(restored[HOST])
+            saved_digests = host.pop(DIGESTS)
+            if saved_digests.get(HOST, None) != _digest_of_json(host):
+                raise ValueError("its JSON values are not what was saved")
+            for name in wanted:
+                for leaf, digest in _digests(restored[name]).items():
+                    if digest != saved_digests[name][leaf]:
+                        raise ValueError(f"{name}{leaf} is not what was saved")
+        return {name: restored[name] if name in wanted else items[name] for name in items}, host
+
+    def restore_newest(
+        self, items: Mapping[str, object], tell: Callable[[str], None]
+    ) -> tuple[int, dict[str, object], dict]:
+        """The newest checkpoint that is intact, of at least one: its step, and what `restore` gives.
+
+        Later ones, which are damaged, are set aside in the directory `damaged`, and `tell` takes a line on each.
+
+        Raises:
+          UserError: if not one of them can be restored.
+        """
+        damaged: dict[int, UserError] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored, host = self.restore(step, items)
+            except UserError as error:
+                damaged[step] = error
+                continue
+            for other, error in damaged.items():
+                place = self._set_aside(other)
+                tell(f"Checkpoint {other} is damaged ({first_line(error.__cause__)}), and is now in {place}.")
+            return step, restored, host
+        raise damaged[max(damaged)]
+
+    def _set_aside(self, step: int) -> epath.Path:
+        """Moves a checkpoint out of the way."""
+        place = self._workdir / "damaged" / str(step)
+        if parallel.is_main_process():
+            place.parent.mkdir(exist_ok=True)
+            if place.exists():
+                place.rmtree()
+            (self._folder / str(step)).rename(place)
+        parallel.wait_for_all("a damaged checkpoint is set aside")
+        self._manager.reload()
+        self._note_all()
+        return place
+
+    def close(self) -> None:
+        """Ends what is going on in the background."""
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _reading(self, what: str, place: epath.Path) -> Iterator[None]:
+        """Turns what goes wrong into a sentence; of damaged files Orbax raises many types, even bare `Exception`."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"{what} cannot be read ({first_line(error)}): should it be damaged or of another network, "
+                f"remove it, in {place}, to use the one before it"
+            ) from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns a full or broken disk into a sentence. Tensorstore reports them as ValueError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"cannot save a checkpoint in {self._workdir} ({first_line(error)}): should the disk be full, "
+                "make room, and run the same command again to go on from the last one"
+            ) from error
+
+
+def _digest_of_json(values: dict) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _digests(tree) -> dict[str, str]:
+    """SHA-256 of each leaf's bytes, by its path in the tree. Orbax itself would restore flipped bits silently."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(parallel.fetch(tree))
+    return {jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for path, leaf in leaves}
