@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,9 +17,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from resnet_jax import parallel
+from resnet_jax import files, parallel
 from resnet_jax.errors import UserError, first_line
 
+FIGURES = "figures.json"  # of all checkpoints, beside them: they are known only when a checkpoint may be on disk
 HOST = "host"  # the checkpoint's item of JSON values
 DIGESTS = "digests"
 
@@ -28,7 +29,7 @@ class Best(NamedTuple):
     """The best checkpoint so far and its validation figures."""
 
     step: int
-    metrics: dict[str, float]
+    figures: dict[str, float]
 
 
 class Checkpoints:
@@ -43,76 +44,67 @@ class Checkpoints:
           UserError: if what is there cannot be read.
         """
         self._workdir, self._folder = workdir, workdir / "checkpoints"
-        self._best: Best | None = None
-        sign = 1 if best_metric == "top1" else -1
-
-        def rating(metrics: dict[str, float]) -> float:
-            value = sign * metrics[best_metric]
-            return value if math.isfinite(value) else -math.inf
-
+        self._best_metric, self._sign = best_metric, 1 if best_metric == "top1" else -1
         newest = preservation_policy.LatestN(keep)
-        best = preservation_policy.BestN(get_metric_fn=rating, n=1, keep_checkpoints_without_metrics=False)
-        self._rating = rating
         options = ocp.CheckpointManagerOptions(
-            best_fn=rating,
-            preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]),
+            preservation_policy=preservation_policy.AnyPreservationPolicy([newest, _Chosen(self)]),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
-        with self._reading("a checkpoint", self._folder):
+        with self._reading("the directory", self._folder):
             self._manager = ocp.CheckpointManager(self._folder, options=options)
-            self._note_all()
+        self._figures = self._read_figures()
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
     def best(self) -> Best | None:
         """The checkpoint with the best validation figures, the later of two equals; None if none has any."""
-        return self._best
+        rated = [step for step, figures in self._figures.items() if self._rating(figures) > -math.inf]
+        if not rated:
+            return None
+        step = max(rated, key=lambda step: (self._rating(self._figures[step]), step))
+        return Best(step, dict(self._figures[step]))
 
-    def is_best(self, metrics: dict[str, float]) -> bool:
-        """True if validation figures `metrics` are as good as those of the best checkpoint, or better."""
-        best = -math.inf if self._best is None else self._rating(self._best.metrics)
-        return self._rating(metrics) >= best and self._rating(metrics) > -math.inf
+    def is_best(self, figures: Mapping[str, float]) -> bool:
+        """True if validation figures are as good as those of the best checkpoint, or better."""
+        best, rating = self.best(), self._rating(figures)
+        return rating > -math.inf and (best is None or rating >= self._rating(best.figures))
 
-    def _note_all(self) -> None:
-        # Kept in memory from here on: figures of a checkpoint that is still being written cannot be read.
-        self._best = None
-        for step in sorted(self._manager.all_steps()):
-            self._note(step, self._manager.metrics(step))
-
-    def _note(self, step: int, metrics: dict[str, float] | None) -> None:
-        if metrics and self.is_best(metrics):
-            self._best = Best(step, dict(metrics))
+    def is_scored(self, step: int) -> bool:
+        """True if the validation figures of a checkpoint are known."""
+        return step in self._figures
 
     def chosen_step(self) -> int | None:
         """The checkpoint that the run is judged by: the best on validation, without validation the last."""
-        return self._best.step if self._best else self.latest_step()
+        best = self.best()
+        return best.step if best else self.latest_step()
 
-    def save(self, step: int, items: Mapping[str, object], host: dict, metrics: dict[str, float] | None) -> None:
+    def save(self, step: int, items: Mapping[str, object], host: dict, figures: dict[str, float] | None) -> None:
         """Saves pytrees of host arrays, each under its name, with JSON values beside them; returns before it is done.
 
         Args:
           step: the steps taken.
           items: pytrees of NumPy arrays that nobody changes afterwards.
           host: JSON values.
-          metrics: validation figures, if there are any of this step.
+          figures: of the validation, if there are any of this step.
 
         Raises:
           UserError: if there is no room for it, or if the one before could not be written.
         """
-        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
+        if figures:
+            self._figures[step] = dict(figures)
+            self._write_figures()
         if step in self._manager.all_steps():  # It was saved before its evaluation, which was interrupted.
-            self._manager.delete(step)
+            return
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
         digests = {HOST: _digest_of_json(host), **{name: _digests(tree) for name, tree in items.items()}}
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
         with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonSave({**host, DIGESTS: digests})}),
-                metrics=metrics,
             )
-        self._note(step, metrics)
 
     def _check_room(self, needed: int) -> None:
         """Looks before it is written: a save that breaks off prints pages of tracebacks from other threads."""
@@ -145,7 +137,7 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonRestore()}))
             host = dict(restored[HOST])
             saved_digests = host.pop(DIGESTS)
-            if saved_digests.get(HOST, None) != _digest_of_json(host):
+            if saved_digests[HOST] != _digest_of_json(host):
                 raise ValueError("its JSON values are not what was saved")
             for name in wanted:
                 for leaf, digest in _digests(restored[name]).items():
@@ -165,14 +157,17 @@ class Checkpoints:
         """
         damaged: dict[int, UserError] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
+            error = None
             try:
                 restored, host = self.restore(step, items)
-            except UserError as error:
-                damaged[step] = error
+            except UserError as problem:
+                error = problem
+            if parallel.total(error is not None):  # All processes take the same one.
+                damaged[step] = error or UserError(f"another process cannot read checkpoint {step}")
                 continue
             for other, error in damaged.items():
                 place = self._set_aside(other)
-                tell(f"Checkpoint {other} is damaged ({first_line(error.__cause__)}), and is now in {place}.")
+                tell(f"Checkpoint {other} is damaged ({first_line(error.__cause__ or error)}), and is now in {place}.")
             return step, restored, host
         raise damaged[max(damaged)]
 
@@ -186,13 +181,39 @@ class Checkpoints:
             (self._folder / str(step)).rename(place)
         parallel.wait_for_all("a damaged checkpoint is set aside")
         self._manager.reload()
-        self._note_all()
+        self._figures.pop(step, None)
         return place
 
     def close(self) -> None:
         """Ends what is going on in the background."""
         with self._writing():
             self._manager.close()
+
+    def _rating(self, figures: Mapping[str, float]) -> float:
+        """The larger the better; what is not finite is worst."""
+        value = self._sign * figures[self._best_metric]
+        return value if math.isfinite(value) else -math.inf
+
+    def _read_figures(self) -> dict[int, dict[str, float]]:
+        """Those of the checkpoints that are there; later ones are left of a process that was killed amid a save."""
+        path = self._workdir / FIGURES
+        if not path.exists():
+            return {}
+        try:
+            stored = json.loads(path.read_text())
+            if stored["digest"] != _digest_of_json(stored["figures"]):
+                raise ValueError("it is not what was saved")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path} is damaged ({first_line(error)}): restore it, or remove it to have the last checkpoint chosen"
+            ) from None
+        steps = self._manager.all_steps()
+        return {int(step): figures for step, figures in stored["figures"].items() if int(step) in steps}
+
+    def _write_figures(self) -> None:
+        if parallel.is_main_process():
+            figures = {str(step): of for step, of in self._figures.items()}
+            files.write(self._workdir / FIGURES, json.dumps({"figures": figures, "digest": _digest_of_json(figures)}))
 
     @contextlib.contextmanager
     def _reading(self, what: str, place: epath.Path) -> Iterator[None]:
@@ -215,6 +236,17 @@ class Checkpoints:
                 f"cannot save a checkpoint in {self._workdir} ({first_line(error)}): should the disk be full, "
                 "make room, and run the same command again to go on from the last one"
             ) from error
+
+
+class _Chosen(preservation_policy.PreservationPolicy):
+    """Has Orbax keep the checkpoint that the run is judged by."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+        best = self._checkpoints.best()
+        return [best is not None and checkpoint.step == best.step for checkpoint in checkpoints]
 
 
 def _digest_of_json(values: dict) -> str:

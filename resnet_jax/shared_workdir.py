@@ -11,6 +11,7 @@ from resnet_jax import parallel
 from resnet_jax.errors import UserError
 from resnet_jax.workdir import WorkDir
 
+TOKEN = ".shared"
 PATIENCE = 20  # seconds in which a file must have come through a network file system
 
 
@@ -22,12 +23,10 @@ def check_shared(directory: WorkDir) -> None:
     if jax.process_count() == 1:
         return
     directory.make()
-    token = int(multihost_utils.broadcast_one_to_all(np.int32(secrets.randbelow(2**31))))
-    name = f"shared-{token}"
-    directory.write(name, "Written by the first process of a run, to be seen by the others.\n")
-    unseeing = parallel.total(not _sees(directory, name))
-    if parallel.is_main_process():
-        (directory.path / name).unlink()
+    token = str(multihost_utils.broadcast_one_to_all(np.int32(secrets.randbelow(2**31))))
+    directory.write(TOKEN, token)
+    unseeing = parallel.total(not _sees(directory, token))
+    directory.remove(TOKEN)
     if unseeing:
         raise UserError(
             f"{unseeing} of {jax.process_count()} processes do not see the workdir {directory.path} of the first: "
@@ -35,9 +34,9 @@ def check_shared(directory: WorkDir) -> None:
         )
 
 
-def _sees(directory: WorkDir, name: str) -> bool:
+def _sees(directory: WorkDir, token: str) -> bool:
     deadline = time.monotonic() + PATIENCE
-    while not (directory.path / name).exists():
+    while not (directory.path / TOKEN).exists() or (directory.path / TOKEN).read_text() != token:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)

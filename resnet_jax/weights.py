@@ -1,6 +1,5 @@
 """Files of published weights, read and written as NumPy arrays by name."""
 
-import contextlib
 import os
 import pathlib
 import pickle
@@ -13,8 +12,9 @@ import ml_dtypes  # noqa: F401  (With it NumPy, and so safetensors, knows bfloat
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 
-from resnet_jax import hub
+from resnet_jax import files, hub
 from resnet_jax.errors import UserError, first_line
 
 # Types of arrays, by their names in safetensors. Others stand for numbers that only their library knows.
@@ -91,17 +91,12 @@ def write(path: str, weights: Weights) -> None:
     # In C order, for safetensors writes the bytes of a transposed array as they lie.
     arrays = {name: np.asarray(array, np.float32, order="C") for name, array in weights.arrays.items()}
     data = safetensors.numpy.save(arrays, weights.metadata)
-    unfinished = file.with_name(f".{file.name}.unfinished")
     try:
-        unfinished.write_bytes(data)
-        unfinished.replace(file)
+        files.write(epath.Path(file), data)
     except OSError as error:
         raise UserError(
             f"cannot write weights to {path} ({error.strerror}): make room there, or choose another path"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -3,6 +3,7 @@
 config.json     the resolved settings
 classes.json    the names of the classes
 checkpoints/    one directory a step: the newest few and the best; damaged/ has those that could not be read
+figures.json    their validation figures
 metrics.jsonl   and TensorBoard's event files: written by the training
 result.json     the final result, once the run is done
 nan/            the step that broke, if one did: written by the training
@@ -16,7 +17,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from resnet_jax import config as settings
-from resnet_jax import parallel
+from resnet_jax import files, parallel
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.errors import UserError, first_line
 
@@ -64,13 +65,8 @@ class WorkDir:
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file, such as "config.json" or "nan/nan.json", wholly or not at all, from the main process."""
-        if not parallel.is_main_process():
-            return
-        path = self.path / name
-        path.parent.mkdir(exist_ok=True)
-        unfinished = path.parent / f".{path.name}.unfinished"
-        unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())
-        unfinished.replace(path)
+        if parallel.is_main_process():
+            files.write(self.path / name, content)
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there, from the main process."""

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -123,7 +125,7 @@ def test_flipped_bytes_on_disk_never_restore_silently(tmp_path, single_device):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete"])
-@pytest.mark.parametrize("part", ["params", "host", "metrics"])
+@pytest.mark.parametrize("part", ["params", "host"])
 def test_missing_pieces_are_told_in_a_sentence(tmp_path, single_device, part, damage):
     checkpoints = opened(tmp_path)
     saved = {"params": np.random.default_rng(0).normal(size=(100, 100)).astype(np.float32)}
@@ -134,16 +136,50 @@ def test_missing_pieces_are_told_in_a_sentence(tmp_path, single_device, part, da
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         elif path.is_file():
             path.unlink()
-    try:
-        reopened = Checkpoints(epath.Path(tmp_path), 2, "top1")
-        restored, _ = reopened.restore(1, parallel.abstract(saved, parallel.replicated(single_device)))
-        # Figures that are gone only cost the checkpoint its rank.
-        assert part == "metrics"
-        np.testing.assert_array_equal(restored["params"], saved["params"])
-    except UserError as error:
-        assert "cannot be read" in str(error)
-        assert str(tmp_path / "checkpoints") in str(error)
-        assert "\n" not in str(error)
+    reopened = Checkpoints(epath.Path(tmp_path), 2, "top1")
+    with pytest.raises(UserError) as error:
+        reopened.restore(1, parallel.abstract(saved, parallel.replicated(single_device)))
+    assert "checkpoint 1 cannot be read" in str(error.value)
+    assert str(tmp_path / "checkpoints" / "1") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+def test_damaged_figures_are_named_and_choose_no_checkpoint(tmp_path, damage):
+    checkpoints = opened(tmp_path)
+    for step, top1 in ((1, 0.9), (2, 0.5)):
+        checkpoints.save(step, weights(step), {}, {"top1": top1, "loss": 1.0})
+    checkpoints.close()
+    path = tmp_path / "figures.json"
+    text = path.read_text()
+    path.write_text(text[:-5] if damage == "truncated" else text.replace("0.9", "0.1"))
+    with pytest.raises(UserError, match=rf"{path} is damaged .*remove it to have the last checkpoint chosen"):
+        opened(tmp_path)
+    path.unlink()
+    assert opened(tmp_path).chosen_step() == 2
+
+
+def test_a_checkpoint_that_was_saved_before_its_evaluation_is_scored_later(tmp_path):
+    checkpoints = opened(tmp_path)
+    checkpoints.save(1, weights(1), {}, None)
+    checkpoints.close()
+    reopened = opened(tmp_path)
+    assert not reopened.is_scored(1)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints" / "1").rglob("*")}
+    reopened.save(1, weights(1), {}, {"top1": 0.5, "loss": 1.0})
+    reopened.close()
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints" / "1").rglob("*")}
+    assert opened(tmp_path).best() == (1, {"top1": 0.5, "loss": 1.0})
+
+
+def test_figures_of_a_checkpoint_that_a_killed_process_did_not_finish_do_not_count(tmp_path):
+    checkpoints = opened(tmp_path)
+    checkpoints.save(1, weights(1), {}, {"top1": 0.5, "loss": 1.0})
+    checkpoints.save(2, weights(2), {}, {"top1": 0.9, "loss": 0.1})
+    checkpoints.close()
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    reopened = opened(tmp_path)
+    assert (reopened.best().step, reopened.is_scored(2)) == (1, False)
 
 
 def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):

@@ -97,7 +97,8 @@ def test_simulated_devices_share_the_memory_of_the_machine(mesh, monkeypatch):
 
 
 def test_free_memory_is_that_of_the_process_that_has_least(monkeypatch):
-    """Processes must decide alike."""
+    """Processes must decide alike; JAX hands integers of 32 bits around, and 9 GiB have more."""
     monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda own: np.array([own, 20]))
-    assert parallel.free_memory(types.SimpleNamespace(local_devices=[Device(100, 10)])) == 20
+    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda own: np.array([own, 8 * 2**10], np.int32))
+    own = types.SimpleNamespace(local_devices=[Device(10 * 2**30, 2**30)])
+    assert parallel.free_memory(own) == 8 * 2**30

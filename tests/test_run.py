@@ -208,7 +208,7 @@ def test_weights_of_a_network_that_computes_otherwise_are_refused(workdir, tiny_
     tiny_config.model.blur_pool = True
     for path in (workdir, str(tmp_path / "weights.safetensors")):
         tiny_config.init_from = path
-        with pytest.raises(UserError, match="were trained with blur_pool=False"):
+        with pytest.raises(UserError, match=r"were trained with model\.blur_pool=False"):
             begin(tiny_config, single_device)
 
 

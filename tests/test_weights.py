@@ -241,12 +241,10 @@ class TestWriteFailures:
         path = tmp_path / "w.safetensors"
         path.write_text("old")
 
-        def full(self, data):
-            with self.open("wb") as opened:
-                opened.write(data[:10])
+        def full(file):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("pathlib.Path.write_bytes", full)
+        monkeypatch.setattr("resnet_jax.files.put_on_disk", full)
         assert "No space left on device" in self.refusal(path)
         assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
         assert path.read_text() == "old"

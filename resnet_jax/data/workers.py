@@ -141,11 +141,11 @@ def _guarded(iterator: Iterator[T], num_workers: int) -> Iterator[T]:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Has the processes that are started here inherit that Ctrl-C is put off, until they know what to do about it."""
+    """Has processes that are started here inherit that signals are put off, until they know what to do about them."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -182,7 +182,8 @@ class Loop:
         progress.print(f"Resuming from step {step:,} of {self._setup.total_steps:,} in {self._directory.path}.")
         for change in provenance.differences(host["provenance"], provenance.describe()):
             progress.print(f"Note: {change}; what follows may differ in its last bits from an uninterrupted run.")
-        return state, host["monitor"], host.get("owes_evaluation", False)
+        owes_evaluation = host["owes_evaluation"] and not self._directory.checkpoints.is_scored(step)
+        return state, host["monitor"], owes_evaluation
 
     def _compile(self, progress: ProgressLine) -> dict:
         progress.print("Compiling the train step ...")

@@ -88,7 +88,7 @@ def check(compiled: jax.stages.Compiled, arriving, config: ConfigDict, mesh: Mes
 def _too_much(needed: float, free: float, share: float, config: ConfigDict, mesh: Mesh) -> UserError:
     """The error for a step that would fit with about `share` of the batch; most of what it takes grows with that."""
     ways = []
-    fitting = _smaller(int(share * config.batch_size), mesh.size)
+    fitting = _smaller(int(share * config.batch_size), mesh.size * config.optimizer.accumulate_steps)
     if fitting:
         ways.append(f"--config.batch_size={fitting}")
     if not config.model.remat:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from etils import epath
 
-from resnet_jax import parallel
+from resnet_jax import files, parallel
 from resnet_jax.terminal import ProgressLine
 
 EVENT_FILES = "events.out.tfevents.*"
@@ -71,6 +71,7 @@ class Summaries:
             if self._can_append:
                 with self._path.open("a") as file:
                     file.write("".join(lines))
+                    files.put_on_disk(file)
             else:
                 before = self._path.read_text() if self._path.exists() else ""
                 self._path.write_text(before + "".join(lines))
@@ -93,9 +94,7 @@ def _keep_lines(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool])
             record = json.loads(line)
             if is_kept(record["step"], record):
                 lines.append(line + "\n")
-    kept = path.parent / f".{path.name}.unfinished"
-    kept.write_text("".join(lines))
-    kept.replace(path)
+    files.write(path, "".join(lines))
 
 
 def _keep_events(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool]) -> None:

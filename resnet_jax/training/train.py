@@ -84,7 +84,7 @@ def train(
             saved = directory.checkpoints.latest_step() or 0
             progress.print(f"Saved at step {saved:,}; the same command goes on from there.")
             raise
-    directory.write_result(result)
+        directory.write_result(result)
     progress.print(f"\n{messages.conclusion(result, directory.path)}")
     return result
 
@@ -94,7 +94,7 @@ def _result(directory: WorkDir, loop: Loop) -> dict:
     best = directory.checkpoints.best()
     return {
         "checkpoint_step": directory.checkpoints.chosen_step(),
-        "validation": best.metrics if best else None,
+        "validation": best.figures if best else None,
         "test": None,
         "seconds": loop.seconds(),
         "provenance": provenance.describe(),

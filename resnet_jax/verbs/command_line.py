@@ -134,7 +134,7 @@ def _report(error: Exception, lost_another: bool) -> int:
         return GO_ON
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         place = error.filename or "a file of the run"
-        error = UserError(f"{error.strerror}, at {place}: make room there and run the same command again")
+        error = UserError(f"{error.strerror}, at {place}: make room there, or choose another place, and run it again")
     if isinstance(error, UserError):
         _print_error(error)
         return USER_ERROR

@@ -41,9 +41,9 @@ def start(number, *arguments, program="main.py", each=lambda process: (), **envi
     ]
 
 
-def end(processes):
-    """Exit codes, and what the processes printed and complained of."""
-    outputs = [process.communicate(timeout=600) for process in processes]
+def end(processes, seconds=600):
+    """Exit codes, and what the processes printed and complained of, within so many seconds."""
+    outputs = [process.communicate(timeout=seconds) for process in processes]
     return [process.returncode for process in processes], *zip(*outputs, strict=True)
 
 
@@ -105,7 +105,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(tmp_path, 
         assert all(process.poll() is None for process in processes), end(processes)
         time.sleep(0.02)
     processes[victim].kill()
-    codes, _, complaints = end(processes)
+    codes, _, complaints = end(processes, seconds=90)
     assert codes[victim] == -signal.SIGKILL
     for process in {0, 1, 2} - {victim}:
         if victim == 0 and codes[process] == -signal.SIGABRT:

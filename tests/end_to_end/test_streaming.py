@@ -106,6 +106,7 @@ def noted(workdir) -> dict[int, list[list[int]]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_other_workers_to_the_same_examples_and_parameters(tmp_path, start_noting):
     uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
     process = start_noting(uninterrupted, "--config.dataset.num_workers=2")
@@ -169,6 +170,7 @@ def test_bad_files_are_named_and_the_run_goes_through(tmp_path):
     assert "Traceback" not in stopped.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_run_in_a_sentence(tmp_path, start_noting):
     process = start_noting(tmp_path / "run", "--config.dataset.num_workers=2", "--config.num_epochs=500")
     wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), process)

@@ -42,6 +42,7 @@ def test_digits(tmp_path, hidden):
     train_and_evaluate(tmp_path, hidden, *SHORT_DIGITS)
 
 
+@pytest.mark.slow
 def test_a_prepared_tfds_set(tmp_path, hidden, test_data):
     train_and_evaluate(
         tmp_path,

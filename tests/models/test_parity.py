@@ -16,8 +16,17 @@ torch = pytest.importorskip("torch")
 from tests.models import torch_reference as reference  # noqa: E402
 
 BATCH, CLASSES = 8, 10
-QUICK = ["resnet20", "wide_resnet16_4"]
-SLOW = ["resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "seresnet50", "resnet50d", "resnetv2_50"]
+QUICK = ["resnet20"]
+SLOW = [
+    "wide_resnet16_4",
+    "resnet18",
+    "resnet50",
+    "wide_resnet50_2",
+    "resnext50_32x4d",
+    "seresnet50",
+    "resnet50d",
+    "resnetv2_50",
+]
 WITH_BATCH_NORM = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 ALL = [*WITH_BATCH_NORM, pytest.param("bit_r50x1", marks=pytest.mark.slow)]
 
