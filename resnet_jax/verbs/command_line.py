@@ -134,7 +134,8 @@ def _report(error: Exception, lost_another: bool) -> int:
         return GO_ON
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         place = error.filename or "a file of the run"
-        error = UserError(f"{error.strerror}, at {place}: make room there, or choose another place, and run it again")
+        remedy = "choose another place" if error.errno == errno.EROFS else "make room there"
+        error = UserError(f"{error.strerror}, at {place}: {remedy} and run the same command again")
     if isinstance(error, UserError):
         _print_error(error)
         return USER_ERROR

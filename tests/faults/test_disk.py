@@ -1,5 +1,6 @@
 """Disks that are full, or cannot be written to."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,13 +23,20 @@ def disk(tmp_path):
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
+def fill(disk):
+    """Leaves no room, beside a process that is writing."""
+    with (disk / "filler").open("wb") as filler:
+        while free := shutil.disk_usage(disk).free:
+            with contextlib.suppress(OSError):  # The other has been faster.
+                os.posix_fallocate(filler.fileno(), os.fstat(filler.fileno()).st_size, free)
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(disk, uninterrupted):
     workdir = disk / "run"
     process = start(*SHORT_DIGITS, f"--workdir={workdir}")
     wait_for(lambda: saved_steps(workdir), process)
-    with (disk / "filler").open("wb") as filler:
-        os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(disk).free)
+    fill(disk)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2, stderr
     last_line = stderr.splitlines()[-1]  # A save that was under way may have broken off, with words of its own.
