@@ -60,6 +60,8 @@ def canonical_name(name: str) -> str:
     """`folder:/path` with an absolute path, so that it means the same from any directory; other names as they are."""
     if not name.startswith(PREFIX) or name == PREFIX:
         return name
+    if "://" in name:
+        raise UserError(f"{name} is no folder of this machine: copy it to a disk, and name it by its path there")
     return PREFIX + os.path.abspath(os.path.expanduser(name.removeprefix(PREFIX)))
 
 

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
 from resnet_jax.errors import UserError, first_line, unknown_name
 
@@ -102,9 +103,9 @@ def _builder(name: str, data_dir: str | None):
 def _prepare(builder) -> None:
     """Downloads and prepares a TFDS set, with TFDS's own progress bars."""
     root = os.fspath(builder.data_dir_root)
-    manual = os.path.join(root, "downloads", "manual")
+    manual = epath.Path(root) / "downloads" / "manual"
     wanted = {url: info.filename for url, info in builder.url_infos.items() if info.filename}
-    missing = {url for url, filename in wanted.items() if not os.path.exists(os.path.join(manual, filename))}
+    missing = {url for url, filename in wanted.items() if not (manual / filename).exists()}
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:  # Of sets that only those who have registered somewhere may have.
         advice = f"{' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())} Here manual_dir is {manual}"
     elif wanted:

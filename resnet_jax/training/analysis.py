@@ -8,8 +8,8 @@ from resnet_jax.terminal import table
 from resnet_jax.training import scaling
 from resnet_jax.training.collectives import by_kind, collectives
 from resnet_jax.training.memory import Usage, compile_step
+from resnet_jax.training.parts import Setup
 from resnet_jax.training.scaling import Expectation
-from resnet_jax.training.setup import Setup
 
 
 @dataclasses.dataclass(frozen=True)

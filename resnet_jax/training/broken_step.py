@@ -28,8 +28,8 @@ from resnet_jax.models import creation
 from resnet_jax.terminal import ProgressLine
 from resnet_jax.training.monitor import NotFinite
 from resnet_jax.training.nan_triage import Part, first_not_finite, triage
+from resnet_jax.training.parts import Setup
 from resnet_jax.training.replay import state_before
-from resnet_jax.training.setup import Setup
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import TrainStep
 from resnet_jax.workdir import WorkDir

@@ -13,9 +13,9 @@ from resnet_jax.terminal import ProgressLine, duration
 from resnet_jax.training import broken_step, messages
 from resnet_jax.training.interruption import EXCEPTIONS, interruption
 from resnet_jax.training.monitor import Monitor, NotFinite
+from resnet_jax.training.parts import Setup
 from resnet_jax.training.profiling import Profiler
 from resnet_jax.training.replay import restore_newest
-from resnet_jax.training.setup import Setup
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import Inputs
 from resnet_jax.training.summaries import Summaries

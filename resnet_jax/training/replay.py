@@ -8,7 +8,7 @@ import numpy as np
 from resnet_jax import parallel
 from resnet_jax.terminal import ProgressLine
 from resnet_jax.training.interruption import EXCEPTIONS
-from resnet_jax.training.setup import Setup
+from resnet_jax.training.parts import Setup
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import TrainStep
 from resnet_jax.workdir import WorkDir

@@ -16,7 +16,7 @@ import numpy as np
 from resnet_jax import config as settings
 from resnet_jax import parallel
 from resnet_jax.errors import UserError
-from resnet_jax.training.setup import Setup
+from resnet_jax.training.parts import Setup
 from resnet_jax.training.step import Inputs
 from resnet_jax.training.train import train
 

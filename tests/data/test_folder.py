@@ -160,6 +160,10 @@ class TestWhatIsWrong:
         with pytest.raises(UserError, match=r"there is no folder .*/nowhere: .*/nowhere/train/CLASS/PICTURE\.jpg"):
             open_folder(tmp_path / "nowhere")
 
+    def test_a_bucket_is_no_folder(self):
+        with pytest.raises(UserError, match="folder:gs://bucket/pictures is no folder of this machine: copy it"):
+            folder.canonical_name("folder:gs://bucket/pictures")
+
     def test_no_path(self):
         with pytest.raises(UserError, match="name the folder of your pictures"):
             folder.open_folder("folder:")
