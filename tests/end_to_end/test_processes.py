@@ -83,7 +83,7 @@ def test_any_number_of_processes_is_the_same_run(tmp_path):
         assert json.loads((workdir / "result.json").read_text())["test"]["examples"] == 359
         assert len(losses(workdir)) == len(expected)
         np.testing.assert_allclose(losses(workdir)[:3], expected[:3], rtol=1e-5)
-    for before, after in ((2, 1), (1, 4), (4, 2)):
+    for before, after in ((2, 4), (4, 1)):
         workdir = tmp_path / str(before)
         resumed = shutil.copytree(workdir, tmp_path / f"{before}_{after}")
         train(before, workdir, 2)
