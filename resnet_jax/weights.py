@@ -88,23 +88,28 @@ def write(path: str, weights: Weights) -> None:
       UserError: as `check_target`, or if the file cannot be written.
     """
     file = check_target(path)
-    # In C order, for safetensors writes the bytes of a transposed array as they lie.
-    arrays = {name: np.asarray(array, np.float32, order="C") for name, array in weights.arrays.items()}
-    data = safetensors.numpy.save(arrays, weights.metadata)
+    arrays = {name: np.asarray(array, np.float32) for name, array in weights.arrays.items()}
     try:
-        files.write(epath.Path(file), data)
+        files.write(epath.Path(file), packed(arrays, weights.metadata))
     except OSError as error:
         raise UserError(
             f"cannot write weights to {path} ({error.strerror}): make room there, or choose another path"
         ) from error
 
 
+def packed(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of a .safetensors file."""
+    # In C order, for safetensors writes the bytes of a transposed array as they lie.
+    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
+
+
 def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     with safetensors.safe_open(file, framework="np") as opened:
-        for name in opened.keys():  # noqa: SIM118
+        names = opened.keys()
+        for name in names:
             dtype = opened.get_slice(name).get_dtype()
             _check_type(name, READABLE.get(dtype, dtype))
-        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
 
 
 def _read_torch(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

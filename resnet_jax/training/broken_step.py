@@ -20,7 +20,7 @@ from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 from PIL import Image
 
-from resnet_jax import parallel, pictures, provenance
+from resnet_jax import parallel, pictures, provenance, weights
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.errors import UserError, first_line
 from resnet_jax.from_weights import load_teacher
@@ -150,11 +150,6 @@ def _save(
     leaves, _ = jax.tree_util.tree_flatten_with_path(state.parts)
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     directory.remove(f"{FOLDER}/nan.json")
-    directory.write(f"{FOLDER}/state.safetensors", _packed(arrays))
-    directory.write(f"{FOLDER}/batch.safetensors", _packed(dict(zip(("images", "labels"), batch, strict=True))))
+    directory.write(f"{FOLDER}/state.safetensors", weights.packed(arrays))
+    directory.write(f"{FOLDER}/batch.safetensors", weights.packed(dict(zip(("images", "labels"), batch, strict=True))))
     directory.write(f"{FOLDER}/nan.json", json.dumps(record, indent=2) + "\n")
-
-
-def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    # In C order, for safetensors writes the bytes of a transposed array as they lie.
-    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})

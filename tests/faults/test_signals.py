@@ -21,6 +21,14 @@ def stop(process, signum):
     return stdout
 
 
+def start_evaluating(workdir):
+    """A run that has come to its first evaluation, which takes its time."""
+    process = start(*SHORT_DIGITS, f"--workdir={workdir}", program="tests/faults/slow_evaluation.py")
+    wait_for((workdir / "evaluating").exists, process)
+    (workdir / "evaluating").unlink()
+    return process
+
+
 def assert_goes_on(workdir, uninterrupted):
     assert not (workdir / "result.json").exists()
     resumed = run(*SHORT_DIGITS, f"--workdir={workdir}")
@@ -44,9 +52,7 @@ def test_a_stop_amid_the_steps_saves_sums_up_and_goes_on_to_the_same_parameters(
 def test_a_stop_amid_an_evaluation_does_not_wait_for_its_end(tmp_path, uninterrupted):
     """What is left of it is made up for by the run that goes on."""
     workdir = tmp_path / "stopped"
-    process = start(*SHORT_DIGITS, f"--workdir={workdir}", program="tests/faults/slow_evaluation.py")
-    wait_for((workdir / "evaluating").exists, process)
-    (workdir / "evaluating").unlink()
+    process = start_evaluating(workdir)
     stop(process, signal.SIGTERM)
     assert saved_steps(workdir) == [8]
     assert not any("validation/loss" in record for record in untimed_records(workdir))
@@ -78,8 +84,7 @@ def test_before_the_first_step_there_is_nothing_to_save(tmp_path, uninterrupted)
 @pytest.mark.slow
 def test_ctrl_c_twice_stops_at_once_and_the_run_goes_on_from_what_was_saved_before(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
-    process = start(*SHORT_DIGITS, f"--workdir={workdir}", program="tests/faults/slow_evaluation.py")
-    wait_for((workdir / "evaluating").exists, process)
+    process = start_evaluating(workdir)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -87,5 +92,4 @@ def test_ctrl_c_twice_stops_at_once_and_the_run_goes_on_from_what_was_saved_befo
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert saved_steps(workdir) == []  # After one Ctrl-C the end of the epoch would be saved.
-    (workdir / "evaluating").unlink()
     assert_goes_on(workdir, uninterrupted)
