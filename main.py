@@ -11,4 +11,4 @@ from resnet_jax.verbs import command_line
 
 if __name__ == "__main__":
     verb = command_line.pop_verb(sys.argv)
-    command_line.start(importlib.import_module(f"resnet_jax.verbs.{verb}").run)
+    command_line.start(importlib.import_module(f"resnet_jax.verbs.{verb}"))

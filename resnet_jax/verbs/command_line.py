@@ -1,7 +1,8 @@
 """What all verbs share: which ones there are, parsing of flags, and errors told in one sentence.
 
-A verb is a module with absl flags and a function `run`, which returns an exit code. Only the module of the verb that is
-asked for is imported, so two verbs may define flags of the same name.
+A verb is a module with absl flags and a function `run`, which returns an exit code. One that takes more than flags
+says in `ARGUMENTS` what they are, and its `run` is given their list. Only the module of the verb that is asked for is
+imported, so two verbs may define flags of the same name.
 
 Exit codes: 0 done, 1 some inputs failed or would spoil a run, 2 the user must change something, 75 stopped by SIGTERM
 or for another process has ended, 130 stopped by Ctrl-C; after these the same command goes on.
@@ -13,7 +14,7 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from types import ModuleType
 
 from absl import app, flags, logging
 
@@ -45,8 +46,9 @@ def pop_verb(argv: list[str]) -> str:
     return verb
 
 
-def start(run: Callable[[], int]) -> None:
-    """Parses the flags and exits with what `run` returns, or with the code of its error."""
+def start(verb: ModuleType) -> None:
+    """Parses the flags and exits with what the verb's `run` returns, or with the code of its error."""
+    arguments = getattr(verb, "ARGUMENTS", None)
 
     def main(argv: list[str]) -> int:
         # What libraries log (no TPU here, a checkpoint without metrics, ...) is not for the user: errors are raised.
@@ -58,7 +60,7 @@ def start(run: Callable[[], int]) -> None:
         from resnet_jax import cluster
 
         try:
-            return run()
+            return verb.run(argv[1:]) if arguments else verb.run()
         except KeyboardInterrupt:
             return INTERRUPTED
         except Preempted:
@@ -66,18 +68,18 @@ def start(run: Callable[[], int]) -> None:
         except Exception as error:
             return cluster.leave(_report(error, cluster.lost_another(error)))
 
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=lambda argv: _parse(argv, arguments))
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], arguments: str | None) -> list[str]:
     if "--help" in argv or "-h" in argv:
-        _print_help()
+        _print_help(arguments)
         sys.exit(DONE)
     try:
         _check_recipe(argv)
         _check_overrides(argv)
         rest = flags.FLAGS(argv)
-        if len(rest) > 1:
+        if len(rest) > 1 and not arguments:
             raise UserError(f"unexpected argument {rest[1]!r}: a verb comes first, settings look like --config.seed=1")
         return rest
     except UserError as error:
@@ -143,10 +145,12 @@ def _report(error: Exception, lost_another: bool) -> int:
     return SOME_FAILED
 
 
-def _print_help() -> None:
+def _print_help(arguments: str | None) -> None:
     print("usage: python main.py [VERB] [--flags]\n\nverbs:")
     for verb, purpose in VERBS.items():
         print(f"  {verb:12s}{purpose}")
+    if arguments:
+        print(f"\nThis verb takes {arguments}.")
     print("\nflags of this verb:")
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if module.startswith("resnet_jax."):
