@@ -93,7 +93,7 @@ def test_other_examples_and_other_variables_need_no_new_program(model_and_variab
 def test_outcomes_are_in_host_memory(model_and_variables, mesh):
     model, variables = model_and_variables
     outcomes = make_evaluate(model, PREPROCESS, 16, mesh)(variables, random_examples(5))
-    assert {type(part) for part in outcomes} == {np.ndarray}
+    assert {type(part) for part in outcomes[:-1]} == {np.ndarray}
 
 
 class TestScoringARun:

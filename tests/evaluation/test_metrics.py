@@ -22,7 +22,8 @@ def at(*positions):
     """Right predictions of some examples."""
     count = len(positions)
     zeros = np.zeros(count, np.int32)
-    return Outcomes(np.array(positions, np.int32), zeros, np.zeros(count, np.float32), zeros, np.ones(count, bool))
+    loss, confidence = np.zeros(count, np.float32), np.ones(count, np.float32)
+    return Outcomes(np.array(positions, np.int32), zeros, loss, zeros, confidence, np.ones(count, bool))
 
 
 def test_figures_equal_scikit_learns():
@@ -53,7 +54,9 @@ def test_an_outcome_says_of_which_example_it_is_and_what_was_right():
     assert outcome.position.tolist() == [0, 1]
     assert outcome.label.tolist() == [2, 1]
     assert outcome.prediction.tolist() == [2, 0]
-    assert {part.dtype.name for part in outcome} == {"int32", "float32", "bool"}
+    np.testing.assert_allclose(outcome.confidence, np.e / (np.e + 2), rtol=1e-6)
+    assert outcome.log_probabilities is None
+    assert {part.dtype.name for part in outcome[:-1]} == {"int32", "float32", "bool"}
 
 
 def test_what_could_not_be_scored_is_counted_and_left_out_of_the_means():
