@@ -1,6 +1,7 @@
 """What is to be known of a network's answers beyond their means: how sure figures are, calibration, and each class."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -109,7 +110,7 @@ def reliability(outcomes: Outcomes) -> tuple[Bin, ...]:
     edges = np.linspace(0, 1, BINS + 1)
     numbers = np.digitize(outcomes.confidence, edges[1:-1], right=True)
     right, bins = outcomes.prediction == outcomes.label, []
-    for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
         inside = numbers == number
         means = None, None
         if inside.any():
