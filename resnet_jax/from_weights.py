@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import config_check, parallel
 from resnet_jax.data import feeds, splits
-from resnet_jax.data.inputs import common_classes
+from resnet_jax.data.inputs import VALIDATION, common_classes
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.selection import Selection
 from resnet_jax.data.sources import Source
@@ -23,7 +23,7 @@ def load_pretrained(
 ) -> Run:
     """The network of `config` with the weights `found`, for a data set's classes and the pictures of its `split`.
 
-    `split` is the test split, if it is not said.
+    `split` is the test split, if it is not said; see `data.inputs.select`.
 
     Raises:
       UserError: if the weights do not fit the network or the classes.
@@ -36,6 +36,8 @@ def load_pretrained(
     split = split or dataset.test_split
     if split == "none":
         raise UserError("this data set has no test split: name another, such as --split=val")
+    if split == VALIDATION and VALIDATION not in sources:
+        split = dataset.validation_split or dataset.train_split  # It is held out of the latter.
     selection = Selection.of(sources, split)
     feeds.resolve(dataset, selection, mesh)
     if dataset.mean is None:

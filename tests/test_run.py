@@ -14,7 +14,7 @@ from resnet_jax import hub, parallel, weights
 from resnet_jax.data.sources import ArraySource, open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.evaluation.scoring import score_run
 from resnet_jax.from_weights import load_pretrained, load_teacher
 from resnet_jax.inference.export import export_weights
 from resnet_jax.init_from import open_pretrained

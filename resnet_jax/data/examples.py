@@ -14,16 +14,20 @@ from resnet_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """uint8 images [n, height, width, channels] and int32 labels [n]."""
+    """uint8 images [n, height, width, channels] and int32 labels [n]; int64 `origin` [n], where they were read from.
+
+    The latter is their position in a selection, of which what cannot be read was left out.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    origin: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, positions: np.ndarray) -> "Examples":
-        return Examples(self.images[positions], self.labels[positions])
+        return Examples(self.images[positions], self.labels[positions], self.origin[positions])
 
     def batches(self, batch_size: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
         """Every example once, in order; of each batch the `rows`, filled up where the examples end."""
@@ -45,7 +49,7 @@ def read_examples(selection: Selection, unreadable: UnreadablePictures, progress
     Raises:
       UserError: for pictures of different sizes or not uint8, or labels outside the classes; it names the example.
     """
-    images, labels = None, np.empty(len(selection), np.int32)
+    images, labels, origin = None, np.empty(len(selection), np.int32), np.empty(len(selection), np.int64)
     count = 0
     for position, image, label in selection.read(progress):
         try:
@@ -59,8 +63,8 @@ def read_examples(selection: Selection, unreadable: UnreadablePictures, progress
         if images is None:
             images = np.empty((len(selection), *pixels.shape), np.uint8)
         check_example(pixels, label, images.shape[1:], len(selection.classes), selection.name(position))
-        images[count], labels[count] = pixels, label
+        images[count], labels[count], origin[count] = pixels, label, position
         count += 1
     if not count:
         raise UserError("not one of the pictures can be read")
-    return Examples(images[:count], labels[:count])
+    return Examples(images[:count], labels[:count], origin[:count])

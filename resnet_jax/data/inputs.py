@@ -18,6 +18,7 @@ from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 
+VALIDATION = "validation"  # what a run was validated on
 VALIDATION_FRACTION = 0.1  # of the training split, where no validation split is named
 
 
@@ -59,7 +60,7 @@ def open_inputs(
     validation = None
     if dataset.validation_split == "":
         labels = train.labels if resident else train.read_labels(progress)
-        train, validation = _hold_out(train, labels)
+        train, validation = map(train.take, _hold_out(labels))
         validation = validation if resident else feeds.streamed_examples(dataset, validation, unreadable)
     elif dataset.validation_split != "none":
         validation = open_split(dataset, Selection.of(sources, dataset.validation_split), unreadable, progress)
@@ -79,6 +80,35 @@ def open_inputs(
         unreadable,
     )
     return Inputs(feed, validation, classes)
+
+
+def select(
+    dataset: ConfigDict,
+    sources: Mapping[str, Source],
+    split: str,
+    unreadable: UnreadablePictures,
+    progress: Progress | None = None,
+) -> Selection:
+    """The examples that a split names, for a run with these resolved settings.
+
+    "validation" is what the run was validated on, be it held out of its training split, unless the data set has a split
+    of that name.
+
+    Raises:
+      UserError: as `splits.select` does, and if the run has no validation split.
+    """
+    if split != VALIDATION or VALIDATION in sources:
+        return Selection.of(sources, split)
+    if dataset.validation_split == "none":
+        raise UserError("this run was trained without a validation split: name another one")
+    if dataset.validation_split != "":
+        return Selection.of(sources, dataset.validation_split)
+    train = Selection.of(sources, dataset.train_split)
+    if dataset.feed == "streaming":
+        return train.take(_hold_out(train.read_labels(progress))[1])
+    # Of a resident set what cannot be read is left out first.
+    readable = read_examples(train, unreadable, progress)
+    return train.take(readable.origin[_hold_out(readable.labels)[1]])
 
 
 def open_split(
@@ -140,12 +170,12 @@ def _has_labels(selection: Selection) -> bool:
         return True
 
 
-def _hold_out(train: Examples | Selection, labels: np.ndarray) -> tuple:
-    """Parts the training examples into those that stay and a stratified tenth for validation."""
+def _hold_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Parts the training examples into those that stay and a stratified tenth for validation: positions of both."""
     kept, held_out = splits.hold_out(labels, VALIDATION_FRACTION)
     if not len(held_out):
         raise UserError(
-            f"{len(train)} training examples are too few to hold out a tenth of each class for validation: "
+            f"{len(labels)} training examples are too few to hold out a tenth of each class for validation: "
             "set dataset.validation_split, or 'none' to go without"
         )
-    return train.take(kept), train.take(held_out)
+    return kept, held_out

@@ -49,6 +49,12 @@ class Selection:
     def take(self, positions: np.ndarray) -> "Selection":
         return Selection(self._sources, self._which[positions], self._index[positions])
 
+    def in_grey(self) -> "Selection":
+        """The same examples, with pictures in files decoded to one channel."""
+        grey = self.take(np.arange(len(self)))
+        grey.channels = 1
+        return grey
+
     def name(self, position: int) -> str:
         """What people know an example by: the path of its file, or `train[17]`."""
         name, index = self._find(position)

@@ -11,6 +11,7 @@ from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.terminal import ProgressLine, duration
 from resnet_jax.training import broken_step, messages
+from resnet_jax.training.clock import Clock
 from resnet_jax.training.interruption import EXCEPTIONS, interruption
 from resnet_jax.training.monitor import Monitor, NotFinite
 from resnet_jax.training.parts import Setup
@@ -28,7 +29,7 @@ class Loop:
     """Takes a run from its last checkpoint, or from its beginning, to its last step.
 
     `observe` is called before each call of the train step: with the parts of the run, the steps taken before, how many
-    this call takes, and its inputs.
+    this call takes, and its inputs. `clock` tells where the time of the run goes.
     """
 
     def __init__(self, setup: Setup, directory: WorkDir, progress: ProgressLine, observe: Observe | None = None):
@@ -37,13 +38,17 @@ class Loop:
         self._state, saved, self._owes_evaluation = self._restore_or_create(progress)
         self._step = int(self._state.step)
         progress.print(messages.introduction(self._config, self._state.params, setup.sizes))
-        self._train_steps = self._compile(progress)
+        self.clock = Clock(saved.get("spent", {}))
+        with self.clock.spending("compilation"):
+            self._train_steps = self._compile(progress)
         self._pace = parallel.Pace()
         self._agree_to_save, self._agree_to_stop = cluster.Agreement(setup.mesh), cluster.Agreement(setup.mesh)
         self._stopped_by = 0  # a signal
         self._evaluate = make_evaluate(setup.model, setup.preprocess, self._config.batch_size, setup.mesh)
         self._summaries = Summaries(directory.path, self._step, progress, evaluated=not self._owes_evaluation)
-        self._monitor = Monitor(self._config, setup.classes, setup.feed.steps_per_epoch, self._summaries, progress)
+        self._monitor = Monitor(
+            self._config, setup.classes, setup.feed.steps_per_epoch, self._summaries, progress, self.clock
+        )
         self._monitor.resume(self._step, saved)
         self._profiler = Profiler(directory.path, config_check.profile_range(self._config))
         self._saved_at = time.monotonic()
@@ -80,16 +85,13 @@ class Loop:
             if self._interrupted():
                 self._stop()
 
-    def seconds(self) -> float:
-        """Spent on this run, over all its processes."""
-        return self._monitor.seconds()
-
     def _train_until(self, end: int) -> None:
         """Takes the steps that are left of an epoch."""
         while self._step < end:
             steps = self._setup.steps_of_call(self._step)
             self._profiler.before(self._step, steps, self._state)
-            inputs = self._setup.feed.inputs(self._step)
+            with self.clock.spending("input"):
+                inputs = self._setup.feed.inputs(self._step)
             if self._observe:
                 self._observe(self._setup, self._step, steps, inputs)
             self._state, metrics = self._train_steps[steps](self._state, inputs)
@@ -115,7 +117,7 @@ class Loop:
         )
         if self._owes_evaluation:
             self._monitor.collect()  # The steps are waited for, so that their time does not count as evaluation's.
-            with self._monitor.paused():
+            with self._monitor.paused("evaluation"):
                 figures, is_best = self._validate()
             self._owes_evaluation = figures is None
         due = last or epochs % self._config.checkpoint.every_epochs == 0 or self._save_is_due()
@@ -150,7 +152,7 @@ class Loop:
         """Saves the state, once it is known to be finite and the records that lead up to it are on disk."""
         self._monitor.collect()
         self._summaries.flush()
-        with self._monitor.paused():
+        with self._monitor.paused("saving"):
             host = {
                 "monitor": self._monitor.saved(),
                 "owes_evaluation": self._owes_evaluation,

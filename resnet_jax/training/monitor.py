@@ -15,6 +15,7 @@ from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.evaluation.metrics import Outcomes
 from resnet_jax.parallel import fetch
 from resnet_jax.terminal import ProgressLine, duration
+from resnet_jax.training.clock import Clock
 from resnet_jax.training.messages import settings_table
 from resnet_jax.training.summaries import Summaries
 
@@ -44,10 +45,12 @@ class Monitor:
         steps_per_epoch: int,
         summaries: Summaries,
         progress: ProgressLine,
+        clock: Clock,
     ):
         self._config, self._classes, self._steps_per_epoch = config, classes, steps_per_epoch
         self._total_steps = config.num_epochs * steps_per_epoch
         self._summaries, self._progress = summaries, progress
+        self._clock = clock
         self._unfetched: list[Mapping[str, jax.Array]] = []
         self._since_report: dict[str, list[float]] = {}  # the metrics of each step
         self.resume(0, {})
@@ -56,28 +59,25 @@ class Monitor:
         """Goes on at `step` with what `saved()` gave when that was saved; {} at the start of a run."""
         self._step = self._first_step = self._window_step = step
         self._since_report = {name: list(values) for name, values in saved.get("since_report", {}).items()}
-        self._earlier_seconds = saved.get("seconds", 0.0)
         self.start_clock()
 
     def start_clock(self) -> None:
         """Counts time from here on: what came before is start-up."""
-        self._started = self._window_started = time.monotonic()
+        self._clock.start()
+        self._window_started = self._clock.started
 
     def saved(self) -> dict[str, object]:
         """What a checkpoint must hold for the records of a resumed run to equal those of an uninterrupted one."""
         # Copies, for a checkpoint is written while later steps are recorded.
         since_report = {name: list(values) for name, values in self._since_report.items()}
-        return {"since_report": since_report, "seconds": self.seconds()}
-
-    def seconds(self) -> float:
-        """Spent on this run, over all its processes: evaluation and saving included, start-up not."""
-        return self._earlier_seconds + time.monotonic() - self._started
+        return {"since_report": since_report, "spent": self._clock.spent()}
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Keeps what happens inside, such as evaluation and saving, out of images/s."""
+    def paused(self, purpose: str) -> Iterator[None]:
+        """Keeps what happens inside, "evaluation" or "saving", out of images/s."""
         started = time.monotonic()
-        yield
+        with self._clock.spending(purpose):
+            yield
         self._window_started += time.monotonic() - started
 
     def introduce(self, images: np.ndarray, labels: np.ndarray) -> None:
@@ -128,7 +128,7 @@ class Monitor:
             self._summaries.picture(self._step, "validation/mistakes", pictures.grid(images, captions))
         self._progress.print(
             f"{self._epoch()}  validation loss {figures['loss']:.4f}  top-1 {figures['top1']:.2%}  "
-            f"top-5 {figures['top5']:.2%}  after {duration(self.seconds())}{'  (best so far)' if is_best else ''}"
+            f"top-5 {figures['top5']:.2%}  after {duration(self._clock.seconds())}{'  (best so far)' if is_best else ''}"
         )
 
     def announce_stop(self) -> None:
@@ -145,7 +145,7 @@ class Monitor:
         self._summaries.scalars(self._step, {f"train/{name}": value for name, value in means.items()})
         self._summaries.flush()
         # Over all that this process has done, evaluation and saving included: what is to come is of the same mixture.
-        seconds_per_step = (now - self._started) / (self._step - self._first_step)
+        seconds_per_step = (now - self._clock.started) / (self._step - self._first_step)
         remaining = duration(seconds_per_step * (self._total_steps - self._step))
         self._progress.update(
             f"{self._epoch()}  step {self._step:,}/{self._total_steps:,}  loss {means['loss']:.4f}  "

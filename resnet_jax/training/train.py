@@ -12,7 +12,7 @@ from resnet_jax.data.folder import canonical_name
 from resnet_jax.data.sources import Source, open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import Preempted, UserError
-from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.evaluation.scoring import score_run
 from resnet_jax.lock import locked
 from resnet_jax.run import load_run
 from resnet_jax.shared_workdir import check_shared
@@ -36,7 +36,8 @@ def train(
       observe: is told of each call of the train step before it is made, see `Loop`.
 
     Returns:
-      What `result.json` holds: `validation` and `test` figures, the `checkpoint_step` they are of, seconds, provenance.
+      What `result.json` holds: `validation` and `test` figures, the `checkpoint_step` they are of, seconds and what they
+      were `spent` on (see `Clock`), provenance.
 
     Raises:
       UserError: for what only the user can mend; what was saved stays.
@@ -96,6 +97,7 @@ def _result(directory: WorkDir, loop: Loop) -> dict:
         "checkpoint_step": directory.checkpoints.chosen_step(),
         "validation": best.figures if best else None,
         "test": None,
-        "seconds": loop.seconds(),
+        "seconds": loop.clock.seconds(),
+        "spent": loop.clock.spent(),
         "provenance": provenance.describe(),
     }

@@ -1,50 +1,75 @@
-"""Score the chosen checkpoint of a run, or published weights, on the test split or on another."""
+"""Score the chosen checkpoint of a run, or published weights, on the test split, on another one, or on other data.
+
+With further workdirs the networks are compared: figures of each, McNemar's test for each pair, and their ensemble.
+
+With `--format=json` the line has `split`, `workdir` and `checkpoint_step` (null for published weights), and the fields
+of `evaluation.assessment.Assessment`, with those of its `scores` among them; `tta` has the same figures with test-time
+augmentation, by its name, or is null. For several networks, `runs` is a list of these, `ensemble` has its figures, and
+`comparisons` the fields of `evaluation.comparison.McNemar`, with the workdirs `first` and `second`.
+"""
 
 import json
 
 from absl import flags
 
-from resnet_jax.errors import UserError
 from resnet_jax.verbs import processes
 from resnet_jax.verbs.subject import CONFIG, WORKDIR, check_flags
 
-FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "A table for people, or one line of JSON.")
+ARGUMENTS = "further workdirs, to be compared with --workdir"
+FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Tables for people, or one line of JSON.")
+DATASET = flags.DEFINE_string("dataset", None, "Another data set with classes of the same names: folder:PATH, ...")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where it was in training.")
-SPLIT = flags.DEFINE_string("split", None, "Such as val or train[:1000]; unset: the run's test split.")
+SPLIT = flags.DEFINE_string("split", None, "val, train[:1000], or validation, the run's own; unset: the test split.")
+TTA = flags.DEFINE_enum("tta", None, ["flip"], "Adds figures with test-time augmentation: mirrored pictures too.")
 EVAL_RESIZE = flags.DEFINE_integer("eval_resize", None, "Another dataset.eval_resize, such as for a higher resolution.")
 EVAL_CROP = flags.DEFINE_integer("eval_crop", None, "Another dataset.eval_crop.")
 
 
-def run() -> int:
+def run(workdirs: list[str]) -> int:
     from resnet_jax import parallel
-    from resnet_jax.data import feeds
-    from resnet_jax.data.sources import open_dataset
-    from resnet_jax.data.unreadable import UnreadablePictures
-    from resnet_jax.evaluation.evaluate import score_run
-    from resnet_jax.from_weights import load_pretrained
-    from resnet_jax.init_from import open_pretrained
-    from resnet_jax.run import load_run
-    from resnet_jax.terminal import ProgressLine, scores_table
+    from resnet_jax.evaluation import text
+    from resnet_jax.evaluation.results import as_json, judge
+    from resnet_jax.evaluation.trial import Trial
+    from resnet_jax.terminal import ProgressLine
 
     check_flags("evaluate")
     processes.join()
-    trained = load_run(WORKDIR.value) if WORKDIR.value else None
-    dataset = (trained.config if trained else CONFIG.value).dataset
     progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())
+    reading, networks = progress.counter("reading examples"), _load(workdirs)
+    trial = Trial.open(networks, progress.warn, reading, SPLIT.value, DATASET.value, DATA_DIR.value)
+    results, steps = judge(trial, reading, TTA.value), {name: network.step for name, network in networks.items()}
+    if FORMAT.value == "text":
+        of = [name if step is None else f"checkpoint of step {step:,} in {name}" for name, step in steps.items()]
+        progress.print(f"{text.report(results)}\n\nOf {', '.join(of)}.")
+    elif parallel.is_main_process():
+        print(json.dumps(as_json(results, steps)))
+    return 0
+
+
+def _load(workdirs: list[str]) -> dict:
+    """The networks by workdir, weights by their file."""
+    from resnet_jax.data.sources import open_dataset
+    from resnet_jax.from_weights import load_pretrained
+    from resnet_jax.init_from import open_pretrained
+    from resnet_jax.run import load_run
+
+    networks = {}
+    if CONFIG.value:
+        _resize(CONFIG.value.dataset)
+        found = open_pretrained(CONFIG.value.init_from)
+        sources = open_dataset(CONFIG.value.dataset.name, DATA_DIR.value or CONFIG.value.dataset.data_dir)
+        split = None if DATASET.value else SPLIT.value
+        networks[CONFIG.value.init_from] = load_pretrained(CONFIG.value, found, sources, split)
+    for workdir in [WORKDIR.value, *workdirs] if WORKDIR.value else workdirs:
+        networks[workdir] = load_run(workdir)
+        _resize(networks[workdir].config.dataset)
+    return networks
+
+
+def _resize(dataset) -> None:
+    """Has streamed pictures seen in the size that the flags say."""
+    from resnet_jax.data import feeds
+
     dataset.eval_resize = EVAL_RESIZE.value or dataset.eval_resize
     dataset.eval_crop = EVAL_CROP.value or dataset.eval_crop
     feeds.check(dataset)
-    found = None if trained else open_pretrained(CONFIG.value.init_from)
-    sources = open_dataset(dataset.name, DATA_DIR.value or dataset.data_dir)
-    trained = trained or load_pretrained(CONFIG.value, found, sources, SPLIT.value)
-    split = SPLIT.value or trained.config.dataset.test_split
-    if split == "none":
-        raise UserError("this run has no test split: name another, such as --split=val")
-    unreadable = UnreadablePictures(dataset.max_unreadable, progress.warn)
-    scores = score_run(trained, sources, split, unreadable, progress.counter("reading examples"))
-    if FORMAT.value == "json" and parallel.is_main_process():
-        print(json.dumps({"split": split, "checkpoint_step": trained.step, **scores}))
-    else:
-        of = CONFIG.value.init_from if trained.step is None else f"Checkpoint of step {trained.step:,}"
-        progress.print(f"{scores_table({split: scores})}\n\n{of}.")
-    return 0

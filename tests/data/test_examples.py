@@ -54,7 +54,7 @@ def read(sources, split="train", told=None, progress=None):
 
 def numbered_examples(size):
     return Examples(np.arange(size, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 2, 2, 1), np.uint8),
-                    np.arange(size, dtype=np.int32) % 10)  # fmt: skip
+                    np.arange(size, dtype=np.int32) % 10, np.arange(size))  # fmt: skip
 
 
 class TestReading:

@@ -9,7 +9,7 @@ from resnet_jax.data.preprocess import Preprocess, channel_statistics
 from resnet_jax.data.selection import Selection
 from resnet_jax.data.sources import open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
-from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.evaluation.scoring import score_run
 from resnet_jax.run import load_run
 
 

@@ -10,7 +10,7 @@ from resnet_jax.errors import UserError
 
 def numbered_examples(size):
     images = np.arange(size, dtype=np.uint8)[:, None, None, None].repeat(2, axis=1)
-    return Examples(images, np.arange(size, dtype=np.int32))
+    return Examples(images, np.arange(size, dtype=np.int32), np.arange(size))
 
 
 def test_an_epoch_shows_each_example_at_most_once_in_an_order_of_its_own(mesh):

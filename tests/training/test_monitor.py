@@ -5,6 +5,7 @@ import pytest
 from resnet_jax import config as settings
 from resnet_jax.terminal import ProgressLine
 from resnet_jax.training import monitor as monitors
+from resnet_jax.training.clock import Clock
 
 
 class Records:
@@ -24,7 +25,7 @@ def make_monitor(log_every_steps=4):
     config = settings.default()
     config.log_every_steps = log_every_steps
     records = Records()
-    return monitors.Monitor(config, ("a", "b"), 100, records, ProgressLine()), records
+    return monitors.Monitor(config, ("a", "b"), 100, records, ProgressLine(), Clock({})), records
 
 
 def metrics(*losses, gradient_norm=1.0):

@@ -14,7 +14,7 @@ from resnet_jax import parallel
 from resnet_jax.data.sources import ArraySource, open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import Preempted, UserError
-from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.evaluation.scoring import score_run
 from resnet_jax.run import load_run
 from resnet_jax.training import loop as loops
 from resnet_jax.workdir import WorkDir

@@ -1,0 +1,89 @@
+"""What came out of scoring networks on the same examples: figures of each, and how they compare."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+from resnet_jax.data.selection import Progress
+from resnet_jax.evaluation import comparison
+from resnet_jax.evaluation.assessment import Assessment, assess
+from resnet_jax.evaluation.comparison import McNemar
+from resnet_jax.evaluation.trial import Trial
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Of the networks of a trial, by name.
+
+    Attributes:
+      split: what the examples are.
+      networks: in a single view of each picture.
+      augmented: with the test-time augmentation `tta`; empty where nobody asked.
+      tta: its name, or None.
+      ensemble: what they say together, in a single view; None for one network alone.
+      comparisons: McNemar's test, by pairs of names.
+    """
+
+    split: str
+    networks: Mapping[str, Assessment]
+    augmented: Mapping[str, Assessment]
+    tta: str | None
+    ensemble: Assessment | None
+    comparisons: Mapping[tuple[str, str], McNemar]
+
+
+def judge(trial: Trial, progress: Progress | None = None, tta: str | None = None) -> Results:
+    """Scores all networks of a trial, with `tta` once more with that test-time augmentation.
+
+    Raises:
+      UserError: as `Trial.score` does.
+    """
+
+    def assessed(outcomes) -> Assessment:
+        return assess(outcomes, trial.classes, len(trial.selection))
+
+    outcomes = {name: trial.score(name, progress).outcomes for name in trial.runs}
+    return Results(
+        split=trial.split,
+        networks={name: assessed(of) for name, of in outcomes.items()},
+        augmented={name: assessed(trial.score(name, progress, tta).outcomes) for name in trial.runs} if tta else {},
+        tta=tta,
+        ensemble=assessed(comparison.ensemble(list(outcomes.values()))) if len(outcomes) > 1 else None,
+        comparisons={
+            (first, second): comparison.mcnemar(outcomes[first], outcomes[second])
+            for first, second in itertools.combinations(outcomes, 2)
+        },
+    )
+
+
+def as_json(results: Results, steps: Mapping[str, int | None]) -> dict[str, object]:
+    """JSON values: of one network its figures, of several a list of these, their ensemble, and comparisons.
+
+    `steps` has the steps that the networks had been trained for, by name.
+    """
+    networks = [
+        {
+            "split": results.split,
+            "workdir": None if steps[name] is None else name,
+            "checkpoint_step": steps[name],
+            **_values(of),
+            "tta": {results.tta: _values(results.augmented[name])} if results.tta else None,
+        }
+        for name, of in results.networks.items()
+    ]
+    if results.ensemble is None:
+        return networks[0]
+    return {
+        "split": results.split,
+        "runs": networks,
+        "ensemble": _values(results.ensemble),
+        "comparisons": [
+            {"first": first, "second": second, **vars(test)} for (first, second), test in results.comparisons.items()
+        ],
+    }
+
+
+def _values(assessment: Assessment) -> dict[str, object]:
+    """The fields of an assessment, with those of its scores among them."""
+    values = dataclasses.asdict(assessment)
+    return {**values.pop("scores"), **values}

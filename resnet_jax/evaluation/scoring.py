@@ -1,0 +1,114 @@
+"""Scoring a trained network: on a split of its data set, or on another one that has classes of the same names."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from resnet_jax.data.examples import Examples
+from resnet_jax.data.feeds import image_shape
+from resnet_jax.data.inputs import common_classes, open_split, select
+from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.data.selection import Progress, Selection
+from resnet_jax.data.sources import Source
+from resnet_jax.data.streaming import StreamedExamples
+from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.errors import UserError
+from resnet_jax.evaluation import metrics
+from resnet_jax.evaluation.evaluate import make_evaluate
+from resnet_jax.evaluation.metrics import Outcomes
+from resnet_jax.run import Run
+
+CLASSES_NAMED = 10
+
+
+class Scored(NamedTuple):
+    """The outcomes of all examples of a selection that can be read, and where to look at their pictures.
+
+    Labels and predictions are the network's.
+    """
+
+    outcomes: Outcomes
+    examples: Examples | StreamedExamples
+
+
+def score(
+    run: Run,
+    selection: Selection,
+    unreadable: UnreadablePictures,
+    progress: Progress | None = None,
+    tta: str | None = None,
+    keep: bool = False,
+) -> Scored:
+    """Scores a trained network on a selection of examples, every one that can be read exactly once.
+
+    Args:
+      run: the network.
+      selection: the examples; the network must know their classes, by their names.
+      unreadable: is told what cannot be read.
+      progress: is told how far reading has come.
+      tta: test-time augmentation, see `views`.
+      keep: whether the outcomes hold the probabilities of all classes.
+
+    Raises:
+      UserError: if the examples are of classes that the network does not know, or too many of them cannot be read.
+    """
+    unknown = set(selection.classes) - set(run.classes)
+    if unknown:
+        raise UserError(
+            f"this network tells {_some(run.classes)} apart, but the data has {_some(selection.classes)}: "
+            f"{', '.join(sorted(unknown)[:CLASSES_NAMED])} is unknown to it"
+        )
+    if selection.channels > len(run.preprocess.mean):
+        selection = selection.in_grey()
+    run.preprocess.check(image_shape(selection)[-1])
+    number_of = {name: number for number, name in enumerate(run.classes)}
+    examples = open_split(run.config.dataset, selection, unreadable, progress)
+    evaluate = make_evaluate(
+        run.model,
+        run.preprocess,
+        run.config.batch_size,
+        run.mesh,
+        tta=tta,
+        numbers=[number_of[name] for name in selection.classes],
+        keep=keep,
+    )
+    return Scored(evaluate(run.variables, examples), examples)
+
+
+def score_run(
+    run: Run,
+    sources: Mapping[str, Source],
+    split: str,
+    unreadable: UnreadablePictures,
+    progress: Progress | None = None,
+) -> dict:
+    """The means of a trained network on a split, such as "test", as a dict of `metrics.Scores`.
+
+    Raises:
+      UserError: as `score` does.
+    """
+    common_classes(sources)
+    selection = select(run.config.dataset, sources, split, unreadable, progress)
+    outcomes, _ = score(run, selection, unreadable, progress)
+    return dataclasses.asdict(metrics.summarize(outcomes, len(selection)))
+
+
+def for_other_data(run: Run, name: str) -> Run:
+    """The same network for the pictures of another data set, whatever their size: the host brings them to its own.
+
+    Of a network that has been trained on whole pictures, the square in their middle is taken.
+    """
+    config = run.config.copy_and_resolve_references()
+    dataset: ConfigDict = config.dataset
+    if dataset.feed == "resident" and dataset.image_size is not None:
+        dataset.feed, dataset.eval_resize, dataset.eval_crop = "streaming", dataset.image_size, dataset.image_size
+    dataset.name, dataset.data_dir = name, None
+    dataset.train_split, dataset.validation_split, dataset.test_split = "train", "none", ""
+    return dataclasses.replace(run, config=config, preprocess=Preprocess.from_config(dataset))
+
+
+def _some(classes: Sequence[str]) -> str:
+    more = ", ..." if len(classes) > CLASSES_NAMED else ""
+    return f"the {len(classes):,} classes {', '.join(classes[:CLASSES_NAMED])}{more}"
