@@ -46,9 +46,8 @@ class Loop:
         self._stopped_by = 0  # a signal
         self._evaluate = make_evaluate(setup.model, setup.preprocess, self._config.batch_size, setup.mesh)
         self._summaries = Summaries(directory.path, self._step, progress, evaluated=not self._owes_evaluation)
-        self._monitor = Monitor(
-            self._config, setup.classes, setup.feed.steps_per_epoch, self._summaries, progress, self.clock
-        )
+        steps_per_epoch = setup.feed.steps_per_epoch
+        self._monitor = Monitor(self._config, setup.classes, steps_per_epoch, self._summaries, progress, self.clock)
         self._monitor.resume(self._step, saved)
         self._profiler = Profiler(directory.path, config_check.profile_range(self._config))
         self._saved_at = time.monotonic()

@@ -126,9 +126,10 @@ class Monitor:
             captions = [f"is {self._classes[label]}\nsaid {self._classes[prediction]}" for label, prediction in pairs]
             images = examples.pictures(outcomes.position[worst])
             self._summaries.picture(self._step, "validation/mistakes", pictures.grid(images, captions))
+        best = "  (best so far)" if is_best else ""
         self._progress.print(
             f"{self._epoch()}  validation loss {figures['loss']:.4f}  top-1 {figures['top1']:.2%}  "
-            f"top-5 {figures['top5']:.2%}  after {duration(self._clock.seconds())}{'  (best so far)' if is_best else ''}"
+            f"top-5 {figures['top5']:.2%}  after {duration(self._clock.seconds())}{best}"
         )
 
     def announce_stop(self) -> None:

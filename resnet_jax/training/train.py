@@ -36,8 +36,8 @@ def train(
       observe: is told of each call of the train step before it is made, see `Loop`.
 
     Returns:
-      What `result.json` holds: `validation` and `test` figures, the `checkpoint_step` they are of, seconds and what they
-      were `spent` on (see `Clock`), provenance.
+      What `result.json` holds: `validation` and `test` figures, the `checkpoint_step` they are of,
+      `seconds`, what they were `spent` on (see `Clock`), and `provenance`.
 
     Raises:
       UserError: for what only the user can mend; what was saved stays.
