@@ -57,8 +57,8 @@ def score(
     unknown = set(selection.classes) - set(run.classes)
     if unknown:
         raise UserError(
-            f"this network tells {_some(run.classes)} apart, but the data has {_some(selection.classes)}: "
-            f"{', '.join(sorted(unknown)[:CLASSES_NAMED])} is unknown to it"
+            f"this network tells {_some(run.classes)} apart, but the data has {_some(selection.classes)}, "
+            f"of which it does not know {', '.join(sorted(unknown)[:CLASSES_NAMED])}: name other data, or another run"
         )
     if selection.channels > len(run.preprocess.mean):
         selection = selection.in_grey()

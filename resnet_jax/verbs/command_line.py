@@ -27,7 +27,7 @@ VERBS = {
     "benchmark": "tell what a train step takes: collectives, memory, FLOPs; also for TPUs that are not there",
     "convert": "turn a TFDS set prepared as tfrecord into array_record files, which training reads",
     "debug_nan": "take the step apart at which the loss of a run was not finite",
-    "evaluate": "score the chosen checkpoint of a run, or published weights, on the test split or on another",
+    "evaluate": "score runs, or published weights, on the test split or other data, and compare them",
     "export": "write the weights of a run, or published ones, as .safetensors for PyTorch and others",
     "inspect": "look at every picture of a data set, before training",
     "models": "list the models: parameters, multiply-adds, paper, published accuracy",
@@ -148,7 +148,7 @@ def _report(error: Exception, lost_another: bool) -> int:
 def _print_help(arguments: str | None) -> None:
     print("usage: python main.py [VERB] [--flags]\n\nverbs:")
     for verb, purpose in VERBS.items():
-        print(f"  {verb:12s}{purpose}")
+        print(f"  {verb:15s}{purpose}")
     if arguments:
         print(f"\nThis verb takes {arguments}.")
     print("\nflags of this verb:")

@@ -39,8 +39,8 @@ def run(workdirs: list[str]) -> int:
     trial = Trial.open(networks, progress.warn, reading, SPLIT.value, DATASET.value, DATA_DIR.value)
     results, steps = judge(trial, reading, TTA.value), {name: network.step for name, network in networks.items()}
     if FORMAT.value == "text":
-        of = [name if step is None else f"checkpoint of step {step:,} in {name}" for name, step in steps.items()]
-        progress.print(f"{text.report(results)}\n\nOf {', '.join(of)}.")
+        of = [name if step is None else f"step {step:,} of {name}" for name, step in steps.items()]
+        progress.print(f"{text.report(results)}\n\nScored: {', '.join(of)}.")
     elif parallel.is_main_process():
         print(json.dumps(as_json(results, steps)))
     return 0

@@ -7,8 +7,9 @@ from PIL import Image
 
 from resnet_jax import config as settings
 from resnet_jax import parallel
+from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.examples import Examples
-from resnet_jax.data.inputs import common_classes, open_inputs, open_split, untrained_classes
+from resnet_jax.data.inputs import common_classes, open_inputs, open_split, select, untrained_classes
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.data.selection import Selection
@@ -213,6 +214,36 @@ def test_a_split_to_be_scored_is_opened_as_the_run_s_settings_say():
     streamed = open_split(own(feed="streaming").dataset, selection, bear_with())
     assert isinstance(streamed, StreamedExamples)
     assert colours(resident) == colours(streamed) == [2, 3, 4]
+
+
+class Wet(ArraySource):
+    """Pictures of which the first five cannot be read."""
+
+    def __getitem__(self, index):
+        if index < 5:
+            raise Unreadable("it is wet")
+        return super().__getitem__(index)
+
+
+class TestSelecting:
+    @FEEDS
+    def test_what_was_held_out_is_found_again_though_some_of_it_cannot_be_read(self, mesh, feed):
+        config, whole = own(feed=feed), source(60)
+        sources = {"train": Wet(whole.images, whole.labels, whole.classes)}
+        inputs = open_inputs(config, sources, mesh, bear_with())
+        inputs.feed.close()
+        again = select(config.dataset, sources, "validation", bear_with())
+        assert colours(open_split(config.dataset, again, bear_with())) == colours(inputs.validation)
+
+    def test_validation_is_the_data_set_s_own_or_what_the_settings_name(self):
+        named = {"train": source(60), "val": source(4, first=60)}
+        assert len(select(own(validation_split="val").dataset, named, "validation", bear_with())) == 4
+        own_split = {"train": source(60), "validation": source(6, first=60)}
+        assert len(select(own(validation_split="train[:3]").dataset, own_split, "validation", bear_with())) == 6
+
+    def test_a_run_on_everything_has_no_validation_split(self):
+        with pytest.raises(UserError, match="without a validation split: name another one"):
+            select(own(validation_split="none").dataset, {"train": source(60)}, "validation", bear_with())
 
 
 class TestClasses:

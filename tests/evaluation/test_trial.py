@@ -86,7 +86,7 @@ def test_other_data_is_scored_by_the_names_of_its_classes(run, folder_of_digits)
 def test_data_with_classes_that_are_unknown_is_refused(run, folder_of_digits, tmp_path):
     (tmp_path / "train" / "7").mkdir()
     (tmp_path / "train" / "eleven").mkdir()
-    with pytest.raises(UserError, match="eleven is unknown to it"):
+    with pytest.raises(UserError, match="of which it does not know eleven"):
         open_trial({"run": run}, split="train", dataset=folder_of_digits).score("run")
 
 
