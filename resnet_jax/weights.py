@@ -12,7 +12,6 @@ import ml_dtypes  # noqa: F401  (With it NumPy, and so safetensors, knows bfloat
 import numpy as np
 import safetensors
 import safetensors.numpy
-from etils import epath
 
 from resnet_jax import files, hub
 from resnet_jax.errors import UserError, first_line
@@ -22,6 +21,7 @@ READABLE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "floa
 SAFE_TORCH = (2, 6)  # Before it `weights_only` could be got round: CVE-2025-32434.
 COUNTER = "num_batches_tracked"  # The only array of PyTorch's ResNets that is no floating-point numbers.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # what training scripts call their arrays
+TARGET = ("weights", ".safetensors")  # what we write, in words and as a file
 LONGEST_NAME = 200  # of an array, in characters; errors show names
 
 
@@ -71,30 +71,19 @@ def read(path: str) -> Weights:
         ) from error
 
 
-def check_target(path: str) -> pathlib.Path:
-    """Where `write` would write; raises `UserError` if `path` ends otherwise, or is in no directory."""
-    file = pathlib.Path(path).expanduser()
-    if file.suffix != ".safetensors":
-        raise UserError(f"cannot write weights to {path}: give a path that ends in .safetensors")
-    if not file.parent.is_dir():
-        raise UserError(f"cannot write weights to {path}: make the directory {file.parent} first")
-    return file
+def check_target(path: str) -> None:
+    """Raises `UserError` where `write` could not write."""
+    files.check_target(path, *TARGET)
 
 
 def write(path: str, weights: Weights) -> None:
     """Writes a .safetensors file, wholly or not at all.
 
     Raises:
-      UserError: as `check_target`, or if the file cannot be written.
+      UserError: if the path ends otherwise, or the file cannot be written.
     """
-    file = check_target(path)
     arrays = {name: np.asarray(array, np.float32) for name, array in weights.arrays.items()}
-    try:
-        files.write(epath.Path(file), packed(arrays, weights.metadata))
-    except OSError as error:
-        raise UserError(
-            f"cannot write weights to {path} ({error.strerror}): make room there, or choose another path"
-        ) from error
+    files.write_target(path, *TARGET, packed(arrays, weights.metadata))
 
 
 def packed(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -1,28 +1,25 @@
 """Some pictures of each class in one, to see at a glance whether the classes are what they are called."""
 
 import contextlib
-import os
-import pathlib
+import io
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-from resnet_jax import pictures
+from resnet_jax import files, pictures
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.inspect.look import Looked
 from resnet_jax.data.loading import pixels_of
-from resnet_jax.errors import UserError
 
 MOST_CLASSES = 20
 MOST_PICTURES = 8  # of a class
+TARGET = ("the contact sheet", ".png")  # what is written, in words and as a file
 
 
 def check(path: str) -> None:
-    """Raises `UserError` where nothing can be written; better known before all pictures are looked at than after."""
-    target = pathlib.Path(path)
-    if target.is_dir() or not os.access(target.parent, os.W_OK):
-        raise UserError(f"cannot write the contact sheet to {path!r}: name a file in a folder that can be written to")
+    """Raises `UserError` where `write` could not write."""
+    files.check_target(path, *TARGET)
 
 
 def write(path: str, looked: Looked, positions: np.ndarray) -> str | None:
@@ -35,6 +32,9 @@ def write(path: str, looked: Looked, positions: np.ndarray) -> str | None:
       path: of the PNG.
       looked: the data set.
       positions: of the examples to choose from.
+
+    Raises:
+      UserError: if it cannot be written.
     """
     random = np.random.default_rng(0)
     positions = positions[looked.readable[positions]]
@@ -48,10 +48,9 @@ def write(path: str, looked: Looked, positions: np.ndarray) -> str | None:
             rows.append(list(_read(looked, chosen)))
     if not titles:
         return None
-    target = pathlib.Path(path)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    Image.fromarray(pictures.titled_rows(titles, rows)).save(unfinished, format="PNG")
-    unfinished.replace(target)
+    sheet = io.BytesIO()
+    Image.fromarray(pictures.titled_rows(titles, rows)).save(sheet, format="PNG")
+    files.write_target(path, *TARGET, sheet.getvalue())
     return path
 
 
