@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,6 +24,20 @@ Image.MAX_IMAGE_PIXELS = None  # PIL's own limit, which warns or refuses: here t
 
 class Unreadable(Exception):
     """A picture that cannot be read; its message is the reason."""
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is taken for a picture where folders are looked through: by its extension; hidden ones are not."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a file; raises `Unreadable` where it cannot be opened."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from None
 
 
 class PictureFile:

@@ -77,6 +77,21 @@ def streamed_examples(dataset: ConfigDict, selection: Selection, unreadable: Unr
     return StreamedExamples(loader(dataset, selection, False), dataset.eval_resize, num_workers(dataset), unreadable)
 
 
+def given_examples(
+    dataset: ConfigDict, selection: Selection, num_workers: int, unreadable: UnreadablePictures
+) -> StreamedExamples:
+    """Pictures of any size, whatever the feed, brought to the size that the network sees in evaluation.
+
+    A streamed run cuts out of them what it does there, others the square in the middle; so what has their size already
+    stays as it is. Where a run has no size, all must have one shape.
+    """
+    if dataset.image_size is None:
+        return StreamedExamples(Loader(selection, image_shape(selection), resized=False), None, num_workers, unreadable)
+    size = dataset.eval_crop or dataset.image_size
+    loader = Loader(selection, (size, size, selection.channels), resized=True)
+    return StreamedExamples(loader, dataset.eval_resize or size, num_workers, unreadable)
+
+
 def sample(dataset: ConfigDict, selection: Selection, unreadable: UnreadablePictures) -> np.ndarray:
     """Pictures to measure mean and deviation on, evenly over the selection: uint8 [n, height, width, channels]."""
     positions = np.unique(np.linspace(0, len(selection) - 1, MEASURED).astype(int))

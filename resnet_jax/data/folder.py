@@ -6,11 +6,11 @@ name; or `/path/CLASS/...`, all of which is the split `train`, to be parted as i
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from resnet_jax.data.decode import EXTENSIONS, Unreadable
+from resnet_jax.data.decode import is_picture, read_file
 from resnet_jax.errors import UserError
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2  # Its multiples are spread evenly over the circle.
@@ -45,11 +45,7 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
         """The bytes of a picture file and its label; raises `Unreadable` for a file that cannot be opened."""
-        try:
-            with open(self.name(index), "rb") as file:
-                return file.read(), int(self.labels[index])
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from None
+        return read_file(self.name(index)), int(self.labels[index])
 
     def name(self, index: int) -> str:
         """The path of a picture."""
@@ -103,10 +99,11 @@ def _refuse(error: OSError) -> None:
     raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")
 
 
-def _files(root: str) -> tuple[dict[str, list[str]], list[str]]:
-    """The pictures of each class, as paths below `root`, and the paths of all other files."""
-    pictures: dict[str, list[str]] = {}
-    ignored = []
+def walk(root: str) -> Iterator[str]:
+    """The paths below `root` of all files but those in hidden directories; of each directory they come sorted.
+
+    Links are followed. Raises `UserError` for a directory that cannot be read.
+    """
     above = {os.path.dirname(root): ()}  # what a directory lies in, and it itself, without links
     for directory, below, files in os.walk(root, onerror=_refuse, followlinks=True):
         folders, here = above[os.path.dirname(directory)], os.path.realpath(directory)
@@ -116,11 +113,19 @@ def _files(root: str) -> tuple[dict[str, list[str]], list[str]]:
         above[directory] = (*folders, here)
         below[:] = sorted(name for name in below if not name.startswith("."))
         relative = os.path.relpath(directory, root)
-        for file in sorted(files):
-            if relative != "." and file.lower().endswith(EXTENSIONS) and not file.startswith("."):
-                pictures.setdefault(relative.split(os.sep)[0], []).append(os.path.join(relative, file))
-            else:
-                ignored.append(os.path.join(directory, file))
+        yield from (os.path.normpath(os.path.join(relative, file)) for file in sorted(files))
+
+
+def _files(root: str) -> tuple[dict[str, list[str]], list[str]]:
+    """The pictures of each class, as paths below `root`, and the paths of all other files."""
+    pictures: dict[str, list[str]] = {}
+    ignored = []
+    for file in walk(root):
+        class_name, *below = file.split(os.sep)
+        if below and is_picture(below[-1]):
+            pictures.setdefault(class_name, []).append(file)
+        else:
+            ignored.append(os.path.join(root, file))
     return pictures, ignored
 
 

@@ -65,8 +65,8 @@ def check_example(image: np.ndarray, label: int, shape: tuple[int, ...], num_cla
         raise UserError(f"{name} is {image.dtype} {list(image.shape)}: sources give uint8 [height, width, channels]")
     if image.shape != shape:
         raise UserError(
-            f"{name} has shape {list(image.shape)}, others have {list(shape)}: set dataset.image_size and "
-            "dataset.feed=streaming to have all resized"
+            f"{name} has shape {list(image.shape)}, others have {list(shape)}: train with "
+            "dataset.image_size and dataset.feed=streaming to have all resized"
         )
     if not 0 <= label < num_classes:
         raise UserError(f"{name} has label {label}, which is none of the {num_classes} classes")

@@ -92,7 +92,7 @@ class TestReading:
             (
                 np.zeros((5, 4, 3), np.uint8),
                 0,
-                r"train\[1\] has shape \[5, 4, 3\], others have \[4, 4, 3\]: set dataset",
+                r"train\[1\] has shape \[5, 4, 3\], others have \[4, 4, 3\]: train with dataset",
             ),
             (as_png(np.zeros((4, 6, 3), np.uint8)), 0, r"train\[1\] has shape \[4, 6, 3\], others have \[4, 4, 3\]"),
             (np.zeros((4, 4, 3), np.uint8), 2, r"train\[1\] has label 2, which is none of the 2 classes"),

@@ -133,7 +133,7 @@ class TestLoader:
 
     def test_another_size_is_named(self):
         source = ArraySource(np.zeros((2, 8, 9, 1), np.uint8), np.array([0, 1]), "ab")
-        with pytest.raises(UserError, match=r"train\[1\] has shape \[8, 9, 1\], others have \[8, 8, 1\]: set dataset"):
+        with pytest.raises(UserError, match=r"train\[1\] has shape \[8, 9, 1\], others have \[8, 8, 1\]: train with"):
             loader_of(source, (8, 8, 1))(1, _whole)
 
 
