@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TextIO
 
 PLAIN_LINE_SECONDS = 10.0
 
@@ -51,12 +52,13 @@ def duration(seconds: float) -> str:
 class ProgressLine:
     """One line that is rewritten in place on a terminal; elsewhere a plain line at most every ten seconds.
 
-    Unless `active`, as in the other processes of a multi-host run, it shows nothing.
+    It is on stdout, or on another `stream`. Unless `active`, as in the other processes of a multi-host run, it shows
+    nothing.
     """
 
-    def __init__(self, active: bool = True):
+    def __init__(self, active: bool = True, stream: TextIO | None = None):
         self._active = active
-        self._stream = sys.stdout if active else io.StringIO()
+        self._stream = (stream or sys.stdout) if active else io.StringIO()
         self._live = self._stream.isatty()
         self._shown = ""
         self._last_plain = time.monotonic()
@@ -74,11 +76,16 @@ class ProgressLine:
 
     def print(self, text: str) -> None:
         """Prints lasting lines of `text`, in place of the live line."""
-        if self._shown:
-            self._stream.write("\r" + " " * len(self._shown) + "\r")
-            self._shown = ""
+        self.clear()
         self._stream.write(text + "\n")
         self._stream.flush()
+
+    def clear(self) -> None:
+        """Takes the live line away, until the next update."""
+        if self._shown:
+            self._stream.write("\r" + " " * len(self._shown) + "\r")
+            self._stream.flush()
+            self._shown = ""
 
     def warn(self, text: str) -> None:
         """Prints what must not be missed; where this line shows nothing, on stderr."""
