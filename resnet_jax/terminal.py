@@ -1,6 +1,7 @@
 """What the user sees in a terminal: aligned tables, durations, and one live progress line."""
 
 import io
+import os
 import shutil
 import sys
 import time
@@ -37,6 +38,16 @@ def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:
         for split, of in scores.items()
     ]
     return table(rows, header=("split", "loss", "top-1", "top-5", "examples"))
+
+
+def printable(text: str) -> str:
+    """Text, such as the name of a file, in one line that does nothing to a terminal: all else in it becomes "?"."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def discard_output() -> None:
+    """Has what is printed from now on go nowhere, once nobody reads it any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Prediction from Python: `Run.predict`."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from resnet_jax import parallel
 from resnet_jax.data import crops
 from resnet_jax.data.decode import PictureFile
 from resnet_jax.data.inputs import open_split
+from resnet_jax.data.loading import Rows
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.selection import Selection
 from resnet_jax.data.sources import open_dataset
@@ -162,7 +164,7 @@ def test_no_pictures(digits):
     [
         (np.zeros((1, 8, 8, 1), np.float32), r"these are float32 \[1, 8, 8, 1\]"),
         (np.zeros((8, 8, 1), np.uint8), r"these are uint8 \[8, 8, 1\]"),
-        (np.zeros((1, 8, 8, 3), np.uint8), "this network sees 1 channels, and the pictures have 3"),
+        (np.zeros((1, 8, 8, 3), np.uint8), "this network takes grey pictures, of 1 channel, and these have 3"),
         (["/nowhere/cat.jpg"], "/nowhere/cat.jpg cannot be read: No such file or directory"),
     ],
 )
@@ -178,3 +180,31 @@ def test_the_first_file_that_cannot_be_read_is_named(run_of, tmp_path):
     files[-1].write_bytes(pictures.unreadable()["cut.jpg"])
     with pytest.raises(UserError, match=r"cut.jpg cannot be read"):
         run_of().predict(files)
+
+
+def test_a_network_on_devices_of_other_processes_is_refused(run_of):
+    elsewhere = SimpleNamespace(size=16, local_devices=jax.local_devices())
+    with pytest.raises(UserError, match=r"on the devices of several processes, and predicts in one: load it with"):
+        dataclasses.replace(run_of(), mesh=elsewhere).predict(noise(3))
+
+
+class CountedBatches:
+    """Black pictures without end, which count how many batches of them have been asked for."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __len__(self):
+        return 10_000
+
+    def batches(self, batch_size, rows):
+        while True:
+            self.asked += 1
+            yield np.zeros((batch_size, 12, 12, 3), np.uint8), Rows(np.zeros(batch_size), np.arange(batch_size), [])
+
+
+def test_pixels_of_few_batches_are_held(run_of):
+    """However many there are to come, none is read before results of earlier ones have been taken."""
+    counted = CountedBatches()
+    for number, _ in zip(range(1, 6), run_of().outputs(counted), strict=False):
+        assert counted.asked == number + parallel.CALLS_AHEAD

@@ -60,3 +60,18 @@ def test_inactive_shows_nothing(capsys):
     progress = terminal.ProgressLine(active=False)
     progress.print("hello")
     assert capsys.readouterr().out == ""
+
+
+def test_another_stream_and_a_line_taken_away(monkeypatch, capsys):
+    stream = Terminal()
+    progress = terminal.ProgressLine(stream=stream)
+    progress.update("step 1")
+    progress.clear()
+    progress.clear()
+    progress.update("2")
+    assert stream.getvalue() == "\rstep 1\r      \r\r2"
+    assert capsys.readouterr().out == ""
+
+
+def test_what_a_terminal_would_obey_is_not_printed():
+    assert terminal.printable("Ünï cödé 猫\n\x1b[2J\udcff\u202e") == "Ünï cödé 猫??[2J??"

@@ -15,3 +15,18 @@ def check_flags(verb: str) -> None:
         raise UserError(f"{verb} takes either --workdir, or --config with --config.init_from")
     if CONFIG.value is not None and not CONFIG.value.init_from:
         raise UserError("--config.init_from is missing: the weights to take")
+
+
+def load():
+    """The network, a `Run`; where weights are named, the recipe's data tells the classes and the size of pictures."""
+    from resnet_jax.data.sources import open_dataset
+    from resnet_jax.from_weights import load_pretrained
+    from resnet_jax.init_from import open_pretrained
+    from resnet_jax.run import load_run
+
+    if WORKDIR.value:
+        return load_run(WORKDIR.value)
+    config = CONFIG.value
+    found = open_pretrained(config.init_from)
+    sources = open_dataset(config.dataset.name, config.dataset.data_dir)
+    return load_pretrained(config, found, sources, config.dataset.train_split)

@@ -57,6 +57,9 @@ def test_batch_size_that_the_devices_cannot_share(tmp_path):
         (["--config=configs/imagenet.py:a3", "--workdir=/tmp/x"], "unknown variant 'a3'"),
         (["evalute"], "unknown verb 'evalute': did you mean evaluate"),
         (["evaluate", "--workdir=/nowhere"], "/nowhere is no run directory, for it has no config.json"),
+        (["predict", "--workdir=/nowhere"], "predict takes pictures: name files, folders, or -"),
+        (["predict", "cat.jpg"], "predict takes either --workdir, or --config with --config.init_from"),
+        (["predict", "--workdir=/nowhere", "x.jpg", "--features=x.txt"], "cannot write features to x.txt: give a path"),
     ],
 )
 def test_wrong_commands(arguments, sentence):

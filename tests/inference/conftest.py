@@ -1,0 +1,36 @@
+"""A trained network, and files to ask it about."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax.data.sources import open_dataset
+from resnet_jax.run import load_run
+
+
+@pytest.fixture
+def run(tiny_run):
+    return load_run(str(tiny_run))
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Digits: uint8 [300, 8, 8, 1]."""
+    return open_dataset("digits")["train"].images[:300]
+
+
+@pytest.fixture
+def write(tmp_path, images):
+    """A function that writes files below a folder, digits by their numbers or bytes, and returns their paths."""
+
+    def write(contents, folder="pictures"):
+        paths = [tmp_path / folder / name for name in contents]
+        for path, content in zip(paths, contents.values(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                Image.fromarray(np.asarray(images[content])[..., 0]).save(path)
+        return [str(path) for path in paths]
+
+    return write

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from resnet_jax.errors import UserError
+from resnet_jax.inference import features, predict
+from resnet_jax.inference.features import Features
+
+
+def test_features_are_what_the_head_is_applied_to(run, images, write, tmp_path):
+    paths = write({"a.png": 0, "odd\udcff.png": 1, "bad.png": b"", **{f"{number}.png": number for number in range(90)}})
+    gathered = Features.of(predict.outputs(run, paths))
+    assert gathered.problems == {paths[2]: "the file is empty"}
+    gathered.write(str(tmp_path / "out.npz"), run.classes)
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
+        written = dict(file)
+    assert written.keys() == {"features", "names", "classes"}
+    assert written["names"].tolist() == [path for path in paths if "bad" not in path]
+    assert tuple(written["classes"]) == run.classes
+    assert (written["features"].shape, written["features"].dtype) == ((92, 16), np.float32)
+    head = run.variables["params"]["head"]
+    logits = written["features"] @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    expected = run.predict(images[np.r_[0, 1, 0:90]]).probabilities
+    powers = np.exp(logits)
+    np.testing.assert_allclose(powers / powers.sum(axis=-1, keepdims=True), expected, rtol=1e-4)
+
+
+def test_no_picture_that_can_be_read(run, tmp_path):
+    gathered = Features.of(predict.outputs(run, ["/nowhere/a.png"]))
+    gathered.write(str(tmp_path / "out.npz"), run.classes)
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
+        assert file["features"].shape == (0, 16)
+        assert file["names"].shape == (0,)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    (tmp_path / "out.npz").write_text("old")
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("resnet_jax.files.put_on_disk", full)
+    gathered = Features()
+    gathered._parts.append(np.zeros((0, 2), np.float32))
+    with pytest.raises(UserError, match=r"cannot write features to .*out\.npz .*No space left"):
+        gathered.write(str(tmp_path / "out.npz"), ("a",))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("out.npz", "old")]
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("out.txt", "ends in .npz"),
+        ("none/out.npz", "make the directory .*none first"),
+        ("folder.npz", "it is a directory"),
+    ],
+)
+def test_a_path_that_will_not_do_is_refused_beforehand(tmp_path, path, remedy):
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(UserError, match=f"cannot write features to .*{remedy}"):
+        features.check(str(tmp_path / path))
