@@ -1,0 +1,172 @@
+"""Images a second and memory of `python main.py predict`, for few pictures and for many: the memory must stay flat.
+
+    python -m benchmarks.predict                          # a ResNet-20, trained for an epoch on digits
+    python -m benchmarks.predict --workdir=/tmp/run       # a network of your own
+
+RESULT_GOES_HERE
+
+The pictures are JPEGs of 200 to 400 pixels on a side, cut at random out of the two photographs that come with
+scikit-learn; one in a hundred is cut short. The command is the real one, with `--format=csv` and `--features`, in a
+process of its own. From 1,000 pictures on it has worker processes, each of which takes the memory that it takes to
+start Python and JAX.
+
+Images a second are counted from the first line that comes out to the last; the time in all has starting and compiling
+in it. Memory is the largest resident set that was seen in looking every 20 ms: of the main process, and of its workers
+together, which count what they share once each. It is an error if there is not one line for each picture, in order, or
+a damaged picture without an error, or one that is not damaged with one.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import numpy as np
+import psutil
+from absl import app, flags, logging
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from resnet_jax import provenance
+from resnet_jax.terminal import table
+
+WORKDIR = flags.DEFINE_string("workdir", None, "A run directory; unset: a ResNet-20 is trained on digits for an epoch.")
+COUNTS = flags.DEFINE_list("counts", ["500", "2500", "5000"], "Pictures to predict, one number after another.")
+OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "Where a line with all figures is added.")
+
+ROOT = pathlib.Path(__file__).parents[1]
+SIDES = (200, 400)  # pixels
+DAMAGED = 100  # one picture in so many
+LOOK_SECONDS = 0.02
+SOME_FAILED = 1  # exit code
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    made, counts = provenance.describe(), [int(count) for count in COUNTS.value]
+    with tempfile.TemporaryDirectory() as scratch:
+        workdir, folder = WORKDIR.value or f"{scratch}/run", f"{scratch}/pictures"
+        if not WORKDIR.value:
+            recipe = ("--config=configs/digits.py", "--config.num_epochs=1", "--config.schedule.warmup_epochs=0.5")
+            _check(subprocess.run([*_program(), *recipe, f"--workdir={workdir}"], cwd=ROOT, capture_output=True))
+        files = _make_pictures(pathlib.Path(folder), max(counts))
+        megabytes = sum(map(os.path.getsize, files)) / 1e6
+        print(f"{made['machine']}, {made['cpu_count']} cores; {len(files):,} JPEGs, {megabytes:,.0f} MB", flush=True)
+        figures = [_predict(workdir, files[:count], f"{scratch}/out.npz") for count in counts]
+    rows = [
+        (
+            f["pictures"],
+            round(f["images_per_second"]),
+            f"{f['seconds']:.1f}",
+            round(f["main_mb"]),
+            round(f["workers_mb"]),
+        )
+        for f in figures
+    ]
+    print("\n" + table(rows, header=("pictures", "images/s", "seconds in all", "main MB", "workers MB")))
+    if OUTPUT.value:
+        with open(OUTPUT.value, "a") as file:
+            network = os.path.basename(os.path.normpath(WORKDIR.value)) if WORKDIR.value else "resnet20 on digits"
+            file.write(json.dumps({"benchmark": "predict", **made, "network": network, "figures": figures}) + "\n")
+        print(f"\nadded to {OUTPUT.value}")
+
+
+def _make_pictures(folder: pathlib.Path, count: int) -> list[str]:
+    """Writes JPEGs, some of them damaged, and returns their paths, sorted."""
+    folder.mkdir()
+    photographs, random = load_sample_images().images, np.random.default_rng(0)
+    paths = [folder / f"{number:06d}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        photograph, (height, width) = photographs[number % 2], random.integers(*SIDES, 2)
+        top, left = (
+            random.integers(side - part) for side, part in zip(photograph.shape, (height, width), strict=False)
+        )
+        Image.fromarray(photograph[top : top + height, left : left + width]).save(path, quality=90)
+        if _is_damaged(number):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return [str(path) for path in paths]
+
+
+def _is_damaged(number: int) -> bool:
+    return number % DAMAGED == DAMAGED // 2
+
+
+def _predict(workdir: str, files: list[str], features: str) -> dict[str, float]:
+    """Predicts the first pictures of a folder by their paths, and checks what comes out."""
+    arguments = ("predict", f"--workdir={workdir}", "--format=csv", f"--features={features}")
+    start, came, lines = time.perf_counter(), [], []
+    process = subprocess.Popen(
+        [*_program(), *arguments, *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    memory = _Memory(process.pid)
+    memory.start()
+    for line in process.stdout:
+        came.append(time.perf_counter())
+        lines.append(line)
+    errors = process.stderr.read()
+    code, seconds = process.wait(), time.perf_counter() - start
+    memory.join()
+    _check_lines(lines, files, code, errors)
+    with np.load(features) as written:
+        good = [path for number, path in enumerate(files) if not _is_damaged(number)]
+        if written["names"].tolist() != good or len(written["features"]) != len(good):
+            raise RuntimeError("the features are not those of all good pictures in order")
+    first = sum(moment - came[1] < LOOK_SECONDS for moment in came[1:])  # They come in batches.
+    rate = (len(files) - first) / (came[-1] - came[1])
+    memories = {"main_mb": memory.main / 1e6, "workers_mb": memory.workers / 1e6}
+    return {"pictures": len(files), "images_per_second": rate, "seconds": seconds, **memories}
+
+
+def _check_lines(lines: list[str], files: list[str], code: int, errors: str) -> None:
+    rows = list(csv.DictReader(lines))
+    if code != SOME_FAILED or [row["picture"] for row in rows] != files:
+        raise RuntimeError(f"exit code {code} and {len(rows)} lines for {len(files)} pictures: {errors}")
+    for number, row in enumerate(rows):
+        if bool(row["error"]) != _is_damaged(number) or bool(row["class_1"]) == _is_damaged(number):
+            raise RuntimeError(f"a wrong line: {row}")
+
+
+class _Memory(threading.Thread):
+    """Watches a process until it ends.
+
+    Attributes:
+      main, workers: the largest resident sets, in bytes, of the process and of those below it together.
+    """
+
+    def __init__(self, pid: int):
+        super().__init__(daemon=True)
+        self._process, self.main, self.workers = psutil.Process(pid), 0, 0
+
+    def run(self) -> None:
+        try:
+            while self._process.status() != psutil.STATUS_ZOMBIE:
+                self.main = max(self.main, self._process.memory_info().rss)
+                self.workers = max(self.workers, sum(map(_resident, self._process.children(recursive=True))))
+                time.sleep(LOOK_SECONDS)
+        except psutil.NoSuchProcess:
+            return
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _program() -> tuple[str, str]:
+    return sys.executable, "main.py"
+
+
+def _check(finished: subprocess.CompletedProcess) -> None:
+    if finished.returncode:
+        raise RuntimeError(finished.stderr.decode())
+
+
+if __name__ == "__main__":
+    app.run(main)
