@@ -3,7 +3,16 @@
     python -m benchmarks.predict                          # a ResNet-20, trained for an epoch on digits
     python -m benchmarks.predict --workdir=/tmp/run       # a network of your own
 
-RESULT_GOES_HERE
+RESULT, 2026-11-25, commit b14d664, 2 cores of an AMD EPYC (a shared machine, at a load of 9),
+Python 3.11, JAX 0.10.2, n = 1, the ResNet-20 of digits:
+
+    pictures   images/s   seconds in all   main MB   workers MB
+         500        583             10.7       359            0
+       2,500        465             23.2       364          462
+       5,000        474             26.5       370          464
+
+Ten times as many pictures take 11 MB more in the main process, and twice as many 2 MB more in the workers. The rates
+are of that moment: at a lower load 5,000 pictures went at 1,144 images/s, to the same memory within 2 MB.
 
 The pictures are JPEGs of 200 to 400 pixels on a side, cut at random out of the two photographs that come with
 scikit-learn; one in a hundred is cut short. The command is the real one, with `--format=csv` and `--features`, in a
