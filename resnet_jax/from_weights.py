@@ -23,7 +23,7 @@ def load_pretrained(
 ) -> Run:
     """The network of `config` with the weights `found`, for a data set's classes and the pictures of its `split`.
 
-    `split` is the test split, if it is not said; see `data.inputs.select`.
+    `split` is the test split, if it is not said, or the training split if there is none; see `data.inputs.select`.
 
     Raises:
       UserError: if the weights do not fit the network or the classes.
@@ -33,9 +33,7 @@ def load_pretrained(
     dataset = config.dataset
     found.fill(dataset)
     splits.resolve(dataset, sources)
-    split = split or dataset.test_split
-    if split == "none":
-        raise UserError("this data set has no test split: name another, such as --split=val")
+    split = split or (dataset.train_split if dataset.test_split == "none" else dataset.test_split)
     if split == VALIDATION and VALIDATION not in sources:
         split = dataset.validation_split or dataset.train_split  # It is held out of the latter.
     selection = Selection.of(sources, split)

@@ -4,12 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
+from resnet_jax.data import feeds
 from resnet_jax.data.examples import Examples
-from resnet_jax.data.feeds import image_shape
 from resnet_jax.data.inputs import common_classes, open_split, select
-from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.selection import Progress, Selection
 from resnet_jax.data.sources import Source
 from resnet_jax.data.streaming import StreamedExamples
@@ -40,6 +37,7 @@ def score(
     progress: Progress | None = None,
     tta: str | None = None,
     keep: bool = False,
+    other_data: bool = False,
 ) -> Scored:
     """Scores a trained network on a selection of examples, every one that can be read exactly once.
 
@@ -50,6 +48,8 @@ def score(
       progress: is told how far reading has come.
       tta: test-time augmentation, see `views`.
       keep: whether the outcomes hold the probabilities of all classes.
+      other_data: whether the examples are of another data set than the run's: then their pictures are brought to the
+        size that the network sees, whatever they are.
 
     Raises:
       UserError: if the examples are of classes that the network does not know, or too many of them cannot be read.
@@ -62,9 +62,13 @@ def score(
         )
     if selection.channels > len(run.preprocess.mean):
         selection = selection.in_grey()
-    run.preprocess.check(image_shape(selection)[-1])
+    run.preprocess.check(feeds.image_shape(selection)[-1])
     number_of = {name: number for number, name in enumerate(run.classes)}
-    examples = open_split(run.config.dataset, selection, unreadable, progress)
+    dataset = run.config.dataset
+    if other_data:
+        examples = feeds.given_examples(dataset, selection, feeds.num_workers(dataset), unreadable)
+    else:
+        examples = open_split(dataset, selection, unreadable, progress)
     evaluate = make_evaluate(
         run.model,
         run.preprocess,
@@ -93,20 +97,6 @@ def score_run(
     selection = select(run.config.dataset, sources, split, unreadable, progress)
     outcomes, _ = score(run, selection, unreadable, progress)
     return dataclasses.asdict(metrics.summarize(outcomes, len(selection)))
-
-
-def for_other_data(run: Run, name: str) -> Run:
-    """The same network for the pictures of another data set, whatever their size: the host brings them to its own.
-
-    Of a network that has been trained on whole pictures, the square in their middle is taken.
-    """
-    config = run.config.copy_and_resolve_references()
-    dataset: ConfigDict = config.dataset
-    if dataset.feed == "resident" and dataset.image_size is not None:
-        dataset.feed, dataset.eval_resize, dataset.eval_crop = "streaming", dataset.image_size, dataset.image_size
-    dataset.name, dataset.data_dir = name, None
-    dataset.train_split, dataset.validation_split, dataset.test_split = "train", "none", ""
-    return dataclasses.replace(run, config=config, preprocess=Preprocess.from_config(dataset))
 
 
 def _some(classes: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from resnet_jax.data.sources import open_dataset
 from resnet_jax.data.unreadable import UnreadablePictures
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.metrics import Outcomes
-from resnet_jax.evaluation.scoring import Scored, for_other_data, score
+from resnet_jax.evaluation.scoring import Scored, score
 from resnet_jax.run import Run
 
 
@@ -22,13 +22,15 @@ class Trial:
     """Networks by name, and the examples that they are scored on.
 
     Attributes:
-      runs: the networks, as they take these examples; they tell the same classes apart.
+      runs: the networks; they tell the same classes apart.
+      dataset: the name of the data set.
       split: what the examples are, such as "test".
       selection: the examples.
       unreadable: what of them cannot be read.
     """
 
     runs: Mapping[str, Run]
+    dataset: str
     split: str
     selection: Selection
     unreadable: UnreadablePictures
@@ -60,17 +62,18 @@ class Trial:
         for name, run in runs.items():
             if set(run.classes) != set(first.classes):
                 raise UserError(f"{name} tells other classes apart than {first_name}: compare networks of the same")
-        name = canonical_name(dataset or first.config.dataset.name)
-        runs = {key: run if run.config.dataset.name == name else for_other_data(run, name) for key, run in runs.items()}
-        settings = runs[first_name].config.dataset
-        sources = open_dataset(name, data_dir or settings.data_dir)
+        settings, dataset = first.config.dataset.copy_and_resolve_references(), dataset and canonical_name(dataset)
+        if dataset and dataset != settings.name:
+            settings.update(name=dataset, data_dir=None, train_split="train", validation_split="none", test_split="")
+        sources = open_dataset(settings.name, data_dir or settings.data_dir)
         common_classes(sources)
         splits.resolve(settings, sources)
         split = split or settings.test_split
         if split == "none":
             raise UserError("there is no test split: name another, such as --split=validation or --split=train")
         unreadable = UnreadablePictures(settings.max_unreadable, tell)
-        return cls(runs, split, select(settings, sources, split, unreadable, progress), unreadable)
+        selection = select(settings, sources, split, unreadable, progress)
+        return cls(runs, settings.name, split, selection, unreadable)
 
     def score(self, name: str, progress: Progress | None = None, tta: str | None = None) -> Scored:
         """Scores a network; its outcomes number the classes as the first one does, and can be compared.
@@ -78,8 +81,16 @@ class Trial:
         Raises:
           UserError: as `scoring.score` does.
         """
-        run, several = self.runs[name], len(self.runs) > 1
-        scored = score(run, self.selection, self.unreadable, progress, tta, keep=several)
+        run = self.runs[name]
+        scored = score(
+            run,
+            self.selection,
+            self.unreadable,
+            progress,
+            tta,
+            keep=len(self.runs) > 1,
+            other_data=run.config.dataset.name != self.dataset,
+        )
         return scored._replace(outcomes=_renumbered(scored.outcomes, run.classes, self.classes))
 
     @property

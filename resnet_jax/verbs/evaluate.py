@@ -12,8 +12,8 @@ import json
 
 from absl import flags
 
-from resnet_jax.verbs import processes
-from resnet_jax.verbs.subject import CONFIG, WORKDIR, check_flags
+from resnet_jax.verbs import processes, subject
+from resnet_jax.verbs.subject import CONFIG, WORKDIR
 
 ARGUMENTS = "further workdirs, to be compared with --workdir"
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Tables for people, or one line of JSON.")
@@ -32,7 +32,7 @@ def run(workdirs: list[str]) -> int:
     from resnet_jax.evaluation.trial import Trial
     from resnet_jax.terminal import ProgressLine
 
-    check_flags("evaluate")
+    subject.check_flags("evaluate")
     processes.join()
     progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())
     reading, networks = progress.counter("reading examples"), _load(workdirs)
@@ -48,26 +48,22 @@ def run(workdirs: list[str]) -> int:
 
 def _load(workdirs: list[str]) -> dict:
     """The networks by workdir, weights by their file."""
-    from resnet_jax.data.sources import open_dataset
-    from resnet_jax.from_weights import load_pretrained
-    from resnet_jax.init_from import open_pretrained
     from resnet_jax.run import load_run
 
-    networks = {}
     if CONFIG.value:
         _resize(CONFIG.value.dataset)
-        found = open_pretrained(CONFIG.value.init_from)
-        sources = open_dataset(CONFIG.value.dataset.name, DATA_DIR.value or CONFIG.value.dataset.data_dir)
         split = None if DATASET.value else SPLIT.value
-        networks[CONFIG.value.init_from] = load_pretrained(CONFIG.value, found, sources, split)
-    for workdir in [WORKDIR.value, *workdirs] if WORKDIR.value else workdirs:
-        networks[workdir] = load_run(workdir)
-        _resize(networks[workdir].config.dataset)
+        networks = {CONFIG.value.init_from: subject.load(split, DATA_DIR.value)}
+    else:
+        networks = {WORKDIR.value: subject.load()}
+    networks |= {workdir: load_run(workdir) for workdir in workdirs}
+    for network in networks.values():
+        _resize(network.config.dataset)
     return networks
 
 
 def _resize(dataset) -> None:
-    """Has streamed pictures seen in the size that the flags say."""
+    """Has pictures that are streamed evaluated in the size that the flags say."""
     from resnet_jax.data import feeds
 
     dataset.eval_resize = EVAL_RESIZE.value or dataset.eval_resize

@@ -17,8 +17,11 @@ def check_flags(verb: str) -> None:
         raise UserError("--config.init_from is missing: the weights to take")
 
 
-def load():
-    """The network, a `Run`; where weights are named, the recipe's data tells the classes and the size of pictures."""
+def load(split: str | None = None, data_dir: str | None = None):
+    """The network, a `Run`; where weights are named, the recipe's data tells the classes and the size of pictures.
+
+    `split` and `data_dir` say which pictures, and where they are, if not the test split where the recipe says.
+    """
     from resnet_jax.data.sources import open_dataset
     from resnet_jax.from_weights import load_pretrained
     from resnet_jax.init_from import open_pretrained
@@ -28,5 +31,5 @@ def load():
         return load_run(WORKDIR.value)
     config = CONFIG.value
     found = open_pretrained(config.init_from)
-    sources = open_dataset(config.dataset.name, config.dataset.data_dir)
-    return load_pretrained(config, found, sources, config.dataset.train_split)
+    sources = open_dataset(config.dataset.name, data_dir or config.dataset.data_dir)
+    return load_pretrained(config, found, sources, split)
