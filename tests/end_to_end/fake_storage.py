@@ -64,7 +64,7 @@ class FakeStorage(ThreadingHTTPServer):
             "HTTPS_PROXY": url,
             "CURL_CA_BUNDLE": certificates,  # TensorFlow's
             "TENSORSTORE_GCS_HTTP_URL": url,
-            "STORAGE_EMULATOR_HOST": url,  # of google-cloud-storage
+            "STORAGE_EMULATOR_HOST": url,  # google-cloud-storage's
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "nobody",
         }
 
