@@ -220,6 +220,11 @@ class Checkpoints:
         """Turns what goes wrong into a sentence; of damaged files Orbax raises many types, even bare `Exception`."""
         try:
             yield
+        except ImportError as error:  # Orbax asks Google's client for the kind of a bucket.
+            raise UserError(
+                f"{place} cannot be read, for a package is missing ({first_line(error)}): "
+                "a workdir in a bucket takes pip install google-cloud-storage"
+            ) from error
         except Exception as error:
             raise UserError(
                 f"{what} cannot be read ({first_line(error)}): should it be damaged or of another network, "

@@ -2,6 +2,7 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
@@ -201,3 +202,12 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, single_device):
     other = parallel.abstract(other, parallel.replicated(single_device))
     with pytest.raises(UserError, match="checkpoint 1 cannot be read"):
         checkpoints.restore(1, other)
+
+
+def test_a_bucket_without_the_package_for_it_is_told_in_a_sentence(tmp_path, monkeypatch):
+    def manager(*_, **__):
+        raise ImportError("cannot import name 'storage' from 'google.cloud'")
+
+    monkeypatch.setattr(ocp, "CheckpointManager", manager)
+    with pytest.raises(UserError, match=r"a package is missing \(.*'storage'.*\): .* pip install google-cloud-storage"):
+        opened(tmp_path)
