@@ -9,6 +9,7 @@ result.json     the final result, once the run is done
 nan/            the step that broke, if one did: written by the training
 """
 
+import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -22,12 +23,19 @@ from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.errors import UserError, first_line
 
 
+REACH_BUCKETS = ("tensorflow", "gcsfs")
+
+
 class WorkDir:
     """A run directory, existing or to be made."""
 
     def __init__(self, path: str):
         # Orbax wants absolute paths; gs:// ones are.
         self.path = epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
+        if path.startswith("gs://") and not any(map(importlib.util.find_spec, REACH_BUCKETS)):
+            raise UserError(
+                f"{path} cannot be reached without {' or '.join(REACH_BUCKETS)}: pip install tensorflow-cpu"
+            )
         self.checkpoints: Checkpoints | None = None  # once they are opened
 
     def exists(self) -> bool:

@@ -37,6 +37,12 @@ def test_small_files_live_in_a_bucket_as_well(bucket):
         pass
 
 
+def test_a_bucket_without_a_package_that_reaches_it_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"gs://bucket/run cannot be reached without tensorflow or gcsfs"):
+        WorkDir("gs://bucket/run")
+
+
 def test_relative_paths_are_made_absolute_and_addresses_left_alone(tmp_path, monkeypatch):
     """Orbax takes only absolute paths."""
     monkeypatch.chdir(tmp_path)
