@@ -22,7 +22,6 @@ from resnet_jax import files, parallel
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.errors import UserError, first_line
 
-
 REACH_BUCKETS = ("tensorflow", "gcsfs")
 
 
