@@ -23,7 +23,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.terminal import duration, table
 from resnet_jax.training import comparison
 from resnet_jax.training.comparison import Difference
-from resnet_jax.training.watched_run import Job
+from resnet_jax.training.watched_run import PROGRESS, Job
 
 LOST = "before SIGKILL"  # steps that are done twice
 KILLED = -signal.SIGKILL  # the exit code of a process that got it
@@ -154,7 +154,7 @@ def _interruptions(steps: Sequence[int], wanted: tuple[int, int] | None) -> tupl
 
 
 def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
-    """Does the job in a fresh process, and shows what it prints; of `files`, it writes those with the job and the log.
+    """Does the job in a fresh process, and shows its progress; of `files`, it writes those with the job and the log.
 
     Raises:
       UserError: if the process does not end as it should, with its own words.
@@ -171,7 +171,7 @@ def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
     ):
         try:
             for line in process.stdout:
-                if line.strip():
+                if PROGRESS.fullmatch(line.strip()):
                     show(line.strip())
         except BaseException:
             process.kill()  # Ctrl-C twice, so to say: nobody will go on with this run.

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import signal
 import sys
 
@@ -22,6 +23,7 @@ from resnet_jax.training.train import train
 
 FEWEST_STEPS, MOST_STEPS = 12, 60  # of a run whose end is not given
 FEWEST_CALLS = 4
+PROGRESS = re.compile(r"step [\d,]+ of [\d,]+")  # a line on stdout that says how far it has come, among the run's own
 
 
 @dataclasses.dataclass(frozen=True)

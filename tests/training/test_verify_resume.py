@@ -10,7 +10,7 @@ from resnet_jax.data.loading import epoch_order
 from resnet_jax.errors import UserError
 from resnet_jax.training import verify_resume as verification
 from resnet_jax.training.verify_resume import report, verify_resume
-from resnet_jax.training.watched_run import watched_run
+from resnet_jax.training.watched_run import Job, watched_run
 from tests.end_to_end.program import run
 
 MIXED_AND_AVERAGED = ("--config.augment.mixup=0.2", "--config.ema_decay=0.9")
@@ -73,6 +73,20 @@ class TestProcedure:
             verify(2)
         with pytest.raises(UserError, match="holds runs already"):
             verify(9)
+
+
+def test_of_what_a_process_prints_its_progress_alone_is_shown(tmp_path, monkeypatch):
+    printed = [
+        "",
+        "optimizer.learning_rate  0.1",
+        "Resuming from step 3 of 12.",
+        "step 1,004 of 1,200",
+        "epoch 1/2  step 5/12",
+    ]
+    monkeypatch.setattr(verification, "START", f"print(*{printed}, sep=chr(10))")
+    shown = []
+    verification._run(Job("", "", ""), str(tmp_path / "run"), shown.append)
+    assert shown == ["step 1,004 of 1,200"]
 
 
 def test_what_a_run_complains_about_is_handed_on(tmp_path):

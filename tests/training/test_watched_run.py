@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from resnet_jax import config as settings
-from resnet_jax.training.watched_run import Job, watched_run
+from resnet_jax.training.watched_run import PROGRESS, Job, watched_run
 from resnet_jax.workdir import WorkDir
 
 
@@ -25,9 +25,11 @@ def notes(tmp_path):
     return lambda: [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
 
 
-def test_calls_of_several_steps_are_taken_whole(tiny_config, tmp_path, watch, notes):
+def test_calls_of_several_steps_are_taken_whole(tiny_config, tmp_path, watch, notes, capsys):
     tiny_config.steps_per_call = 3
     watch(stop_at=6)
+    printed = capsys.readouterr().out.splitlines()
+    assert list(filter(PROGRESS.fullmatch, printed)) == [f"step {step} of 6" for step in (3, 4, 5, 8)]
     assert [call["steps"] for call in notes()] == [[0, 1, 2], [3], [4], [5, 6, 7]]
     assert len(notes()[0]["examples"][2]) == len(notes()[0]["pictures"][2]) == 64
     directory = WorkDir(str(tmp_path / "run"))
