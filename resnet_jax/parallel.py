@@ -4,11 +4,10 @@ import collections
 
 import jax
 import numpy as np
-import psutil
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from resnet_jax import topology
+from resnet_jax import host_memory, topology
 from resnet_jax.errors import UserError
 
 CALLS_AHEAD = 2
@@ -81,7 +80,7 @@ def free_memory(mesh: Mesh) -> int:
         except jax.errors.JaxRuntimeError:  # It is only described.
             return topology.chip(device).memory
         if memory is None:
-            return psutil.virtual_memory().available // len(mesh.local_devices)
+            return host_memory.available() // len(mesh.local_devices)
         return memory["bytes_limit"] - memory["bytes_in_use"]
 
     free = min(map(of, mesh.local_devices))

@@ -92,7 +92,7 @@ def test_free_memory_is_that_of_the_fullest_device():
 
 
 def test_simulated_devices_share_the_memory_of_the_machine(mesh, monkeypatch):
-    monkeypatch.setattr(parallel.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=8_000))
+    monkeypatch.setattr(parallel.host_memory, "available", lambda: 8_000)
     assert parallel.free_memory(mesh) == 1_000
 
 
