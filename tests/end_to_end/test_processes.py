@@ -15,8 +15,8 @@ import pytest
 
 from tests.end_to_end.program import ROOT, SHORT_DIGITS
 
-# A batch that one to four processes can share, and a rate that does not depend on the number of epochs: as many programs
-# are compiled as there are numbers of processes.
+# A batch that one to four processes can share, and a rate that does not depend on the number of epochs: one program is
+# compiled for each number of processes.
 BY_STEP = (*SHORT_DIGITS, "--config.log_every_steps=1", "--config.batch_size=48", "--config.schedule.name=constant")
 
 
