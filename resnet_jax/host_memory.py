@@ -50,5 +50,5 @@ def _left(group: pathlib.Path, version: _Version) -> Iterator[int]:
     limit = (group / version.limit).read_text().strip()
     if limit != "max":
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used = int((group / version.usage).read_text()) - int(statistics[version.cached])
+        used = int((group / version.usage).read_text()) - int(statistics.get(version.cached, 0))
         yield max(0, int(limit) - used)
