@@ -128,6 +128,11 @@ class StreamedExamples:
     def __len__(self) -> int:
         return len(self.loader.selection)
 
+    @property
+    def origin(self) -> np.ndarray:
+        """Their positions in the selection, int64 [n]: all of them, since none is left out before it is read."""
+        return np.arange(len(self))
+
     def batches(self, batch_size: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
         """Every example once, in order; of each batch the `rows`, filled up where the examples end."""
         batch_of = EvaluationBatches(self.loader, batch_size, rows, self.resize)

@@ -8,6 +8,7 @@ from resnet_jax.data.selection import Progress
 from resnet_jax.evaluation import comparison
 from resnet_jax.evaluation.assessment import Assessment, assess
 from resnet_jax.evaluation.comparison import McNemar
+from resnet_jax.evaluation.scoring import Scored
 from resnet_jax.evaluation.trial import Trial
 
 
@@ -18,6 +19,7 @@ class Results:
     Attributes:
       split: what the examples are.
       networks: in a single view of each picture.
+      scored: the outcomes that these are of, and where to look at the pictures.
       augmented: with the test-time augmentation `tta`; empty where nobody asked.
       tta: its name, or None.
       ensemble: what they say together, in a single view; None for one network alone.
@@ -26,6 +28,7 @@ class Results:
 
     split: str
     networks: Mapping[str, Assessment]
+    scored: Mapping[str, Scored]
     augmented: Mapping[str, Assessment]
     tta: str | None
     ensemble: Assessment | None
@@ -42,10 +45,12 @@ def judge(trial: Trial, progress: Progress | None = None, tta: str | None = None
     def assessed(outcomes) -> Assessment:
         return assess(outcomes, trial.classes, len(trial.selection))
 
-    outcomes = {name: trial.score(name, progress).outcomes for name in trial.runs}
+    scored = {name: trial.score(name, progress) for name in trial.runs}
+    outcomes = {name: of.outcomes for name, of in scored.items()}
     return Results(
         split=trial.split,
         networks={name: assessed(of) for name, of in outcomes.items()},
+        scored=scored,
         augmented={name: assessed(trial.score(name, progress, tta).outcomes) for name in trial.runs} if tta else {},
         tta=tta,
         ensemble=assessed(comparison.ensemble(list(outcomes.values()))) if len(outcomes) > 1 else None,

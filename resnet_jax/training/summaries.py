@@ -5,7 +5,8 @@ Both hold each step once: what lies beyond the step that a run resumes from is d
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -14,6 +15,25 @@ from resnet_jax import files, parallel
 from resnet_jax.terminal import ProgressLine
 
 EVENT_FILES = "events.out.tfevents.*"
+
+
+class Curve(NamedTuple):
+    """How a figure went: its values, and the steps after which it had them, in order."""
+
+    steps: list[int]
+    values: list[float]
+
+
+def read_curves(directory: epath.Path) -> dict[str, Curve]:
+    """What `metrics.jsonl` of a run directory holds, by names like "train/loss"; {} where there is no such file."""
+    curves: dict[str, Curve] = {}
+    for _, record in _records(directory / "metrics.jsonl"):
+        step = record.pop("step")
+        for name, value in record.items():
+            curve = curves.setdefault(name, Curve([], []))
+            curve.steps.append(step)
+            curve.values.append(value)
+    return curves
 
 
 class Summaries:
@@ -86,15 +106,16 @@ class Summaries:
 
 def _keep_lines(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool]) -> None:
     """Drops other lines from a metrics file, and what a killed process or a full disk left of one."""
-    if not path.exists():
-        return
-    lines = []
-    for line in path.read_text().splitlines():
+    if path.exists():
+        kept = [line + "\n" for line, record in _records(path) if is_kept(record["step"], record)]
+        files.write(path, "".join(kept))
+
+
+def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """The lines of a metrics file that are whole, and what they hold."""
+    for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
-            record = json.loads(line)
-            if is_kept(record["step"], record):
-                lines.append(line + "\n")
-    files.write(path, "".join(lines))
+            yield line, json.loads(line)
 
 
 def _keep_events(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool]) -> None:

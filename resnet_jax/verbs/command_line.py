@@ -32,6 +32,7 @@ VERBS = {
     "inspect": "look at every picture of a data set, before training",
     "models": "list the models: parameters, multiply-adds, paper, published accuracy",
     "predict": "tell what is in pictures of your own, or which pictures of a folder they are like",
+    "report": "write a page on runs: figures, curves, mistakes; several are compared",
     "verify_resume": "prove that a run that is interrupted goes on bit for bit as if nothing had happened",
 }
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -1,0 +1,1 @@
+"""All about trained networks, on one page."""
