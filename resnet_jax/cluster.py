@@ -4,6 +4,7 @@ import collections
 import os
 import socket
 import sys
+import threading
 import time
 
 import jax
@@ -31,26 +32,31 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
       num_processes: how many processes there are.
       process_id: which of them this is, from 0.
 
+    If not all processes come within `PATIENCE` seconds, it says so and ends this one, with exit code 2.
+
     Raises:
-      UserError: if process 0 cannot listen there, or cannot be reached within `PATIENCE` seconds.
+      UserError: if process 0 cannot listen there, or cannot be reached in that time.
     """
     # JAX's own watch for preemption would keep SIGTERM from Python, and hears neither Ctrl-C nor the clock.
     jax.config.update("jax_enable_preemption_service", False)
     if coordinator is not None:
         _check_coordinator(coordinator, process_id)
+    come = _end_unless_all_come(num_processes)
     try:
         jax.distributed.initialize(
             coordinator,
             num_processes,
             process_id,
             cluster_detection_method=None if coordinator is None else "deactivate",
-            initialization_timeout=PATIENCE,
+            initialization_timeout=2 * PATIENCE,  # At its end JAX would abort with a stack trace.
             heartbeat_timeout_seconds=SILENCE,
             shutdown_timeout_seconds=SILENCE,
         )
     except ValueError as error:
         if "coordinator_address" not in str(error):  # JAX's way to say that it found no cluster.
             raise
+    finally:
+        come.cancel()
 
 
 def lost_another(error: BaseException | None) -> bool:
@@ -97,6 +103,25 @@ class Agreement:
         if granted:
             self._unread.clear()  # They hold the same wish once more.
         return granted
+
+
+def _end_unless_all_come(num_processes: int | None) -> threading.Timer:
+    """Ends this process after `PATIENCE` seconds, unless it is cancelled."""
+
+    def end() -> None:
+        all_of_them = "all processes" if num_processes is None else f"all of the {num_processes} processes"
+        print(
+            f"error: not {all_of_them} have come within {PATIENCE // 60} minutes: start the same command for each, "
+            "with a --process_id of its own where JAX does not detect them",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)  # The user must change something. From this thread nothing else ends the process.
+
+    timer = threading.Timer(PATIENCE, end)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _check_coordinator(coordinator: str, process_id: int) -> None:

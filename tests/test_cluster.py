@@ -1,5 +1,7 @@
 import contextlib
 import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from resnet_jax import cluster, parallel
 from resnet_jax.errors import UserError
+from tests.conftest import ROOT
 
 
 def test_alone_a_wish_is_granted_at_once(mesh):
@@ -77,6 +80,17 @@ def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
     with pytest.raises(UserError, match=r"nobody answers at 127.0.0.1:1 .*start the process with --process_id=0 there"):
         cluster.start("127.0.0.1:1", 2, 1)
+
+
+def test_processes_that_wait_in_vain_for_another_say_so():
+    """JAX would abort them, with a stack trace."""
+    with contextlib.closing(socket.create_server(("", 0))) as server:
+        port = server.getsockname()[1]
+    alone = f"from resnet_jax import cluster; cluster.PATIENCE = 3; cluster.start('127.0.0.1:{port}', 2, 0)"
+    ended = subprocess.run([sys.executable, "-c", alone], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "error: not all of the 2 processes have come within" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("address", ["host", "host:", ":80", "host:http"])

@@ -45,10 +45,16 @@ def analyze(setup: Setup, link: float | None = None, hop: float = 0.0) -> Analys
       link, hop: speeds for `scaling.expect`; no link, no expectation.
 
     Raises:
-      UserError: where the compiler finds that the step does not fit, and for a link between devices of unknown speed.
+      UserError: where the compiler finds that the step does not fit, for a link between devices of unknown speed, and
+        for a step with a loop in it.
     """
     config, mesh = setup.config, setup.mesh
     device = mesh.devices.flat[0]
+    if setup.model.scan_blocks or (config.optimizer.accumulate_steps > 1 and device.platform != "cpu"):
+        raise UserError(
+            "a compiled loop holds what it repeats only once, so that its collectives and FLOPs would be counted once: "
+            "set model.scan_blocks=False and optimizer.accumulate_steps=1"
+        )
     chip = topology.chip(device)
     if link is not None and chip is None:
         raise UserError(f"what scaling to expect of {device.device_kind} is not known: name a TPU with --compile_for")

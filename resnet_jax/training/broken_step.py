@@ -111,7 +111,7 @@ def load(directory: WorkDir) -> BrokenStep:
         variables = {"batch_stats": {}, **unflatten_dict(needed, sep="/")}
         state = TrainState(np.int32(record["step"]), **variables, opt_state=(), ema={})
         return BrokenStep(record["step"], record["first_not_finite"], state, batch["images"], batch["labels"])
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise UserError(
             f"{folder} cannot be read ({first_line(error)}): remove it and run the training again, which comes to the "
             "same step"

@@ -3,7 +3,6 @@
 Both hold each step once: what lies beyond the step that a run resumes from is dropped from them.
 """
 
-import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -54,7 +53,7 @@ class Summaries:
             owed = not evaluated and any(name.startswith("validation/") for name in names)
             return step < resumed_step or (step == resumed_step and not owed)
 
-        _keep_lines(self._path, is_kept)
+        _keep_lines(self._path, is_kept, progress.warn)
         try:
             # Imports TensorFlow, which takes seconds, and which not everyone has.
             from clu import metric_writers
@@ -104,18 +103,30 @@ class Summaries:
             self._tensorboard.close()
 
 
-def _keep_lines(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool]) -> None:
-    """Drops other lines from a metrics file, and what a killed process or a full disk left of one."""
+def _keep_lines(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool], tell: Callable[[str], None]) -> None:
+    """Drops other lines from a metrics file, and what is damaged; `tell` takes a line on the latter."""
     if path.exists():
-        kept = [line + "\n" for line, record in _records(path) if is_kept(record["step"], record)]
+        kept = [line + "\n" for line, record in _records(path, tell) if is_kept(record["step"], record)]
         files.write(path, "".join(kept))
 
 
-def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """The lines of a metrics file that are whole, and what they hold."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            yield line, json.loads(line)
+def _records(
+    path: epath.Path, tell: Callable[[str], None] = lambda line: None
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """The lines of a metrics file that are intact, and what they hold.
+
+    Of the last one a killed process or a full disk may have left a part, which goes without saying.
+    """
+    lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            figures = {**{name: float(value) for name, value in record.items()}, "step": int(record["step"])}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            if number < len(lines):
+                tell(f"Line {number} of {path} is damaged, and is left out.")
+            continue
+        yield line, figures
 
 
 def _keep_events(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool]) -> None:
@@ -130,4 +141,7 @@ def _keep_events(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool]
             event = Event.FromString(record)
             if is_kept(event.step, [value.tag for value in event.summary.value]):
                 writer.write(record)
+    if "://" not in str(kept):
+        with kept.open("rb+") as file:
+            files.put_on_disk(file)
     kept.replace(path)

@@ -79,7 +79,10 @@ def verify_resume(
       UserError: if there is nothing between whose steps to stop, or for what the runs themselves complain about.
     """
     started, root = time.monotonic(), pathlib.Path(directory)
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {root} ({error.strerror}): choose another --workdir") from error
     if any((root / name).exists() for name in ("straight", "interrupted")):
         raise UserError(f"{root} holds runs already, and these must begin anew: choose another --workdir")
     configured = settings.to_json(config.copy_and_resolve_references())

@@ -35,7 +35,8 @@ VERBS = {
     "report": "write a page on runs: figures, curves, mistakes; several are compared",
     "verify_resume": "prove that a run that is interrupted goes on bit for bit as if nothing had happened",
 }
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_ERRORS = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 def pop_verb(argv: list[str]) -> str:
@@ -138,8 +139,13 @@ def _report(error: Exception, lost_another: bool) -> int:
         return GO_ON
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         place = error.filename or "a file of the run"
-        remedy = "choose another place" if error.errno == errno.EROFS else "make room there"
-        error = UserError(f"{error.strerror}, at {place}: {remedy} and run the same command again")
+        remedy = "make room there" if error.errno in FULL else "see to its rights and its disk, or choose another place"
+        error = UserError(f"{error.strerror}, at {place}: {remedy}, and run the same command again")
+    if type(error).__module__.startswith("tensorflow.") and hasattr(error, "error_code"):  # No OSErrors, as Python's.
+        error = UserError(
+            f"TensorFlow cannot read or write a file ({first_line(error)}): see to room, rights and network there, and "
+            "run the same command again"
+        )
     if isinstance(error, UserError):
         _print_error(error)
         return USER_ERROR

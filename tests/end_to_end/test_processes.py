@@ -152,3 +152,29 @@ def test_workdirs_that_are_not_the_same_are_refused(tmp_path):
         assert "error: 1 of 2 processes do not see the workdir" in text
         assert "Traceback" not in text
     assert list((tmp_path / "of_0").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_slurm_tells_processes_of_one_another(finished_run):
+    """No flag does: JAX takes the port of the first from the number of the job."""
+    job = {"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
+    job["SLURM_JOB_ID"] = str(os.getpid())
+    command = [sys.executable, "main.py", "evaluate", f"--workdir={finished_run}", "--format=json"]
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": "", **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    codes, outputs, complaints = end(processes)
+    assert codes == [0, 0], complaints
+    scores = json.loads(outputs[0].splitlines()[-1])
+    result = json.loads((finished_run / "result.json").read_text())
+    assert (scores["top1"], scores["examples"]) == (result["test"]["top1"], result["test"]["examples"])
+    assert scores["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
+    assert outputs[1] == ""

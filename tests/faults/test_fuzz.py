@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from absl import flags
+from etils import epath
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from ml_collections import config_flags
 
 from resnet_jax import config as run_settings
 from resnet_jax import config_check, parallel, weights
+from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.data.augment import pipeline
 from resnet_jax.data.decode import PictureFile, Unreadable
 from resnet_jax.errors import UserError
 from resnet_jax.init_from import open_pretrained
-from resnet_jax.training import losses, optimizer
+from resnet_jax.training import broken_step, losses, optimizer
+from resnet_jax.training.summaries import read_curves
 from resnet_jax.verbs import command_line
 from resnet_jax.workdir import WorkDir
 from tests.conftest import ROOT
@@ -86,6 +89,21 @@ def test_files_of_a_run_directory(tmp_path, name, content):
     directory = WorkDir(str(tmp_path))
     with contextlib.suppress(UserError):
         {"config.json": directory.config, "classes.json": directory.classes, "result.json": directory.result}[name]()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "figures.json", "nan/nan.json"])
+@fuzzed
+@given(content=some.binary(max_size=50) | VALUES.map(lambda value: json.dumps(value).encode()))
+def test_records_of_a_run(tmp_path, name, content):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with contextlib.suppress(UserError):
+        if name == "metrics.jsonl":
+            read_curves(epath.Path(tmp_path))
+        elif name == "figures.json":
+            Checkpoints(epath.Path(tmp_path), 2, "top1", read_only=True).close()
+        else:
+            broken_step.load(WorkDir(str(tmp_path)))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from tests.end_to_end.program import LONGER_DIGITS, SHORT_DIGITS, run, start
 from tests.faults.comparison import assert_equal_runs, saved_steps, wait_for
 
 KILLS = 10
+STARTING = (4, 9)
 
 
 def test_a_killed_run_goes_on_to_the_same_parameters_bit_for_bit(tmp_path, uninterrupted):
@@ -27,19 +28,24 @@ def test_a_killed_run_goes_on_to_the_same_parameters_bit_for_bit(tmp_path, unint
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_ten_random_moments_loses_nothing(tmp_path, longer):
-    """Half of them amid a save; what a save has left unfinished is passed over and removed."""
-    workdir, unfinished = tmp_path / "killed", 0
+    """Four of them amid a save, two while the run starts; what a save leaves unfinished is passed over and removed."""
+    seed = random.randrange(2**32)
+    print(f"Moments of the seed {seed}")
+    moments, workdir, unfinished = random.Random(seed), tmp_path / "killed", 0
     for kill in range(KILLS):
         before = saved_steps(workdir)
         process = start(*LONGER_DIGITS, f"--workdir={workdir}")
-        wait_for(lambda before=before: saved_steps(workdir) != before, process)
-        time.sleep(random.uniform(0, 0.3))
-        if kill % 2:
-            wait_for(lambda: any(workdir.glob("checkpoints/*tmp*")), process)
+        if kill in STARTING:
+            time.sleep(moments.uniform(2, 12))
+        else:
+            wait_for(lambda before=before: saved_steps(workdir) != before, process)
+            time.sleep(moments.uniform(0, 0.3))
+            if kill % 2:
+                wait_for(lambda: any(workdir.glob("checkpoints/*tmp*")), process)
         process.send_signal(signal.SIGKILL)
         stdout, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-        assert not before or f"Resuming from step {before[-1]:,} of" in stdout
+        assert not before or kill in STARTING or f"Resuming from step {before[-1]:,} of" in stdout
         unfinished += any(workdir.glob("checkpoints/*tmp*"))
     assert unfinished
     resumed = run(*LONGER_DIGITS, f"--workdir={workdir}")

@@ -54,6 +54,16 @@ def test_a_run_that_begins_anew_leaves_nothing_of_the_old(tmp_path):
     assert [step for step, _ in events(tmp_path)] == [10]
 
 
+@pytest.mark.parametrize("damage", [b"3", b"{}", b'{"step": 10, "train/lo\xff', b'{"step": 10, "train/loss": null}'])
+def test_a_damaged_line_is_told_and_the_others_stay(tmp_path, capsys, damage):
+    write(tmp_path, 0, [10, 20, 30]).close()
+    whole = (tmp_path / "metrics.jsonl").read_bytes().splitlines()
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([damage, *whole[1:]]) + b"\n")
+    write(tmp_path, 30, [40]).close()
+    assert [line["step"] for line in lines(tmp_path)] == [20, 30, 40]
+    assert "Line 1 of" in capsys.readouterr().out
+
+
 def test_a_line_that_a_killed_process_left_unfinished_is_dropped(tmp_path):
     write(tmp_path, 0, [10, 20]).close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
