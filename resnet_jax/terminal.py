@@ -12,9 +12,12 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
-    """Rows of cells as aligned text: numbers to the right, integers with thousands separators, the rest to the left."""
+    """Rows of cells as aligned text: numbers to the right, integers with thousands separators, the rest to the left.
+
+    Percentages, such as "97.30%", are numbers, and so is "-" among them.
+    """
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
-    numeric = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(rows[0]))]
+    numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [list(header), *cells] if header else cells
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
 
@@ -31,6 +34,10 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
     return "\n".join(text)
 
 
+def _is_number(cell: object) -> bool:
+    return isinstance(cell, int | float) or (isinstance(cell, str) and (cell.endswith("%") or cell == "-"))
+
+
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Figures a split, with accuracies in percent."""
     rows = [
@@ -45,9 +52,14 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def discard_output() -> None:
-    """Has what is printed from now on go nowhere, once nobody reads it any more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def nobody_reads() -> bool:
+    """Whether stdout has lost its reader, such as `head`, who has had enough; what is printed then goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def duration(seconds: float) -> str:
@@ -106,5 +118,12 @@ class ProgressLine:
             print(text, file=sys.stderr)
 
     def counter(self, what: str) -> Callable[[int, int], None]:
-        """A function of (done, total) that shows how far `what` has come."""
-        return lambda done, total: self.update(f"{what}  {done:,}/{total:,}")
+        """A function of (done, total) that shows how far `what` has come, how fast, and when it will be done."""
+        started = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            left = f"  {rate:,.0f}/s  ETA {duration((total - done) / rate)}" if done else ""
+            self.update(f"{what}  {done:,}/{total:,}{left}")
+
+        return show

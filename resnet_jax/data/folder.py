@@ -28,7 +28,7 @@ class FolderSource:
       classes: the names of the directories, sorted, over all splits.
       labels: int32 [n].
       ignored: paths of files that are no pictures by their extension, or lie outside the classes' directories; of the
-        training split also what lies beside the splits.
+        first split also what lies beside the splits.
     """
 
     channels = 3
@@ -74,17 +74,14 @@ def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSourc
     if not os.path.isdir(root):
         raise UserError(f"there is no folder {root}: {layout}")
     splits = {split: os.path.join(root, split) for split in SPLITS if os.path.isdir(os.path.join(root, split))}
-    if "train" not in splits:
-        if splits:
-            raise UserError(f"the folder {root} has {' and '.join(splits)}, but no train: {layout}")
-        splits = {"train": root}
+    splits = splits or {"train": root}
     classes = sorted({name for directory in splits.values() for name in _directories(directory)})
     sources = {split: FolderSource(directory, classes) for split, directory in splits.items()}
     for split, source in sources.items():
         if not len(source):
             raise UserError(f"the folder {splits[split]} holds no pictures in directories of classes: {layout}")
-    if splits["train"] != root:
-        sources["train"].ignored += [entry.path for entry in os.scandir(root) if entry.name not in splits]
+    if root not in splits.values():
+        next(iter(sources.values())).ignored += [entry.path for entry in os.scandir(root) if entry.name not in splits]
     return sources
 
 

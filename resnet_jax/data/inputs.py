@@ -100,7 +100,7 @@ def select(
     if split != VALIDATION or VALIDATION in sources:
         return Selection.of(sources, split)
     if dataset.validation_split == "none":
-        raise UserError("this run was trained without a validation split: name another one")
+        raise UserError("there is no validation split: name another one")
     if dataset.validation_split != "":
         return Selection.of(sources, dataset.validation_split)
     train = Selection.of(sources, dataset.train_split)

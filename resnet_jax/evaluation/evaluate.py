@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from resnet_jax import parallel
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.data.selection import NO_LABEL
+from resnet_jax.data.selection import NO_LABEL, Progress
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.evaluation import metrics, views
 
@@ -29,7 +29,8 @@ def make_evaluate(
 ) -> Evaluate:
     """A function from variables and examples to the `Outcomes` of all that can be read, in order, in host memory.
 
-    Its third argument, if given, tells after each batch whether to stop: it returns None then.
+    Its third argument, if given, tells after each batch whether to stop: it returns None then. Its fourth is told how
+    many examples have been given to the devices, and how many there are.
 
     It compiles once and can be called again with other variables and other examples. Should the devices not share
     `batch_size` evenly, a slightly larger one is used.
@@ -52,7 +53,10 @@ def make_evaluate(
     step = jax.jit(step, out_shardings=parallel.replicated(mesh))
 
     def evaluate(
-        variables: dict, examples: Examples | StreamedExamples, interrupted: Callable[[], object] = lambda: False
+        variables: dict,
+        examples: Examples | StreamedExamples,
+        interrupted: Callable[[], object] = lambda: False,
+        progress: Progress = lambda done, total: None,
     ) -> metrics.Outcomes | None:
         parts, pace = [], parallel.Pace()
         for images, known in examples.batches(batch_size, rows):
@@ -62,6 +66,7 @@ def make_evaluate(
             arrays = images, labels, known.positions.astype(np.int32)
             parts.append(step(variables, *parallel.place_rows(arrays, mesh, batch_size)))
             pace(parts[-1])
+            progress(min(len(parts) * batch_size, len(examples)), len(examples))
             if interrupted():
                 return None
         outcomes = jax.tree.map(lambda *part: np.concatenate(part), *parallel.fetch(parts))

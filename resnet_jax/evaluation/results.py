@@ -4,12 +4,10 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-from resnet_jax.data.selection import Progress
 from resnet_jax.evaluation import comparison
 from resnet_jax.evaluation.assessment import Assessment, assess
 from resnet_jax.evaluation.comparison import McNemar
-from resnet_jax.evaluation.scoring import Scored
-from resnet_jax.evaluation.trial import Trial
+from resnet_jax.evaluation.trial import Counter, Scored, Trial, quiet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +33,8 @@ class Results:
     comparisons: Mapping[tuple[str, str], McNemar]
 
 
-def judge(trial: Trial, progress: Progress | None = None, tta: str | None = None) -> Results:
-    """Scores all networks of a trial, with `tta` once more with that test-time augmentation.
+def judge(trial: Trial, counter: Counter = quiet, tta: str | None = None) -> Results:
+    """Scores all networks of a trial, with `tta` once more with that test-time augmentation; see `Trial.score`.
 
     Raises:
       UserError: as `Trial.score` does.
@@ -45,13 +43,13 @@ def judge(trial: Trial, progress: Progress | None = None, tta: str | None = None
     def assessed(outcomes) -> Assessment:
         return assess(outcomes, trial.classes, len(trial.selection))
 
-    scored = {name: trial.score(name, progress) for name in trial.runs}
+    scored = {name: trial.score(name, counter) for name in trial.runs}
     outcomes = {name: of.outcomes for name, of in scored.items()}
     return Results(
         split=trial.split,
         networks={name: assessed(of) for name, of in outcomes.items()},
         scored=scored,
-        augmented={name: assessed(trial.score(name, progress, tta).outcomes) for name in trial.runs} if tta else {},
+        augmented={name: assessed(trial.score(name, counter, tta).outcomes) for name in trial.runs} if tta else {},
         tta=tta,
         ensemble=assessed(comparison.ensemble(list(outcomes.values()))) if len(outcomes) > 1 else None,
         comparisons={
@@ -68,6 +66,7 @@ def as_json(results: Results, steps: Mapping[str, int | None]) -> dict[str, obje
     """
     networks = [
         {
+            "name": name,
             "split": results.split,
             "workdir": None if steps[name] is None else name,
             "checkpoint_step": steps[name],

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from resnet_jax.data import feeds
 from resnet_jax.data.examples import Examples
@@ -20,39 +19,25 @@ from resnet_jax.run import Run
 CLASSES_NAMED = 10
 
 
-class Scored(NamedTuple):
-    """The outcomes of all examples of a selection that can be read, and where to look at their pictures.
-
-    Labels and predictions are the network's.
-    """
-
-    outcomes: Outcomes
-    examples: Examples | StreamedExamples
-
-
-def score(
+def open_examples(
     run: Run,
     selection: Selection,
     unreadable: UnreadablePictures,
     progress: Progress | None = None,
-    tta: str | None = None,
-    keep: bool = False,
     other_data: bool = False,
-) -> Scored:
-    """Scores a trained network on a selection of examples, every one that can be read exactly once.
+) -> Examples | StreamedExamples:
+    """Examples as a trained network takes them.
 
     Args:
       run: the network.
       selection: the examples; the network must know their classes, by their names.
       unreadable: is told what cannot be read.
       progress: is told how far reading has come.
-      tta: test-time augmentation, see `views`.
-      keep: whether the outcomes hold the probabilities of all classes.
-      other_data: whether the examples are of another data set than the run's: then their pictures are brought to the
-        size that the network sees, whatever they are.
+      other_data: whether they are of another data set than the run's: then their pictures are brought to the size that
+        the network sees, whatever they are.
 
     Raises:
-      UserError: if the examples are of classes that the network does not know, or too many of them cannot be read.
+      UserError: for examples of classes that the network does not know, or with other channels than it takes.
     """
     unknown = set(selection.classes) - set(run.classes)
     if unknown:
@@ -63,22 +48,44 @@ def score(
     if selection.channels > len(run.preprocess.mean):
         selection = selection.in_grey()
     run.preprocess.check(feeds.image_shape(selection)[-1])
-    number_of = {name: number for number, name in enumerate(run.classes)}
     dataset = run.config.dataset
     if other_data:
-        examples = feeds.given_examples(dataset, selection, feeds.num_workers(dataset), unreadable)
-    else:
-        examples = open_split(dataset, selection, unreadable, progress)
+        return feeds.given_examples(dataset, selection, feeds.num_workers(dataset), unreadable)
+    return open_split(dataset, selection, unreadable, progress)
+
+
+def score(
+    run: Run,
+    examples: Examples | StreamedExamples,
+    classes: Sequence[str],
+    progress: Progress = lambda done, total: None,
+    tta: str | None = None,
+    keep: bool = False,
+) -> Outcomes:
+    """The outcomes of a trained network: of every example that can be read exactly one.
+
+    Args:
+      run: the network.
+      examples: as `open_examples` gives them.
+      classes: the names of their classes; in the outcomes labels are numbered as the network does.
+      progress: is told how far scoring has come.
+      tta: test-time augmentation, see `views`.
+      keep: whether the outcomes hold the probabilities of all classes.
+
+    Raises:
+      UserError: if too many of the examples cannot be read.
+    """
+    number_of = {name: number for number, name in enumerate(run.classes)}
     evaluate = make_evaluate(
         run.model,
         run.preprocess,
         run.config.batch_size,
         run.mesh,
         tta=tta,
-        numbers=[number_of[name] for name in selection.classes],
+        numbers=[number_of[name] for name in classes],
         keep=keep,
     )
-    return Scored(evaluate(run.variables, examples), examples)
+    return evaluate(run.variables, examples, progress=progress)
 
 
 def score_run(
@@ -91,11 +98,11 @@ def score_run(
     """The means of a trained network on a split, such as "test", as a dict of `metrics.Scores`.
 
     Raises:
-      UserError: as `score` does.
+      UserError: as `open_examples` and `score` do.
     """
     common_classes(sources)
     selection = select(run.config.dataset, sources, split, unreadable, progress)
-    outcomes, _ = score(run, selection, unreadable, progress)
+    outcomes = score(run, open_examples(run, selection, unreadable, progress), selection.classes)
     return dataclasses.asdict(metrics.summarize(outcomes, len(selection)))
 
 

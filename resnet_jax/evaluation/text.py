@@ -20,7 +20,8 @@ def report(results: Results) -> str:
         if results.tta:
             rows[f"{title}, --tta={results.tta}"] = results.augmented[name]
     if alone:
-        return "\n\n".join([_figures(rows), *_classes(of), *_confused(of)])
+        (only,) = results.networks.values()
+        return "\n\n".join([_figures(rows), _classes(only), *_confused(only)])
     rows[f"ensemble of {len(results.networks)}"] = results.ensemble
     return f"Split {results.split}:\n\n{_figures(rows)}\n\n{_comparisons(results)}"
 
@@ -45,29 +46,26 @@ def _figures(assessments: Mapping[str, Assessment]) -> str:
 
 def _comparisons(results: Results) -> str:
     rows = [
-        (first, second, test.only_first, test.only_second, f"{test.p_value:.2g}")
+        (first, second, test.only_first, test.only_second, "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}")
         for (first, second), test in results.comparisons.items()
     ]
     header = ("first", "second", "only the first right", "only the second right", "p (McNemar)")
     return table(rows, header=header)
 
 
-def _classes(assessment: Assessment) -> list[str]:
+def _classes(assessment: Assessment) -> str:
     listed, title = list(assessment.classes), "Classes:"
     if len(listed) > MOST_CLASSES:
         there = [each for each in listed if each.f1 is not None]
         listed = sorted(there, key=lambda each: each.f1)[:WORST_CLASSES]
         title = f"The classes with the lowest F1, of {len(assessment.classes):,}:"
     rows = [(each.name, each.examples, *map(_share, (each.precision, each.recall, each.f1))) for each in listed]
-    return [f"{title}\n\n" + table(rows, header=("class", "examples", "precision", "recall", "F1"))]
+    return f"{title}\n\n" + table(rows, header=("class", "examples", "precision", "recall", "F1"))
 
 
 def _confused(assessment: Assessment) -> list[str]:
-    rows = [
-        (pair.label, pair.prediction, pair.count, f"{pair.share:.1%} of {pair.label}")
-        for pair in assessment.confused[:PAIRS]
-    ]
-    header = ("is", "taken for", "examples", "share")
+    rows = [(pair.label, pair.prediction, pair.count, f"{pair.share:.1%}") for pair in assessment.confused[:PAIRS]]
+    header = ("is", "taken for", "examples", "of its class")
     return ["Most often confused:\n\n" + table(rows, header=header)] if rows else []
 
 

@@ -9,11 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.data.inputs import VALIDATION
-from resnet_jax.data.selection import Progress
 from resnet_jax.evaluation.assessment import Assessment, confusion_matrix
 from resnet_jax.evaluation.comparison import McNemar
 from resnet_jax.evaluation.results import judge
-from resnet_jax.evaluation.trial import Trial
+from resnet_jax.evaluation.trial import Counter, Trial, quiet
 from resnet_jax.report.shown_pictures import Gallery, choose
 from resnet_jax.run import Run, load_run
 from resnet_jax.training.summaries import Curve, read_curves
@@ -71,7 +70,7 @@ class Gathered:
 def gather(
     workdirs: Sequence[str],
     tell: Callable[[str], None],
-    progress: Progress | None = None,
+    counter: Counter = quiet,
     split: str | None = None,
     data_dir: str | None = None,
 ) -> Gathered:
@@ -80,7 +79,7 @@ def gather(
     Args:
       workdirs: one or more.
       tell: takes a line on each picture that cannot be read.
-      progress: is told how far reading has come.
+      counter: makes, of what is done, what is told how far that has come, such as `ProgressLine.counter`.
       split: of the data set of the first; unset: the test split, or what it was validated on, where there is no test
         split or a run is not finished, for the test split is for the end.
       data_dir: where the data is; unset: as in training.
@@ -94,8 +93,8 @@ def gather(
     if split is None:
         tested = next(iter(networks.values())).config.dataset.test_split != "none"
         split = None if tested and all(results.values()) else VALIDATION
-    trial = Trial.open(networks, tell, progress, split, data_dir=data_dir)
-    judged = judge(trial, progress)
+    trial = Trial.open(networks, tell, counter("reading examples"), split, data_dir=data_dir)
+    judged = judge(trial, counter)
 
     def reported(name: str, network: Run) -> ReportedRun:
         scored = judged.scored[name]

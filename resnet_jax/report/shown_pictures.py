@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.evaluation.metrics import Outcomes
-from resnet_jax.evaluation.scoring import Scored
+from resnet_jax.evaluation.trial import Scored
 
 MISTAKES = 16
 OTHERS = 8  # the most certain, and the least

@@ -142,6 +142,6 @@ def _keep_events(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool]
             if is_kept(event.step, [value.tag for value in event.summary.value]):
                 writer.write(record)
     if "://" not in str(kept):
-        with kept.open("rb+") as file:
+        with kept.open("ab") as file:
             files.put_on_disk(file)
     kept.replace(path)

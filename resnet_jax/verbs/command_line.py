@@ -19,6 +19,7 @@ from types import ModuleType
 from absl import app, flags, logging
 
 from resnet_jax import config as settings
+from resnet_jax import terminal
 from resnet_jax.errors import Preempted, UserError, first_line, unknown_name
 
 DONE, SOME_FAILED, USER_ERROR, GO_ON, INTERRUPTED = 0, 1, 2, 75, 130
@@ -63,12 +64,16 @@ def start(verb: ModuleType) -> None:
         from resnet_jax import cluster
 
         try:
-            return verb.run(argv[1:]) if arguments else verb.run()
+            exit_code = verb.run(argv[1:]) if arguments else verb.run()
+            sys.stdout.flush()
+            return exit_code
         except KeyboardInterrupt:
             return INTERRUPTED
         except Preempted:
             return GO_ON
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and terminal.nobody_reads():
+                return DONE
             return cluster.leave(_report(error, cluster.lost_another(error)))
 
     app.run(main, flags_parser=lambda argv: _parse(argv, arguments))
@@ -164,7 +169,9 @@ def _print_help(arguments: str | None) -> None:
         if module.startswith("resnet_jax."):
             for flag in defined:
                 print(f"  --{flag.name:16s}{flag.help}")
-    print("\nEvery setting is a flag too, such as --config.batch_size=256; resnet_jax/config.py lists them.")
+    print(
+        "\nBeside --config all settings are flags, such as --config.batch_size=256; resnet_jax/config.py lists them."
+    )
 
 
 def _exit_with(error: UserError):

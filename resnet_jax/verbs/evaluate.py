@@ -2,16 +2,19 @@
 
 With further workdirs the networks are compared: figures of each, McNemar's test for each pair, and their ensemble.
 
-With `--format=json` the line has `split`, `workdir` and `checkpoint_step` (null for published weights), and the fields
-of `evaluation.assessment.Assessment`, with those of its `scores` among them; `tta` has the same figures with test-time
-augmentation, by its name, or is null. For several networks, `runs` is a list of these, `ensemble` has its figures, and
-`comparisons` the fields of `evaluation.comparison.McNemar`, with the workdirs `first` and `second`.
+With `--format=json` the line has `name`, as it was named here, `split`, `workdir` and `checkpoint_step` (null for
+published weights), and the fields of `evaluation.assessment.Assessment`, with those of its `scores` among them; `tta`
+has the same figures with test-time augmentation, by its name, or is null. For several networks, `runs` is a list of
+these, `ensemble` has its figures, and `comparisons` the fields of `evaluation.comparison.McNemar`, with the names
+`first` and `second`.
 """
 
 import json
+import os
 
 from absl import flags
 
+from resnet_jax.errors import UserError
 from resnet_jax.verbs import processes, subject
 from resnet_jax.verbs.subject import CONFIG, WORKDIR
 
@@ -19,7 +22,7 @@ ARGUMENTS = "further workdirs, to be compared with --workdir"
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Tables for people, or one line of JSON.")
 DATASET = flags.DEFINE_string("dataset", None, "Another data set with classes of the same names: folder:PATH, ...")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where it was in training.")
-SPLIT = flags.DEFINE_string("split", None, "val, train[:1000], or validation, the run's own; unset: the test split.")
+SPLIT = flags.DEFINE_string("split", None, "validation: the run's own; or train[:1000], ...; unset: the test split.")
 TTA = flags.DEFINE_enum("tta", None, ["flip"], "Adds figures with test-time augmentation: mirrored pictures too.")
 EVAL_RESIZE = flags.DEFINE_integer("eval_resize", None, "Another dataset.eval_resize, such as for a higher resolution.")
 EVAL_CROP = flags.DEFINE_integer("eval_crop", None, "Another dataset.eval_crop.")
@@ -35,12 +38,16 @@ def run(workdirs: list[str]) -> int:
     subject.check_flags("evaluate")
     processes.join()
     progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())
-    reading, networks = progress.counter("reading examples"), _load(workdirs)
+    networks = _load(workdirs)
+    reading = progress.counter("reading examples")
     trial = Trial.open(networks, progress.warn, reading, SPLIT.value, DATASET.value, DATA_DIR.value)
-    results, steps = judge(trial, reading, TTA.value), {name: network.step for name, network in networks.items()}
+    results = judge(trial, progress.counter, TTA.value)
+    steps = {name: network.step for name, network in networks.items()}
     if FORMAT.value == "text":
         of = [name if step is None else f"step {step:,} of {name}" for name, step in steps.items()]
-        progress.print(f"{text.report(results)}\n\nScored: {', '.join(of)}.")
+        unread = len(trial.unreadable.reasons)
+        more = f" {unread:,} more examples could not be read." if unread else ""
+        progress.print(f"{text.report(results)}\n\nScored: {', '.join(of)}.{more}")
     elif parallel.is_main_process():
         print(json.dumps(as_json(results, steps)))
     return 0
@@ -56,7 +63,10 @@ def _load(workdirs: list[str]) -> dict:
         networks = {CONFIG.value.init_from: subject.load(split, DATA_DIR.value)}
     else:
         networks = {WORKDIR.value: subject.load()}
-    networks |= {workdir: load_run(workdir) for workdir in workdirs}
+    for workdir in workdirs:
+        if os.path.realpath(workdir) in map(os.path.realpath, networks):
+            raise UserError(f"{workdir} is named twice: compare it with another run")
+        networks[workdir] = load_run(workdir)
     for network in networks.values():
         _resize(network.config.dataset)
     return networks

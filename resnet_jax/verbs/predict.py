@@ -4,11 +4,12 @@
     python main.py predict --workdir=/tmp/run cat.jpg --similar_to=pictures/
 
 With `--format=json` the line is `{"checkpoint_step": ..., "failed": ..., "pictures": [...]}`: `failed` is the number of
-pictures that could not be read, and for each picture in turn there is an object: `picture`, its path; `best`, a list of
-`{"class": ..., "probability": ...}`, or with `--similar_to` of `{"similar": ..., "similarity": ...}`, the best first;
-and `error`, why it could not be read, or null. With `--format=csv` the columns are `picture`, `class_1`,
-`probability_1`, ..., or `similar_1`, `similarity_1`, ..., and `error`. `--features` writes the arrays `features`,
-float32 [n, width], `names` [n], the paths of the pictures that could be read, and `classes`.
+pictures that could not be read, those of `--similar_to` included, and for each picture in turn there is an object:
+`picture`, its path; `best`, a list of `{"class": ..., "probability": ...}`, or with `--similar_to` of
+`{"similar": ..., "similarity": ...}`, the best first; and `error`, why it could not be read, or null. With
+`--format=csv` the columns are `picture`, `class_1`, `probability_1`, ..., or `similar_1`, `similarity_1`, ..., and
+`error`. `--features` writes the arrays `features`, float32 [n, width], `names` [n], the paths of the pictures that could
+be read, and `classes`.
 
 Progress is shown on stderr, if that is a terminal. The exit code is 1 where a picture could not be read.
 """
@@ -29,7 +30,7 @@ SIMILAR_TO = flags.DEFINE_string("similar_to", None, "A folder, of which the pic
 
 def run(arguments: list[str]) -> int:
     from resnet_jax import terminal
-    from resnet_jax.inference import answers, predict, retrieval
+    from resnet_jax.inference import answers, predict
     from resnet_jax.inference.features import Features, check
     from resnet_jax.verbs.command_line import DONE, SOME_FAILED
 
@@ -40,26 +41,19 @@ def run(arguments: list[str]) -> int:
         check(FEATURES.value)
     pictures = predict.find(arguments)
     others = predict.find_in(SIMILAR_TO.value) if SIMILAR_TO.value else []
-    sys.stdout.reconfigure(errors="replace")  # Names of files may be any bytes.
+    # Names of files may be any bytes: CSV has them as they are.
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape" if FORMAT.value == "csv" else "replace")
     progress = terminal.ProgressLine(sys.stderr.isatty(), sys.stderr)
     trained = subject.load()
-    if others:
-        among = Features.of(predict.outputs(trained, others, progress.counter("looking at the folder")))
-        for picture, problem in among.problems.items():
-            progress.warn(f"Unreadable: {terminal.printable(picture)}: {problem}")
-        scale, names, rank, failed = answers.SIMILARITY, among.pictures, retrieval.nearest, len(among.problems)
-    else:
-        scale, names, rank, failed = answers.PROBABILITY, trained.classes, predict.likeliest, 0
-        among = names
-    top, features = min(TOP.value, len(names)), Features()
-    rank, writer = rank(among, top), answers.FORMATS[FORMAT.value](scale, top, pictures, names)
+    scale, names, rank, failed = _ranking(trained, others, progress)
+    features, writer = Features(), answers.FORMATS[FORMAT.value](scale, min(TOP.value, len(names)), pictures, names)
     for some, outputs in predict.outputs(trained, pictures, progress.counter("looking at pictures")):
         progress.clear()
         try:
             writer.write(predict.answers(some, outputs, rank))
-        except BrokenPipeError:  # Whoever read it, such as `head`, has had enough.
-            terminal.discard_output()
-            return DONE
+        except BrokenPipeError:
+            if not (FEATURES.value and terminal.nobody_reads()):
+                raise
         failed += len(outputs.problems)
         if FEATURES.value:
             features.add(some, outputs)
@@ -70,3 +64,23 @@ def run(arguments: list[str]) -> int:
     if failed:
         progress.warn(f"{failed:,} of {len(pictures) + len(others):,} pictures could not be read.")
     return SOME_FAILED if failed else DONE
+
+
+def _ranking(trained, others: list[str], progress):
+    """What answers name: classes by their probabilities, or `others` by their likeness.
+
+    Returns:
+      The scale of the answers, all that they may name, what ranks these, and how many pictures could not be read.
+    """
+    from resnet_jax.inference import answers, predict, retrieval
+    from resnet_jax.inference.features import Features
+    from resnet_jax.terminal import printable
+
+    if not others:
+        return answers.PROBABILITY, trained.classes, predict.likeliest(trained.classes, TOP.value), 0
+    among = Features.of(predict.outputs(trained, others, progress.counter("looking at the folder")))
+    for picture, problem in among.problems.items():
+        progress.warn(f"Unreadable: {printable(picture)}: {problem}")
+    if not among.pictures:
+        raise UserError(f"not one picture of {SIMILAR_TO.value} can be read: name another folder")
+    return answers.SIMILARITY, among.pictures, retrieval.nearest(among, TOP.value), len(among.problems)

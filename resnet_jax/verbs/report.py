@@ -31,8 +31,7 @@ def run(workdirs: list[str]) -> int:
         files.check_target(TO.value, *target)
     processes.join()
     progress = ProgressLine(active=parallel.is_main_process())
-    reading = progress.counter("reading examples")
-    gathered = gather([WORKDIR.value, *workdirs], progress.warn, reading, SPLIT.value, DATA_DIR.value)
+    gathered = gather([WORKDIR.value, *workdirs], progress.warn, progress.counter, SPLIT.value, DATA_DIR.value)
     if parallel.is_main_process():
         page = render(gathered).encode(errors="replace")  # Names of files may be any bytes.
         if TO.value:

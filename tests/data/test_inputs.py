@@ -242,7 +242,7 @@ class TestSelecting:
         assert len(select(own(validation_split="train[:3]").dataset, own_split, "validation", bear_with())) == 6
 
     def test_a_run_on_everything_has_no_validation_split(self):
-        with pytest.raises(UserError, match="without a validation split: name another one"):
+        with pytest.raises(UserError, match="there is no validation split: name another one"):
             select(own(validation_split="none").dataset, {"train": source(60)}, "validation", bear_with())
 
 

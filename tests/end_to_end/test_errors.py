@@ -82,7 +82,10 @@ def test_evaluating_without_a_test_split(tmp_path, finished_run):
     config = json.loads((finished_run / "config.json").read_text())
     config["dataset"]["test_split"] = "none"
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    check(run("evaluate", f"--workdir={tmp_path}/run"), "this run has no test split")
+    check(
+        run("evaluate", f"--workdir={tmp_path}/run"),
+        "there is no test split: name another with --split, of train, test",
+    )
 
 
 def test_help_lists_verbs_and_flags():

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -65,7 +66,7 @@ def test_validation_is_what_was_held_out_in_training(run, tiny_run, feed):
 
 def test_a_run_without_validation_has_none_to_score(run):
     run.config.dataset.validation_split = "none"
-    with pytest.raises(UserError, match="without a validation split"):
+    with pytest.raises(UserError, match="there is no validation split"):
         open_trial({"run": run}, split="validation")
 
 
@@ -90,9 +91,12 @@ def test_data_with_classes_that_are_unknown_is_refused(run, folder_of_digits, tm
         open_trial({"run": run}, split="train", dataset=folder_of_digits).score("run")
 
 
-def test_data_without_a_test_split_has_to_be_told_which(run, folder_of_digits):
-    with pytest.raises(UserError, match="there is no test split"):
+def test_data_without_a_test_split_has_to_be_told_which_unless_it_has_one_only(run, folder_of_digits, tmp_path):
+    assert open_trial({"run": run}, dataset=folder_of_digits).split == "train"
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    with pytest.raises(UserError, match="there is no test split: name another with --split, of train, val"):
         open_trial({"run": run}, dataset=folder_of_digits)
+    assert open_trial({"run": run}, dataset=folder_of_digits, split="validation").split == "validation"
 
 
 def test_networks_that_number_classes_otherwise_can_be_compared(run):
