@@ -1,37 +1,59 @@
 """Reports of answers that are made up."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from resnet_jax import config as settings
 from resnet_jax.data.examples import Examples
 from resnet_jax.evaluation.assessment import assess, confusion_matrix
+from resnet_jax.evaluation.comparison import McNemar
 from resnet_jax.evaluation.metrics import Outcomes
 from resnet_jax.evaluation.scoring import Scored
 from resnet_jax.report.gathered import Gathered, ReportedRun
 from resnet_jax.report.shown_pictures import choose
 from resnet_jax.training.summaries import Curve
 
-HOSTILE = (
-    "</script><script>alert(1)</script>",
-    '"><img src=x onerror=alert(2)>',
-    "<a href='https://example.com'>x</a>",
-)
+RESULT = {
+    "seconds": 100.0,
+    "spent": {"training": 80.0, "input": 2.0, "evaluation": 15.0, "saving": 3.0, "compilation": 9.0},
+    "provenance": {
+        "date": "2026-11-25T14:00:05+00:00",
+        "commit": "14aec56",
+        "python": "3.11.7",
+        "jax": "0.10.2",
+        "jaxlib": "0.10.2",
+        "flax": "0.12.8",
+        "machine": "x86_64",
+        "cpu_count": 2,
+        "device": "cpu",
+        "device_count": 1,
+        "process_count": 1,
+    },
+}
 
 
-def made_up_run(classes, size=600, name="made up", seed=0, side=8, result=None):
-    """A run whose answers are drawn at random, and mostly right."""
+def made_up_answers(num_classes, size=600, seed=0, side=8):
+    """Answers that are drawn at random, and mostly right."""
     generator = np.random.default_rng(seed)
-    label = generator.integers(0, len(classes), size).astype(np.int32)
-    right = generator.random(size) < 0.8
-    prediction = np.where(right, label, (label + generator.geometric(0.3, size)) % len(classes)).astype(np.int32)
+    label = generator.integers(0, num_classes, size).astype(np.int32)
+    wrong = (label + 1 + generator.integers(0, num_classes - 1, size)) % num_classes
+    prediction = np.where(generator.random(size) < 0.8, label, wrong).astype(np.int32)
     confidence = generator.beta(6, 1.5, size).astype(np.float32)
-    loss = -np.log(np.where(prediction == label, confidence, (1 - confidence) * 0.5)).astype(np.float32)
-    in_top5 = right | (generator.random(size) < 0.5)
+    loss = -np.log(np.where(prediction == label, confidence, (1 - confidence) / 2)).astype(np.float32)
+    in_top5 = (prediction == label) | (generator.random(size) < 0.5)
     outcomes = Outcomes(np.arange(size, dtype=np.int32), label, loss, prediction, confidence, in_top5)
     images = generator.integers(0, 256, (size, side, side, 3), np.uint8)
-    scored = Scored(outcomes, Examples(images, label, np.arange(size)))
+    return Scored(outcomes, Examples(images, label, np.arange(size)))
+
+
+def made_up_run(classes, name="made up", result=RESULT, without=(), **answers):
+    """A run that gave `made_up_answers`; `without` names splits that it has no figures of."""
+    scored = made_up_answers(len(classes), **answers)
     steps = list(range(50, 1001, 50))
+    values = {"loss": [2 * 0.8**number for number in range(20)], "top1": [0.9 - 0.8**number for number in range(1, 21)]}
+    splits = [split for split in ("train", "validation") if split not in without]
     return ReportedRun(
         name=name,
         workdir=f"/runs/{name}",
@@ -39,22 +61,26 @@ def made_up_run(classes, size=600, name="made up", seed=0, side=8, result=None):
         result=result,
         step=1000,
         parameters=12345,
-        curves={
-            f"{split}/{figure}": Curve(steps, [start * step ** (-0.3 if start > 1 else 0.08) for step in steps])
-            for split in ("train", "validation")
-            for figure, start in (("loss", 2.3), ("top1", 0.5))
-        },
-        assessment=assess(outcomes, classes, size),
-        confusion=confusion_matrix(outcomes, len(classes)),
+        curves={f"{split}/{figure}": Curve(steps, values[figure]) for split in splits for figure in values},
+        assessment=assess(scored.outcomes, classes, len(scored.examples)),
+        confusion=confusion_matrix(scored.outcomes, len(classes)),
         galleries=choose(scored, classes, lambda position: f"test[{position}]"),
     )
 
 
+def of_runs(classes, *runs, split="test"):
+    """What a report on made-up runs is made of."""
+    several = len(runs) > 1
+    pairs = itertools.combinations([run.name for run in runs], 2)
+    return Gathered(
+        split=split,
+        classes=tuple(classes),
+        runs=runs,
+        ensemble=runs[0].assessment if several else None,
+        comparisons={pair: McNemar(17, 4, 0.0072) for pair in pairs},
+    )
+
+
 @pytest.fixture
-def made_up():
-    """A function from the names of classes, and what `made_up_run` takes, to what a report is made of."""
-
-    def make(classes, **settings):
-        return Gathered("test", tuple(classes), (made_up_run(classes, **settings),), None, {})
-
-    return make
+def scored():
+    return made_up_answers(num_classes=4)

@@ -5,7 +5,7 @@ import pytest
 from etils import epath
 
 from resnet_jax.terminal import ProgressLine
-from resnet_jax.training.summaries import Summaries
+from resnet_jax.training.summaries import Curve, Summaries, read_curves
 
 
 def write(path, resumed_step, steps):
@@ -30,6 +30,19 @@ def events(path: pathlib.Path):
         (event.step, pytest.approx(float(make_ndarray(event.tensor_proto)), rel=1e-6))
         for event in accumulator.Tensors("train/loss")
     ]
+
+
+def test_curves_come_back_but_for_a_line_that_is_not_whole(tmp_path):
+    assert read_curves(epath.Path(tmp_path)) == {}
+    summaries = write(tmp_path, 0, [10, 20])
+    summaries.scalars(20, {"validation/loss": 3.0})
+    summaries.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 30, "train/lo')
+    assert read_curves(epath.Path(tmp_path)) == {
+        "train/loss": Curve([10, 20], [1.0, 2.0]),
+        "validation/loss": Curve([20], [3.0]),
+    }
 
 
 def test_both_records_hold_the_same_figures(tmp_path):

@@ -1,0 +1,148 @@
+import html.parser
+import re
+
+import pytest
+
+from resnet_jax.report.page import render
+from tests.report.conftest import RESULT, made_up_run, of_runs
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "<a href='https://example.com'>here</a>",
+    "{{ 7 * 7 }} %{x} \udcff",
+)
+
+
+class Page(html.parser.HTMLParser):
+    """The elements of a page with their attributes, and its text; raises where they are not nested."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.elements, self.text, self._open = [], "", []
+        self.feed(content)
+        self.close()
+        assert not self._open
+        self.text = " ".join(self.text.split())  # Any space is one.
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, f"</{tag}> ends nothing"
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] not in ("script", "style"):
+            self.text += data + " "
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page_of(*arguments, **settings):
+    return Page(render(of_runs(*arguments, **settings)))
+
+
+def charts(page):
+    return [attributes["id"] for attributes in page.all("div") if "plotly-graph-div" in attributes.get("class", "")]
+
+
+@pytest.fixture(scope="module")
+def ordinary():
+    run = made_up_run("abcd")
+    return run, page_of("abcd", run)
+
+
+def test_it_holds_all_that_it_shows(ordinary):
+    _, page = ordinary
+    for _, attributes in page.elements:
+        for name in ("src", "href", "srcset", "poster", "action", "data"):
+            assert re.match(r"data:image/|#|$", attributes.get(name, ""))
+    (policy,) = [each["content"] for each in page.all("meta") if each.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ") and "http" not in policy
+    assert not page.all("link")
+
+
+def test_it_tells_the_figures_and_where_they_are_from(ordinary):
+    run, page = ordinary
+    scores, (low, high) = run.assessment.scores, run.assessment.top1_interval
+    for told in (
+        f"Top-1 {100 * scores.top1:.2f} % {100 * low:.2f} % to {100 * high:.2f} %",
+        f"Loss {scores.loss:.4f}",
+        f"ECE {100 * run.assessment.ece:.2f} %",
+        "Examples 600 test",
+        "12,345 parameters",
+        "Python 3.11.7, JAX 0.10.2",
+        "Commit 14aec56",
+        "Time 1 min 40 s",
+    ):
+        assert told in page.text
+    assert charts(page) == ["loss", "top1", "spent", "reliability1", "confusion1"]
+
+
+def test_every_class_and_picture_is_there(ordinary):
+    run, page = ordinary
+    rows = [each for each in page.all("th") if each.get("scope") == "row"]
+    assert len(rows) >= 4 + len(run.assessment.confused)
+    assert len(page.all("img")) == 16 + 8 + 8
+    assert all(
+        each["src"].startswith("data:image/png;base64,") and each["class"] == "small" for each in page.all("img")
+    )
+
+
+def test_names_are_text_wherever_they_stand(ordinary):
+    run = made_up_run(HOSTILE, name=HOSTILE[1])
+    other = made_up_run(HOSTILE, name=HOSTILE[0], seed=1)
+    content = render(of_runs(HOSTILE, run, other))
+    page = Page(content.encode(errors="replace").decode())
+    one = page_of("abcd", made_up_run("abcd"), made_up_run("abcd", name="other", seed=1))
+    assert len(page.all("script")) == len(one.all("script"))
+    assert all(each["src"].startswith("data:image/png") for each in page.all("img"))
+    assert {each["href"] for each in page.all("a")} == {"#run1", "#run2"}
+    for name in HOSTILE:
+        assert name.replace("\udcff", "?") in page.text
+    # Plotly takes names for HTML of its own: there, too, they are text.
+    assert "\\u003ca href=" not in content
+
+
+def test_an_unfinished_run_says_so():
+    page = page_of("abcd", made_up_run("abcd", result=None), split="validation")
+    assert "This run is not finished" in page.text
+    assert "by which the checkpoint was chosen" in page.text
+    assert "spent" not in charts(page)
+
+
+def test_a_finished_one_needs_no_warning(ordinary):
+    assert not [each for each in ordinary[1].all("p") if each.get("class") == "warning"]
+
+
+def test_what_a_run_did_not_record_is_left_out():
+    old = {key: value for key, value in RESULT.items() if key != "spent"}
+    page = page_of("abcd", made_up_run("abcd", result=old, without=("train", "validation")))
+    assert charts(page) == ["reliability1", "confusion1"]
+
+
+def test_runs_are_compared():
+    runs = [made_up_run("abcd", name=name, seed=seed) for seed, name in enumerate(("first", "second", "third"))]
+    runs[1].config.optimizer.learning_rate = 0.7
+    page = page_of("abcd", *runs)
+    assert "3 runs on digits" in page.text and "ensemble of 3" in page.text
+    assert page.text.count(" 17 4 0.0072 ") == 3
+    differing = page.text.partition("Settings that differ")[2].partition("Training")[0]
+    assert "optimizer.learning_rate 0.1 0.7 0.1" in differing and "num_epochs" not in differing
+    of_each = [f"{chart}{number}" for number in (1, 2, 3) for chart in ("reliability", "confusion")]
+    assert charts(page) == ["loss", "top1", "spent", *of_each]
+
+
+def test_a_thousand_classes_stay_usable():
+    classes = [f"class {number}" for number in range(1000)]
+    content = render(of_runs(classes, made_up_run(classes, size=5000)))
+    page = Page(content)
+    assert len(content) < 10e6
+    assert "Point at a cell" in page.text
+    pairs = page.text.partition("Most often confused")[2].partition("Pictures")[0]
+    assert 0 < len(re.findall(r"class \d", pairs)) <= 100
+    assert [each["class"] for each in page.all("figure")][-1] == "large"
