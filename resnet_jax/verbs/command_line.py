@@ -169,9 +169,7 @@ def _print_help(arguments: str | None) -> None:
         if module.startswith("resnet_jax."):
             for flag in defined:
                 print(f"  --{flag.name:16s}{flag.help}")
-    print(
-        "\nBeside --config all settings are flags, such as --config.batch_size=256; resnet_jax/config.py lists them."
-    )
+    print("\nBeside --config all settings are flags, such as --config.batch_size=256; resnet_jax/config.py lists them.")
 
 
 def _exit_with(error: UserError):

@@ -8,8 +8,8 @@ pictures that could not be read, those of `--similar_to` included, and for each 
 `picture`, its path; `best`, a list of `{"class": ..., "probability": ...}`, or with `--similar_to` of
 `{"similar": ..., "similarity": ...}`, the best first; and `error`, why it could not be read, or null. With
 `--format=csv` the columns are `picture`, `class_1`, `probability_1`, ..., or `similar_1`, `similarity_1`, ..., and
-`error`. `--features` writes the arrays `features`, float32 [n, width], `names` [n], the paths of the pictures that could
-be read, and `classes`.
+`error`. `--features` writes the arrays `features`, float32 [n, width], `names` [n], the paths of the pictures that
+could be read, and `classes`.
 
 Progress is shown on stderr, if that is a terminal. The exit code is 1 where a picture could not be read.
 """

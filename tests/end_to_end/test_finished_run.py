@@ -3,7 +3,7 @@
 import json
 
 from resnet_jax.workdir import WorkDir
-from tests.end_to_end.program import SHORT_DIGITS, run
+from tests.end_to_end.program import SHORT_DIGITS, run, start
 
 
 def test_evaluate_prints_the_figures_of_the_training(finished_run):
@@ -15,6 +15,14 @@ def test_evaluate_prints_the_figures_of_the_training(finished_run):
     assert scores["checkpoint_step"] == result["checkpoint_step"]
     table = run("evaluate", f"--workdir={finished_run}")
     assert f"{result['test']['top1']:.2%}" in table.stdout
+
+
+def test_nobody_needs_to_read_to_the_end(finished_run):
+    """As where the output is piped to `head`."""
+    process = start("evaluate", f"--workdir={finished_run}", "--format=json")
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert process.stderr.read() == ""
 
 
 def test_a_finished_run_prints_its_result_again(finished_run):
