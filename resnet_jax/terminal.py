@@ -2,6 +2,7 @@
 
 import io
 import os
+import select
 import shutil
 import sys
 import time
@@ -54,12 +55,12 @@ def printable(text: str) -> str:
 
 def nobody_reads() -> bool:
     """Whether stdout has lost its reader, such as `head`, who has had enough; what is printed then goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def duration(seconds: float) -> str:
