@@ -6,6 +6,7 @@ One directory a step: the newest few and the best.
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,12 +47,12 @@ class Checkpoints:
         self._workdir, self._folder = workdir, workdir / "checkpoints"
         self._best_metric, self._sign = best_metric, 1 if best_metric == "top1" else -1
         newest = preservation_policy.LatestN(keep)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy([newest, _Chosen(self)]),
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-        )
-        with self._reading("the directory", self._folder):
+        with self._reading("the directory", self._folder), _without_warnings():
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.AnyPreservationPolicy([newest, _Chosen(self)]),
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+            )
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._figures = self._read_figures()
 
@@ -241,6 +242,18 @@ class Checkpoints:
                 f"cannot save a checkpoint in {self._workdir} ({first_line(error)}): should the disk be full, "
                 "make room, and run the same command again to go on from the last one"
             ) from error
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Orbax warns of each option that reading alone makes idle."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Chosen(preservation_policy.PreservationPolicy):
