@@ -5,12 +5,10 @@ One directory a step: the newest few and the best.
 
 import contextlib
 import hashlib
-import json
 import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,23 +16,20 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from resnet_jax import files, parallel
+from resnet_jax import parallel
 from resnet_jax.errors import UserError, first_line
+from resnet_jax.validation_figures import ValidationFigures, digest_of_json
 
-FIGURES = "figures.json"  # of all checkpoints, beside them: they are known only when a checkpoint may be on disk
 HOST = "host"  # the checkpoint's item of JSON values
 DIGESTS = "digests"
 
 
-class Best(NamedTuple):
-    """The best checkpoint so far and its validation figures."""
-
-    step: int
-    figures: dict[str, float]
-
-
 class Checkpoints:
-    """What is in `checkpoints/` of a run directory."""
+    """What is in `checkpoints/` of a run directory.
+
+    Attributes:
+      figures: those of the validation.
+    """
 
     def __init__(self, workdir: epath.Path, keep: int, best_metric: str, read_only: bool = False):
         """The newest `keep` checkpoints stay, and the best in `best_metric`.
@@ -45,7 +40,6 @@ class Checkpoints:
           UserError: if what is there cannot be read.
         """
         self._workdir, self._folder = workdir, workdir / "checkpoints"
-        self._best_metric, self._sign = best_metric, 1 if best_metric == "top1" else -1
         newest = preservation_policy.LatestN(keep)
         with self._reading("the directory", self._folder), _without_warnings():
             options = ocp.CheckpointManagerOptions(
@@ -54,31 +48,14 @@ class Checkpoints:
                 read_only=read_only,
             )
             self._manager = ocp.CheckpointManager(self._folder, options=options)
-        self._figures = self._read_figures()
+        self.figures = ValidationFigures(workdir, best_metric, self._manager.all_steps())
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def best(self) -> Best | None:
-        """The checkpoint with the best validation figures, the later of two equals; None if none has any."""
-        rated = [step for step, figures in self._figures.items() if self._rating(figures) > -math.inf]
-        if not rated:
-            return None
-        step = max(rated, key=lambda step: (self._rating(self._figures[step]), step))
-        return Best(step, dict(self._figures[step]))
-
-    def is_best(self, figures: Mapping[str, float]) -> bool:
-        """True if validation figures are as good as those of the best checkpoint, or better."""
-        best, rating = self.best(), self._rating(figures)
-        return rating > -math.inf and (best is None or rating >= self._rating(best.figures))
-
-    def is_scored(self, step: int) -> bool:
-        """True if the validation figures of a checkpoint are known."""
-        return step in self._figures
-
     def chosen_step(self) -> int | None:
         """The checkpoint that the run is judged by: the best on validation, without validation the last."""
-        best = self.best()
+        best = self.figures.best()
         return best.step if best else self.latest_step()
 
     def save(self, step: int, items: Mapping[str, object], host: dict, figures: dict[str, float] | None) -> None:
@@ -94,12 +71,11 @@ class Checkpoints:
           UserError: if there is no room for it, or if the one before could not be written.
         """
         if figures:
-            self._figures[step] = dict(figures)
-            self._write_figures()
+            self.figures.add(step, figures)
         if step in self._manager.all_steps():  # It was saved before its evaluation, which was interrupted.
             return
         self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
-        digests = {HOST: _digest_of_json(host), **{name: _digests(tree) for name, tree in items.items()}}
+        digests = {HOST: digest_of_json(host), **{name: _digests(tree) for name, tree in items.items()}}
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
         with self._writing():
             self._manager.save(
@@ -138,7 +114,7 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonRestore()}))
             host = dict(restored[HOST])
             saved_digests = host.pop(DIGESTS)
-            if saved_digests[HOST] != _digest_of_json(host):
+            if saved_digests[HOST] != digest_of_json(host):
                 raise ValueError("its JSON values are not what was saved")
             for name in wanted:
                 for leaf, digest in _digests(restored[name]).items():
@@ -182,39 +158,13 @@ class Checkpoints:
             (self._folder / str(step)).rename(place)
         parallel.wait_for_all("a damaged checkpoint is set aside")
         self._manager.reload()
-        self._figures.pop(step, None)
+        self.figures.forget(step)
         return place
 
     def close(self) -> None:
         """Ends what is going on in the background."""
         with self._writing():
             self._manager.close()
-
-    def _rating(self, figures: Mapping[str, float]) -> float:
-        """The larger the better; what is not finite is worst."""
-        value = self._sign * figures[self._best_metric]
-        return value if math.isfinite(value) else -math.inf
-
-    def _read_figures(self) -> dict[int, dict[str, float]]:
-        """Those of the checkpoints that are there; later ones are left of a process that was killed amid a save."""
-        path = self._workdir / FIGURES
-        if not path.exists():
-            return {}
-        try:
-            stored = json.loads(path.read_text())
-            if stored["digest"] != _digest_of_json(stored["figures"]):
-                raise ValueError("it is not what was saved")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"{path} is damaged ({first_line(error)}): restore it, or remove it to have the last checkpoint chosen"
-            ) from None
-        steps = self._manager.all_steps()
-        return {int(step): figures for step, figures in stored["figures"].items() if int(step) in steps}
-
-    def _write_figures(self) -> None:
-        if parallel.is_main_process():
-            figures = {str(step): of for step, of in self._figures.items()}
-            files.write(self._workdir / FIGURES, json.dumps({"figures": figures, "digest": _digest_of_json(figures)}))
 
     @contextlib.contextmanager
     def _reading(self, what: str, place: epath.Path) -> Iterator[None]:
@@ -263,12 +213,8 @@ class _Chosen(preservation_policy.PreservationPolicy):
         self._checkpoints = checkpoints
 
     def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
-        best = self._checkpoints.best()
+        best = self._checkpoints.figures.best()
         return [best is not None and checkpoint.step == best.step for checkpoint in checkpoints]
-
-
-def _digest_of_json(values: dict) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _digests(tree) -> dict[str, str]:

@@ -42,7 +42,7 @@ def test_keeps_the_newest_and_the_best(tmp_path):
         checkpoints.save(step, weights(step), {}, None if top1 is None else {"top1": top1, "loss": 1 - top1})
     checkpoints.wait()
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [3, 6, 7]
-    assert checkpoints.best().step == checkpoints.chosen_step() == 3  # The later of two equals.
+    assert checkpoints.figures.best().step == checkpoints.chosen_step() == 3  # The later of two equals.
     assert checkpoints.latest_step() == 7
 
 
@@ -51,7 +51,7 @@ def test_best_by_loss_is_the_lowest(tmp_path):
     for step, loss in [(1, 0.5), (2, 0.1), (3, 0.3)]:
         checkpoints.save(step, weights(step), {}, {"top1": 0.0, "loss": loss})
     checkpoints.wait()
-    assert checkpoints.best() == (2, {"top1": 0.0, "loss": 0.1})
+    assert checkpoints.figures.best() == (2, {"top1": 0.0, "loss": 0.1})
 
 
 def test_figures_that_are_not_finite_are_never_the_best(tmp_path):
@@ -59,7 +59,7 @@ def test_figures_that_are_not_finite_are_never_the_best(tmp_path):
     for step, loss in [(1, float("nan")), (2, 0.5), (3, float("nan")), (4, 0.9)]:
         checkpoints.save(step, weights(step), {}, {"top1": 0.0, "loss": loss})
     checkpoints.wait()
-    assert checkpoints.best().step == 2
+    assert checkpoints.figures.best().step == 2
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4]
 
 
@@ -79,7 +79,7 @@ def test_without_figures_the_last_is_chosen(tmp_path):
     assert checkpoints.chosen_step() is None
     checkpoints.save(3, weights(3), {}, None)
     checkpoints.wait()
-    assert checkpoints.best() is None
+    assert checkpoints.figures.best() is None
     assert checkpoints.chosen_step() == 3
 
 
@@ -165,12 +165,12 @@ def test_a_checkpoint_that_was_saved_before_its_evaluation_is_scored_later(tmp_p
     checkpoints.save(1, weights(1), {}, None)
     checkpoints.close()
     reopened = opened(tmp_path)
-    assert not reopened.is_scored(1)
+    assert 1 not in reopened.figures
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints" / "1").rglob("*")}
     reopened.save(1, weights(1), {}, {"top1": 0.5, "loss": 1.0})
     reopened.close()
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints" / "1").rglob("*")}
-    assert opened(tmp_path).best() == (1, {"top1": 0.5, "loss": 1.0})
+    assert opened(tmp_path).figures.best() == (1, {"top1": 0.5, "loss": 1.0})
 
 
 def test_figures_of_a_checkpoint_that_a_killed_process_did_not_finish_do_not_count(tmp_path):
@@ -180,7 +180,7 @@ def test_figures_of_a_checkpoint_that_a_killed_process_did_not_finish_do_not_cou
     checkpoints.close()
     shutil.rmtree(tmp_path / "checkpoints" / "2")
     reopened = opened(tmp_path)
-    assert (reopened.best().step, reopened.is_scored(2)) == (1, False)
+    assert (reopened.figures.best().step, 2 in reopened.figures) == (1, False)
 
 
 def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):

@@ -133,7 +133,7 @@ class Loop:
         if outcomes is None:
             return None, False
         figures = dataclasses.asdict(summarize(outcomes, len(examples)))
-        is_best = self._directory.checkpoints.is_best(figures)
+        is_best = self._directory.checkpoints.figures.is_best(figures)
         self._monitor.evaluated(figures, is_best, outcomes, examples)
         return figures, is_best
 
@@ -183,7 +183,7 @@ class Loop:
         progress.print(f"Resuming from step {step:,} of {self._setup.total_steps:,} in {self._directory.path}.")
         for change in provenance.differences(host["provenance"], provenance.describe()):
             progress.print(f"Note: {change}; what follows may differ in its last bits from an uninterrupted run.")
-        owes_evaluation = host["owes_evaluation"] and not self._directory.checkpoints.is_scored(step)
+        owes_evaluation = host["owes_evaluation"] and step not in self._directory.checkpoints.figures
         return state, host["monitor"], owes_evaluation
 
     def _compile(self, progress: ProgressLine) -> dict:

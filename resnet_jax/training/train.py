@@ -92,7 +92,7 @@ def train(
 
 def _result(directory: WorkDir, loop: Loop) -> dict:
     """What is known of a run before the test split is read."""
-    best = directory.checkpoints.best()
+    best = directory.checkpoints.figures.best()
     return {
         "checkpoint_step": directory.checkpoints.chosen_step(),
         "validation": best.figures if best else None,
