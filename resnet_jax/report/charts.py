@@ -247,7 +247,7 @@ def _layout(**settings) -> dict:
         "font": {"family": "system-ui, sans-serif", "size": SIZE, "color": GREY},
         "margin": {"l": 8, "r": 22, "t": 8, "b": 8},
         "hovermode": "x unified",
-        "legend": {"orientation": "h", "traceorder": "normal", "yanchor": "bottom", "y": 1.01, "x": 0},
+        "legend": {"orientation": "h", "traceorder": "normal", "yanchor": "bottom", "y": 1.01, "xref": "container", "x": 0},
         "modebar": {"orientation": "v", "bgcolor": CLEAR, "color": GREY, "activecolor": BLUE},
         **settings,
     }

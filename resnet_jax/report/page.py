@@ -94,7 +94,7 @@ def _time(gathered: Gathered) -> Chart | None:
     if not spent:
         return None
     caption = "Waiting is for pictures that were not ready; saving is what training waited for it."
-    return Chart("Time", _html(charts.spent(spent), "spent"), "bars", caption)
+    return Chart("Time", _html(charts.spent(spent), "spent"), "low", caption)
 
 
 def _html(chart, name: str) -> Markup:
