@@ -85,7 +85,7 @@ def gather(
       data_dir: where the data is; unset: as in training.
 
     Raises:
-      UserError: as `load_run`, `Trial.open` and `scoring.score` do.
+      UserError: as `load_run`, `Trial.open` and `Trial.score` do.
     """
     directories = {name: WorkDir(workdir) for name, workdir in _names(workdirs).items()}
     networks = {name: load_run(str(directory.path)) for name, directory in directories.items()}

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from resnet_jax import config as settings
 from resnet_jax import provenance
-from resnet_jax.report import charts, facts
+from resnet_jax.report import answer_charts, drawing, facts, training_charts
 from resnet_jax.report.gathered import Gathered, ReportedRun
 from resnet_jax.terminal import duration
 
@@ -62,12 +62,12 @@ def _training(gathered: Gathered) -> Iterator[Chart]:
             "Lower is better. Training, dotted, is measured on augmented pictures and by the loss that is minimised, "
             "label smoothing and the like included, so it may lie above validation."
         )
-        yield Chart("Loss", _html(charts.loss(runs), "loss"), "wide", caption)
+        yield Chart("Loss", _html(training_charts.loss(runs), "loss"), "wide", caption)
     if recorded & {"train/top1", "validation/top1"}:
         caption = "The share of pictures whose class was found the likeliest, of training ones (dotted) augmented."
-        yield Chart("Top-1 accuracy", _html(charts.top1(runs), "top1"), "wide", caption)
+        yield Chart("Top-1 accuracy", _html(training_charts.top1(runs), "top1"), "wide", caption)
     if "train/learning_rate" in recorded:
-        yield Chart("Learning rate", _html(charts.learning_rate(runs), "learning_rate"), "low", "")
+        yield Chart("Learning rate", _html(training_charts.learning_rate(runs), "learning_rate"), "low", "")
 
 
 def _answers(run: ReportedRun, classes: tuple[str, ...], number: int) -> Iterator[Chart]:
@@ -77,15 +77,19 @@ def _answers(run: ReportedRun, classes: tuple[str, ...], number: int) -> Iterato
         "vermilion marks: below them the network is too sure of itself, above not enough. Whiskers are 95\u00a0% "
         "intervals; the lower bars count the examples, on a logarithmic scale."
     )
-    yield Chart("Calibration", _html(charts.reliability(run.assessment.bins), f"reliability{number}"), "tall", caption)
-    numbered = len(classes) <= charts.MOST_NUMBERED
+    yield Chart(
+        "Calibration", _html(answer_charts.reliability(run.assessment.bins), f"reliability{number}"), "tall", caption
+    )
+    numbered = len(classes) <= answer_charts.MOST_NUMBERED
     how = "Numbers are examples" if numbered else "Point at a cell for its numbers, draw a box to enlarge it"
     caption = (
         f"A row for each class, a column for each answer. Right answers are blue, mistakes vermilion. {how}; "
         "each colour is darkest where there are most."
     )
-    shape = "square" if len(classes) <= charts.MOST_NAMED else "large"
-    yield Chart("Confusion", _html(charts.confusion(run.confusion, classes), f"confusion{number}"), shape, caption)
+    shape = "square" if len(classes) <= answer_charts.MOST_NAMED else "large"
+    yield Chart(
+        "Confusion", _html(answer_charts.confusion(run.confusion, classes), f"confusion{number}"), shape, caption
+    )
 
 
 def _time(gathered: Gathered) -> Chart | None:
@@ -94,11 +98,11 @@ def _time(gathered: Gathered) -> Chart | None:
     if not spent:
         return None
     caption = "Waiting is for pictures that were not ready; saving is what training waited for it."
-    return Chart("Time", _html(charts.spent(spent), "spent"), "bars", caption)
+    return Chart("Time", _html(training_charts.spent(spent), "spent"), "bars", caption)
 
 
 def _html(chart, name: str) -> Markup:
-    return Markup(charts.as_html(chart, name))
+    return Markup(drawing.as_html(chart, name))
 
 
 def _file(name: str) -> str:

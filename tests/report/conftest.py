@@ -10,7 +10,7 @@ from resnet_jax.data.examples import Examples
 from resnet_jax.evaluation.assessment import assess, confusion_matrix
 from resnet_jax.evaluation.comparison import McNemar
 from resnet_jax.evaluation.metrics import Outcomes
-from resnet_jax.evaluation.scoring import Scored
+from resnet_jax.evaluation.trial import Scored
 from resnet_jax.report.gathered import Gathered, ReportedRun
 from resnet_jax.report.shown_pictures import choose
 from resnet_jax.training.summaries import Curve

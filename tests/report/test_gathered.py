@@ -57,7 +57,7 @@ def test_a_run_without_validation_has_no_curves_of_it(tiny_config, tmp_path):
     assert found.split == "test[:100]"
     assert not [name for name in found.runs[0].curves if name.startswith("validation/")]
     (tmp_path / "result.json").unlink()
-    with pytest.raises(UserError, match="without a validation split"):
+    with pytest.raises(UserError, match="there is no validation split"):
         gathered(tmp_path)
     assert gathered(tmp_path, split="test[:50]").runs[0].assessment.scores.examples == 50
 
