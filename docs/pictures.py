@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 DOCS = pathlib.Path(__file__).parent
 PROGRAM = DOCS.parent / "main.py"
-WIDTH, HEIGHT = 1160, 990  # of the report's top, in pixels of the page
+WIDTH, HEIGHT = 1160, 976  # of the report's top, in pixels of the page
 AROUND = 20  # a chart, in the same
 SHARPNESS = 2  # pixels of the picture for one of the page
 COLOURS = 128  # a palette makes the files a third as large
