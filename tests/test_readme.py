@@ -29,8 +29,10 @@ def test_models_and_data_sets_it_names_are_known():
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+    headings = {"#" + heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)|(?:src|srcset)=\"([^\"]+)\"", README):
+        target = "".join(target)
+        assert target in headings or (ROOT / target).exists(), target
 
 
 def test_the_block_of_the_design_document_makes_a_network():

@@ -135,6 +135,6 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> go.Figure:
         "ticktext": [drawing.text(drawing.short(name)) for name in classes] if named else None,
         "constrain": "domain",
     }
-    chart.update_xaxes(**labels, title_text="taken for")
-    chart.update_yaxes(**labels, title_text="is", autorange="reversed", scaleanchor="x")
+    chart.update_xaxes(**labels)
+    chart.update_yaxes(**labels, autorange="reversed", scaleanchor="x")
     return chart
