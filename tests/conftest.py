@@ -10,6 +10,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backen
 
 import builtins
 import functools
+import shutil
 
 import jax
 import pytest
@@ -25,8 +26,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def pytest_configure(config):
-    """Compiled programs are kept between tests and between runs of the suite, for subprocesses too."""
+    """Compiled programs are kept between tests and between runs of the suite, for subprocesses too.
+
+    A worker of pytest-xdist begins with a copy: JAX does not lock its files, and would read what is half written.
+    """
     cache = config.cache.mkdir("jax")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        own = config.cache.mkdir(f"jax-{os.environ['PYTEST_XDIST_WORKER']}")
+        cache = shutil.copytree(cache, own, dirs_exist_ok=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", str(cache))
