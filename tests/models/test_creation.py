@@ -87,7 +87,7 @@ def test_a_row_may_have_any_attribute_of_its_own(monkeypatch):
         ("tiny", {"residual_scale": 0.0}),
         pytest.param("tiny", {"norm": "bias", "residual_scale": 0.0}, marks=pytest.mark.slow),
         pytest.param("resnetv2_110", {"zero_init_residual": True}, marks=pytest.mark.slow),
-        ("fixup_resnet110", {"head_init": nn.initializers.normal(0.01)}),
+        pytest.param("fixup_resnet110", {"head_init": nn.initializers.normal(0.01)}, id="fixup_resnet110"),
     ],
     ids=str,
 )
