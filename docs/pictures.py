@@ -116,7 +116,7 @@ def training() -> list[str]:
                 pass
         process.wait()
     lines = [f"$ python main.py {' '.join(DIGITS)}", *map(shown, seen.split("\r\n"))]
-    return lines[-ROWS:]
+    return [lines[0], *lines[1 - ROWS :]]
 
 
 def shown(line: str) -> str:

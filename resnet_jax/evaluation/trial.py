@@ -1,7 +1,8 @@
 """Networks that are scored on the same examples, be it one or several that are to be compared."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,14 @@ from resnet_jax.evaluation.scoring import open_examples, score
 from resnet_jax.run import Run
 
 Counter = Callable[[str], Progress]
+
+
+def check_distinct(workdirs: Sequence[str]) -> None:
+    """Raises `UserError` where one directory is named twice: nothing is learned from comparing a run with itself."""
+    places = list(map(os.path.realpath, workdirs))
+    for place, workdir in enumerate(workdirs):
+        if places[place] in places[:place]:
+            raise UserError(f"{workdir} is named twice: compare it with another run")
 
 
 def quiet(what: str) -> Progress:

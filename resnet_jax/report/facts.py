@@ -31,8 +31,8 @@ def notes(gathered: Gathered) -> list[str]:
     if unfinished:
         which = "This run is" if len(gathered.runs) == 1 else f"{', '.join(unfinished)}: the training is"
         said.append(f"{which} not finished, so these are figures of the way, not of its end.")
-    chosen_by_them = gathered.split in (VALIDATION, *(run.config.dataset.validation_split for run in gathered.runs))
-    if chosen_by_them:
+    dataset = gathered.runs[0].config.dataset
+    if gathered.split in (VALIDATION, dataset.validation_split) and gathered.split != dataset.test_split:
         said.append(
             "The examples are those of the validation split, by which the checkpoint was chosen: they flatter it a "
             "little. The test split was not read."

@@ -8,11 +8,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax.data import splits
 from resnet_jax.data.inputs import VALIDATION
+from resnet_jax.errors import UserError
 from resnet_jax.evaluation.assessment import Assessment, confusion_matrix
 from resnet_jax.evaluation.comparison import McNemar
 from resnet_jax.evaluation.results import judge
-from resnet_jax.evaluation.trial import Counter, Trial, quiet
+from resnet_jax.evaluation.trial import Counter, Trial, check_distinct, quiet
 from resnet_jax.report.shown_pictures import Gallery, choose
 from resnet_jax.run import Run, load_run
 from resnet_jax.training.summaries import Curve, read_curves
@@ -85,14 +87,16 @@ def gather(
       data_dir: where the data is; unset: as in training.
 
     Raises:
-      UserError: as `load_run`, `Trial.open` and `Trial.score` do.
+      UserError: as `load_run`, `Trial.open` and `Trial.score` do, and for a directory that is named twice.
     """
+    check_distinct(workdirs)
     directories = {name: WorkDir(workdir) for name, workdir in _names(workdirs).items()}
     networks = {name: load_run(str(directory.path)) for name, directory in directories.items()}
     results = {name: directory.result() for name, directory in directories.items()}
     if split is None:
-        tested = next(iter(networks.values())).config.dataset.test_split != "none"
-        split = None if tested and all(results.values()) else VALIDATION
+        dataset = next(iter(networks.values())).config.dataset
+        if dataset.test_split == "none" or not all(results.values()):
+            split = _validation(dataset)
     trial = Trial.open(networks, tell, counter("reading examples"), split, data_dir=data_dir)
     judged = judge(trial, counter)
 
@@ -118,6 +122,18 @@ def gather(
         ensemble=judged.ensemble,
         comparisons=judged.comparisons,
     )
+
+
+def _validation(dataset: ConfigDict) -> str:
+    """The split that a run was validated on, by a name that is no other's.
+
+    Some data sets call another one "validation", such as that which ImageNet is tested on.
+    """
+    if dataset.validation_split not in ("", "none"):
+        return dataset.validation_split
+    if VALIDATION in splits.names(dataset.train_split) + splits.names(dataset.test_split):
+        raise UserError(f"what this run was validated on has no name, for {VALIDATION} is another split: give --split")
+    return VALIDATION
 
 
 def _names(workdirs: Sequence[str]) -> dict[str, str]:

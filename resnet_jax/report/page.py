@@ -13,7 +13,6 @@ from resnet_jax import config as settings
 from resnet_jax import provenance
 from resnet_jax.report import answer_charts, drawing, facts, training_charts
 from resnet_jax.report.gathered import Gathered, ReportedRun
-from resnet_jax.terminal import duration
 
 
 class Chart(NamedTuple):
@@ -34,7 +33,7 @@ def render(gathered: Gathered) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, duration=duration)
+    environment.filters["percent"] = _percent
     return environment.get_template("page.html").render(
         css=Markup(_file("page.css")),
         javascript=Markup(_file("page.js")),
@@ -84,7 +83,7 @@ def _answers(run: ReportedRun, classes: tuple[str, ...], number: int) -> Iterato
     how = "Numbers are examples" if numbered else "Point at a cell for its numbers, draw a box to enlarge it"
     caption = (
         f"A row for each class, a column for each answer. Right answers are blue, mistakes vermilion. {how}; "
-        "each colour is darkest where there are most."
+        "each colour is strongest where there are most."
     )
     shape = "square" if len(classes) <= answer_charts.MOST_NAMED else "large"
     yield Chart(
@@ -97,8 +96,11 @@ def _time(gathered: Gathered) -> Chart | None:
     spent = {run.name: run.result["spent"] for run in gathered.runs if run.result and "spent" in run.result}
     if not spent:
         return None
-    caption = "Waiting is for pictures that were not ready; saving is what training waited for it."
-    return Chart("Time", _html(training_charts.spent(spent), "spent"), "bars", caption)
+    caption = (
+        "Waiting is for pictures that were not ready; saving is what training waited for it. Compilation comes on top "
+        "of the time that is told above."
+    )
+    return Chart("Time", _html(training_charts.spent(spent, several=len(gathered.runs) > 1), "spent"), "bars", caption)
 
 
 def _html(chart, name: str) -> Markup:

@@ -48,15 +48,17 @@ def learning_rate(runs: Curves) -> go.Figure:
     return chart
 
 
-def spent(runs: Mapping[str, Mapping[str, float]]) -> go.Figure:
-    """Seconds of runs, by name, for each of `clock.PURPOSES`."""
+def spent(runs: Mapping[str, Mapping[str, float]], several: bool) -> go.Figure:
+    """Seconds of runs, by name, for each of `clock.PURPOSES`; with `several` on the page, their names are shown."""
+    longest = max(sum(of.values()) for of in runs.values())
+    unit, seconds_each = ("minutes", 60) if longest > 120 else ("seconds", 1)
     titles, names = {"input": "waiting for data"}, [drawing.text(run) for run in runs]
     chart = drawing.empty_chart(barmode="stack", hovermode="closest", bargap=0.35)
     for purpose, colour in zip(PURPOSES, drawing.COLOURS, strict=False):
         seconds = [of.get(purpose, 0.0) for of in runs.values()]
         title = titles.get(purpose, purpose)
         chart.add_bar(
-            x=[each / 60 for each in seconds],
+            x=[each / seconds_each for each in seconds],
             y=names,
             orientation="h",
             name=title,
@@ -64,8 +66,8 @@ def spent(runs: Mapping[str, Mapping[str, float]]) -> go.Figure:
             customdata=[duration(each) for each in seconds],
             hovertemplate=f"{title}: %{{customdata}}<extra></extra>",
         )
-    chart.update_xaxes(title_text="minutes")
-    chart.update_yaxes(type="category", autorange="reversed", showgrid=False, showticklabels=len(runs) > 1)
+    chart.update_xaxes(title_text=unit)
+    chart.update_yaxes(type="category", autorange="reversed", showgrid=False, showticklabels=several)
     chart.update_yaxes(tickvals=names, ticktext=[drawing.text(drawing.short(run)) for run in runs])
     return chart
 

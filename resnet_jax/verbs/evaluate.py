@@ -10,11 +10,9 @@ these, `ensemble` has its figures, and `comparisons` the fields of `evaluation.c
 """
 
 import json
-import os
 
 from absl import flags
 
-from resnet_jax.errors import UserError
 from resnet_jax.verbs import processes, subject
 from resnet_jax.verbs.subject import CONFIG, WORKDIR
 
@@ -55,6 +53,7 @@ def run(workdirs: list[str]) -> int:
 
 def _load(workdirs: list[str]) -> dict:
     """The networks by workdir, weights by their file."""
+    from resnet_jax.evaluation.trial import check_distinct
     from resnet_jax.run import load_run
 
     if CONFIG.value:
@@ -63,10 +62,8 @@ def _load(workdirs: list[str]) -> dict:
         networks = {CONFIG.value.init_from: subject.load(split, DATA_DIR.value)}
     else:
         networks = {WORKDIR.value: subject.load()}
-    for workdir in workdirs:
-        if os.path.realpath(workdir) in map(os.path.realpath, networks):
-            raise UserError(f"{workdir} is named twice: compare it with another run")
-        networks[workdir] = load_run(workdir)
+    check_distinct([*networks, *workdirs])
+    networks |= {workdir: load_run(workdir) for workdir in workdirs}
     for network in networks.values():
         _resize(network.config.dataset)
     return networks

@@ -14,7 +14,9 @@ from resnet_jax.verbs import processes
 ARGUMENTS = "further workdirs, to be compared with --workdir"
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
 TO = flags.DEFINE_string("to", None, "The page to write; unset: report.html in the workdir.")
-SPLIT = flags.DEFINE_string("split", None, "val, train[:1000], or validation, the run's own; unset: the test split.")
+SPLIT = flags.DEFINE_string(
+    "split", None, "Such as train[:1000]; unset: test, or validation of a run that is not finished."
+)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where it was in training.")
 flags.mark_flag_as_required("workdir")
 

@@ -5,8 +5,9 @@ import shutil
 import pytest
 
 import resnet_jax
+from resnet_jax.config import default
 from resnet_jax.errors import UserError
-from resnet_jax.report.gathered import gather
+from resnet_jax.report.gathered import _validation, gather
 from resnet_jax.report.page import render
 
 
@@ -60,6 +61,32 @@ def test_a_run_without_validation_has_no_curves_of_it(tiny_config, tmp_path):
     with pytest.raises(UserError, match="there is no validation split"):
         gathered(tmp_path)
     assert gathered(tmp_path, split="test[:50]").runs[0].assessment.scores.examples == 50
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test", "told"),
+    [
+        ("train", "", "test", "validation"),
+        ("train", "val", "test", "val"),
+        ("train[1%:]", "train[:1%]", "validation", "train[:1%]"),
+    ],
+)
+def test_of_an_unfinished_run_what_it_was_validated_on_is_scored(train, validation, test, told):
+    dataset = default().dataset
+    dataset.update(train_split=train, validation_split=validation, test_split=test)
+    assert _validation(dataset) == told
+
+
+def test_the_test_split_is_not_taken_for_validation_where_it_is_called_so():
+    dataset = default().dataset
+    dataset.update(train_split="train", validation_split="", test_split="validation")
+    with pytest.raises(UserError, match="validation is another split: give --split"):
+        _validation(dataset)
+
+
+def test_a_run_is_not_compared_with_itself(tiny_run):
+    with pytest.raises(UserError, match="is named twice"):
+        gathered(tiny_run, f"{tiny_run}/")
 
 
 def test_runs_are_compared_by_names_that_tell_them_apart(tiny_run, other_run):
