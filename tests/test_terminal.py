@@ -15,6 +15,11 @@ def test_table_aligns_numbers_to_the_right():
     ]
 
 
+def test_percentages_are_numbers_and_so_is_what_is_missing_among_them():
+    rows = terminal.table([("cat", "97.30%"), ("dog", "-"), ("bird", "100.00%")], header=("class", "recall"))
+    assert [row[-7:] for row in rows.split("\n")[2:]] == [" 97.30%", "      -", "100.00%"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(4.21, "4.2 s"), (59.94, "59.9 s"), (59.99, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],

@@ -24,7 +24,7 @@ def test_conclusion_tells_the_figures_and_where_they_come_from():
     figures = {"loss": 0.25, "top1": 0.9, "top5": 1.0, "examples": 1234}
     result = {"checkpoint_step": 400, "validation": figures, "test": None, "seconds": 61.0}
     assert messages.conclusion(result, "/runs/a").splitlines() == [
-        "split       loss    top-1   top-5    examples",
+        "split       loss     top-1    top-5  examples",
         "----------  ------  ------  -------  --------",
         "validation  0.2500  90.00%  100.00%     1,234",
         "",
