@@ -88,7 +88,7 @@ class Agreement:
 
     def __init__(self, mesh: Mesh):
         self._mesh = mesh
-        self._most_urgent = jax.jit(jnp.max, out_shardings=parallel.replicated(mesh))
+        self._most_urgent = parallel.jit(jnp.max, mesh)
         self._unread = collections.deque()
 
     def __call__(self, wish: int) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import psutil
 
+from resnet_jax import cpu
+
 
 @dataclasses.dataclass(frozen=True)
 class _Version:
@@ -27,6 +29,7 @@ _V1 = _Version("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in
 
 def available(root: pathlib.Path = pathlib.Path("/")) -> int:
     """Bytes that are free on the machine, or fewer where the groups of this process are allowed fewer."""
+    cpu.give_back()
     return min([psutil.virtual_memory().available, *_left_to_groups(root)])
 
 

@@ -1,13 +1,14 @@
 """Devices: the mesh, the two shardings we use, and the ways there and back."""
 
 import collections
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from resnet_jax import host_memory, topology
+from resnet_jax import cpu, host_memory, topology
 from resnet_jax.errors import UserError
 
 CALLS_AHEAD = 2
@@ -27,6 +28,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharded(mesh: Mesh) -> NamedSharding:
     """Each device holds its part of the leading axis: a batch."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def jit(function: Callable, mesh: Mesh, **settings) -> Callable:
+    """`jax.jit` for the devices of a mesh, with results that are whole on each; `settings` are others of `jax.jit`."""
+    options = cpu.compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(function, out_shardings=replicated(mesh), compiler_options=options, **settings)
 
 
 def place(tree, sharding: NamedSharding):

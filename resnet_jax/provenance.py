@@ -10,8 +10,10 @@ from importlib import metadata
 
 import jax
 
+from resnet_jax import cpu
+
 # Runs repeat bit for bit only where all of these agree.
-REPRODUCIBLE_WITHIN = ("machine", "cpu_count", "device", "device_count", "jaxlib")
+REPRODUCIBLE_WITHIN = ("machine", "cpu_count", "cpu_is_tuned", "device", "device_count", "jaxlib")
 
 
 def describe() -> dict[str, object]:
@@ -25,6 +27,7 @@ def describe() -> dict[str, object]:
         "flax": metadata.version("flax"),
         "machine": f"{platform.machine()} {_processor()}".strip(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_is_tuned": cpu.is_tuned(),
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
@@ -34,6 +37,7 @@ def describe() -> dict[str, object]:
 
 def differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
     """What changed of all that bitwise repetition depends on, as phrases."""
+    before = {"cpu_is_tuned": False, **before}  # Of older runs none was, and they do not say so.
     return [f"{key} {before.get(key)} -> {now[key]}" for key in REPRODUCIBLE_WITHIN if before.get(key) != now[key]]
 
 

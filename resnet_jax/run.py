@@ -1,7 +1,6 @@
 """A trained network, ready for use, and how it is read from its run directory."""
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import os
@@ -138,7 +137,7 @@ class Run:
             logits, features = self.model.apply(variables, self.preprocess(images), train=False, return_features=True)
             return jax.nn.softmax(logits), features["pooled"]
 
-        return jax.jit(forward, out_shardings=parallel.replicated(self.mesh))
+        return parallel.jit(forward, self.mesh)
 
     def _batch_size(self, count: int) -> int:
         """Pictures a call: of each device a power of two, so that few programs are compiled, whatever `count` is."""
@@ -179,7 +178,7 @@ def load_run(workdir: str, mesh: Mesh | None = None) -> Run:
     model = creation.from_config(config, len(classes))
     mesh = mesh or parallel.make_mesh()
     variables = parallel.abstract(abstract_variables(model, len(config.dataset.mean)), parallel.replicated(mesh))
-    with contextlib.closing(directory):
+    with directory:
         directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric, read_only=True)
         step = directory.checkpoints.chosen_step()
         if step is None:

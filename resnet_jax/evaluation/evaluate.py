@@ -50,7 +50,7 @@ def make_evaluate(
         return metrics.outcomes(see(variables, preprocess(images)), labels, positions, keep)
 
     # Replicated results: then every process can read all of them.
-    step = jax.jit(step, out_shardings=parallel.replicated(mesh))
+    step = parallel.jit(step, mesh)
 
     def evaluate(
         variables: dict,

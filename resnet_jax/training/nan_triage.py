@@ -88,7 +88,7 @@ def triage(
         }
         return {**jax.tree.map(_figures, values), LAYER: _by_name(updated[COLLECTION])}
 
-    compiled = jax.jit(step, out_shardings=parallel.replicated(images.sharding.mesh))
+    compiled = parallel.jit(step, images.sharding.mesh)
     found = parallel.fetch(compiled(state, images, labels, teacher and teacher.variables))
     place = {name: index for index, name in enumerate(layers)}
 

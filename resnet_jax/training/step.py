@@ -112,4 +112,4 @@ def make_train_step(
             return state, jax.tree.map(lambda value: value[None], metrics)
         return jax.lax.scan(lambda carry, _: train_step(carry, inputs, teacher_variables), state, length=steps)
 
-    return jax.jit(call, donate_argnums=0, out_shardings=parallel.replicated(mesh))
+    return parallel.jit(call, mesh, donate_argnums=0)

@@ -1,0 +1,142 @@
+import ctypes
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax import config as settings
+from resnet_jax import cpu, parallel
+from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.models.creation import create_model
+from resnet_jax.training import losses
+from resnet_jax.training.objective import make_objective
+from resnet_jax.training.state import TrainState
+from tests.end_to_end.program import ROOT, TINY, run
+
+
+@pytest.fixture(autouse=True)
+def untuned(monkeypatch):
+    """Of this process nothing is changed."""
+    monkeypatch.setattr(cpu, "_is_tuned", False)
+    monkeypatch.setattr(cpu, "_keep_memory", lambda: True)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(cpu, "PLUGINS", ("no_such_package",))
+
+
+# As for users; the other tests have LLVM do less, and XLA then asks YNNPACK for less.
+OPTIMISED = {"xla_backend_optimization_level": 3}
+
+
+def gradients(dtype):
+    """One vector, of a network that has convolutions of 7x7, 3x3 and 1x1, with strides and without."""
+    model = create_model("resnet18", 10, width=16, stage_sizes=(1, 1), dtype=jnp.dtype(dtype))
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (16, 64, 64, 3), np.uint8), random.integers(0, 10, 16)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables["batch_stats"], (), {})
+    loss_of = losses.from_config(settings.default().loss)
+    objective = make_objective(model, Preprocess((0.5,) * 3, (0.25,) * 3), loss_of, seed=0)
+    options = {**OPTIMISED, **cpu.compiler_options("cpu")}
+    compiled = jax.jit(jax.grad(objective, has_aux=True), compiler_options=options)
+    found, _ = compiled(state.params, state, images, labels, None)
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+
+
+def test_gradients_agree_with_those_that_are_not_tuned():
+    """In float32 to rounding; in bfloat16 as near to these as others. Equal they are not, or nothing was done."""
+    expected, rounded = gradients("float32"), gradients("bfloat16")
+    cpu.tune()
+    found, tuned_rounded = gradients("float32"), gradients("bfloat16")
+    size = np.linalg.norm(expected)
+    assert 0 < np.linalg.norm(found - expected) < 1e-5 * size
+    error = np.linalg.norm(rounded - expected)
+    assert 0 < error < 0.1 * size
+    assert np.linalg.norm(tuned_rounded - expected) < 1.5 * error
+
+
+def test_other_devices_are_compiled_for_as_ever():
+    assert cpu.compiler_options("cpu") == {}
+    cpu.tune()
+    assert cpu.compiler_options("cpu")
+    assert cpu.compiler_options("tpu") == cpu.compiler_options("gpu") == {}
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "tpu,cpu", "cpu,cuda"])
+def test_where_the_user_asks_for_other_devices_nothing_is_done(monkeypatch, platforms):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    cpu.tune()
+    assert not cpu.is_tuned()
+
+
+def test_where_jax_may_find_other_devices_nothing_is_done_unless_the_user_asks_for_the_cpu(monkeypatch):
+    monkeypatch.setattr(cpu, "PLUGINS", ("no_such_package", "jax"))
+    cpu.tune()
+    assert not cpu.is_tuned()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    cpu.tune()
+    assert cpu.is_tuned()
+
+
+def test_with_another_c_library_nothing_is_done(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(cpu, "_is_tuned", False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    cpu.tune()
+    assert not cpu.is_tuned()
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from resnet_jax import cpu, parallel
+
+if sys.argv[1] == "tuned":
+    cpu.tune()
+    assert cpu.is_tuned()
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        np.full(2**26, 1, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is what is told")
+def test_memory_that_is_freed_is_kept_for_the_next_step():
+    """Eight times 64 MiB, again and again: each 16,384 pages, or 32 large ones."""
+
+    def faults(how):
+        command = [sys.executable, "-c", FAULTS, how]
+        environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
+    assert faults("untuned") > 200
+    assert faults("tuned") < 20
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_run_says_and_records_whether_it_is_tuned(tmp_path, tuned):
+    arguments = ("--config=configs/digits.py", "--config.model.name=tiny", "--config.num_epochs=2")
+    flag = () if tuned else ("--notune_cpu",)
+    finished = run(*arguments, *flag, f"--workdir={tmp_path}/run", program=TINY, JAX_PLATFORMS="cpu")
+    assert finished.returncode == 0, finished.stderr
+    assert ("Tuned for the CPU" in finished.stdout) == tuned
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["provenance"]["cpu_is_tuned"] == tuned
+
+
+def test_programs_of_networks_are_compiled_so(single_device, monkeypatch):
+    """An option that XLA does not know is refused, if it is handed on."""
+    cpu.tune()
+    monkeypatch.setattr(cpu, "YNNPACK", "xla_cpu_no_such_option")
+    with pytest.raises(Exception, match="xla_cpu_no_such_option"):
+        parallel.jit(lambda x: x + 1, single_device)(jnp.ones(3))
