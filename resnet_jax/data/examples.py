@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from resnet_jax.data.decode import Unreadable
+from resnet_jax.data.decoded import Decoded
 from resnet_jax.data.loading import Rows, check_example, pixels_of
 from resnet_jax.data.selection import NO_LABEL, Progress, Selection
 from resnet_jax.data.unreadable import UnreadablePictures
@@ -44,11 +45,15 @@ class Examples:
 
 
 def read_examples(selection: Selection, unreadable: UnreadablePictures, progress: Progress | None = None) -> Examples:
-    """Reads and decodes all examples of a selection; what cannot be read is told and left out.
+    """Reads and decodes all examples of a selection, or has them from earlier; what is unreadable is told and left out.
 
     Raises:
       UserError: for pictures of different sizes or not uint8, or labels outside the classes; it names the example.
     """
+    decoded = Decoded(selection)
+    kept = decoded.load()
+    if kept:
+        return Examples(*kept, np.arange(len(selection)))
     images, labels, origin = None, np.empty(len(selection), np.int32), np.empty(len(selection), np.int64)
     count = 0
     for position, image, label in selection.read(progress):
@@ -67,4 +72,6 @@ def read_examples(selection: Selection, unreadable: UnreadablePictures, progress
         count += 1
     if not count:
         raise UserError("not one of the pictures can be read")
+    if count == len(selection):
+        decoded.keep(images, labels)
     return Examples(images[:count], labels[:count], origin[:count])

@@ -1,5 +1,6 @@
 """The examples that a run is about: chosen from the base splits of a data set, and not read yet."""
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 
@@ -60,6 +61,15 @@ class Selection:
         name, index = self._find(position)
         source = self._sources[name]
         return source.name(index) if hasattr(source, "name") else f"{name}[{index}]"
+
+    def fingerprint(self) -> str | None:
+        """Tells this selection from all others, also of files that have changed since; None where sources have none."""
+        of_sources = [getattr(source, "fingerprint", None) for source in self._sources.values()]
+        if not all(isinstance(of_source, str) for of_source in of_sources):
+            return None
+        chosen = [np.asarray(array, np.int64).tobytes() for array in (self._which, self._index)]
+        parts = [*map(str.encode, of_sources), str(self.channels).encode(), *chosen]
+        return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
     def _find(self, position: int) -> tuple[str, int]:
         return self._names[self._which[position]], int(self._index[position])

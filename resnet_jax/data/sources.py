@@ -4,6 +4,8 @@ A data set is a mapping from split names to sources, such as `{"train": ..., "te
 write a class with the three members of `Source` and hand two of them to `resnet_jax.train`.
 """
 
+import importlib.util
+import pathlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -23,6 +25,7 @@ class Source(Protocol):
       labels: int [n], of all examples, if they are known without reading them.
       channels: 1 or 3, of the pictures that files are decoded to; 3 where it is absent.
       name(index): what people know an example by, such as the path of its file.
+      fingerprint: text that is another one where the examples are others; then what is decoded of them may be kept.
       __getitems__(indices): a list of examples, if that is faster than one after another.
 
     `source[i]` may raise `decode.Unreadable`. Where examples are streamed, sources are pickled for other processes,
@@ -66,9 +69,10 @@ def open_dataset(name: str, data_dir: str | None = None) -> dict[str, Source]:
 
 def _digits() -> dict[str, Source]:
     """scikit-learn's handwritten digits: 1,797 pictures of 8x8 pixels, a fifth of each class as test split."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
+    # Only found, not imported, which would take seconds: of the whole package this file is needed.
+    package = importlib.util.find_spec("sklearn").submodule_search_locations[0]
+    table = np.loadtxt(pathlib.Path(package, "datasets", "data", "digits.csv.gz"), delimiter=",")
+    images, labels = table[:, :-1], table[:, -1].astype(np.int64)
     # The pixels are counts from 0 to 16.
     images = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     train, test = splits.hold_out(labels, fraction=0.2)

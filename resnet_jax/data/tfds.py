@@ -1,5 +1,6 @@
 """TensorFlow Datasets: any set for image classification, read from prepared files without TensorFlow."""
 
+import functools
 import os
 import socket
 import urllib.parse
@@ -34,9 +35,16 @@ class TfdsSource:
         self._examples = builder.as_data_source(split=split, decoders=encoded)
         self.classes = tuple(builder.info.features[self._label_key].names)
         self.channels = builder.info.features[self._image_key].shape[-1]
+        self._files, self._name = builder.info.splits[split].filepaths, f"{builder.info.full_name} {split}"
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Another one where the set, its version or its files are others."""
+        files = [(path, path.stat()) for path in map(epath.Path, self._files)]
+        return " ".join([self._name, *(f"{path} {stat.length} {stat.mtime}" for path, stat in files)])
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
         return self._pair(self._examples[index])
