@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from etils import epath
 from ml_collections import ConfigDict
 
+from resnet_jax import cluster, files, parallel
 from resnet_jax import config as settings
-from resnet_jax import files, parallel
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.errors import UserError, first_line
 
@@ -110,6 +110,14 @@ class WorkDir:
     def open_checkpoints(self, keep: int, best_metric: str, read_only: bool = False) -> None:
         """Makes `checkpoints` ready for saving and restoring; arguments and errors are those of `Checkpoints`."""
         self.checkpoints = Checkpoints(self.path, keep, best_metric, read_only)
+
+    def __enter__(self) -> "WorkDir":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Closes it, unless another process of the run is lost: what is going on would wait for that one in vain."""
+        if not cluster.lost_another(error):
+            self.close()
 
     def close(self) -> None:
         """Ends what is going on in the background; does nothing if no checkpoints were opened."""

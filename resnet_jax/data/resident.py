@@ -53,6 +53,11 @@ class ResidentFeed:
             self._inputs = epoch, EpochInputs(self._pixels, self._labels, order)
         return self._inputs[1]
 
+    @property
+    def most_ahead(self) -> int:
+        """No batch is made before it is asked for."""
+        return 0
+
     def positions(self, step: int) -> np.ndarray:
         """Which examples of the training split a step is given: int32 [batch]."""
         return parallel.fetch(self.inputs(step).order[step % self.steps_per_epoch])

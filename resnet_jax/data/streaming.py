@@ -86,6 +86,11 @@ class StreamingFeed:
         self._next_step, self._current = step + 1, StreamedInputs(*placed)
         return self._current
 
+    @property
+    def most_ahead(self) -> int:
+        """How many batches may be ready before they are asked for."""
+        return workers.most_ahead(self._num_workers)
+
     def positions(self, step: int) -> np.ndarray:
         """Which examples of the training split a step is given, those that this process loads: int64 [rows].
 

@@ -45,6 +45,11 @@ def default_workers() -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), MOST_WORKERS)
 
 
+def most_ahead(num_workers: int) -> int:
+    """How many results may be ready before they are asked for."""
+    return (num_workers + 1) * RESULTS_AHEAD if num_workers else max(RESULTS_AHEAD, default_workers())
+
+
 @contextlib.contextmanager
 def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Iterator[Iterator[T]]:
     """Gives `work(number)` for each of `numbers`, in order, computed ahead of time by `num_workers` processes.
@@ -94,7 +99,7 @@ def arrays(
     with contextlib.ExitStack() as stack:
         slots = None
         if num_workers:
-            slots = Slots((num_workers + 1) * RESULTS_AHEAD, numbers.start, shape)
+            slots = Slots(most_ahead(num_workers), numbers.start, shape)
             stack.callback(slots.close)
         work = _Filling(fill, shape, slots)
         given = stack.enter_context(results(work, numbers, num_workers))

@@ -1,6 +1,5 @@
 """Two runs compared bit by bit: what they have learned, what they recorded, and what each step was given."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -68,7 +67,7 @@ def leaves(workdir: str) -> tuple[Leaves, dict]:
     config, classes = directory.config(), directory.classes()
     device = parallel.replicated(parallel.make_mesh(jax.devices()[:1]))
     abstract = parallel.abstract(_abstract_parts(config, len(classes)), device)
-    with contextlib.closing(directory):
+    with directory:
         directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric, read_only=True)
         step = directory.checkpoints.latest_step()
         items, host = directory.checkpoints.restore(step, abstract)

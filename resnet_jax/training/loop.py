@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from resnet_jax import cluster, config_check, parallel, provenance
+from resnet_jax import cluster, config_check, cpu, parallel, provenance
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.evaluation.metrics import summarize
@@ -29,18 +29,23 @@ class Loop:
     """Takes a run from its last checkpoint, or from its beginning, to its last step.
 
     `observe` is called before each call of the train step: with the parts of the run, the steps taken before, how many
-    this call takes, and its inputs. `clock` tells where the time of the run goes.
+    this call takes, and its inputs.
+
+    Attributes:
+      state: after the steps that have been taken; it may be on its way still.
+      train_steps: the compiled steps, by how many a call takes.
+      clock: tells where the time of the run goes.
     """
 
     def __init__(self, setup: Setup, directory: WorkDir, progress: ProgressLine, observe: Observe | None = None):
         self._setup, self._config, self._directory, self._progress = setup, setup.config, directory, progress
         self._observe = observe
-        self._state, saved, self._owes_evaluation = self._restore_or_create(progress)
-        self._step = int(self._state.step)
-        progress.print(messages.introduction(self._config, self._state.params, setup.sizes))
+        self.state, saved, self._owes_evaluation = self._restore_or_create(progress)
+        self._step = int(self.state.step)
+        progress.print(messages.introduction(self._config, self.state.params, setup.sizes))
         self.clock = Clock(saved.get("spent", {}))
         with self.clock.spending("compilation"):
-            self._train_steps = self._compile(progress)
+            self.train_steps = self._compile(progress)
         self._pace = parallel.Pace()
         self._agree_to_save, self._agree_to_stop = cluster.Agreement(setup.mesh), cluster.Agreement(setup.mesh)
         self._stopped_by = 0  # a signal
@@ -49,7 +54,8 @@ class Loop:
         steps_per_epoch = setup.feed.steps_per_epoch
         self._monitor = Monitor(self._config, setup.classes, steps_per_epoch, self._summaries, progress, self.clock)
         self._monitor.resume(self._step, saved)
-        self._profiler = Profiler(directory.path, config_check.profile_range(self._config))
+        steps = config_check.profile_range(self._config)
+        self._profiler = Profiler(directory.path, steps, self._summaries.flush)
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -76,9 +82,9 @@ class Loop:
                     self._train_until((epoch + 1) * feed.steps_per_epoch)
                     self._end_epoch(epoch + 1)
             except NotFinite as broken:
-                self._state = None  # It is spoilt, and its memory is needed.
+                self.state = None  # It is spoilt, and its memory is needed.
                 raise broken_step.capture(
-                    broken, self._setup, self._directory, self._train_steps, self._progress, self._received
+                    broken, self._setup, self._directory, self.train_steps, self._progress, self._received
                 ) from None
             self._directory.checkpoints.wait()
             if self._interrupted():
@@ -88,12 +94,12 @@ class Loop:
         """Takes the steps that are left of an epoch."""
         while self._step < end:
             steps = self._setup.steps_of_call(self._step)
-            self._profiler.before(self._step, steps, self._state)
+            self._profiler.before(self._step, steps, self.state)
             with self.clock.spending("input"):
                 inputs = self._setup.feed.inputs(self._step)
             if self._observe:
                 self._observe(self._setup, self._step, steps, inputs)
-            self._state, metrics = self._train_steps[steps](self._state, inputs)
+            self.state, metrics = self.train_steps[steps](self.state, inputs)
             self._pace(metrics)
             self._step += steps
             self._monitor.record(metrics, steps)
@@ -129,7 +135,7 @@ class Loop:
     def _validate(self) -> tuple[dict[str, float] | None, bool]:
         """Figures of the validation split, None if it is interrupted; and whether they are the best so far."""
         examples = self._setup.validation
-        outcomes = self._evaluate(self._state.variables, examples, self._interrupted)
+        outcomes = self._evaluate(self.state.variables, examples, self._interrupted)
         if outcomes is None:
             return None, False
         figures = dataclasses.asdict(summarize(outcomes, len(examples)))
@@ -158,7 +164,7 @@ class Loop:
                 "examples": self._setup.sizes,
                 "provenance": provenance.describe(),
             }
-            items = parallel.fetch(self._state.parts)
+            items = parallel.fetch(self.state.parts)
             self._directory.checkpoints.save(self._step, items, host, figures)
         self._saved_at = time.monotonic()
 
@@ -187,8 +193,10 @@ class Loop:
         return state, host["monitor"], owes_evaluation
 
     def _compile(self, progress: ProgressLine) -> dict:
+        if cpu.is_tuned():
+            progress.print("Tuned for the CPU: memory is kept, YNNPACK computes; --notune_cpu turns it off.")
         progress.print("Compiling the train step ...")
         started = time.monotonic()
-        compiled = self._setup.compile_steps()
+        compiled = self._setup.compile_steps(like=self.state)
         progress.print(f"... compiled in {duration(time.monotonic() - started)}.")
         return compiled

@@ -144,7 +144,7 @@ class Monitor:
         means["images_per_second"] = images / (now - self._window_started)
         self._since_report, self._window_step, self._window_started = {}, self._step, now
         self._summaries.scalars(self._step, {f"train/{name}": value for name, value in means.items()})
-        self._summaries.flush()
+        self._summaries.write()
         # Over all that this process has done, evaluation and saving included: what is to come is of the same mixture.
         seconds_per_step = (now - self._clock.started) / (self._step - self._first_step)
         remaining = duration(seconds_per_step * (self._total_steps - self._step))

@@ -56,7 +56,7 @@ class Setup:
     @functools.cached_property
     def batch_of(self) -> step.BatchOf:
         """From inputs of the feed and a step to its batch, apart from the train step."""
-        return jax.jit(self._batch_of(), out_shardings=parallel.replicated(self.mesh))
+        return parallel.jit(self._batch_of(), self.mesh)
 
     def initial_state(self, tell: Callable[[str], None] = lambda line: None) -> state.TrainState:
         """The state before the first step, on all devices; not compiled as a whole, see `state.create`.
@@ -89,15 +89,19 @@ class Setup:
         left = self.feed.steps_per_epoch - step % self.feed.steps_per_epoch
         return self.config.steps_per_call if self.config.steps_per_call <= left else 1
 
-    def compile_steps(self, sizes: Sequence[int] = ()) -> dict[int, step.TrainStep]:
+    def compile_steps(
+        self, sizes: Sequence[int] = (), like: state.TrainState | None = None
+    ) -> dict[int, step.TrainStep]:
         """Train steps by how many steps a call takes: those of `sizes`, unset all that the run takes.
+
+        A state that is there already, `like`, saves making an abstract one.
 
         Raises `UserError` where they take more memory than the devices have left, beside the state and resident data.
         """
         if not sizes:
             calls, left = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
             sizes = ([self.config.steps_per_call] if calls else []) + ([1] if left else [])
-        compiled = {size: memory.compile_step(self.lower(size), self.config, self.mesh) for size in sizes}
+        compiled = {size: memory.compile_step(self.lower(size, like), self.config, self.mesh) for size in sizes}
         arriving = self.feed.abstract_inputs() if self.config.dataset.feed == "streaming" else ()
         for program in compiled.values():
             memory.check(program, arriving, self.config, self.mesh)
@@ -106,12 +110,16 @@ class Setup:
         taught = {"teacher_variables": self.teacher.variables}
         return {size: functools.partial(program, **taught) for size, program in compiled.items()}
 
-    def lower(self, steps: int) -> jax.stages.Lowered:
+    def lower(self, steps: int, like: state.TrainState | None = None) -> jax.stages.Lowered:
         """A call of so many train steps, to be compiled for the devices of the mesh, be they there or described."""
-        arguments = self.abstract_state(), self.feed.abstract_inputs()
+        on_all = parallel.replicated(self.mesh)
+        arguments = (
+            self.abstract_state() if like is None else parallel.abstract(like, on_all),
+            self.feed.abstract_inputs(),
+        )
         if self.teacher is None:
             return self._train_step(steps).lower(*arguments)
-        taught = parallel.abstract(self.teacher.variables, parallel.replicated(self.mesh))
+        taught = parallel.abstract(self.teacher.variables, on_all)
         return self._train_step(steps).lower(*arguments, teacher_variables=taught)
 
     def _train_step(self, steps: int) -> Callable:

@@ -89,7 +89,8 @@ def assemble(
         raise UserError("a streaming feed gives one batch a call: leave steps_per_call unset")
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
     model = creation.from_config(config, len(inputs.classes))
-    Freezing(config.freeze).check(abstract_variables(model, len(config.dataset.mean))["params"])
+    if config.freeze:
+        Freezing(config.freeze).check(abstract_variables(model, len(config.dataset.mean))["params"])
     there = mesh if isinstance(feed, ResidentFeed | StreamingFeed) else parallel.make_mesh()
     teacher = load_teacher(config, inputs.classes, there, tell) if config.loss.distill_from else None
     if teacher:

@@ -3,6 +3,7 @@
 Both hold each step once: what lies beyond the step that a run resumes from is dropped from them.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -12,8 +13,7 @@ from etils import epath
 
 from resnet_jax import files, parallel
 from resnet_jax.terminal import ProgressLine
-
-EVENT_FILES = "events.out.tfevents.*"
+from resnet_jax.training.tensorboard import TensorBoard
 
 
 class Curve(NamedTuple):
@@ -54,37 +54,33 @@ class Summaries:
             return step < resumed_step or (step == resumed_step and not owed)
 
         _keep_lines(self._path, is_kept, progress.warn)
-        try:
-            # Imports TensorFlow, which takes seconds, and which not everyone has.
-            from clu import metric_writers
-        except ImportError as error:
-            progress.print(f"TensorBoard is off, for {error.name} is not installed; metrics.jsonl has its figures.")
-            return
-        for path in directory.glob(EVENT_FILES):
-            if resumed_step == 0:  # The run begins anew.
-                path.unlink()
-            else:
-                _keep_events(path, is_kept)
-        self._tensorboard = metric_writers.SummaryWriter(str(directory))
+        # Of a run that begins anew nothing is kept.
+        self._tensorboard = TensorBoard(directory, is_kept if resumed_step else None, progress.print)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Figures of `step`, named like "train/loss"."""
         self._lines.append(json.dumps({"step": step, **values}) + "\n")
         if self._tensorboard:
-            self._tensorboard.write_scalars(step, values)
+            self._tensorboard.scalars(step, values)
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture, uint8 [height, width, 3], for TensorBoard."""
         if self._tensorboard:
-            self._tensorboard.write_images(step, {name: pixels[None]})
+            self._tensorboard.images(step, {name: pixels[None]})
 
     def text(self, step: int, name: str, text: str) -> None:
         """Text, for TensorBoard."""
         if self._tensorboard:
-            self._tensorboard.write_texts(step, {name: text})
+            self._tensorboard.texts(step, {name: text})
 
     def flush(self) -> None:
         """Puts on disk what has been written; must come before a checkpoint that counts on it."""
+        self.write()
+        if self._tensorboard:
+            self._tensorboard.wait()
+
+    def write(self) -> None:
+        """Puts the figures on disk, and does not wait for TensorBoard, which does so too."""
         lines, self._lines = self._lines, []  # Taken first: after a failure they must not be written twice.
         if lines and parallel.is_main_process():
             if self._can_append:
@@ -98,9 +94,11 @@ class Summaries:
             self._tensorboard.flush()
 
     def close(self) -> None:
-        self.flush()
-        if self._tensorboard:
-            self._tensorboard.close()
+        """Puts on disk what has been written, and ends TensorBoard's thread."""
+        with contextlib.ExitStack() as ending:
+            if self._tensorboard:
+                ending.callback(self._tensorboard.close)
+            self.write()
 
 
 def _keep_lines(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool], tell: Callable[[str], None]) -> None:
@@ -127,21 +125,3 @@ def _records(
                 tell(f"Line {number} of {path} is damaged, and is left out.")
             continue
         yield line, figures
-
-
-def _keep_events(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool]) -> None:
-    """Drops other events from a TensorBoard event file."""
-    import tensorflow as tf
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    kept = path.parent / f".{path.name}.unfinished"
-    with tf.io.TFRecordWriter(str(kept)) as writer:
-        for record in RawEventFileLoader(str(path)).Load():
-            event = Event.FromString(record)
-            if is_kept(event.step, [value.tag for value in event.summary.value]):
-                writer.write(record)
-    if "://" not in str(kept):
-        with kept.open("ab") as file:
-            files.put_on_disk(file)
-    kept.replace(path)

@@ -1,6 +1,5 @@
 """Training in one call: start a run or go on with it, take it to its end, and score it."""
 
-import contextlib
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -63,7 +62,7 @@ def train(
     directory.make()
     unreadable = UnreadablePictures(config.dataset.max_unreadable, progress.warn)
     reading = progress.counter("reading training examples")
-    with locked(directory.path), contextlib.closing(directory):
+    with locked(directory.path), directory:
         sources = sources or open_dataset(config.dataset.name, config.dataset.data_dir)
         begins = not directory.exists()
         parts = setup.prepare(config, mesh, sources, unreadable, reading, progress.print, begins)

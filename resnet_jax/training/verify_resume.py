@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 import resnet_jax
 from resnet_jax import config as settings
+from resnet_jax import cpu
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import duration, table
 from resnet_jax.training import comparison
@@ -27,7 +28,9 @@ from resnet_jax.training.watched_run import PROGRESS, Job
 
 LOST = "before SIGKILL"  # steps that are done twice
 KILLED = -signal.SIGKILL  # the exit code of a process that got it
-START = "import sys; from resnet_jax.training.watched_run import main; sys.exit(main())"
+START = (
+    "import sys; from resnet_jax import cpu; {tune}from resnet_jax.training.watched_run import main; sys.exit(main())"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +170,7 @@ def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
     package = str(pathlib.Path(resnet_jax.__file__).parents[1])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-P", "-c", START, str(job_file)]
+    command = [sys.executable, "-P", "-c", START.format(tune="cpu.tune(); " if cpu.is_tuned() else ""), str(job_file)]
     with (
         log.open("w") as errors,
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process,

@@ -14,8 +14,8 @@ import sys
 
 import numpy as np
 
+from resnet_jax import compilation_cache, parallel
 from resnet_jax import config as settings
-from resnet_jax import parallel
 from resnet_jax.errors import UserError
 from resnet_jax.training.parts import Setup
 from resnet_jax.training.step import Inputs
@@ -69,6 +69,7 @@ def watched_run(job: Job) -> None:
 
 
 def main() -> int:
+    compilation_cache.use()
     try:
         watched_run(Job(**json.loads(pathlib.Path(sys.argv[1]).read_text())))
     except UserError as error:

@@ -1,8 +1,10 @@
-"""Tell what a train step takes, from its compiled program: its collectives, its memory and its FLOPs.
+"""Measure how fast a recipe trains here, and what holds it up; or tell what its train step takes.
 
-With `--compile_for` it is compiled for TPUs that need not be there. Of the pictures none is read, but to see its size.
+It trains for about a minute, of slow steps for longer, and leaves nothing behind. With `--collectives` it reads the
+compiled train step instead: what devices exchange, its memory and its FLOPs. With `--compile_for` that is done for TPUs
+that need not be there; of the pictures none is read, but to see its size.
 
-With `--format=json` the line has the fields of `training.analysis.Analysis`.
+With `--format=json` the line has the fields of `training.speed.Speed`, or of `training.analysis.Analysis`.
 """
 
 import dataclasses
@@ -15,7 +17,9 @@ from resnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, such as configs/imagenet.py.")
 COLLECTIVES = flags.DEFINE_bool("collectives", False, "Tell what the devices exchange in a train step.")
-COMPILE_FOR = flags.DEFINE_string("compile_for", None, "A TPU slice that need not be there: v5e:2x4, v5p:2x2x1, ...")
+COMPILE_FOR = flags.DEFINE_string(
+    "compile_for", None, "With --collectives: a TPU slice that need not be there: v5e:2x4, v5p:2x2x1, ..."
+)
 LINK = flags.DEFINE_float(
     "link_gbytes_per_s", None, "GB/s that a TPU sends in a ring, both ways together: tells the scaling to expect.",
     lower_bound=1e-3,
@@ -28,21 +32,37 @@ flags.mark_flag_as_required("config")
 
 
 def run() -> int:
-    from resnet_jax import parallel, topology
     from resnet_jax.terminal import ProgressLine
-    from resnet_jax.training import setup
-    from resnet_jax.training.analysis import analyze, report
+    from resnet_jax.training import analysis, speed
 
-    if not COLLECTIVES.value:
-        raise UserError("benchmark tells what devices exchange in a train step, and measures no speed: --collectives")
+    if not COLLECTIVES.value and (COMPILE_FOR.value or LINK.value):
+        raise UserError("--compile_for and --link_gbytes_per_s are about what devices exchange: add --collectives")
+    progress = ProgressLine(active=FORMAT.value == "text")
+    found = _analyze(progress) if COLLECTIVES.value else _measure(progress)
+    if FORMAT.value == "text":
+        progress.print((analysis if COLLECTIVES.value else speed).report(found))
+    else:
+        print(json.dumps(dataclasses.asdict(found)))
+    return 0
+
+
+def _measure(progress):
+    from resnet_jax.data.sources import open_dataset
+    from resnet_jax.data.unreadable import UnreadablePictures
+    from resnet_jax.training import speed
+
+    dataset = CONFIG.value.dataset
+    unreadable = UnreadablePictures(dataset.max_unreadable, progress.warn)
+    return speed.measure(CONFIG.value, open_dataset(dataset.name, dataset.data_dir), unreadable, progress)
+
+
+def _analyze(progress):
+    from resnet_jax import parallel, topology
+    from resnet_jax.training import setup
+    from resnet_jax.training.analysis import analyze
+
     mesh = parallel.make_mesh(topology.describe(COMPILE_FOR.value) if COMPILE_FOR.value else None)
     setup.check(CONFIG.value, mesh)
-    progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())
     parts = setup.prepare_described(CONFIG.value, mesh, progress.print)
     progress.print("Compiling the train step ...\n")
-    analysis = analyze(parts, LINK.value and 1e9 * LINK.value, 1e-6 * HOP.value)
-    if FORMAT.value == "text":
-        progress.print(report(analysis))
-    elif parallel.is_main_process():
-        print(json.dumps(dataclasses.asdict(analysis)))
-    return 0
+    return analyze(parts, LINK.value and 1e9 * LINK.value, 1e-6 * HOP.value)

@@ -19,13 +19,14 @@ from types import ModuleType
 from absl import app, flags, logging
 
 from resnet_jax import config as settings
-from resnet_jax import terminal
+from resnet_jax import cpu, terminal
 from resnet_jax.errors import Preempted, UserError, first_line, unknown_name
 
+TUNE_CPU = flags.DEFINE_bool("tune_cpu", True, "On a CPU, keep memory and have YNNPACK compute: see resnet_jax/cpu.py.")
 DONE, SOME_FAILED, USER_ERROR, GO_ON, INTERRUPTED = 0, 1, 2, 75, 130
 VERBS = {
     "train": "train a network, or go on with the run in the workdir (the verb if none is named)",
-    "benchmark": "tell what a train step takes: collectives, memory, FLOPs; also for TPUs that are not there",
+    "benchmark": "measure how fast a recipe trains and what holds it up; or tell what its step takes, on TPUs too",
     "convert": "turn a TFDS set prepared as tfrecord into array_record files, which training reads",
     "debug_nan": "take the step apart at which the loss of a run was not finite",
     "evaluate": "score runs, or published weights, on the test split or other data, and compare them",
@@ -60,9 +61,12 @@ def start(verb: ModuleType) -> None:
             logging.set_verbosity(logging.FATAL)
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Or TensorFlow greets with a warning about it.
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        if TUNE_CPU.value:
+            cpu.tune()
         # Imports JAX, which those who mistyped a flag need not wait for.
-        from resnet_jax import cluster
+        from resnet_jax import cluster, compilation_cache
 
+        compilation_cache.use()
         try:
             exit_code = verb.run(argv[1:]) if arguments else verb.run()
             sys.stdout.flush()

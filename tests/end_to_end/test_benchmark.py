@@ -24,10 +24,24 @@ def test_collectives_of_a_recipe_on_simulated_devices():
     assert (found["capacity"], found["scaling"]) == (None, [])
 
 
+@pytest.mark.slow
+def test_the_speed_of_a_recipe_and_what_holds_it_up():
+    finished = run(*DIGITS, "--format=json")
+    assert finished.returncode == 0, finished.stderr
+    (line,) = finished.stdout.splitlines()
+    found = json.loads(line)
+    assert (found["model"], found["batch_size"], found["feed"]) == ("resnet20", 64, "resident")
+    assert found["images_per_second"] > 0
+    assert 0 < found["utilization"] < 1
+    assert found["peak"]["source"] == "measured"
+    assert found["bottleneck"] in ("device", "input", "host")
+    assert found["device"] + found["input"] + found["host"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "measures no speed: --collectives"),
+        (["--compile_for=v5e:2x4"], "add --collectives"),
         (["--collectives", "--link_gbytes_per_s=90"], "of cpu is not known: name a TPU with --compile_for"),
     ],
 )

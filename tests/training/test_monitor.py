@@ -17,7 +17,7 @@ class Records:
     def scalars(self, step, values):
         self.written.append((step, values))
 
-    def flush(self):
+    def write(self):
         pass
 
 

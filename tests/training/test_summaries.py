@@ -105,10 +105,8 @@ def test_a_line_that_a_full_disk_cut_short_is_dropped_and_not_written_twice(tmp_
     assert [line["step"] for line in lines(tmp_path)] == [10, 20]
 
 
-def test_without_tensorflow_the_figures_are_kept_and_it_is_said(tmp_path, monkeypatch, capsys):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "clu", None)
+def test_without_tensorflow_the_figures_are_kept_and_it_is_said(tmp_path, without, capsys):
+    without("tensorflow")
     write(tmp_path, 0, [10]).close()
     assert lines(tmp_path) == [{"step": 10, "train/loss": 1.0}]
     assert "TensorBoard is off" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from resnet_jax import parallel
 from resnet_jax.data import feeds, splits
 from resnet_jax.data.inputs import VALIDATION_FRACTION
 from resnet_jax.data.inspect.look import Looked, pixels
-from resnet_jax.data.workers import RESULTS_AHEAD
+from resnet_jax.data.workers import most_ahead
 from resnet_jax.errors import UserError
 
 
@@ -108,5 +108,5 @@ def _memory(batch_size: int, dataset: ConfigDict, train: np.ndarray, why: str, m
         return Memory("resident", why, int(pixels(train).sum()) * channels)
     picture = channels * (dataset.image_size**2 if dataset.image_size else int(pixels(train).max()))
     num_workers = feeds.num_workers(dataset)
-    waiting = (num_workers + 1) * RESULTS_AHEAD * len(parallel.local_rows(mesh, batch_size))
+    waiting = most_ahead(num_workers) * len(parallel.local_rows(mesh, batch_size))
     return Memory("streaming", why, batch_size // mesh.size * picture, waiting * picture, num_workers)
