@@ -8,9 +8,8 @@ import pathlib
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
-import builtins
-import functools
 import shutil
+import sys
 
 import jax
 import pytest
@@ -19,8 +18,7 @@ import resnet_jax
 from resnet_jax import config as settings
 from resnet_jax import parallel
 from resnet_jax.models import variants
-from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.variants import Variant
+from tests.end_to_end.tiny import TINY
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -28,7 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def pytest_configure(config):
     """Compiled programs are kept between tests and between runs of the suite, for subprocesses too.
 
-    A worker of pytest-xdist begins with a copy: JAX does not lock its files, and would read what is half written.
+    A worker of pytest-xdist has its own: without a limit JAX does not lock them, and would read what is half written.
     """
     cache = config.cache.mkdir("jax")
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -36,6 +34,7 @@ def pytest_configure(config):
         cache = shutil.copytree(cache, own, dirs_exist_ok=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user"))  # Not in the user's home.
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
@@ -43,8 +42,7 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def tiny_variant(monkeypatch):
     """A network that compiles in a second, by the name "tiny"."""
-    tiny = functools.partial(ResNet, stage_sizes=(1, 1), width=8, stem="cifar", shortcut="pad")
-    monkeypatch.setitem(variants.VARIANTS, "tiny", Variant(tiny, "no paper", "digits", 8, 10))
+    monkeypatch.setitem(variants.VARIANTS, "tiny", TINY)
 
 
 @pytest.fixture
@@ -108,18 +106,7 @@ def test_data() -> pathlib.Path:
 @pytest.fixture
 def without(monkeypatch):
     """Makes a package look not installed."""
-
-    def hide(package):
-        whole = builtins.__import__
-
-        def importing(name, *arguments, **settings):
-            if name.split(".")[0] == package:
-                raise ImportError(name)
-            return whole(name, *arguments, **settings)
-
-        monkeypatch.setattr(builtins, "__import__", importing)
-
-    return hide
+    return lambda package: monkeypatch.setitem(sys.modules, package, None)
 
 
 @pytest.fixture

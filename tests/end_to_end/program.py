@@ -7,6 +7,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
 
+TINY = str(ROOT / "tests" / "end_to_end" / "tiny.py")  # the program with a network that compiles in a second
+
 # Digits in little: a few seconds a run, once compiled.
 SHORT_DIGITS = (
     "--config=configs/digits.py",
@@ -22,7 +24,7 @@ LONGER_DIGITS = (*SHORT_DIGITS, "--config.num_epochs=60")
 
 def start(*arguments: str, program: str = "main.py", **environment: str) -> subprocess.Popen:
     """Starts `python main.py ARGUMENTS`, or another program, on a single device."""
-    environment = {**os.environ, "XLA_FLAGS": "", **environment}
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         [sys.executable, program, *arguments],
         cwd=ROOT,

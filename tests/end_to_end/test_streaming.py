@@ -12,12 +12,14 @@ import pytest
 
 from tests.end_to_end import pictures
 from tests.end_to_end import test_processes as processes
-from tests.end_to_end.program import ROOT, run
+from tests.end_to_end.program import ROOT, TINY, run
 from tests.faults.comparison import assert_equal_runs, wait_for
 
-# The real program, which also notes in a file which examples each step is given.
+# The real program with a network that compiles in a second, which also notes which examples each step is given.
 NOTING = """
 import functools, json, os, runpy, sys
+from resnet_jax.models import variants
+from tests.end_to_end.tiny import TINY
 from resnet_jax.data import workers
 from resnet_jax.data.loading import TrainingBatches
 
@@ -34,6 +36,7 @@ class Noting:
 
 import contextlib
 arrays = workers.arrays
+variants.VARIANTS["tiny"] = TINY
 
 @contextlib.contextmanager
 def noting_arrays(fill, numbers, shape, num_workers):
@@ -46,7 +49,7 @@ if __name__ == "__main__":
 """
 # After its warm-up the rate is constant, so that runs of any number of epochs are compiled once.
 SHORT = (
-    "--config=configs/folder.py:resnet20",
+    "--config=configs/folder.py:tiny",
     "--config.dataset.image_size=32",
     "--config.batch_size=8",
     "--config.num_epochs=4",
@@ -152,19 +155,19 @@ def test_bad_files_are_named_and_the_run_goes_through(tmp_path):
     (root / "val" / "dot" / "empty.jpg").write_bytes(b"")
     (root / "train" / "dot" / "notes.txt").write_text("Not looked at.")
     arguments = (*SHORT, "--config.num_epochs=2", f"--config.dataset.name=folder:{root}", f"--workdir={tmp_path}/run")
-    finished = run(*arguments, "--config.dataset.max_unreadable=10")
+    finished = run(*arguments, "--config.dataset.max_unreadable=10", program=TINY)
     assert finished.returncode == 0, finished.stderr
     for name in bad:
         assert finished.stdout.count(f"Unreadable: {root}/train/dot/{name}: ") == 1
     assert finished.stdout.count(f"Unreadable: {root}/val/dot/empty.jpg: the file is empty") == 1
     assert finished.stdout.count("Unreadable: ") == len(bad) + 1
-    evaluated = run("evaluate", f"--workdir={tmp_path}/run", "--split=val", "--format=json")
+    evaluated = run("evaluate", f"--workdir={tmp_path}/run", "--split=val", "--format=json", program=TINY)
     assert evaluated.returncode == 0, evaluated.stderr
     scores = json.loads(evaluated.stdout)
     assert (scores["examples"], scores["unreadable"]) == (9, 1)
     assert "empty.jpg" in evaluated.stderr
     arguments = (*arguments[:-1], f"--workdir={tmp_path}/strict")
-    stopped = run(*arguments, "--config.dataset.max_unreadable=2")
+    stopped = run(*arguments, "--config.dataset.max_unreadable=2", program=TINY)
     assert stopped.returncode == 2
     assert "dataset.max_unreadable allows 2" in stopped.stderr
     assert "Traceback" not in stopped.stderr
@@ -208,18 +211,18 @@ def test_a_script_that_trains_without_the_guard_that_workers_need_is_told_of_it(
 def test_a_folder_may_be_moved(tmp_path, folder):
     """Named by a relative path in training, evaluated from elsewhere."""
     shutil.copytree(folder, tmp_path / "there" / "shapes")
-    recipe = f"--config={ROOT}/configs/folder.py:resnet20"
+    recipe = f"--config={ROOT}/configs/folder.py:tiny"
     arguments = [recipe, *SHORT[1:], "--config.num_epochs=2", "--config.dataset.name=folder:there/shapes"]
-    command = [sys.executable, str(ROOT / "main.py"), *arguments, f"--workdir={tmp_path}/run"]
+    command = [sys.executable, TINY, *arguments, f"--workdir={tmp_path}/run"]
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     trained = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert trained.returncode == 0, trained.stderr
-    assert run("evaluate", f"--workdir={tmp_path}/run", "--split=val").returncode == 0
+    assert run("evaluate", f"--workdir={tmp_path}/run", "--split=val", program=TINY).returncode == 0
     shutil.move(tmp_path / "there", tmp_path / "elsewhere")
-    assert run("evaluate", f"--workdir={tmp_path}/run", "--split=val").returncode == 2
+    assert run("evaluate", f"--workdir={tmp_path}/run", "--split=val", program=TINY).returncode == 2
     moved = f"--data_dir={tmp_path}/elsewhere/shapes"
     larger = ("--eval_resize=48", "--eval_crop=40", "--format=json")
-    evaluated = run("evaluate", f"--workdir={tmp_path}/run", "--split=val", moved, *larger)
+    evaluated = run("evaluate", f"--workdir={tmp_path}/run", "--split=val", moved, *larger, program=TINY)
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout)["examples"] == 15
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax.training.summaries import EVENT_FILES
+from resnet_jax.training.tensorboard import EVENT_FILES
 from resnet_jax.workdir import WorkDir
 
 

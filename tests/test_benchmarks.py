@@ -1,0 +1,35 @@
+import json
+
+from benchmarks import tables
+from tests.conftest import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+MADE = {
+    "benchmark": "start_up",
+    "backend": "cpu",
+    "device": "cpu",
+    "machine": "x86_64 X",
+    "cpu_count": 2,
+    "jax": "0.10.2",
+    "commit": "abc",
+    "date": "2026-11-25T10:00:00+00:00",
+}
+PAGE = "Before.\n\n<!-- table: start_up -->\nold\n<!-- end of table -->\n\nAfter.\n"
+
+
+def test_a_table_is_made_of_the_newest_line():
+    lines = [{**MADE, "figures": [{"recipe": "r", "first": first, "later": [1.0, 3.0, 2.0]}]} for first in (9.0, 7.0)]
+    page = tables.filled(PAGE, lines)
+    assert page.startswith("Before.\n\n<!-- table: start_up -->\n")
+    assert page.endswith("<!-- end of table -->\n\nAfter.\n")
+    assert "| r | 7.0 | 2.0 | 3 | 2 cores of x86_64 X, JAX 0.10.2, `abc`, 2026-11-25 |" in page
+    assert "old" not in page
+    assert "9.0" not in page
+    assert tables.filled(page, lines) == page
+
+
+def test_the_tables_of_the_readme_are_what_the_lines_say():
+    """None of their figures is by hand: otherwise run `python -m benchmarks.tables`."""
+    page = (BENCHMARKS / "README.md").read_text()
+    lines = map(json.loads, (BENCHMARKS / "results.jsonl").read_text().splitlines())
+    assert tables.filled(page, lines) == page
