@@ -1,0 +1,128 @@
+"""Writes the tables of benchmarks/README.md anew, from the newest lines of results.jsonl: no figure there is by hand.
+
+python -m benchmarks.tables
+"""
+
+import json
+import pathlib
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+
+HERE = pathlib.Path(__file__).parent
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+Lines = Sequence[dict]
+
+
+def filled(text: str, lines: Iterable[dict]) -> str:
+    """Markdown with its tables made of these lines of results, of which later ones take the place of earlier ones."""
+    lines = list(lines)
+
+    def fill(place: re.Match) -> str:
+        begin, name, end = place.groups()
+        return f"{begin}\n{TABLES[name]([line for line in lines if line['benchmark'] == name])}\n\n{end}"
+
+    return TABLE.sub(fill, text)
+
+
+def train_step(lines: Lines) -> str:
+    """The newest line of each case; what is faster or slower than PyTorch as a ratio of times of the same run."""
+    cases = {(line["device"], line["network"], line["dtype"], line["batch_size"]): line for line in lines}
+    rows = []
+    for line in cases.values():
+        ms = {of["contestant"]: of["ms"] for of in line["figures"]}
+        for of in line["figures"]:
+            rows.append(
+                (
+                    f"{line['network']}, {line['dtype']}, {line['batch_size']}",
+                    of["contestant"],
+                    f"{of['ms']:,.1f}",
+                    f"{of['images_per_second']:,.1f}",
+                    f"{of['tflops_per_second']:.3f}",
+                    f"{of['of_peak']:.0%}",
+                    f"{ms['plain'] / of['ms']:.2f}" if "plain" in ms else "-",
+                    f"{ms['torch_eager'] / of['ms']:.2f}" if "torch_eager" in ms else "-",
+                    _measured(line, f"{line['rounds']} rounds"),
+                )
+            )
+    header = ("case", "step", "ms", "images/s", "TFLOP/s", "of peak", "x plain", "x PyTorch eager", "measured")
+    return _markdown(header, rows)
+
+
+def start_up(lines: Lines) -> str:
+    rows = [
+        (of["recipe"], f"{of['first']:.1f}", f"{statistics.median(of['later']):.1f}", len(of["later"]), _measured(line))
+        for line in _newest(lines)
+        for of in line["figures"]
+    ]
+    return _markdown(("recipe", "first start, s", "later ones, s", "n", "measured"), rows)
+
+
+def evaluation(lines: Lines) -> str:
+    rows = [
+        (
+            of["network"],
+            f"{of['ours']:,.0f}",
+            f"{of['torch_eager']:,.0f}" if of["torch_eager"] else "-",
+            f"{of['state_mb']:,.1f}",
+            f"{1e3 * of['blocked']:,.0f}",
+            f"{1e3 * of['saved']:,.0f}",
+            _measured(line, f"{line['rounds']} rounds"),
+        )
+        for line in _newest(lines)
+        for of in line["figures"]
+    ]
+    header = ("network", "images/s", "PyTorch, images/s", "state, MB", "a save blocks, ms", "in all, ms", "measured")
+    return _markdown(header, rows)
+
+
+def compiled_step(lines: Lines) -> str:
+    rows = []
+    for line in _newest(lines):
+        for of in line["figures"]:
+            reduced = [kind for kind in of["collectives"] if kind["kind"] == "all-reduce"]
+            rows.append(
+                (
+                    f"{of['devices']} x {of['device_kind']}",
+                    f"{of['model']}, {of['dtype']}, {of['batch_size']:,}",
+                    sum(kind["count"] for kind in reduced),
+                    f"{sum(kind['bytes'] for kind in reduced) / 1e6:,.1f}",
+                    f"{of['memory']['temporary'] / 1e6:,.0f}",
+                    f"{of['memory']['arguments'] / 1e6:,.0f}",
+                    f"{of['flops'] / 1e9:,.1f}",
+                    _measured(line),
+                )
+            )
+    header = ("devices", "case", "all-reduces", "their MB", "temporary MB", "arguments, MB", "GFLOP", "compiled")
+    return _markdown(header, rows)
+
+
+TABLES: dict[str, Callable[[Lines], str]] = {
+    made.__name__: made for made in (train_step, start_up, evaluation, compiled_step)
+}
+
+
+def _newest(lines: Lines) -> Lines:
+    """The newest line of each kind of device."""
+    return list({line["device"]: line for line in lines}.values())
+
+
+def _measured(line: dict, how: str = "") -> str:
+    place = f"{line['cpu_count']} cores of {line['machine']}" if line["backend"] == "cpu" else line["device"]
+    parts = (place, f"JAX {line['jax']}", how, f"`{line['commit']}`", line["date"][:10])
+    return ", ".join(part for part in parts if part)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def main() -> None:
+    readme, lines = HERE / "README.md", (HERE / "results.jsonl").read_text().splitlines()
+    readme.write_text(filled(readme.read_text(), map(json.loads, lines)))
+
+
+if __name__ == "__main__":
+    main()
