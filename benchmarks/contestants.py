@@ -1,6 +1,6 @@
 """Train steps that `train_step.py` compares, each in a process of its own: ours, that of Flax's examples, PyTorch's.
 
-    python -m benchmarks.contestants ours resnet20 float32 128
+    python -m benchmarks.contestants ours resnet20 float32 128 2    # with 2 steps to warm up
 
 Every one trains the same network on a batch of uint8 pictures that lies on the device: it normalises, takes loss,
 accuracy and gradients, and updates by SGD with Nesterov momentum and weight decay. The process says when it is ready;

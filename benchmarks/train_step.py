@@ -1,6 +1,6 @@
 """Train steps a second: ours, that of Flax's examples, and PyTorch's, on the same machine, taking turns.
 
-    python -m benchmarks.train_step                                  # takes half an hour on 2 cores
+    python -m benchmarks.train_step
     python -m benchmarks.train_step --cases=resnet20:float32:128 --contestants=ours,torch_eager
 
 What they do is in `contestants.py` and `pytorch.py`. Each has a process of its own. They take turns in rounds of about

@@ -5,7 +5,7 @@
 - XLA has convolutions, matrix products and what surrounds them done by YNNPACK where it is asked to. Their sums are in
   another order, so that numbers differ in their last bits.
 
-`benchmarks/README.md` has what they gain.
+`benchmarks/README.md` has what they gain together.
 """
 
 import ctypes
