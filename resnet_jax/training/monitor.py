@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from resnet_jax import pictures
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.evaluation.metrics import Outcomes
-from resnet_jax.parallel import fetch
+from resnet_jax.parallel import CALLS_AHEAD, fetch
 from resnet_jax.terminal import ProgressLine, duration
 from resnet_jax.training.clock import Clock
 from resnet_jax.training.messages import settings_table
@@ -32,10 +33,19 @@ class NotFinite(Exception):
         self.what, self.step = what, step
 
 
+class _Call(NamedTuple):
+    """A call of the train step whose metrics are still on the device; after it `end` steps have been taken."""
+
+    metrics: Mapping[str, jax.Array]
+    end: int
+    is_reported: bool
+
+
 class Monitor:
     """Collects the metrics of the steps and reports their means every `log_every_steps` steps.
 
-    Between two reports nothing is fetched from the device, so that it never waits for us.
+    Between two reports nothing is fetched from the device, and what is reported then it has done a while ago: it never
+    waits for us.
     """
 
     def __init__(
@@ -51,13 +61,13 @@ class Monitor:
         self._total_steps = config.num_epochs * steps_per_epoch
         self._summaries, self._progress = summaries, progress
         self._clock = clock
-        self._unfetched: list[Mapping[str, jax.Array]] = []
+        self._unfetched: list[_Call] = []
         self._since_report: dict[str, list[float]] = {}  # the metrics of each step
         self.resume(0, {})
 
     def resume(self, step: int, saved: Mapping[str, object]) -> None:
         """Goes on at `step` with what `saved()` gave when that was saved; {} at the start of a run."""
-        self._step = self._first_step = self._window_step = step
+        self._taken = self._step = self._first_step = self._window_step = step
         self._since_report = {name: list(values) for name, values in saved.get("since_report", {}).items()}
         self.start_clock()
 
@@ -87,24 +97,41 @@ class Monitor:
         self._summaries.picture(0, "train/augmented", shown)
 
     def record(self, metrics: Mapping[str, jax.Array], steps: int) -> None:
-        """Takes the metrics of a call, float32 [steps] and still on the device, and reports if it is time."""
-        self._unfetched.append(metrics)
-        reports = self._step // self._config.log_every_steps
-        self._step += steps
-        if self._step // self._config.log_every_steps > reports:
-            self.collect()
-            self._report()
+        """Takes the metrics of a call, float32 [steps] and still on the device, and reports if it is time.
+
+        A report is made `CALLS_AHEAD` calls later: those calls keep the device busy in the meantime.
+        """
+        reports = self._taken // self._config.log_every_steps
+        self._taken += steps
+        is_reported = self._taken // self._config.log_every_steps > reports
+        self._unfetched.append(_Call(metrics, self._taken, is_reported))
+        done = self._unfetched[:-CALLS_AHEAD]
+        if done and done[-1].is_reported:
+            self._fetch(done)
 
     def collect(self) -> None:
-        """Fetches what has not been fetched.
+        """Fetches what has not been fetched, and makes the reports that are due.
 
         Raises:
           NotFinite: of the first step whose loss or gradient was not. To be called before a checkpoint is made.
         """
-        for metrics in fetch(self._unfetched):
+        while self._unfetched:
+            reported = [number for number, call in enumerate(self._unfetched, start=1) if call.is_reported]
+            self._fetch(self._unfetched[: reported[0] if reported else None])
+
+    def _fetch(self, calls: list[_Call]) -> None:
+        """Fetches the first calls that have not been, of which the last alone may be reported."""
+        del self._unfetched[: len(calls)]
+        for metrics in fetch([call.metrics for call in calls]):
             for name, values in metrics.items():
                 self._since_report.setdefault(name, []).extend(values.tolist())
-        self._unfetched.clear()
+        self._step = calls[-1].end
+        self._check()
+        if calls[-1].is_reported:
+            self._report()
+
+    def _check(self) -> None:
+        """Raises `NotFinite`, see `collect`."""
         first = self._step - len(self._since_report.get("loss", []))
         watched = zip(*(self._since_report.get(name, []) for name in MUST_BE_FINITE), strict=True)
         for step, values in enumerate(watched, start=first):

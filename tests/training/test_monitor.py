@@ -39,16 +39,17 @@ def metrics(*losses, gradient_norm=1.0):
 
 
 def test_reports_means_and_fetches_nothing_in_between(monkeypatch):
+    """What is fetched are calls that are done: the two after them are left to be computed."""
     fetches = []
-    monkeypatch.setattr(monitors, "fetch", lambda tree: fetches.append(1) or [
+    monkeypatch.setattr(monitors, "fetch", lambda tree: fetches.append(len(tree)) or [
         {name: np.asarray(value) for name, value in part.items()} for part in tree
     ])  # fmt: skip
     monitor, records = make_monitor()
-    for loss in (1.0, 2.0, 3.0):
+    for loss in (1.0, 2.0, 3.0, 6.0, 99.0):
         monitor.record(metrics(loss), 1)
     assert not fetches
-    monitor.record(metrics(6.0), 1)
-    assert len(fetches) == 1
+    monitor.record(metrics(99.0), 1)
+    assert fetches == [4]
     ((step, values),) = records.written
     assert step == 4
     assert values["train/loss"] == 3.0
@@ -58,15 +59,29 @@ def test_reports_means_and_fetches_nothing_in_between(monkeypatch):
 
 def test_a_call_of_several_steps_reports_when_it_passes_a_multiple():
     monitor, records = make_monitor()
-    for start in range(0, 9, 3):
+    for start in range(0, 15, 3):
         monitor.record(metrics(*range(start, start + 3)), 3)
     assert [(step, values["train/loss"]) for step, values in records.written] == [(6, 2.5), (9, 7.0)]
+
+
+def test_what_is_collected_is_reported_too_and_once():
+    """Step 4 is due when all is fetched after step 5; what comes after belongs to the next report."""
+    monitor, records = make_monitor()
+    for loss in (1.0, 2.0, 3.0, 6.0, 10.0):
+        monitor.record(metrics(loss), 1)
+    monitor.collect()
+    assert [(step, values["train/loss"]) for step, values in records.written] == [(4, 3.0)]
+    for loss in (20.0, 30.0, 40.0, 99.0, 99.0):
+        monitor.record(metrics(loss), 1)
+    assert [(step, values["train/loss"]) for step, values in records.written] == [(4, 3.0), (8, 25.0)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(value):
     monitor, _ = make_monitor()
     monitor.record(metrics(1.0, 1.0, value), 3)
+    for _ in range(2):
+        monitor.record(metrics(1.0), 1)
     with pytest.raises(monitors.NotFinite, match=r"loss became (nan|inf) at step 2 \(steps 0 to 3 were looked at\)"):
         monitor.record(metrics(1.0), 1)
 
@@ -94,6 +109,7 @@ def test_a_resumed_monitor_reports_what_an_uninterrupted_one_does():
     straight, expected = make_monitor()
     for loss in (1.5, 2.5, 3.5, 7.5):
         straight.record(metrics(loss), 1)
+    straight.collect()
     first, _ = make_monitor()
     first.record(metrics(1.5), 1)
     first.record(metrics(2.5), 1)
@@ -105,6 +121,7 @@ def test_a_resumed_monitor_reports_what_an_uninterrupted_one_does():
     second.resume(2, saved)
     second.record(metrics(3.5), 1)
     second.record(metrics(7.5), 1)
+    second.collect()
     ((step, values),), ((expected_step, expected_values),) = records.written, expected.written
     timed = {"train/images_per_second"}
     assert step == expected_step
