@@ -1,11 +1,12 @@
-"""What makes training on a CPU quicker, and nothing else: for it to know of accelerators would take JAX.
+"""Whether training on a CPU is to be made quicker, and what that takes beside the networks.
 
 - glibc gives large buffers back to the system when they are freed, and gets them anew, page by page, in the next step.
   Told to keep them, a step makes a fraction of the page faults, with the same numbers; the process takes more memory.
-- XLA has convolutions, matrix products and what surrounds them done by YNNPACK where it is asked to. Their sums are in
-  another order, so that numbers differ in their last bits.
+- XLA has YNNPACK take sums over arrays, such as BatchNorm's, where it is asked to: in another order, so that numbers
+  differ in their last bits. It could do convolutions and matrix products too, which has gained nothing here.
+- Networks take the gradients of convolutions as products of matrices: see `models/convolution.py`.
 
-`benchmarks/README.md` has what they gain together.
+`benchmarks/README.md` has what they gain.
 """
 
 import ctypes
@@ -18,7 +19,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 KEEP_MEMORY = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 64 * 2**20}
 
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
-FUSIONS = ("INDIVIDUAL_CONVOLUTION", "INDIVIDUAL_DOT", "DOT", "ELTWISE", "REDUCE")
+SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
 
 PLUGINS = ("libtpu", "jax_plugins")  # packages that give JAX another device than the CPU
 
@@ -49,7 +50,7 @@ def compiler_options(platform: str) -> dict[str, str]:
     """What XLA is asked for when it compiles a network for the devices of a platform, such as "cpu" or "tpu"."""
     if not _is_tuned or platform != "cpu":
         return {}
-    return {YNNPACK: ",".join(f"LIBRARY_FUSION_TYPE_{fusion}" for fusion in FUSIONS)}
+    return {YNNPACK: SUMS}
 
 
 def _is_alone() -> bool:

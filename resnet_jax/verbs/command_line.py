@@ -22,7 +22,7 @@ from resnet_jax import config as settings
 from resnet_jax import cpu, terminal
 from resnet_jax.errors import Preempted, UserError, first_line, unknown_name
 
-TUNE_CPU = flags.DEFINE_bool("tune_cpu", True, "On a CPU, keep memory and have YNNPACK compute: see resnet_jax/cpu.py.")
+TUNE_CPU = flags.DEFINE_bool("tune_cpu", True, "On a CPU, train quicker, with more memory: see resnet_jax/cpu.py.")
 DONE, SOME_FAILED, USER_ERROR, GO_ON, INTERRUPTED = 0, 1, 2, 75, 130
 VERBS = {
     "train": "train a network, or go on with the run in the workdir (the verb if none is named)",
