@@ -1,8 +1,8 @@
-"""Train steps that `train_step.py` compares, each in a process of its own: ours, that of Flax's examples, PyTorch's.
+"""What is compared, each in a process of its own: train steps (ours, Flax's examples', PyTorch's), and scoring.
 
     python -m benchmarks.contestants ours resnet20 float32 128 2    # with 2 steps to warm up
 
-Every one trains the same network on a batch of uint8 pictures that lies on the device: it normalises, takes loss,
+Every train step is of the same network on a batch of uint8 pictures that lies on the device: it normalises, takes loss,
 accuracy and gradients, and updates by SGD with Nesterov momentum and weight decay. The process says when it is ready;
 for each number that it is given on standard input it takes so many steps, and answers with the seconds.
 """
@@ -39,12 +39,21 @@ def ours(network: str, dtype: str, batch_size: int, steps_per_call: int = 1) -> 
     return ours_untuned(network, dtype, batch_size, steps_per_call)
 
 
-def ours_keeping_memory(network: str, dtype: str, batch_size: int) -> Take:
-    """The same without YNNPACK."""
+def ours_without_ynnpack(network: str, dtype: str, batch_size: int) -> Take:
+    """The same with XLA's own sums."""
     from resnet_jax import cpu
 
     cpu.tune()
     cpu.compiler_options = lambda platform: {}
+    return ours_untuned(network, dtype, batch_size)
+
+
+def ours_keeping_memory(network: str, dtype: str, batch_size: int) -> Take:
+    """With XLA's own gradients of convolutions as well."""
+    from resnet_jax import cpu
+
+    cpu.tune()
+    cpu._is_tuned = False  # The memory alone.
     return ours_untuned(network, dtype, batch_size)
 
 
@@ -92,6 +101,31 @@ def many_steps_a_call(network: str, dtype: str, batch_size: int) -> Take:
     from resnet_jax.training.setup import MOST_STEPS_PER_CALL
 
     return ours(network, dtype, batch_size, MOST_STEPS_PER_CALL)
+
+
+def ours_scoring(network: str, dtype: str, batch_size: int) -> Take:
+    """The evaluation of a run, with what a run sets for the CPU; a step is a batch in host memory."""
+    from resnet_jax import cpu
+
+    cpu.tune()
+    import jax
+
+    from resnet_jax import parallel
+    from resnet_jax.data.examples import Examples
+    from resnet_jax.data.preprocess import Preprocess
+    from resnet_jax.evaluation.evaluate import make_evaluate
+
+    mesh, net = parallel.make_mesh(), make_model(network, dtype)
+    images, labels = pictures(network, batch_size)
+    evaluate = make_evaluate(net, Preprocess(MEAN, STD), batch_size, mesh)
+    variables = net.init(jax.random.key(0), np.zeros((1, *images.shape[1:]), np.float32), train=False)
+    placed = parallel.place(variables, parallel.replicated(mesh))
+
+    def take(steps: int) -> float:
+        rows = np.arange(steps * batch_size) % batch_size
+        return float(evaluate(placed, Examples(images[rows], labels[rows], rows)).loss.mean())
+
+    return take
 
 
 def plain(network: str, dtype: str, batch_size: int) -> Take:

@@ -58,5 +58,23 @@ def torch_eager(network: str, dtype: str, batch_size: int, compiled: bool = Fals
     return take
 
 
+def torch_scoring(network: str, dtype: str, batch_size: int) -> contestants.Take:
+    """Losses of batches in host memory."""
+    module, normalise, device = network_of(network)
+    module.eval()
+    pixels, labels = contestants.pictures(network, batch_size)
+    images, labels = torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(labels).long()
+
+    @torch.inference_mode()
+    def take(steps: int) -> float:
+        for _ in range(steps):
+            with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+                logits = module(normalise(images.to(device)))
+            losses = torch.nn.functional.cross_entropy(logits.float().cpu(), labels, reduction="none")
+        return losses.mean().item()
+
+    return take
+
+
 def torch_compile(network: str, dtype: str, batch_size: int) -> contestants.Take:
     return torch_eager(network, dtype, batch_size, compiled=True)

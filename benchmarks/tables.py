@@ -47,19 +47,21 @@ def train_step(lines: Lines) -> str:
                 )
             )
     header = ("case", "step", "ms", "images/s", "TFLOP/s", "of peak", "x plain", "x PyTorch eager", "measured")
-    return _markdown(header, rows)
+    return _markdown(header, rows, cases.values())
 
 
 def start_up(lines: Lines) -> str:
+    newest = _newest(lines)
     rows = [
         (of["recipe"], f"{of['first']:.1f}", f"{statistics.median(of['later']):.1f}", len(of["later"]), _measured(line))
-        for line in _newest(lines)
+        for line in newest
         for of in line["figures"]
     ]
-    return _markdown(("recipe", "first start, s", "later ones, s", "n", "measured"), rows)
+    return _markdown(("recipe", "first start, s", "later ones, s", "n", "measured"), rows, newest)
 
 
 def evaluation(lines: Lines) -> str:
+    newest = _newest(lines)
     rows = [
         (
             of["network"],
@@ -70,16 +72,16 @@ def evaluation(lines: Lines) -> str:
             f"{1e3 * of['saved']:,.0f}",
             _measured(line, f"{line['rounds']} rounds"),
         )
-        for line in _newest(lines)
+        for line in newest
         for of in line["figures"]
     ]
     header = ("network", "images/s", "PyTorch, images/s", "state, MB", "a save blocks, ms", "in all, ms", "measured")
-    return _markdown(header, rows)
+    return _markdown(header, rows, newest)
 
 
 def compiled_step(lines: Lines) -> str:
-    rows = []
-    for line in _newest(lines):
+    rows, newest = [], _newest(lines)
+    for line in newest:
         for of in line["figures"]:
             reduced = [kind for kind in of["collectives"] if kind["kind"] == "all-reduce"]
             rows.append(
@@ -95,7 +97,7 @@ def compiled_step(lines: Lines) -> str:
                 )
             )
     header = ("devices", "case", "all-reduces", "their MB", "temporary MB", "arguments, MB", "GFLOP", "compiled")
-    return _markdown(header, rows)
+    return _markdown(header, rows, newest)
 
 
 TABLES: dict[str, Callable[[Lines], str]] = {
@@ -114,9 +116,11 @@ def _measured(line: dict, how: str = "") -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[object]], made_of: Iterable[dict]) -> str:
+    """A table, and below it by which commands its lines of results were made."""
+    table = "\n".join(f"| {' | '.join(map(str, row))} |" for row in [header, ["---"] * len(header), *rows])
+    commands = dict.fromkeys(f"`{line['command']}`" for line in made_of)
+    return f"{table}\n\nMade by {', '.join(commands)}." if commands else table
 
 
 def main() -> None:

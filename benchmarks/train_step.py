@@ -11,17 +11,13 @@ quickest product of two large matrices in the type of the case, by XLA, or what 
 import dataclasses
 import importlib.metadata
 import importlib.util
-import json
-import math
 import os
 import statistics
-import subprocess
-import sys
 
 import jax
 from absl import app, flags, logging
 
-from benchmarks import contestants, results
+from benchmarks import contestants, results, turns
 from resnet_jax.models.cost import cost
 from resnet_jax.training.peak import peak_of
 from resnet_jax.training.setup import MOST_STEPS_PER_CALL
@@ -37,45 +33,6 @@ BATCH_SIZES = {"resnet20": (128, 128), "resnet18": (64, 512), "resnet50": (16, 2
 TYPES = ("float32", "bfloat16")
 
 
-class Contestant:
-    """A process that takes steps when it is told to.
-
-    Attributes:
-      loss: after its first `warm_up` steps.
-      steps: of a turn.
-      seconds: of a step, in each turn.
-    """
-
-    def __init__(self, name: str, network: str, dtype: str, batch_size: int, warm_up: int):
-        arguments = (name, network, dtype, str(batch_size), str(warm_up))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.contestants", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{name} has ended: {' '.join(arguments)}")
-        self.name, self.loss, self.seconds = name, json.loads(line)["loss"], []
-        self.steps = warm_up
-        once = self._turn(warm_up)
-        self.steps = warm_up * max(1, math.floor(SECONDS.value / once))
-
-    def turn(self) -> None:
-        """Takes a turn, and notes the seconds of a step."""
-        self.seconds.append(self._turn(self.steps) / self.steps)
-
-    def _turn(self, steps: int) -> float:
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def end(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     cases = [case.split(":") for case in CASES.value or _cases()]
@@ -86,18 +43,9 @@ def main(_: list[str]) -> None:
 
 def compare(names: list[str], network: str, dtype: str, batch_size: int) -> None:
     """Has contestants take turns on one case, and adds a line to the results."""
-    print(f"\n{network} in {dtype}, {batch_size} examples a step", flush=True)
-    taking_part = []
-    try:
-        for name in names:
-            print(f"  {name} starts ...", flush=True)
-            taking_part.append(Contestant(name, network, dtype, batch_size, _warm_up(name)))
-        for _ in range(ROUNDS.value):
-            for contestant in taking_part:
-                contestant.turn()
-    finally:
-        for contestant in taking_part:
-            contestant.end()
+    # At least a whole call.
+    warm_up = {name: MOST_STEPS_PER_CALL if name == "many_steps_a_call" else 2 for name in names}
+    taking_part = turns.take(warm_up, (network, dtype, str(batch_size)), ROUNDS.value, SECONDS.value)
     per_step = {contestant.name: statistics.median(contestant.seconds) for contestant in taking_part}
     model = contestants.make_model(network, dtype)
     flops = 6.0 * batch_size * cost(model, (contestants.SIDES[network],) * 2 + (3,)).multiply_adds
@@ -119,11 +67,6 @@ def compare(names: list[str], network: str, dtype: str, batch_size: int) -> None
     results.add("train_step", **case, cpu_is_tuned="as the contestants say", **compared)
 
 
-def _warm_up(name: str) -> int:
-    """Steps: a whole call at least."""
-    return MOST_STEPS_PER_CALL if name == "many_steps_a_call" else 2
-
-
 def _cases() -> list[str]:
     sizes = {network: sizes[not _on_cpu()] for network, sizes in BATCH_SIZES.items()}
     return [f"{network}:{dtype}:{size}" for network, size in sizes.items() for dtype in TYPES]
@@ -131,7 +74,7 @@ def _cases() -> list[str]:
 
 def _contestants() -> list[str]:
     """`ours` first; on a CPU a loop around convolutions is slow, so no run takes many steps in a call there."""
-    variants = ["ours_keeping_memory", "ours_untuned"] if _on_cpu() else ["many_steps_a_call"]
+    variants = ["ours_without_ynnpack", "ours_keeping_memory", "ours_untuned"] if _on_cpu() else ["many_steps_a_call"]
     names = ["ours", *variants, "plain"]
     return names + (["torch_eager", "torch_compile"] if _torch_version() else [])
 

@@ -6,6 +6,7 @@ from tests.conftest import ROOT
 BENCHMARKS = ROOT / "benchmarks"
 MADE = {
     "benchmark": "start_up",
+    "command": "python -m benchmarks.start_up",
     "backend": "cpu",
     "device": "cpu",
     "machine": "x86_64 X",
@@ -23,6 +24,7 @@ def test_a_table_is_made_of_the_newest_line():
     assert page.startswith("Before.\n\n<!-- table: start_up -->\n")
     assert page.endswith("<!-- end of table -->\n\nAfter.\n")
     assert "| r | 7.0 | 2.0 | 3 | 2 cores of x86_64 X, JAX 0.10.2, `abc`, 2026-11-25 |" in page
+    assert "Made by `python -m benchmarks.start_up`." in page
     assert "old" not in page
     assert "9.0" not in page
     assert tables.filled(page, lines) == page
