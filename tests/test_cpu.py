@@ -15,7 +15,7 @@ from resnet_jax.models.creation import create_model
 from resnet_jax.training import losses
 from resnet_jax.training.objective import make_objective
 from resnet_jax.training.state import TrainState
-from tests.end_to_end.program import ROOT, TINY, run
+from tests.end_to_end.program import ROOT, run
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def test_memory_that_is_freed_is_kept_for_the_next_step():
 def test_a_run_says_and_records_whether_it_is_tuned(tmp_path, tuned):
     arguments = ("--config=configs/digits.py", "--config.model.name=tiny", "--config.num_epochs=2")
     flag = () if tuned else ("--notune_cpu",)
-    finished = run(*arguments, *flag, f"--workdir={tmp_path}/run", program=TINY, JAX_PLATFORMS="cpu")
+    finished = run(*arguments, *flag, f"--workdir={tmp_path}/run", JAX_PLATFORMS="cpu")
     assert finished.returncode == 0, finished.stderr
     assert ("Tuned for the CPU" in finished.stdout) == tuned
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -10,7 +10,7 @@ import json
 import re
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -42,6 +42,7 @@ class FakeStorage(ThreadingHTTPServer):
     Attributes:
       objects: what is in it, by name.
       not_understood: requests that it has no answer for.
+      when_written: what is to be done once an object of that name is there.
       environment: variables that lead a program here.
     """
 
@@ -52,6 +53,7 @@ class FakeStorage(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, Object] = {}
         self.not_understood: list[str] = []
+        self.when_written: dict[str, Callable[[], None]] = {}
         self.sessions: dict[str, str] = {}
         self.numbers = itertools.count(1)
         self.lock = threading.Lock()
@@ -196,6 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.query.get("ifGenerationMatch", str(there.generation)) != str(there.generation):
             raise _Refused(412)
         self.server.objects[name] = Object(content, next(self.server.numbers))
+        self.server.when_written.pop(name, lambda: None)()
         return self.resource(name)
 
     def resource(self, name: str) -> dict:

@@ -6,23 +6,27 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
+HERE = ROOT / "tests" / "end_to_end"
 
-TINY = str(ROOT / "tests" / "end_to_end" / "tiny.py")  # the program with a network that compiles in a second
+TINY = str(HERE / "tiny.py")  # the program with a network that compiles in a second
 
-# Digits in little: a few seconds a run, once compiled.
+# Digits in little: a few seconds a run, most of which go into its start.
 SHORT_DIGITS = (
     "--config=configs/digits.py",
+    "--config.model.name=tiny",
     "--config.num_epochs=4",
     "--config.schedule.warmup_epochs=0.5",
     "--config.dataset.train_split=train[:600]",
     "--config.log_every_steps=3",
     "--config.ema_decay=0.9",
 )
-# Ten epochs and more, of eight steps, can be interrupted often.
-LONGER_DIGITS = (*SHORT_DIGITS, "--config.num_epochs=60")
+
+# Environments of a program. On its path, Python runs the module there that hides TensorFlow, as if it were not
+# installed: a run starts in half the time, without TensorBoard.
+WITHOUT_TENSORFLOW = {"PYTHONPATH": os.pathsep.join([str(HERE / "without_tensorflow"), str(ROOT)])}
 
 
-def start(*arguments: str, program: str = "main.py", **environment: str) -> subprocess.Popen:
+def start(*arguments: str, program: str = TINY, **environment: str) -> subprocess.Popen:
     """Starts `python main.py ARGUMENTS`, or another program, on a single device."""
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(

@@ -3,12 +3,13 @@
 import json
 import re
 import signal
+import subprocess
 
 import pytest
 
 from tests.end_to_end.fake_storage import FakeStorage, Object
 from tests.end_to_end.program import SHORT_DIGITS, run, start
-from tests.faults.comparison import assert_equal_runs, wait_for
+from tests.faults.comparison import assert_equal_runs
 
 WORKDIR = "--workdir=gs://bucket/run"
 
@@ -19,15 +20,18 @@ def storage(tmp_path):
         yield storage
 
 
-def steps(storage, ending):
-    """Of the checkpoints that have such a file."""
-    found = (re.fullmatch(rf"run/checkpoints/(\d+)/{ending}", name) for name in list(storage.objects))
+def saved_steps(storage):
+    """There is no renaming in a bucket: Orbax marks what is complete."""
+    found = (re.fullmatch(r"run/checkpoints/(\d+)/commit_success.txt", name) for name in storage.objects)
     return sorted(int(match[1]) for match in found if match)
 
 
-def saved_steps(storage):
-    """There is no renaming in a bucket: Orbax marks what is complete."""
-    return steps(storage, "commit_success.txt")
+def run_until(storage, name, signum):
+    """A run that gets the signal when a file of its checkpoint of step 16, of 32, has been written."""
+    process = start(*SHORT_DIGITS, WORKDIR, **storage.environment)
+    storage.when_written[f"run/checkpoints/16/{name}"] = lambda: process.send_signal(signum)
+    stdout, stderr = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def flip_a_bit(storage, step):
@@ -53,19 +57,13 @@ def download(storage, place):
 
 @pytest.mark.slow
 def test_a_run_is_killed_stopped_damaged_and_goes_on_to_the_same_parameters(tmp_path, storage, finished_run):
-    process = start(*SHORT_DIGITS, WORKDIR, **storage.environment)
-    wait_for(lambda: 16 in steps(storage, "_CHECKPOINT_METADATA"), process)  # Of 32 steps; the save has begun.
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    killed = run_until(storage, "_CHECKPOINT_METADATA", signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
     assert saved_steps(storage) == [8]
 
-    process = start(*SHORT_DIGITS, WORKDIR, **storage.environment)
-    wait_for(lambda: 16 in saved_steps(storage), process)
-    process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 75, stderr
-    assert "Resuming from step " in stdout
-    assert "gs://bucket/run" in stdout
+    stopped = run_until(storage, "commit_success.txt", signal.SIGTERM)
+    assert stopped.returncode == 75, stopped.stderr
+    assert "Resuming from step 8 of 32 in gs://bucket/run" in stopped.stdout
     assert "run/result.json" not in storage.objects
 
     newest, before = saved_steps(storage)[-1], saved_steps(storage)[-2]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.program import SHORT_DIGITS, run
+from tests.end_to_end.program import SHORT_DIGITS, WITHOUT_TENSORFLOW, run
 
 # Eight steps an epoch; the rate is hopeless from the second epoch on.
 BREAKS = (
@@ -20,7 +20,7 @@ BREAKS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("feed", ["resident", "streaming"])
 def test_a_run_that_breaks_can_be_looked_into(tmp_path, feed):
-    broke = run(*BREAKS, f"--config.dataset.feed={feed}", f"--workdir={tmp_path}")
+    broke = run(*BREAKS, f"--config.dataset.feed={feed}", f"--workdir={tmp_path}", **WITHOUT_TENSORFLOW)
     assert broke.returncode == 2
     assert "Traceback" not in broke.stderr
     assert f"python main.py debug_nan --workdir={tmp_path}" in broke.stderr
@@ -38,7 +38,7 @@ def test_a_run_that_breaks_can_be_looked_into(tmp_path, feed):
     found = json.loads(line)
     assert (found["step"], found["first_not_finite"]) == (record["step"], record["first_not_finite"])
     assert found["in_the_run"] == record["first_not_finite"]
-    assert len({part["name"] for part in found["parts"] if part["kind"] == "layer"}) > 40
+    assert len({part["name"] for part in found["parts"] if part["kind"] == "layer"}) > 10
     assert found["pictures"] == str(tmp_path / "nan" / "batch.png")
 
 

@@ -38,7 +38,7 @@ def test_a_folder_as_csv_with_features(finished_run, pictures, tmp_path):
     np.testing.assert_allclose(found, predictions.probabilities.max(axis=-1), atol=1e-5)
     with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
         assert file["names"].tolist() == good
-        assert file["features"].shape == (10, 64)
+        assert file["features"].shape == (10, 16)
 
 
 def test_the_nearest_of_a_folder_as_json(finished_run, pictures):
@@ -55,7 +55,7 @@ def test_the_nearest_of_a_folder_as_json(finished_run, pictures):
 
 
 def test_a_table_on_several_devices_from_weights(finished_run, pictures):
-    weights = ("--config=configs/digits.py", f"--config.init_from={finished_run}")
+    weights = ("--config=configs/digits.py", "--config.model.name=tiny", f"--config.init_from={finished_run}")
     devices = "--xla_force_host_platform_device_count=4"
     finished = run("predict", *weights, f"{pictures}/0/0.png", "/nowhere/cat.jpg", "--top=99", XLA_FLAGS=devices)
     assert finished.returncode == 1, finished.stderr

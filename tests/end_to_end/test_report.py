@@ -10,7 +10,7 @@ def test_a_page_is_left_in_the_workdir_or_where_it_was_asked_for(finished_run, t
     alone = run("report", f"--workdir={workdir}")
     assert alone.returncode == 0, alone.stderr
     assert f"Wrote {workdir}/report.html" in alone.stdout
-    assert "<h1>resnet20 on digits</h1>" in (workdir / "report.html").read_text()
+    assert "<h1>tiny on digits</h1>" in (workdir / "report.html").read_text()
     several = run("report", f"--workdir={workdir}", str(finished_run), f"--to={tmp_path}/both.html")
     assert several.returncode == 0, several.stderr
     assert "<h1>2 runs on digits</h1>" in (tmp_path / "both.html").read_text()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.end_to_end import pictures
 from tests.end_to_end import test_processes as processes
-from tests.end_to_end.program import ROOT, TINY, run
+from tests.end_to_end.program import ROOT, TINY, WITHOUT_TENSORFLOW, run
 from tests.faults.comparison import assert_equal_runs, wait_for
 
 # The real program with a network that compiles in a second, which also notes which examples each step is given.
@@ -155,19 +155,19 @@ def test_bad_files_are_named_and_the_run_goes_through(tmp_path):
     (root / "val" / "dot" / "empty.jpg").write_bytes(b"")
     (root / "train" / "dot" / "notes.txt").write_text("Not looked at.")
     arguments = (*SHORT, "--config.num_epochs=2", f"--config.dataset.name=folder:{root}", f"--workdir={tmp_path}/run")
-    finished = run(*arguments, "--config.dataset.max_unreadable=10", program=TINY)
+    finished = run(*arguments, "--config.dataset.max_unreadable=10")
     assert finished.returncode == 0, finished.stderr
     for name in bad:
         assert finished.stdout.count(f"Unreadable: {root}/train/dot/{name}: ") == 1
     assert finished.stdout.count(f"Unreadable: {root}/val/dot/empty.jpg: the file is empty") == 1
     assert finished.stdout.count("Unreadable: ") == len(bad) + 1
-    evaluated = run("evaluate", f"--workdir={tmp_path}/run", "--split=val", "--format=json", program=TINY)
+    evaluated = run("evaluate", f"--workdir={tmp_path}/run", "--split=val", "--format=json")
     assert evaluated.returncode == 0, evaluated.stderr
     scores = json.loads(evaluated.stdout)
     assert (scores["examples"], scores["unreadable"]) == (9, 1)
     assert "empty.jpg" in evaluated.stderr
     arguments = (*arguments[:-1], f"--workdir={tmp_path}/strict")
-    stopped = run(*arguments, "--config.dataset.max_unreadable=2", program=TINY)
+    stopped = run(*arguments, "--config.dataset.max_unreadable=2")
     assert stopped.returncode == 2
     assert "dataset.max_unreadable allows 2" in stopped.stderr
     assert "Traceback" not in stopped.stderr
@@ -214,15 +214,15 @@ def test_a_folder_may_be_moved(tmp_path, folder):
     recipe = f"--config={ROOT}/configs/folder.py:tiny"
     arguments = [recipe, *SHORT[1:], "--config.num_epochs=2", "--config.dataset.name=folder:there/shapes"]
     command = [sys.executable, TINY, *arguments, f"--workdir={tmp_path}/run"]
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XLA_FLAGS": "", **WITHOUT_TENSORFLOW}
     trained = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert trained.returncode == 0, trained.stderr
-    assert run("evaluate", f"--workdir={tmp_path}/run", "--split=val", program=TINY).returncode == 0
+    assert run("evaluate", f"--workdir={tmp_path}/run", "--split=val").returncode == 0
     shutil.move(tmp_path / "there", tmp_path / "elsewhere")
-    assert run("evaluate", f"--workdir={tmp_path}/run", "--split=val", program=TINY).returncode == 2
+    assert run("evaluate", f"--workdir={tmp_path}/run", "--split=val").returncode == 2
     moved = f"--data_dir={tmp_path}/elsewhere/shapes"
     larger = ("--eval_resize=48", "--eval_crop=40", "--format=json")
-    evaluated = run("evaluate", f"--workdir={tmp_path}/run", "--split=val", moved, *larger, program=TINY)
+    evaluated = run("evaluate", f"--workdir={tmp_path}/run", "--split=val", moved, *larger)
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout)["examples"] == 15
 

@@ -4,49 +4,29 @@ import json
 
 import pytest
 
-from tests.end_to_end.program import SHORT_DIGITS, run
-
-# Python runs a module of this name at its start.
-HIDE_TENSORFLOW = """
-from importlib.machinery import PathFinder
-
-find_spec = PathFinder.find_spec
-
-def find_spec_without_tensorflow(name, path=None, target=None):
-    return None if name.split(".")[0] in ("tensorflow", "tensorboard") else find_spec(name, path, target)
-
-PathFinder.find_spec = find_spec_without_tensorflow
-"""
+from tests.end_to_end.program import SHORT_DIGITS, WITHOUT_TENSORFLOW, run
 
 
-@pytest.fixture
-def hidden(tmp_path):
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(HIDE_TENSORFLOW)
-    return {"PYTHONPATH": str(tmp_path / "site")}
-
-
-def train_and_evaluate(tmp_path, hidden, *arguments):
+def train_and_evaluate(tmp_path, *arguments):
     workdir = f"--workdir={tmp_path}/run"
-    trained = run(*arguments, workdir, **hidden)
+    trained = run(*arguments, workdir, **WITHOUT_TENSORFLOW)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.count("TensorBoard is off") == 1
     assert not list((tmp_path / "run").glob("events*"))
-    evaluated = run("evaluate", workdir, "--format=json", **hidden)
+    evaluated = run("evaluate", workdir, "--format=json", **WITHOUT_TENSORFLOW)
     assert evaluated.returncode == 0, evaluated.stderr
     scores = json.loads(evaluated.stdout.splitlines()[-1])
     assert scores["top1"] == json.loads((tmp_path / "run" / "result.json").read_text())["test"]["top1"]
 
 
-def test_digits(tmp_path, hidden):
-    train_and_evaluate(tmp_path, hidden, *SHORT_DIGITS)
+def test_digits(tmp_path):
+    train_and_evaluate(tmp_path, *SHORT_DIGITS)
 
 
 @pytest.mark.slow
-def test_a_prepared_tfds_set(tmp_path, hidden, test_data):
+def test_a_prepared_tfds_set(tmp_path, test_data):
     train_and_evaluate(
         tmp_path,
-        hidden,
         "--config=configs/cifar10.py:resnet20",
         "--config.num_epochs=2",
         "--config.batch_size=32",
@@ -56,7 +36,7 @@ def test_a_prepared_tfds_set(tmp_path, hidden, test_data):
     )
 
 
-def test_preparing_a_set_says_that_it_needs_tensorflow(tmp_path, hidden):
+def test_preparing_a_set_says_that_it_needs_tensorflow(tmp_path):
     """The archive is there, so that nothing needs to be downloaded."""
     manual = tmp_path / "data" / "downloads" / "manual"
     manual.mkdir(parents=True)
@@ -65,7 +45,7 @@ def test_preparing_a_set_says_that_it_needs_tensorflow(tmp_path, hidden):
         "--config=configs/cifar10.py",
         f"--workdir={tmp_path}/run",
         f"--config.dataset.data_dir={tmp_path}/data",
-        **hidden,
+        **WITHOUT_TENSORFLOW,
     )
     assert finished.returncode == 2
     assert "preparing it needs TensorFlow: pip install tensorflow-cpu" in finished.stderr

@@ -10,6 +10,10 @@ import pytest
 
 from resnet_jax.training.tensorboard import EVENT_FILES
 from resnet_jax.workdir import WorkDir
+from tests.end_to_end.program import SHORT_DIGITS
+
+# Epochs of eight steps, enough of them for a run to be interrupted before it ends.
+LONG_DIGITS = (*SHORT_DIGITS, "--config.num_epochs=16")
 
 
 def wait_for(condition, process, seconds=300):

@@ -1,18 +1,13 @@
 import pytest
 
-from tests.end_to_end.program import LONGER_DIGITS, run
+from tests.end_to_end.program import run
+from tests.faults.comparison import LONG_DIGITS
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(finished_run):
-    """A run of `SHORT_DIGITS` that nothing has happened to."""
-    return finished_run
-
-
-@pytest.fixture(scope="session")
-def longer(tmp_path_factory):
-    """A run of `LONGER_DIGITS` that nothing has happened to."""
-    workdir = tmp_path_factory.mktemp("runs") / "longer"
-    finished = run(*LONGER_DIGITS, f"--workdir={workdir}")
+def uninterrupted(tmp_path_factory):
+    """A run of `LONG_DIGITS` that nothing has happened to."""
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    finished = run(*LONG_DIGITS, f"--workdir={workdir}")
     assert finished.returncode == 0, finished.stderr
     return workdir

@@ -1,4 +1,4 @@
-"""main.py with an evaluation that takes minutes, and tells that it has begun by a file in the workdir."""
+"""The program with an evaluation that takes minutes, and tells that it has begun by a file in the workdir."""
 
 import pathlib
 import runpy
@@ -8,6 +8,7 @@ import time
 sys.path.insert(0, "")
 
 from resnet_jax import parallel
+from tests.end_to_end.program import TINY
 
 place_rows = parallel.place_rows  # Called for every batch that is evaluated.
 (workdir,) = (pathlib.Path(argument.partition("=")[2]) for argument in sys.argv if argument.startswith("--workdir="))
@@ -20,4 +21,4 @@ def slowly(*arguments):
 
 
 parallel.place_rows = slowly
-runpy.run_path("main.py", run_name="__main__")
+runpy.run_path(TINY, run_name="__main__")

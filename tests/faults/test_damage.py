@@ -9,9 +9,9 @@ from tests.faults.comparison import assert_equal_runs, saved_steps
 
 
 @pytest.fixture
-def workdir(tmp_path, uninterrupted):
+def workdir(tmp_path, finished_run):
     """A run with checkpoints of its last two epochs that does not yet know that it is finished."""
-    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
     (workdir / "result.json").unlink()
     assert saved_steps(workdir)[-2:] == [24, 32]
     return workdir
@@ -30,14 +30,14 @@ def damage(checkpoint, how):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "flipped"])
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(workdir, uninterrupted, how):
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(workdir, finished_run, how):
     damage(workdir / "checkpoints" / "32", how)
     resumed = run(*SHORT_DIGITS, f"--workdir={workdir}")
     assert resumed.returncode == 0, resumed.stderr
     assert "Checkpoint 32 is damaged (" in resumed.stdout
     assert "Resuming from step 24 of 32" in resumed.stdout
     assert (workdir / "damaged" / "32" / "params").exists()
-    assert_equal_runs(workdir, uninterrupted)
+    assert_equal_runs(workdir, finished_run)
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from tests.end_to_end.program import SHORT_DIGITS, run, start
-from tests.faults.comparison import assert_equal_runs, saved_steps, wait_for
+from tests.end_to_end.program import run, start
+from tests.faults.comparison import LONG_DIGITS, assert_equal_runs, saved_steps, wait_for
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def fill(disk):
 @pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(disk, uninterrupted):
     workdir = disk / "run"
-    process = start(*SHORT_DIGITS, f"--workdir={workdir}")
+    process = start(*LONG_DIGITS, f"--workdir={workdir}")
     wait_for(lambda: saved_steps(workdir), process)
     fill(disk)
     _, stderr = process.communicate(timeout=120)
@@ -43,7 +43,7 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(disk, uninter
     assert re.search("cannot save a checkpoint in .*: make room|No space left on device", last_line), stderr
     assert "run the same command again" in last_line
     (disk / "filler").unlink()
-    resumed = run(*SHORT_DIGITS, f"--workdir={workdir}")
+    resumed = run(*LONG_DIGITS, f"--workdir={workdir}")
     assert resumed.returncode == 0, resumed.stderr
     assert "Resuming from step " in resumed.stdout
     assert_equal_runs(workdir, uninterrupted)
@@ -52,7 +52,7 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(disk, uninter
 @pytest.mark.slow
 def test_a_disk_that_is_read_only_is_one_sentence(disk):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    finished = run(*SHORT_DIGITS, f"--workdir={disk / 'run'}")
+    finished = run(*LONG_DIGITS, f"--workdir={disk / 'run'}")
     assert finished.returncode == 2
     assert len(finished.stderr.splitlines()) == 1, finished.stderr
     assert "Read-only file system" in finished.stderr

@@ -9,7 +9,7 @@ from tests.faults.comparison import assert_equal_runs, wait_for
 
 
 @pytest.mark.slow
-def test_the_second_process_in_a_workdir_refuses_and_the_first_goes_on(tmp_path, uninterrupted):
+def test_the_second_process_in_a_workdir_refuses_and_the_first_goes_on(tmp_path, finished_run):
     workdir = tmp_path / "run"
     process = start(*SHORT_DIGITS, f"--workdir={workdir}")
     wait_for((workdir / ".lock").exists, process)
@@ -21,4 +21,4 @@ def test_the_second_process_in_a_workdir_refuses_and_the_first_goes_on(tmp_path,
     assert len(second.stderr.splitlines()) == 1
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    assert_equal_runs(workdir, uninterrupted)
+    assert_equal_runs(workdir, finished_run)

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tests.end_to_end.program import SHORT_DIGITS, run, start
-from tests.faults.comparison import assert_equal_runs, saved_steps, untimed_records, wait_for
+from tests.end_to_end.program import run, start
+from tests.faults.comparison import LONG_DIGITS, assert_equal_runs, saved_steps, untimed_records, wait_for
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
 
@@ -23,7 +23,7 @@ def stop(process, signum):
 
 def start_evaluating(workdir):
     """A run that has come to its first evaluation, which takes its time."""
-    process = start(*SHORT_DIGITS, f"--workdir={workdir}", program="tests/faults/slow_evaluation.py")
+    process = start(*LONG_DIGITS, f"--workdir={workdir}", program="tests/faults/slow_evaluation.py")
     wait_for((workdir / "evaluating").exists, process)
     (workdir / "evaluating").unlink()
     return process
@@ -31,7 +31,7 @@ def start_evaluating(workdir):
 
 def assert_goes_on(workdir, uninterrupted):
     assert not (workdir / "result.json").exists()
-    resumed = run(*SHORT_DIGITS, f"--workdir={workdir}")
+    resumed = run(*LONG_DIGITS, f"--workdir={workdir}")
     assert resumed.returncode == 0, resumed.stderr
     assert_equal_runs(workdir, uninterrupted)
 
@@ -39,7 +39,7 @@ def assert_goes_on(workdir, uninterrupted):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stop_amid_the_steps_saves_sums_up_and_goes_on_to_the_same_parameters(tmp_path, uninterrupted, signum):
     workdir = tmp_path / "stopped"
-    process = start(*SHORT_DIGITS, f"--workdir={workdir}")
+    process = start(*LONG_DIGITS, f"--workdir={workdir}")
     wait_for((workdir / "metrics.jsonl").exists, process)  # The first report.
     stdout = stop(process, signum)
     assert "Stopping, once everything is saved" in stdout
@@ -62,7 +62,7 @@ def test_a_stop_amid_an_evaluation_does_not_wait_for_its_end(tmp_path, uninterru
 @pytest.mark.slow
 def test_a_stop_amid_a_save_waits_for_it(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
-    process = start(*SHORT_DIGITS, f"--workdir={workdir}")
+    process = start(*LONG_DIGITS, f"--workdir={workdir}")
     wait_for(lambda: any(workdir.glob("checkpoints/*tmp*")), process)
     stop(process, signal.SIGTERM)
     assert saved_steps(workdir)
@@ -73,7 +73,7 @@ def test_a_stop_amid_a_save_waits_for_it(tmp_path, uninterrupted):
 @pytest.mark.slow
 def test_before_the_first_step_there_is_nothing_to_save(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
-    process = start(*SHORT_DIGITS, f"--workdir={workdir}")
+    process = start(*LONG_DIGITS, f"--workdir={workdir}")
     wait_for((workdir / ".lock").exists, process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)

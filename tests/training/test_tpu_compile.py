@@ -53,14 +53,8 @@ def mesh():
     jax.config.update("jax_enable_compilation_cache", cached)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("float32", 1), ("bfloat16", setup.MOST_STEPS_PER_CALL)],
-    ids=lambda parameters: "{}-{}".format(*parameters),
-)
-def program(request, mesh) -> Program:
-    """The step in both types, once alone and once as many in a call as a run on a TPU takes."""
-    dtype, steps = request.param
+def compiled_program(mesh, dtype, steps) -> Program:
+    """The step in a type, so many of them in a call."""
     config = runpy.run_path(str(RECIPE))["get_config"]()
     config.model.dtype, config.dataset.feed = dtype, "resident"
     config.dataset.mean, config.dataset.std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -78,7 +72,16 @@ def program(request, mesh) -> Program:
     )
 
 
-def test_devices_exchange_gradients_and_statistics_and_nothing_else(program):
+@pytest.mark.parametrize(("dtype", "steps"), [("float32", 1), ("bfloat16", setup.MOST_STEPS_PER_CALL)])
+def test_the_step_for_a_tpu(mesh, dtype, steps):
+    """In both types, once alone and once as many in a call as a run on a TPU takes; compiling takes a minute."""
+    program = compiled_program(mesh, dtype, steps)
+    assert_gradients_and_statistics_are_all_that_devices_exchange(program)
+    assert_each_device_convolves_its_own_part_of_the_batch_in_the_type_asked_for(program)
+    assert_the_state_is_updated_in_place_and_most_of_the_memory_is_free(program)
+
+
+def assert_gradients_and_statistics_are_all_that_devices_exchange(program):
     """The set and the weights are on every device and stay there: all-reduces are the only communication.
 
     One for each kernel's gradient there must be, or the devices would drift apart; and beside the gradients they sum
@@ -94,7 +97,7 @@ def test_devices_exchange_gradients_and_statistics_and_nothing_else(program):
     assert count <= sum(math.prod(shape) * times for shape, times in summed.items()) < 1.01 * count
 
 
-def test_each_device_convolves_its_own_part_of_the_batch_in_the_type_that_was_asked_for(program):
+def assert_each_device_convolves_its_own_part_of_the_batch_in_the_type_asked_for(program):
     """A batch that is not split would be right, only eight times slower, and so would a type that is lost on the way.
 
     Forwards and backwards: a gradient of a convolution is a convolution too.
@@ -109,7 +112,7 @@ def test_each_device_convolves_its_own_part_of_the_batch_in_the_type_that_was_as
     assert {found["dtype"] for found in convolutions} == {short}
 
 
-def test_the_state_is_updated_in_place_and_most_of_the_memory_is_free(program):
+def assert_the_state_is_updated_in_place_and_most_of_the_memory_is_free(program):
     """The donated state's buffers are reused; a step takes, with the whole set, less than a tenth of a chip's memory.
 
     That holds for many steps in a call too: they are a loop, not as many copies of the step.

@@ -11,7 +11,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.training import verify_resume as verification
 from resnet_jax.training.verify_resume import report, verify_resume
 from resnet_jax.training.watched_run import Job, watched_run
-from tests.end_to_end.program import run
+from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
 
 MIXED_AND_AVERAGED = ("--config.augment.mixup=0.2", "--config.ema_decay=0.9")
 
@@ -98,7 +98,7 @@ def test_what_a_run_complains_about_is_handed_on(tmp_path):
 
 
 def verified(*arguments):
-    finished = run("verify_resume", *arguments, *MIXED_AND_AVERAGED, "--format=json")
+    finished = run("verify_resume", *arguments, *MIXED_AND_AVERAGED, "--format=json", **WITHOUT_TENSORFLOW)
     assert finished.stdout, finished.stderr
     verdict = json.loads(finished.stdout.splitlines()[-1])
     assert verdict["differences"] == []
@@ -123,7 +123,7 @@ def test_a_resident_run_that_is_stopped_and_killed_at_random_goes_on_as_if_nothi
 @pytest.mark.slow
 def test_a_streaming_run_that_is_stopped_and_killed_goes_on_as_if_nothing_had_happened(test_data, tmp_path):
     verdict = verified(
-        "--config=configs/folder.py:resnet18",
+        "--config=configs/folder.py:resnet20",
         f"--config.dataset.name=folder:{test_data}/pictures/hymenoptera",
         "--config.dataset.image_size=32",
         "--config.dataset.num_workers=2",
