@@ -57,4 +57,4 @@ def test_a_run_that_is_killed_at_ten_random_moments_loses_nothing(tmp_path):
     resumed = run(*LONGER_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
     assert resumed.returncode == 0, resumed.stderr
     assert not list(workdir.glob("checkpoints/*tmp*"))
-    assert_equal_runs(workdir, uninterrupted)
+    assert_equal_runs(workdir, uninterrupted, with_events=False)

@@ -1,4 +1,4 @@
-"""The CIFAR-10 recipe's train step, compiled for eight TPU v5e chips; it takes libtpu, but no TPU.
+"""The CIFAR-10 recipe's train step of ResNet-20, compiled for eight TPU v5e chips; it takes libtpu, but no TPU.
 
 libtpu compiles for a described topology, so that what XLA makes of the step there can be read here: sharding, types and
 memory. JAX itself stays on the CPU. To run: `pip install libtpu`, of the version that `jax[tpu]` names, and then
@@ -55,7 +55,7 @@ def mesh():
 
 def compiled_program(mesh, dtype, steps) -> Program:
     """The step in a type, so many of them in a call."""
-    config = runpy.run_path(str(RECIPE))["get_config"]()
+    config = runpy.run_path(str(RECIPE))["get_config"]("resnet20")
     config.model.dtype, config.dataset.feed = dtype, "resident"
     config.dataset.mean, config.dataset.std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
     feed = DescribedFeed((32, 32, 3), TRAINING_EXAMPLES, config.batch_size, mesh, is_resident=True)
