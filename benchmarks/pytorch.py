@@ -67,11 +67,12 @@ def torch_scoring(network: str, dtype: str, batch_size: int) -> contestants.Take
 
     @torch.inference_mode()
     def take(steps: int) -> float:
+        losses = []
         for _ in range(steps):
             with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
                 logits = module(normalise(images.to(device)))
-            losses = torch.nn.functional.cross_entropy(logits.float().cpu(), labels, reduction="none")
-        return losses.mean().item()
+            losses.append(torch.nn.functional.cross_entropy(logits.float(), labels.to(device), reduction="none"))
+        return torch.cat(losses).mean().item()
 
     return take
 

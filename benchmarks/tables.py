@@ -27,11 +27,11 @@ def filled(text: str, lines: Iterable[dict]) -> str:
 
 
 def train_step(lines: Lines) -> str:
-    """The newest line of each case; what is faster or slower than PyTorch as a ratio of times of the same run."""
+    """The newest line of each case; comparisons are of turns in the same round, for the machine changes."""
     cases = {(line["device"], line["network"], line["dtype"], line["batch_size"]): line for line in lines}
     rows = []
     for line in cases.values():
-        ms = {of["contestant"]: of["ms"] for of in line["figures"]}
+        seconds = {of["contestant"]: of["seconds"] for of in line["figures"]}
         for of in line["figures"]:
             rows.append(
                 (
@@ -41,8 +41,8 @@ def train_step(lines: Lines) -> str:
                     f"{of['images_per_second']:,.1f}",
                     f"{of['tflops_per_second']:.3f}",
                     f"{of['of_peak']:.0%}",
-                    f"{ms['plain'] / of['ms']:.2f}" if "plain" in ms else "-",
-                    f"{ms['torch_eager'] / of['ms']:.2f}" if "torch_eager" in ms else "-",
+                    _times(seconds.get("plain"), of["seconds"]),
+                    _times(seconds.get("torch_eager"), of["seconds"]),
                     _measured(line, f"{line['rounds']} rounds"),
                 )
             )
@@ -103,6 +103,14 @@ def compiled_step(lines: Lines) -> str:
 TABLES: dict[str, Callable[[Lines], str]] = {
     made.__name__: made for made in (train_step, start_up, evaluation, compiled_step)
 }
+
+
+def _times(theirs: Sequence[float] | None, ours: Sequence[float]) -> str:
+    """How many times quicker ours are: the median over rounds, and the least and the most."""
+    if theirs is None:
+        return "-"
+    ratios = sorted(other / own for other, own in zip(theirs, ours, strict=True))
+    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
 
 
 def _newest(lines: Lines) -> Lines:

@@ -88,5 +88,5 @@ def _torch_version() -> str | None:
 
 
 if __name__ == "__main__":
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # Contestants share a GPU's memory.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # The contestants share a GPU's memory.
     app.run(main)

@@ -24,7 +24,8 @@ def take(warm_up: Mapping[str, int], case: Sequence[str], rounds: int, seconds: 
             taking_part.append(Contestant(name, case, steps, seconds))
         for number in range(rounds):
             print(f"  round {number + 1} of {rounds} ...", flush=True)
-            for contestant in taking_part:
+            first = number % len(taking_part)  # Nobody always follows the same one.
+            for contestant in taking_part[first:] + taking_part[:first]:
                 contestant.turn()
     finally:
         for contestant in taking_part:

@@ -28,8 +28,8 @@ def conv_general_dilated(
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, **settings)
 
-    def product(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        return _product(x, gradient, kernel.shape[:2], strides, padding)
+    def by_product(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        return _kernel_gradient(x, gradient, kernel.shape[:2], strides, padding)
 
     def by_xla(x: jax.Array, gradient: jax.Array) -> jax.Array:
         (of_kernel,) = jax.linear_transpose(lambda kernel: convolve(x, kernel), kernel)(gradient)
@@ -38,14 +38,14 @@ def conv_general_dilated(
     def backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, kernel = inputs
         (of_x,) = jax.linear_transpose(lambda x: convolve(x, kernel), x)(gradient)
-        return of_x, lax.platform_dependent(x, gradient, cpu=product, default=by_xla)
+        return of_x, lax.platform_dependent(x, gradient, cpu=by_product, default=by_xla)
 
     differentiable = jax.custom_vjp(convolve)
     differentiable.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), backward)
     return differentiable(x, kernel)
 
 
-def _product(
+def _kernel_gradient(
     x: jax.Array, gradient: jax.Array, window: tuple[int, int], strides: tuple[int, int], padding: list[tuple[int, int]]
 ) -> jax.Array:
     """The gradient to the kernel, from that to the output, [batch, height, width, features]."""
@@ -71,4 +71,6 @@ def _shifted(x: jax.Array, axis: int, window: int, stride: int, places: int) -> 
 
 def _matrix_product(x: jax.Array, y: jax.Array) -> jax.Array:
     """[channels of x, channels of y], summed over all else."""
-    return jnp.einsum("np,nf->pf", x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
+    rows = (array.reshape(-1, array.shape[-1]) for array in (x, y))
+    exact = jnp.promote_types(x.dtype, jnp.float32)  # These are sums of many numbers, which may be bfloat16.
+    return jnp.einsum("np,nf->pf", *rows, preferred_element_type=exact).astype(x.dtype)

@@ -1,10 +1,10 @@
 """What a run tells as it goes: progress in the terminal, figures on disk, and an alarm when the loss is not finite."""
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -33,19 +33,28 @@ class NotFinite(Exception):
         self.what, self.step = what, step
 
 
-class _Call(NamedTuple):
-    """A call of the train step whose metrics are still on the device; after it `end` steps have been taken."""
+@dataclasses.dataclass
+class _Call:
+    """A call of the train step whose metrics are still on the device; after it `end` steps have been taken.
+
+    `done` is when it was first seen to be finished.
+    """
 
     metrics: Mapping[str, jax.Array]
     end: int
     is_reported: bool
+    done: float | None = None
+
+    def look(self) -> None:
+        if self.done is None and all(value.is_ready() for value in self.metrics.values()):
+            self.done = time.monotonic()
 
 
 class Monitor:
     """Collects the metrics of the steps and reports their means every `log_every_steps` steps.
 
-    Between two reports nothing is fetched from the device, and what is reported then it has done a while ago: it never
-    waits for us.
+    Between two reports nothing is fetched from the device, and what is reported then it has done a while ago: it does
+    not stand still for a report.
     """
 
     def __init__(
@@ -101,6 +110,8 @@ class Monitor:
 
         A report is made `CALLS_AHEAD` calls later: those calls keep the device busy in the meantime.
         """
+        for call in self._unfetched[-CALLS_AHEAD:]:
+            call.look()
         reports = self._taken // self._config.log_every_steps
         self._taken += steps
         is_reported = self._taken // self._config.log_every_steps > reports
@@ -125,10 +136,11 @@ class Monitor:
         for metrics in fetch([call.metrics for call in calls]):
             for name, values in metrics.items():
                 self._since_report.setdefault(name, []).extend(values.tolist())
+        calls[-1].look()
         self._step = calls[-1].end
         self._check()
         if calls[-1].is_reported:
-            self._report()
+            self._report(calls[-1].done)
 
     def _check(self) -> None:
         """Raises `NotFinite`, see `collect`."""
@@ -162,11 +174,10 @@ class Monitor:
     def announce_stop(self) -> None:
         self._progress.print("Stopping, once everything is saved; Ctrl-C (again) stops at once.")
 
-    def _report(self) -> None:
-        """Writes the means since the last report, and shows the progress."""
+    def _report(self, now: float) -> None:
+        """Writes the means since the last report, up to the steps that were finished `now`, and shows the progress."""
         means = {name: float(np.mean(values)) for name, values in self._since_report.items()}
         means["learning_rate"] = self._since_report["learning_rate"][-1]
-        now = time.monotonic()
         images = (self._step - self._window_step) * self._config.batch_size
         means["images_per_second"] = images / (now - self._window_started)
         self._since_report, self._window_step, self._window_started = {}, self._step, now

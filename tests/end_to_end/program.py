@@ -1,4 +1,4 @@
-"""Starts the real program, as a user does."""
+"""Starts the real program, as a user does, with a tiny network to choose besides."""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ WITHOUT_TENSORFLOW = {"PYTHONPATH": os.pathsep.join([str(HERE / "without_tensorf
 
 
 def start(*arguments: str, program: str = TINY, **environment: str) -> subprocess.Popen:
-    """Starts `python main.py ARGUMENTS`, or another program, on a single device."""
+    """Starts the program with these arguments, or another one, such as `main.py`, on a single device."""
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         [sys.executable, program, *arguments],

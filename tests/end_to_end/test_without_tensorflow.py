@@ -7,13 +7,13 @@ import pytest
 from tests.end_to_end.program import SHORT_DIGITS, WITHOUT_TENSORFLOW, run
 
 
-def train_and_evaluate(tmp_path, *arguments):
-    workdir = f"--workdir={tmp_path}/run"
-    trained = run(*arguments, workdir, **WITHOUT_TENSORFLOW)
+def train_and_evaluate(tmp_path, *arguments, **environment):
+    workdir, environment = f"--workdir={tmp_path}/run", {**WITHOUT_TENSORFLOW, **environment}
+    trained = run(*arguments, workdir, **environment)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.count("TensorBoard is off") == 1
     assert not list((tmp_path / "run").glob("events*"))
-    evaluated = run("evaluate", workdir, "--format=json", **WITHOUT_TENSORFLOW)
+    evaluated = run("evaluate", workdir, "--format=json", **environment)
     assert evaluated.returncode == 0, evaluated.stderr
     scores = json.loads(evaluated.stdout.splitlines()[-1])
     assert scores["top1"] == json.loads((tmp_path / "run" / "result.json").read_text())["test"]["top1"]
@@ -33,6 +33,7 @@ def test_a_prepared_tfds_set(tmp_path, test_data):
         f"--config.dataset.data_dir={test_data / 'tfds'}",
         "--config.dataset.train_split=train[:160]",
         "--config.dataset.test_split=test[:50]",
+        program="main.py",
     )
 
 
@@ -45,6 +46,7 @@ def test_preparing_a_set_says_that_it_needs_tensorflow(tmp_path):
         "--config=configs/cifar10.py",
         f"--workdir={tmp_path}/run",
         f"--config.dataset.data_dir={tmp_path}/data",
+        program="main.py",
         **WITHOUT_TENSORFLOW,
     )
     assert finished.returncode == 2

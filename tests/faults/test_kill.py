@@ -31,7 +31,7 @@ def test_a_killed_run_goes_on_to_the_same_parameters_bit_for_bit(tmp_path, unint
 def test_a_run_that_is_killed_at_ten_random_moments_loses_nothing(tmp_path):
     """Four of them amid a save, two while the run starts; what a save leaves unfinished is passed over and removed.
 
-    Without TensorBoard, to which the test before has done so.
+    Without TensorBoard, whose files are compared in the test before.
     """
     uninterrupted = tmp_path / "uninterrupted"
     assert run(*LONGER_DIGITS, f"--workdir={uninterrupted}", **WITHOUT_TENSORFLOW).returncode == 0
@@ -42,7 +42,8 @@ def test_a_run_that_is_killed_at_ten_random_moments_loses_nothing(tmp_path):
         before = saved_steps(workdir)
         process = start(*LONGER_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
         if kill in STARTING:
-            time.sleep(moments.uniform(1, 5))
+            wait_for((workdir / ".lock").exists, process)
+            time.sleep(moments.uniform(0, 0.5))
         else:
             wait_for(lambda before=before: saved_steps(workdir) != before, process)
             time.sleep(moments.uniform(0, 0.1))

@@ -17,8 +17,6 @@ torch = pytest.importorskip("torch")
 
 from tests.models import torch_reference as reference  # noqa: E402
 
-torch.set_num_threads(1)  # For arrays as small as these, threads wait for one another longer than they compute.
-
 BATCH, CLASSES = 4, 10
 QUICK = ["resnet20"]
 SLOW = [
@@ -33,6 +31,15 @@ SLOW = [
 ]
 WITH_BATCH_NORM = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 ALL = [*WITH_BATCH_NORM, pytest.param("bit_r50x1", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """For arrays as small as these, PyTorch's threads wait for one another longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

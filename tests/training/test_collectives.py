@@ -1,6 +1,7 @@
 import jax
 import pytest
 
+from resnet_jax import cpu
 from resnet_jax.training import setup as setups
 from resnet_jax.training.collectives import Collective, by_kind, collectives
 
@@ -58,9 +59,14 @@ def test_kinds_are_summed_up():
     assert by_kind([]) == []
 
 
-@pytest.mark.parametrize("feed", ["resident", "streaming"])
-def test_devices_sum_gradients_and_statistics_and_exchange_nothing_else(tiny_config, mesh, feed):
+@pytest.mark.parametrize(
+    ("feed", "tuned"),
+    [("resident", False), ("streaming", False), ("resident", True)],
+    ids=["resident", "streaming", "tuned"],
+)
+def test_devices_sum_gradients_and_statistics_and_exchange_nothing_else(tiny_config, mesh, feed, tuned, monkeypatch):
     """No pictures, no activations, no parameters: what is summed beside the gradients are numbers a channel."""
+    monkeypatch.setattr(cpu, "_is_tuned", tuned)
     tiny_config.dataset.feed = feed
     setup = setups.prepare_described(tiny_config, mesh)
     (found,) = by_kind(collectives(setup.lower(1).compile().as_text()))

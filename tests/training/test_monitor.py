@@ -57,6 +57,19 @@ def test_reports_means_and_fetches_nothing_in_between(monkeypatch):
     assert values["train/images_per_second"] > 0
 
 
+def test_the_time_of_a_report_ends_when_its_steps_were_seen_to_be_finished(monkeypatch):
+    """Here at the next call, ten seconds later; that a report is made after yet another one makes no difference."""
+    monitor, records = make_monitor()
+    for number in range(10):
+        monkeypatch.setattr(monitors.time, "monotonic", lambda now=10.0 * number: now)
+        if number == 0:
+            monitor.start_clock()
+        monitor.record(metrics(1.0), 1)
+    assert [values["train/images_per_second"] for _, values in records.written] == [
+        4 * settings.default().batch_size / 40
+    ] * 2
+
+
 def test_a_call_of_several_steps_reports_when_it_passes_a_multiple():
     monitor, records = make_monitor()
     for start in range(0, 15, 3):
