@@ -136,11 +136,10 @@ class Monitor:
         for metrics in fetch([call.metrics for call in calls]):
             for name, values in metrics.items():
                 self._since_report.setdefault(name, []).extend(values.tolist())
-        calls[-1].look()
         self._step = calls[-1].end
         self._check()
         if calls[-1].is_reported:
-            self._report(calls[-1].done)
+            self._report(calls[-1].done or time.monotonic())
 
     def _check(self) -> None:
         """Raises `NotFinite`, see `collect`."""
