@@ -50,20 +50,6 @@ def train_step(lines: Lines) -> str:
     return _markdown(header, rows, cases.values())
 
 
-def kernel_gradient(lines: Lines) -> str:
-    newest = _newest(lines)
-    rows = []
-    for line in newest:
-        for of in line["figures"]:
-            batch, side, channels, features, kernel, stride = of["layer"]
-            layer = f"{batch} of {side}x{side}x{channels}, {kernel}x{kernel} to {features}, stride {stride}"
-            times = [f"{of[way]:.1f}" for way in ("forward", "xla", "product")]
-            measured = _measured(line, f"{line['rounds']} rounds")
-            rows.append((layer, *times, f"{of['xla'] / of['product']:.1f}", measured))
-    header = ("layer", "forward, ms", "gradient by XLA, ms", "as a product, ms", "times quicker", "measured")
-    return _markdown(header, rows, newest)
-
-
 def start_up(lines: Lines) -> str:
     newest = _newest(lines)
     rows = [
@@ -115,7 +101,7 @@ def compiled_step(lines: Lines) -> str:
 
 
 TABLES: dict[str, Callable[[Lines], str]] = {
-    made.__name__: made for made in (train_step, kernel_gradient, start_up, evaluation, compiled_step)
+    made.__name__: made for made in (train_step, start_up, evaluation, compiled_step)
 }
 
 
