@@ -1,8 +1,9 @@
 """A convolution whose gradient to its kernel is quick on a CPU.
 
 XLA makes that gradient another convolution, whose window is as large as the picture; on its CPU backend these take more
-than half of a train step. Here it is one product of two matrices: the patches that the kernel saw, and what came back for
-each of them (Chellapilla et al. 2006, "High Performance Convolutional Neural Networks for Document Processing", section 3).
+than half of a train step. Here it is one product of two matrices: the patches that the kernel saw, and what came back
+for each of them (Chellapilla et al. 2006, "High Performance Convolutional Neural Networks for Document Processing",
+section 3).
 """
 
 import jax
