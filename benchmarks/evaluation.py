@@ -4,7 +4,8 @@
 
 Scored are random pictures in host memory, by the evaluation of a run, and by PyTorch in its eager mode with channels
 last, where it is installed; they take turns. Saving is what the loop does: the state is fetched from the device and
-handed to Orbax, which writes it while training goes on; "in all" is until it is on disk, with its digests.
+handed to Orbax, which writes it while training goes on; "in all" is until it is on disk, with its digests. The process
+that saves is not tuned for a CPU.
 """
 
 import importlib.util

@@ -3,7 +3,7 @@
 - glibc gives large buffers back to the system when they are freed, and gets them anew, page by page, in the next step.
   Told to keep them, a step makes a fraction of the page faults, with the same numbers; the process takes more memory.
 - XLA has YNNPACK take sums over arrays, such as BatchNorm's, where it is asked to: in another order, so that numbers
-  differ in their last bits. It could do convolutions and matrix products too, which has gained nothing here.
+  differ in their last bits. It could do convolutions and matrix products too, which are no quicker by it.
 - Networks take the gradients of convolutions as products of matrices: see `models/convolution.py`.
 
 `benchmarks/README.md` has what they gain.

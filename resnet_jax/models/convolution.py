@@ -2,8 +2,7 @@
 
 XLA makes that gradient another convolution, whose window is as large as the picture; on its CPU backend these take more
 than half of a train step. Here it is one product of two matrices: the patches that the kernel saw, and what came back
-for each of them (Chellapilla et al. 2006, "High Performance Convolutional Neural Networks for Document Processing",
-section 3).
+for each of them (Chellapilla et al. 2006, "High Performance Convolutional Neural Networks for Document Processing").
 """
 
 import jax

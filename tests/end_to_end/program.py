@@ -21,8 +21,8 @@ SHORT_DIGITS = (
     "--config.ema_decay=0.9",
 )
 
-# Environments of a program. On its path, Python runs the module there that hides TensorFlow, as if it were not
-# installed: a run starts in half the time, without TensorBoard.
+# An environment for a program: Python runs a module on its path that hides TensorFlow, as if it were not installed.
+# A run starts in half the time, without TensorBoard.
 WITHOUT_TENSORFLOW = {"PYTHONPATH": os.pathsep.join([str(HERE / "without_tensorflow"), str(ROOT)])}
 
 

@@ -40,6 +40,8 @@ def test_a_run_that_is_killed_at_ten_random_moments_loses_nothing(tmp_path):
     moments, workdir, unfinished = random.Random(seed), tmp_path / "killed", 0
     for kill in range(KILLS):
         before = saved_steps(workdir)
+        if kill in STARTING:
+            (workdir / ".lock").unlink()  # That of the dead process: a new one tells that the next has come so far.
         process = start(*LONGER_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
         if kill in STARTING:
             wait_for((workdir / ".lock").exists, process)
