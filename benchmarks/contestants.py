@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks import tunings
+
 CLASSES = {"resnet20": 10, "resnet18": 10, "resnet50": 1000}
 SIDES = {"resnet20": 32, "resnet18": 32, "resnet50": 224}  # pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,26 +36,19 @@ def pictures(network: str, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(network: str, dtype: str, batch_size: int, steps_per_call: int = 1) -> Take:
     """The step of a run, with what a run sets for the CPU."""
-    from resnet_jax import cpu
-
-    cpu.tune()
+    tunings.tuned()
     return ours_untuned(network, dtype, batch_size, steps_per_call)
 
 
 def ours_without_ynnpack(network: str, dtype: str, batch_size: int) -> Take:
     """The same with XLA's own sums."""
-    from resnet_jax import cpu
-
-    cpu.tune()
-    cpu.compiler_options = lambda platform: {}
+    tunings.without_ynnpack()
     return ours_untuned(network, dtype, batch_size)
 
 
 def ours_keeping_memory(network: str, dtype: str, batch_size: int) -> Take:
     """With XLA's own gradients of convolutions as well."""
-    from resnet_jax import cpu
-
-    cpu._keep_memory()
+    tunings.keeping_memory()
     return ours_untuned(network, dtype, batch_size)
 
 
@@ -105,9 +100,7 @@ def many_steps_a_call(network: str, dtype: str, batch_size: int) -> Take:
 
 def ours_scoring(network: str, dtype: str, batch_size: int) -> Take:
     """The evaluation of a run, with what a run sets for the CPU; a step is a batch in host memory."""
-    from resnet_jax import cpu
-
-    cpu.tune()
+    tunings.tuned()
     import jax
 
     from resnet_jax import parallel

@@ -28,7 +28,7 @@ def filled(text: str, lines: Iterable[dict]) -> str:
 
 def train_step(lines: Lines) -> str:
     """The newest line of each case; comparisons are of turns in the same round, for the machine changes."""
-    cases = {(line["device"], line["network"], line["dtype"], line["batch_size"]): line for line in lines}
+    cases = {(*_place(line), line["network"], line["dtype"], line["batch_size"]): line for line in lines}
     rows = []
     for line in cases.values():
         seconds = {of["contestant"]: of["seconds"] for of in line["figures"]}
@@ -79,6 +79,39 @@ def evaluation(lines: Lines) -> str:
     return _markdown(header, rows, newest)
 
 
+def numerics(lines: Lines) -> str:
+    """Means over seeds with their standard deviation; the last column compares runs of the same seed."""
+    newest = _newest(lines)
+    rows = []
+    for line in newest:
+        untuned = {of["recipe"]: of["runs"] for of in line["figures"] if of["tuning"] == "untuned"}
+        for of in line["figures"]:
+            moved = [run["loss"] - other["loss"] for run, other in zip(of["runs"], untuned[of["recipe"]], strict=True)]
+            rows.append(
+                (
+                    of["recipe"],
+                    of["tuning"],
+                    _spread([run["loss"] for run in of["runs"]], ".4f"),
+                    _spread(moved, "+.4f") if any(moved) else "none",
+                    _spread([100 * run["top1"] for run in of["runs"]], ".2f"),
+                    f"{of['runs'][0]['examples']:,}",
+                    len(of["runs"]),
+                    _measured(line),
+                )
+            )
+    header = (
+        "recipe",
+        "CPU",
+        "loss",
+        "less that of the same seed, untuned",
+        "test top-1, %",
+        "examples",
+        "seeds",
+        "measured",
+    )
+    return _markdown(header, rows, newest)
+
+
 def compiled_step(lines: Lines) -> str:
     rows, newest = [], _newest(lines)
     for line in newest:
@@ -101,7 +134,7 @@ def compiled_step(lines: Lines) -> str:
 
 
 TABLES: dict[str, Callable[[Lines], str]] = {
-    made.__name__: made for made in (train_step, start_up, evaluation, compiled_step)
+    made.__name__: made for made in (train_step, numerics, start_up, evaluation, compiled_step)
 }
 
 
@@ -113,9 +146,19 @@ def _times(theirs: Sequence[float] | None, ours: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
 
 
+def _spread(values: Sequence[float], form: str) -> str:
+    """Mean and standard deviation of a sample, in a form such as "+.4f"."""
+    return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form.lstrip('+')}}"
+
+
 def _newest(lines: Lines) -> Lines:
     """The newest line of each kind of device."""
-    return list({line["device"]: line for line in lines}.values())
+    return list({_place(line): line for line in lines}.values())
+
+
+def _place(line: dict) -> tuple[str, str]:
+    """The kind of device, and of machine where that is the device."""
+    return line["device"], line["machine"] if line["backend"] == "cpu" else ""
 
 
 def _measured(line: dict, how: str = "") -> str:

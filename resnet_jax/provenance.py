@@ -61,9 +61,16 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
-    """The processor's model name where the system tells it (Linux), else an empty string."""
+    """The processor's name, with family and model where the system tells them (Linux on x86), else what Python knows.
+
+    Machines of clouds call generations of processors the same that differ in their instructions, hence in last bits.
+    """
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    if "model name" not in fields:
+        return ""
+    exactly = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    return f"{fields['model name']} ({', '.join(exactly)})" if exactly else fields["model name"]

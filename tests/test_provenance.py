@@ -1,4 +1,7 @@
 import json
+import pathlib
+
+import pytest
 
 from resnet_jax import provenance
 
@@ -20,3 +23,16 @@ def test_a_run_from_before_there_was_tuning_was_not_tuned():
     before = {key: value for key, value in now.items() if key != "cpu_is_tuned"}
     assert provenance.differences(before, {**now, "cpu_is_tuned": False}) == []
     assert provenance.differences(before, {**now, "cpu_is_tuned": True}) == ["cpu_is_tuned False -> True"]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nmodel\t\t: 2\n", "AMD EPYC (family 26, model 2)"),
+        ("model name\t: ARMv7: rev 3\n", "ARMv7: rev 3"),
+        ("processor\t: 0\nBogoMIPS\t: 48.00\n", ""),
+    ],
+)
+def test_generations_of_processors_that_are_called_the_same_are_told_apart(monkeypatch, cpuinfo, expected):
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda path: cpuinfo)
+    assert provenance._processor() == expected

@@ -1,0 +1,26 @@
+"""What `resnet_jax/cpu.py` does for training on a CPU, and each time one thing less; for benchmarks that compare them.
+
+One of them is called, by name, before JAX is imported.
+"""
+
+from resnet_jax import cpu
+
+
+def tuned() -> None:
+    """As a run is."""
+    cpu.tune()
+
+
+def without_ynnpack() -> None:
+    """BatchNorm's sums are left to XLA."""
+    cpu.tune()
+    cpu.compiler_options = lambda platform: {}
+
+
+def keeping_memory() -> None:
+    """The gradients to kernels are left to XLA too."""
+    cpu._keep_memory()
+
+
+def untuned() -> None:
+    """That of `--notune_cpu`."""
