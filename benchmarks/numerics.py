@@ -30,7 +30,7 @@ RECIPES = {
         "--config.dataset.validation_split=none",
     ),
 }
-TUNINGS = ("untuned", "keeping_memory", "without_ynnpack", "tuned")
+TUNINGS = ("untuned", "keeping_memory", "tuned")
 
 NAMES = flags.DEFINE_multi_enum("recipes", list(RECIPES), list(RECIPES), "To be trained.")
 SEEDS = flags.DEFINE_integer("seeds", 5, "Of each recipe with each tuning.", lower_bound=2)

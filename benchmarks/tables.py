@@ -28,7 +28,7 @@ def filled(text: str, lines: Iterable[dict]) -> str:
 
 def train_step(lines: Lines) -> str:
     """The newest line of each case; comparisons are of turns in the same round, for the machine changes."""
-    cases = {(*_place(line), line["network"], line["dtype"], line["batch_size"]): line for line in lines}
+    cases = {(line["device"], line["network"], line["dtype"], line["batch_size"]): line for line in lines}
     rows = []
     for line in cases.values():
         seconds = {of["contestant"]: of["seconds"] for of in line["figures"]}
@@ -153,12 +153,7 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 def _newest(lines: Lines) -> Lines:
     """The newest line of each kind of device."""
-    return list({_place(line): line for line in lines}.values())
-
-
-def _place(line: dict) -> tuple[str, str]:
-    """The kind of device, and of machine where that is the device."""
-    return line["device"], line["machine"] if line["backend"] == "cpu" else ""
+    return list({line["device"]: line for line in lines}.values())
 
 
 def _measured(line: dict, how: str = "") -> str:

@@ -11,14 +11,8 @@ def tuned() -> None:
     cpu.tune()
 
 
-def without_ynnpack() -> None:
-    """BatchNorm's sums are left to XLA."""
-    cpu.tune()
-    cpu.compiler_options = lambda platform: {}
-
-
 def keeping_memory() -> None:
-    """The gradients to kernels are left to XLA too."""
+    """YNNPACK takes what XLA hands to it unasked."""
     cpu._keep_memory()
 
 

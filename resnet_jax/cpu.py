@@ -1,10 +1,10 @@
-"""Whether training on a CPU is to be made quicker, and what that takes beside the networks.
+"""Whether training on a CPU is to be made quicker, and what that takes.
 
 - glibc gives large buffers back to the system when they are freed, and gets them anew, page by page, in the next step.
   Told to keep them, a step makes a fraction of the page faults, with the same numbers; the process takes more memory.
-- XLA has YNNPACK take sums over arrays, such as BatchNorm's, where it is asked to: in another order, so that numbers
-  differ in their last bits. It could do convolutions and matrix products too, which are no quicker by it.
-- Networks take the gradients of convolutions as products of matrices: see `models/convolution.py`.
+- XLA hands parts of a program to YNNPACK, a library. Left to itself it hands over convolutions, and YNNPACK is slow at
+  their gradients to kernels, where the window is as large as the picture. Told to, XLA keeps these, and hands over what
+  is elementwise and sums over arrays, as in BatchNorm: that is quicker than its own. Numbers differ in their last bits.
 
 `benchmarks/README.md` has what they gain.
 """
@@ -19,7 +19,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 KEEP_MEMORY = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 64 * 2**20}
 
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
-SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
+FUSIONS = "LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
 
 PLUGINS = ("libtpu", "jax_plugins")  # packages that give JAX another device than the CPU
 
@@ -50,7 +50,7 @@ def compiler_options(platform: str) -> dict[str, str]:
     """What XLA is asked for when it compiles a network for the devices of a platform, such as "cpu" or "tpu"."""
     if not _is_tuned or platform != "cpu":
         return {}
-    return {YNNPACK: SUMS}
+    return {YNNPACK: FUSIONS}
 
 
 def _is_alone() -> bool:

@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from resnet_jax import cpu
-from resnet_jax.models import convolution
 from resnet_jax.models.grouped_batch_norm import GroupedBatchNorm
 
 # He et al. 2015, "Delving Deep into Rectifiers", equation 14 (the backward form: fan-out).
@@ -70,7 +68,6 @@ class Layers:
             use_bias=False,
             kernel_init=init,
             dtype=self.dtype,
-            conv_general_dilated=convolution.conv_general_dilated if cpu.is_tuned() and groups == 1 else None,
             name=name,
         )(x)
 

@@ -1,13 +1,15 @@
-"""The CIFAR-10 recipe's train step of ResNet-20, compiled for eight TPU v5e chips; it takes libtpu, but no TPU.
+"""The CIFAR-10 recipe's train step, compiled for eight TPU v5e chips; it takes libtpu, but no TPU.
 
-libtpu compiles for a described topology, so that what XLA makes of the step there can be read here: sharding, types and
-memory. JAX itself stays on the CPU. To run: `pip install libtpu`, of the version that `jax[tpu]` names, and then
+The network is a ResNet-20 with one block a stage, for deeper ones only repeat what is in it. libtpu compiles for a
+described topology, so that what XLA makes of the step there can be read here: sharding, types and memory. JAX itself
+stays on the CPU. To run: `pip install libtpu`, of the version that `jax[tpu]` names, and then
 
     python -m pytest -m slow tests/training/test_tpu_compile.py
 """
 
 import collections
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -19,6 +21,7 @@ import pytest
 from resnet_jax import parallel, topology
 from resnet_jax.data.described import DescribedFeed
 from resnet_jax.data.inputs import Inputs
+from resnet_jax.models import variants
 from resnet_jax.training import setup, state
 from resnet_jax.training.collectives import collectives
 
@@ -51,6 +54,13 @@ def mesh():
     cached = jax.config.jax_enable_compilation_cache
     yield parallel.make_mesh(topology.describe("v5e:2x4"))
     jax.config.update("jax_enable_compilation_cache", cached)
+
+
+@pytest.fixture(autouse=True)
+def one_block_a_stage(monkeypatch):
+    row = variants.VARIANTS["resnet20"]
+    shallow = dataclasses.replace(row, make=functools.partial(row.make, stage_sizes=(1, 1, 1)))
+    monkeypatch.setitem(variants.VARIANTS, "resnet20", shallow)
 
 
 def compiled_program(mesh, dtype, steps) -> Program:
