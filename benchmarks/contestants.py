@@ -40,8 +40,14 @@ def ours(network: str, dtype: str, batch_size: int, steps_per_call: int = 1) -> 
     return ours_untuned(network, dtype, batch_size, steps_per_call)
 
 
+def ours_without_ynnpack(network: str, dtype: str, batch_size: int) -> Take:
+    """The same, but that all is XLA's own."""
+    tunings.without_ynnpack()
+    return ours_untuned(network, dtype, batch_size)
+
+
 def ours_keeping_memory(network: str, dtype: str, batch_size: int) -> Take:
-    """The same, but that YNNPACK takes what XLA hands to it unasked."""
+    """The same, but that YNNPACK takes what XLA hands it by default."""
     tunings.keeping_memory()
     return ours_untuned(network, dtype, batch_size)
 

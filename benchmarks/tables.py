@@ -80,35 +80,25 @@ def evaluation(lines: Lines) -> str:
 
 
 def numerics(lines: Lines) -> str:
-    """Means over seeds with their standard deviation; the last column compares runs of the same seed."""
-    newest = _newest(lines)
+    """The newest line of each recipe: means over seeds; the fourth column is of runs of the same seed."""
+    newest = {(line["device"], line["recipe"]): line for line in lines}.values()
     rows = []
     for line in newest:
-        untuned = {of["recipe"]: of["runs"] for of in line["figures"] if of["tuning"] == "untuned"}
-        for of in line["figures"]:
-            moved = [run["loss"] - other["loss"] for run, other in zip(of["runs"], untuned[of["recipe"]], strict=True)]
+        for tuning, runs in line["runs"].items():
+            moved = [run["loss"] - other["loss"] for run, other in zip(runs, line["runs"]["untuned"], strict=True)]
             rows.append(
                 (
-                    of["recipe"],
-                    of["tuning"],
-                    _spread([run["loss"] for run in of["runs"]], ".4f"),
+                    line["recipe"],
+                    tuning,
+                    _spread([run["loss"] for run in runs], ".4f"),
                     _spread(moved, "+.4f") if any(moved) else "none",
-                    _spread([100 * run["top1"] for run in of["runs"]], ".2f"),
-                    f"{of['runs'][0]['examples']:,}",
-                    len(of["runs"]),
+                    _spread([100 * run["top1"] for run in runs], ".2f"),
+                    f"{runs[0]['examples']:,}",
+                    len(runs),
                     _measured(line),
                 )
             )
-    header = (
-        "recipe",
-        "CPU",
-        "loss",
-        "less that of the same seed, untuned",
-        "test top-1, %",
-        "examples",
-        "seeds",
-        "measured",
-    )
+    header = ("recipe", "tuning", "loss", "less untuned", "test top-1, %", "test examples", "seeds", "measured")
     return _markdown(header, rows, newest)
 
 

@@ -74,7 +74,7 @@ def _cases() -> list[str]:
 
 def _contestants() -> list[str]:
     """`ours` first; on a CPU a loop around convolutions is slow, so no run takes many steps in a call there."""
-    variants = ["ours_keeping_memory", "ours_untuned"] if _on_cpu() else ["many_steps_a_call"]
+    variants = ["ours_without_ynnpack", "ours_keeping_memory", "ours_untuned"] if _on_cpu() else ["many_steps_a_call"]
     names = ["ours", *variants, "plain"]
     return names + (["torch_eager", "torch_compile"] if _torch_version() else [])
 

@@ -65,7 +65,10 @@ class Contestant:
     def _turn(self, steps: int) -> float:
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} has ended amid a turn: let fewer --contestants share the memory")
+        return float(line)
 
     def end(self) -> None:
         self._process.stdin.close()

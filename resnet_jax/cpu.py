@@ -2,9 +2,11 @@
 
 - glibc gives large buffers back to the system when they are freed, and gets them anew, page by page, in the next step.
   Told to keep them, a step makes a fraction of the page faults, with the same numbers; the process takes more memory.
-- XLA hands parts of a program to YNNPACK, a library. Left to itself it hands over convolutions, and YNNPACK is slow at
-  their gradients to kernels, where the window is as large as the picture. Told to, XLA keeps these, and hands over what
-  is elementwise and sums over arrays, as in BatchNorm: that is quicker than its own. Numbers differ in their last bits.
+- XLA hands parts of a program to YNNPACK, a library. By default these are sums over arrays, products of matrices and
+  convolutions, and it is slow at the gradients of the latter to kernels, for their window is as large as the picture.
+  Told to, XLA keeps products and convolutions, and hands over what is elementwise instead. Numbers differ in their last
+  bits. (jaxlib 0.10.2 has a fault there, by default too: jax-ml/jax#39103, for products with vectors, which no network
+  here takes.)
 
 `benchmarks/README.md` has what they gain.
 """

@@ -61,9 +61,9 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
-    """The processor's name, with family and model where the system tells them (Linux on x86), else what Python knows.
+    """The processor's name, with family and model where the system tells them; "" where Linux does not.
 
-    Machines of clouds call generations of processors the same that differ in their instructions, hence in last bits.
+    Clouds give one name to several generations, whose instructions differ, and so the last bits of what they compute.
     """
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -72,5 +72,5 @@ def _processor() -> str:
     fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
     if "model name" not in fields:
         return ""
-    exactly = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    exactly = [f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields]
     return f"{fields['model name']} ({', '.join(exactly)})" if exactly else fields["model name"]

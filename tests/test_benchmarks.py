@@ -30,6 +30,21 @@ def test_a_table_is_made_of_the_newest_line():
     assert tables.filled(page, lines) == page
 
 
+def test_runs_are_compared_with_those_of_the_same_seed():
+    """Numbers worked out by hand."""
+
+    def runs(*losses):
+        return [{"loss": loss, "top1": 0.5, "examples": 1000} for loss in losses]
+
+    compared = {"untuned": runs(1.0, 3.0), "the same": runs(1.0, 3.0), "another": runs(1.5, 3.5)}
+    lines = [{**MADE, "recipe": recipe, "runs": compared} for recipe in ("a", "b")]
+    rows = [row.split(" | ")[:-1] for row in tables.numerics([*lines, *lines]).splitlines()[2:-2]]
+    assert [row[0] for row in rows] == ["| a"] * 3 + ["| b"] * 3
+    assert rows[0][1:] == ["untuned", "2.0000 ± 1.4142", "none", "50.00 ± 0.00", "1,000", "2"]
+    assert rows[1][3] == "none"
+    assert rows[2][2:4] == ["2.5000 ± 1.4142", "+0.5000 ± 0.0000"]
+
+
 def test_the_tables_of_the_readme_are_what_the_lines_say():
     """None of their figures is by hand: otherwise run `python -m benchmarks.tables`."""
     page = (BENCHMARKS / "README.md").read_text()

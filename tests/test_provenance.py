@@ -28,7 +28,10 @@ def test_a_run_from_before_there_was_tuning_was_not_tuned():
 @pytest.mark.parametrize(
     ("cpuinfo", "expected"),
     [
-        ("cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nmodel\t\t: 2\n", "AMD EPYC (family 26, model 2)"),
+        (
+            "cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nmodel\t\t: 2\n",
+            "AMD EPYC (cpu family 26, model 2)",
+        ),
         ("model name\t: ARMv7: rev 3\n", "ARMv7: rev 3"),
         ("processor\t: 0\nBogoMIPS\t: 48.00\n", ""),
     ],

@@ -194,7 +194,7 @@ class Loop:
 
     def _compile(self, progress: ProgressLine) -> dict:
         if cpu.is_tuned():
-            progress.print("Tuned for the CPU (memory is kept, YNNPACK takes sums); --notune_cpu turns it off.")
+            progress.print("Tuned for the CPU (memory is kept, convolutions are XLA's own); --notune_cpu turns it off.")
         progress.print("Compiling the train step ...")
         started = time.monotonic()
         compiled = self._setup.compile_steps(like=self.state)

@@ -84,7 +84,7 @@ def compiled_program(mesh, dtype, steps) -> Program:
 
 @pytest.mark.parametrize(("dtype", "steps"), [("float32", 1), ("bfloat16", setup.MOST_STEPS_PER_CALL)])
 def test_the_step_for_a_tpu(mesh, dtype, steps):
-    """In both types, once alone and once as many in a call as a run on a TPU takes; compiling takes a minute."""
+    """In both types, once alone and once as many in a call as a run on a TPU takes; compiling takes half a minute."""
     program = compiled_program(mesh, dtype, steps)
     assert_gradients_and_statistics_are_all_that_devices_exchange(program)
     assert_each_device_convolves_its_own_part_of_the_batch_in_the_type_asked_for(program)
