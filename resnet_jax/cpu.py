@@ -5,8 +5,8 @@
 - XLA hands parts of a program to YNNPACK, a library. By default these are sums over arrays, products of matrices and
   convolutions, and it is slow at the gradients of the latter to kernels, for their window is as large as the picture.
   Told to, XLA keeps products and convolutions, and hands over what is elementwise instead. Numbers differ in their last
-  bits. (jaxlib 0.10.2 has a fault there, by default too: jax-ml/jax#39103, for many products with vectors, as no network
-  here has them.)
+  bits. (jaxlib 0.10.2 has a fault there, by default too: jax-ml/jax#39103, for many products of a matrix with a vector,
+  which no network here has.)
 
 `benchmarks/README.md` has what they gain.
 """
