@@ -79,6 +79,29 @@ def evaluation(lines: Lines) -> str:
     return _markdown(header, rows, newest)
 
 
+def loop(lines: Lines) -> str:
+    """Medians of the times that a recipe was measured; of the host's share the least and the most too."""
+    newest = _newest(lines)
+    rows = []
+    for line in newest:
+        for of in line["figures"]:
+            figures = {name: [time[name] for time in of["times"]] for name in of["times"][0]}
+            host = figures["host"]
+            rows.append(
+                (
+                    of["recipe"],
+                    f"{statistics.median(figures['step_ms']):,.1f}",
+                    f"{statistics.median(figures['images_per_second']):,.1f}",
+                    f"{statistics.median(figures['utilization']):.0%}",
+                    f"{statistics.median(figures['input']):.1%}",
+                    f"{statistics.median(host):.1%} ({min(host):.1%}-{max(host):.1%})",
+                    _measured(line, f"{len(host)} times {figures['rounds'][0]} rounds"),
+                )
+            )
+    header = ("recipe", "step alone, ms", "images/s", "of peak", "waits for input", "host besides", "measured")
+    return _markdown(header, rows, newest)
+
+
 def numerics(lines: Lines) -> str:
     """The newest line of each recipe: means over seeds; the fourth column is of runs of the same seed."""
     newest = {(line["device"], line["recipe"]): line for line in lines}.values()
@@ -124,7 +147,7 @@ def compiled_step(lines: Lines) -> str:
 
 
 TABLES: dict[str, Callable[[Lines], str]] = {
-    made.__name__: made for made in (train_step, numerics, start_up, evaluation, compiled_step)
+    made.__name__: made for made in (train_step, loop, numerics, start_up, evaluation, compiled_step)
 }
 
 
