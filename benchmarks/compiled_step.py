@@ -6,15 +6,10 @@ Each figure is from `python main.py benchmark --collectives --format=json`, whic
 """
 
 import importlib.util
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 from absl import app, flags, logging
 
-from benchmarks import results
+from benchmarks import program, results
 
 CASES = flags.DEFINE_list(
     "cases",
@@ -23,7 +18,6 @@ CASES = flags.DEFINE_list(
 )
 SLICE = flags.DEFINE_string("slice", "v5e:2x4", "Of TPUs.")
 TYPES = ("float32", "bfloat16")
-ROOT = pathlib.Path(__file__).parents[1]
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
 
@@ -43,16 +37,8 @@ def _analysis(recipe: str, model: str, batch_size: str, dtype: str, on: str | No
     name = f"configs/{recipe}:{model}" if model else f"configs/{recipe}"
     settings = (f"--config={name}", f"--config.batch_size={batch_size}", f"--config.model.dtype={dtype}")
     place = (f"--compile_for={on}",) if on else ()
-    print(" ".join((*settings, *place)), flush=True)
-    finished = subprocess.run(
-        [sys.executable, "main.py", "benchmark", "--collectives", "--format=json", *settings, *place],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": EIGHT_DEVICES, "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(finished.stdout.splitlines()[-1])
+    environment = {"XLA_FLAGS": EIGHT_DEVICES, "JAX_PLATFORMS": "cpu"}
+    return program.answer("benchmark", "--collectives", *settings, *place, **environment)
 
 
 if __name__ == "__main__":

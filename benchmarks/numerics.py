@@ -1,4 +1,4 @@
-"""Whether a network learns the same on a CPU that is tuned: with and without each thing of `tunings.py`, over seeds.
+"""Whether a network learns the same on a CPU that is tuned, or tuned in part: by each of `tunings.py`, over seeds.
 
     python -m benchmarks.numerics
     python -m benchmarks.numerics --recipes=digits --seeds=3
@@ -17,7 +17,7 @@ import tempfile
 
 from absl import app, flags, logging
 
-from benchmarks import results, tunings
+from benchmarks import program, results, tunings
 
 RECIPES = {
     "digits": ("--config=configs/digits.py", "--config.num_epochs=5"),
@@ -36,7 +36,6 @@ TUNINGS = ("untuned", "keeping_memory", "without_ynnpack", "tuned")
 NAMES = flags.DEFINE_list("recipes", list(RECIPES), "Which of the two are trained.")
 SEEDS = flags.DEFINE_integer("seeds", 5, "Of each recipe with each tuning.", lower_bound=2)
 
-ROOT = pathlib.Path(__file__).parents[1]
 LAST_STEPS = 20  # over which the training loss is averaged
 TRAIN = """
 import runpy, sys
@@ -64,7 +63,7 @@ def _trained(tuning: str, *arguments: str) -> dict[str, float]:
         own = (f"--config.log_every_steps={LAST_STEPS}", f"--workdir={workdir}", "--notune_cpu")
         subprocess.run(
             [sys.executable, "-c", TRAIN, tuning, *arguments, *own],
-            cwd=ROOT,
+            cwd=program.ROOT,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.DEVNULL,
             check=True,

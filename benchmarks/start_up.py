@@ -17,14 +17,13 @@ import time
 
 from absl import app, flags, logging
 
-from benchmarks import results
+from benchmarks import program, results
 
 RECIPES = flags.DEFINE_list(
     "recipes", ["configs/digits.py", "configs/cifar10.py:resnet20", "configs/cifar10.py:resnet18"], "To be started."
 )
 TIMES = flags.DEFINE_integer("times", 5, "Starts of each recipe with what an earlier one has kept.", lower_bound=1)
 
-ROOT = pathlib.Path(__file__).parents[1]
 LOOK_SECONDS = 0.01
 
 
@@ -46,7 +45,7 @@ def _seconds(recipe: str, cache: str) -> float:
         metrics, started = pathlib.Path(workdir, "metrics.jsonl"), time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "main.py", f"--config={recipe}", "--config.log_every_steps=1", f"--workdir={workdir}"],
-            cwd=ROOT,
+            cwd=program.ROOT,
             env={**environment, "XDG_CACHE_HOME": cache},
             stdout=subprocess.DEVNULL,
         )

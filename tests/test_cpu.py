@@ -30,8 +30,6 @@ def untuned(monkeypatch):
 
 # As for users; the other tests have LLVM do less, and XLA then asks YNNPACK for less.
 OPTIMISED = {"xla_backend_optimization_level": 3}
-
-
 XLAS_OWN = {cpu.YNNPACK: ""}
 NHWC = ("NHWC", "HWIO", "NHWC")
 
