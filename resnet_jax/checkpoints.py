@@ -84,7 +84,7 @@ class Checkpoints:
             )
 
     def _check_room(self, needed: int) -> None:
-        """Looks before it is written: a save that breaks off prints pages of tracebacks from other threads."""
+        """Looks before it is written: sooner than the disk would say it, and with figures."""
         free = math.inf if "://" in str(self._workdir) else shutil.disk_usage(self._workdir).free
         if free < needed:
             raise UserError(

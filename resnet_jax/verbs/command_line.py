@@ -9,18 +9,18 @@ or for another process has ended, 130 stopped by Ctrl-C; after these the same co
 """
 
 import errno
-import os
 import pathlib
 import re
 import sys
 import traceback
 from types import ModuleType
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from resnet_jax import config as settings
 from resnet_jax import cpu, terminal
 from resnet_jax.errors import Preempted, UserError, first_line, unknown_name
+from resnet_jax.verbs import library_messages
 
 TUNE_CPU = flags.DEFINE_bool("tune_cpu", True, "On a CPU, train quicker, with more memory: see resnet_jax/cpu.py.")
 DONE, SOME_FAILED, USER_ERROR, GO_ON, INTERRUPTED = 0, 1, 2, 75, 130
@@ -56,11 +56,8 @@ def start(verb: ModuleType) -> None:
     arguments = getattr(verb, "ARGUMENTS", None)
 
     def main(argv: list[str]) -> int:
-        # What libraries log (no TPU here, a checkpoint without metrics, ...) is not for the user: errors are raised.
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.FATAL)
-            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Or TensorFlow greets with a warning about it.
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+            library_messages.silence()
         if TUNE_CPU.value:
             cpu.tune()
         # Imports JAX, which those who mistyped a flag need not wait for.
