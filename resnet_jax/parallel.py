@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from resnet_jax import cpu, host_memory, topology
 from resnet_jax.errors import UserError
 
-CALLS_AHEAD = 2
+CALLS_AHEAD = 4  # at most, of the host before the devices
 
 
 def make_mesh(devices=None) -> Mesh:
@@ -108,16 +108,22 @@ def wait_for_all(what: str) -> None:
 
 
 class Pace:
-    """Keeps the host a little ahead of the devices, but not far: batches that wait for their turn take memory there."""
+    """Keeps the host a little ahead of the devices, but not far: batches that wait for their turn take memory there.
+
+    It waits seldom, and then for several calls: where the devices are this machine's cores, it takes their time
+    whenever it wakes.
+    """
 
     def __init__(self):
         self._unfinished = collections.deque()
 
     def __call__(self, result) -> None:
-        """Takes what a call has returned, and waits until at most `CALLS_AHEAD` calls are unfinished."""
+        """Takes what a call has returned; waits, if over `CALLS_AHEAD` may be unfinished, until half of that are."""
         self._unfinished.append(result)
         if len(self._unfinished) > CALLS_AHEAD:
-            jax.block_until_ready(self._unfinished.popleft())
+            while len(self._unfinished) > CALLS_AHEAD // 2:
+                newest = self._unfinished.popleft()
+            jax.block_until_ready(newest)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:

@@ -1,10 +1,10 @@
 """What a run tells as it goes: progress in the terminal, figures on disk, and an alarm when the loss is not finite."""
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -33,21 +33,15 @@ class NotFinite(Exception):
         self.what, self.step = what, step
 
 
-@dataclasses.dataclass
-class _Call:
-    """A call of the train step whose metrics are still on the device; after it `end` steps have been taken.
-
-    `done` is when it was first seen to be finished.
-    """
+class _Call(NamedTuple):
+    """A call of the train step whose metrics are still on the device; after it `end` steps have been taken."""
 
     metrics: Mapping[str, jax.Array]
     end: int
     is_reported: bool
-    done: float | None = None
 
-    def look(self) -> None:
-        if self.done is None and all(value.is_ready() for value in self.metrics.values()):
-            self.done = time.monotonic()
+    def is_finished(self) -> bool:
+        return all(value.is_ready() for value in self.metrics.values())
 
 
 class Monitor:
@@ -76,14 +70,14 @@ class Monitor:
 
     def resume(self, step: int, saved: Mapping[str, object]) -> None:
         """Goes on at `step` with what `saved()` gave when that was saved; {} at the start of a run."""
-        self._taken = self._step = self._first_step = self._window_step = step
+        self._taken = self._step = self._first_step = self._window_step = self._finished = step
         self._since_report = {name: list(values) for name, values in saved.get("since_report", {}).items()}
         self.start_clock()
 
     def start_clock(self) -> None:
         """Counts time from here on: what came before is start-up."""
         self._clock.start()
-        self._window_started = self._clock.started
+        self._window_started = self._finished_at = self._clock.started
 
     def saved(self) -> dict[str, object]:
         """What a checkpoint must hold for the records of a resumed run to equal those of an uninterrupted one."""
@@ -97,7 +91,9 @@ class Monitor:
         started = time.monotonic()
         with self._clock.spending(purpose):
             yield
-        self._window_started += time.monotonic() - started
+        taken = time.monotonic() - started
+        self._window_started += taken
+        self._finished_at += taken
 
     def introduce(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Puts the settings and the first augmented training pictures into TensorBoard; see `pictures.labelled`."""
@@ -110,8 +106,8 @@ class Monitor:
 
         A report is made `CALLS_AHEAD` calls later: those calls keep the device busy in the meantime.
         """
-        for call in self._unfetched[-CALLS_AHEAD:]:
-            call.look()
+        newest = next((call.end for call in reversed(self._unfetched) if call.is_finished()), 0)
+        self._note_finished(newest)
         reports = self._taken // self._config.log_every_steps
         self._taken += steps
         is_reported = self._taken // self._config.log_every_steps > reports
@@ -137,9 +133,15 @@ class Monitor:
             for name, values in metrics.items():
                 self._since_report.setdefault(name, []).extend(values.tolist())
         self._step = calls[-1].end
+        self._note_finished(self._step)
         self._check()
         if calls[-1].is_reported:
-            self._report(calls[-1].done or time.monotonic())
+            self._report()
+
+    def _note_finished(self, step: int) -> None:
+        """Takes down when the devices were first seen to have come so far."""
+        if step > self._finished:
+            self._finished, self._finished_at = step, time.monotonic()
 
     def _check(self) -> None:
         """Raises `NotFinite`, see `collect`."""
@@ -173,17 +175,20 @@ class Monitor:
     def announce_stop(self) -> None:
         self._progress.print("Stopping, once everything is saved; Ctrl-C (again) stops at once.")
 
-    def _report(self, now: float) -> None:
-        """Writes the means since the last report, up to the steps that were finished `now`, and shows the progress."""
+    def _report(self) -> None:
+        """Writes the means since the last report, and shows the progress."""
         means = {name: float(np.mean(values)) for name, values in self._since_report.items()}
         means["learning_rate"] = self._since_report["learning_rate"][-1]
-        images = (self._step - self._window_step) * self._config.batch_size
-        means["images_per_second"] = images / (now - self._window_started)
-        self._since_report, self._window_step, self._window_started = {}, self._step, now
+        if self._finished > self._window_step:  # Or the host, which is ahead, has reported on steps seen before.
+            images = (self._finished - self._window_step) * self._config.batch_size
+            self._images_per_second = images / (self._finished_at - self._window_started)
+            self._window_step, self._window_started = self._finished, self._finished_at
+        means["images_per_second"] = self._images_per_second
+        self._since_report = {}
         self._summaries.scalars(self._step, {f"train/{name}": value for name, value in means.items()})
-        self._summaries.write()
+        self._summaries.show()
         # Over all that this process has done, evaluation and saving included: what is to come is of the same mixture.
-        seconds_per_step = (now - self._clock.started) / (self._step - self._first_step)
+        seconds_per_step = (time.monotonic() - self._clock.started) / (self._finished - self._first_step)
         remaining = duration(seconds_per_step * (self._total_steps - self._step))
         self._progress.update(
             f"{self._epoch()}  step {self._step:,}/{self._total_steps:,}  loss {means['loss']:.4f}  "

@@ -5,6 +5,8 @@ Both hold each step once: what lies beyond the step that a run resumes from is d
 
 import contextlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -14,6 +16,8 @@ from etils import epath
 from resnet_jax import files, parallel
 from resnet_jax.terminal import ProgressLine
 from resnet_jax.training.tensorboard import TensorBoard
+
+SECONDS_BETWEEN_WRITES = 1.0
 
 
 class Curve(NamedTuple):
@@ -45,6 +49,7 @@ class Summaries:
         self._path = directory / "metrics.jsonl"
         self._can_append = "://" not in str(directory)  # Buckets take whole files only.
         self._lines: list[str] = []
+        self._shown_at = -math.inf
         self._tensorboard = None
         if not parallel.is_main_process():
             return
@@ -73,14 +78,20 @@ class Summaries:
         if self._tensorboard:
             self._tensorboard.texts(step, {name: text})
 
+    def show(self) -> None:
+        """Lets others see the figures, which must not hold up a loop of quick steps: once in a while, then at once."""
+        if time.monotonic() - self._shown_at >= SECONDS_BETWEEN_WRITES:
+            self._write()
+
     def flush(self) -> None:
         """Puts on disk what has been written; must come before a checkpoint that counts on it."""
-        self.write()
+        self._write()
         if self._tensorboard:
             self._tensorboard.wait()
 
-    def write(self) -> None:
+    def _write(self) -> None:
         """Puts the figures on disk, and does not wait for TensorBoard, which does so too."""
+        self._shown_at = time.monotonic()
         lines, self._lines = self._lines, []  # Taken first: after a failure they must not be written twice.
         if lines and parallel.is_main_process():
             if self._can_append:
@@ -98,7 +109,7 @@ class Summaries:
         with contextlib.ExitStack() as ending:
             if self._tensorboard:
                 ending.callback(self._tensorboard.close)
-            self.write()
+            self._write()
 
 
 def _keep_lines(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool], tell: Callable[[str], None]) -> None:

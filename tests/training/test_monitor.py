@@ -17,7 +17,7 @@ class Records:
     def scalars(self, step, values):
         self.written.append((step, values))
 
-    def write(self):
+    def show(self):
         pass
 
 
@@ -39,13 +39,13 @@ def metrics(*losses, gradient_norm=1.0):
 
 
 def test_reports_means_and_fetches_nothing_in_between(monkeypatch):
-    """What is fetched are calls that are done: the two after them are left to be computed."""
+    """What is fetched are calls that are done: those after them are left to be computed."""
     fetches = []
     monkeypatch.setattr(monitors, "fetch", lambda tree: fetches.append(len(tree)) or [
         {name: np.asarray(value) for name, value in part.items()} for part in tree
     ])  # fmt: skip
     monitor, records = make_monitor()
-    for loss in (1.0, 2.0, 3.0, 6.0, 99.0):
+    for loss in (1.0, 2.0, 3.0, 6.0, 99.0, 99.0, 99.0):
         monitor.record(metrics(loss), 1)
     assert not fetches
     monitor.record(metrics(99.0), 1)
@@ -57,22 +57,55 @@ def test_reports_means_and_fetches_nothing_in_between(monkeypatch):
     assert values["train/images_per_second"] > 0
 
 
-def test_the_time_of_a_report_ends_when_its_steps_were_seen_to_be_finished(monkeypatch):
-    """Here at the next call, ten seconds later; that a report is made after yet another one makes no difference."""
+def test_images_per_second_are_of_the_steps_that_were_seen_to_be_finished(monkeypatch):
+    """Ten seconds each, here seen three at a time; that reports are of others makes no difference."""
     monitor, records = make_monitor()
-    for number in range(10):
-        monkeypatch.setattr(monitors.time, "monotonic", lambda now=10.0 * number: now)
-        if number == 0:
+    finished = 0
+    monkeypatch.setattr(monitors._Call, "is_finished", lambda call: call.end <= finished)
+    for taken in range(21):
+        if taken % 3 == 0:
+            finished = taken - 1
+            monkeypatch.setattr(monitors.time, "monotonic", lambda now=10.0 * taken: now)
+        if taken == 0:
             monitor.start_clock()
         monitor.record(metrics(1.0), 1)
-    assert [values["train/images_per_second"] for _, values in records.written] == [
-        4 * settings.default().batch_size / 40
-    ] * 2
+    assert [step for step, _ in records.written] == [4, 8, 12, 16]
+    first, *others = [values["train/images_per_second"] for _, values in records.written]
+    assert first == settings.default().batch_size * 5 / 60
+    assert others == [settings.default().batch_size / 10] * 3
+
+
+def test_reports_on_steps_that_were_finished_together_tell_the_same_speed(monkeypatch):
+    monitor, records = make_monitor(log_every_steps=1)
+    monkeypatch.setattr(monitors.time, "monotonic", lambda: 0.0)
+    monitor.start_clock()
+    monkeypatch.setattr(monitors.time, "monotonic", lambda: 10.0)
+    monkeypatch.setattr(monitors._Call, "is_finished", lambda call: call.end <= 3)
+    for _ in range(7):
+        monitor.record(metrics(1.0), 1)
+    speeds = [values["train/images_per_second"] for _, values in records.written]
+    assert speeds == [3 * settings.default().batch_size / 10] * 3
+
+
+def test_evaluation_and_saving_do_not_count(monkeypatch):
+    monitor, records = make_monitor(log_every_steps=2)
+    monkeypatch.setattr(monitors.time, "monotonic", lambda: 0.0)
+    monitor.start_clock()
+    monitor.record(metrics(1.0), 1)
+    monkeypatch.setattr(monitors.time, "monotonic", lambda: 10.0)
+    monitor.collect()
+    with monitor.paused("evaluation"):
+        monkeypatch.setattr(monitors.time, "monotonic", lambda: 500.0)
+    monitor.record(metrics(1.0), 1)
+    monkeypatch.setattr(monitors.time, "monotonic", lambda: 510.0)
+    monitor.collect()
+    ((_, values),) = records.written
+    assert values["train/images_per_second"] == 2 * settings.default().batch_size / 20
 
 
 def test_a_call_of_several_steps_reports_when_it_passes_a_multiple():
     monitor, records = make_monitor()
-    for start in range(0, 15, 3):
+    for start in range(0, 21, 3):
         monitor.record(metrics(*range(start, start + 3)), 3)
     assert [(step, values["train/loss"]) for step, values in records.written] == [(6, 2.5), (9, 7.0)]
 
@@ -84,7 +117,7 @@ def test_what_is_collected_is_reported_too_and_once():
         monitor.record(metrics(loss), 1)
     monitor.collect()
     assert [(step, values["train/loss"]) for step, values in records.written] == [(4, 3.0)]
-    for loss in (20.0, 30.0, 40.0, 99.0, 99.0):
+    for loss in (20.0, 30.0, 40.0, 99.0, 99.0, 99.0, 99.0):
         monitor.record(metrics(loss), 1)
     assert [(step, values["train/loss"]) for step, values in records.written] == [(4, 3.0), (8, 25.0)]
 
@@ -93,7 +126,7 @@ def test_what_is_collected_is_reported_too_and_once():
 def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(value):
     monitor, _ = make_monitor()
     monitor.record(metrics(1.0, 1.0, value), 3)
-    for _ in range(2):
+    for _ in range(4):
         monitor.record(metrics(1.0), 1)
     with pytest.raises(monitors.NotFinite, match=r"loss became (nan|inf) at step 2 \(steps 0 to 3 were looked at\)"):
         monitor.record(metrics(1.0), 1)

@@ -5,6 +5,7 @@ import pytest
 from etils import epath
 
 from resnet_jax.terminal import ProgressLine
+from resnet_jax.training import summaries as module
 from resnet_jax.training.summaries import Curve, Summaries, read_curves
 
 
@@ -43,6 +44,19 @@ def test_curves_come_back_but_for_a_line_that_is_not_whole(tmp_path):
         "train/loss": Curve([10, 20], [1.0, 2.0]),
         "validation/loss": Curve([20], [3.0]),
     }
+
+
+def test_figures_can_be_seen_before_they_are_flushed_once_in_a_while(tmp_path, monkeypatch):
+    summaries = Summaries(epath.Path(tmp_path), 0, ProgressLine())
+    seen = []
+    for step, seconds in ((10, 100.0), (20, 100.5), (30, 100.9), (40, 101.0), (50, 101.5)):
+        monkeypatch.setattr(module.time, "monotonic", lambda now=seconds: now)
+        summaries.scalars(step, {"train/loss": 1.0})
+        summaries.show()
+        seen.append([line["step"] for line in lines(tmp_path)])
+    assert seen == [[10], [10], [10], [10, 20, 30, 40], [10, 20, 30, 40]]
+    summaries.close()
+    assert lines(tmp_path)[-1]["step"] == 50
 
 
 def test_both_records_hold_the_same_figures(tmp_path):
