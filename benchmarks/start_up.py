@@ -4,7 +4,8 @@
     python -m benchmarks.start_up --recipes=configs/cifar10.py:resnet20
 
 The command is the real one, in a process of its own, with an empty cache directory at first. A step counts as trained
-when its loss is in `metrics.jsonl`. That files of Python's packages are in the system's memory is not prevented.
+when its loss is in `metrics.jsonl`, by when two more have been taken. That files of Python's packages are in the
+system's memory is not prevented.
 """
 
 import contextlib

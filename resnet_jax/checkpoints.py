@@ -84,7 +84,7 @@ class Checkpoints:
             )
 
     def _check_room(self, needed: int) -> None:
-        """Looks before it is written: sooner than the disk would say it, and with figures."""
+        """Looks before it is written: of a save that breaks off TensorStore prints pages, see `library_messages`."""
         free = math.inf if "://" in str(self._workdir) else shutil.disk_usage(self._workdir).free
         if free < needed:
             raise UserError(

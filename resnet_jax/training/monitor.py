@@ -72,6 +72,7 @@ class Monitor:
         """Goes on at `step` with what `saved()` gave when that was saved; {} at the start of a run."""
         self._taken = self._step = self._first_step = self._window_step = self._finished = step
         self._since_report = {name: list(values) for name, values in saved.get("since_report", {}).items()}
+        self._images_per_second = 0.0
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -87,13 +88,11 @@ class Monitor:
 
     @contextlib.contextmanager
     def paused(self, purpose: str) -> Iterator[None]:
-        """Keeps what happens inside, "evaluation" or "saving", out of images/s."""
+        """Keeps what happens inside, "evaluation" or "saving", out of images/s; all steps have been collected."""
         started = time.monotonic()
         with self._clock.spending(purpose):
             yield
-        taken = time.monotonic() - started
-        self._window_started += taken
-        self._finished_at += taken
+        self._window_started += time.monotonic() - started
 
     def introduce(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Puts the settings and the first augmented training pictures into TensorBoard; see `pictures.labelled`."""
@@ -117,7 +116,7 @@ class Monitor:
             self._fetch(done)
 
     def collect(self) -> None:
-        """Fetches what has not been fetched, and makes the reports that are due.
+        """Fetches what has not been fetched, and makes the reports that are due, which others can see then.
 
         Raises:
           NotFinite: of the first step whose loss or gradient was not. To be called before a checkpoint is made.
@@ -125,6 +124,7 @@ class Monitor:
         while self._unfetched:
             reported = [number for number, call in enumerate(self._unfetched, start=1) if call.is_reported]
             self._fetch(self._unfetched[: reported[0] if reported else None])
+        self._summaries.write()
 
     def _fetch(self, calls: list[_Call]) -> None:
         """Fetches the first calls that have not been, of which the last alone may be reported."""
@@ -189,7 +189,7 @@ class Monitor:
         self._summaries.show()
         # Over all that this process has done, evaluation and saving included: what is to come is of the same mixture.
         seconds_per_step = (time.monotonic() - self._clock.started) / (self._finished - self._first_step)
-        remaining = duration(seconds_per_step * (self._total_steps - self._step))
+        remaining = duration(seconds_per_step * (self._total_steps - self._finished))
         self._progress.update(
             f"{self._epoch()}  step {self._step:,}/{self._total_steps:,}  loss {means['loss']:.4f}  "
             f"top-1 {means['top1']:.2%}  learning rate {means['learning_rate']:.4g}  "

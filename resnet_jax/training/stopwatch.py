@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 
+from resnet_jax.parallel import CALLS_AHEAD
 from resnet_jax.training.loop import Loop
 from resnet_jax.training.parts import Setup
 from resnet_jax.training.state import TrainState
@@ -12,7 +13,7 @@ from resnet_jax.training.step import Inputs
 
 ROUNDS = 7  # and one before them, for warming up
 SECONDS_A_ROUND = 3.0  # of the loop, and of the step alone
-FEWEST_CALLS = 3  # of the step in each, for the host may be ahead by two
+FEWEST_CALLS = 1 + CALLS_AHEAD  # of the step in each, or the host would not wait for it
 SIDE_WORK = ("evaluation", "saving")  # what the loop does besides, and is not counted
 
 

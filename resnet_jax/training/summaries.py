@@ -49,7 +49,7 @@ class Summaries:
         self._path = directory / "metrics.jsonl"
         self._can_append = "://" not in str(directory)  # Buckets take whole files only.
         self._lines: list[str] = []
-        self._shown_at = -math.inf
+        self._written_at = -math.inf
         self._tensorboard = None
         if not parallel.is_main_process():
             return
@@ -79,19 +79,18 @@ class Summaries:
             self._tensorboard.texts(step, {name: text})
 
     def show(self) -> None:
-        """Lets others see the figures, which must not hold up a loop of quick steps: once in a while, then at once."""
-        if time.monotonic() - self._shown_at >= SECONDS_BETWEEN_WRITES:
-            self._write()
+        """Writes, unless that was done a moment ago: a loop of quick steps must not be held up by the disk."""
+        if time.monotonic() - self._written_at >= SECONDS_BETWEEN_WRITES:
+            self.write()
 
     def flush(self) -> None:
         """Puts on disk what has been written; must come before a checkpoint that counts on it."""
-        self._write()
+        self.write()
         if self._tensorboard:
             self._tensorboard.wait()
 
-    def _write(self) -> None:
+    def write(self) -> None:
         """Puts the figures on disk, and does not wait for TensorBoard, which does so too."""
-        self._shown_at = time.monotonic()
         lines, self._lines = self._lines, []  # Taken first: after a failure they must not be written twice.
         if lines and parallel.is_main_process():
             if self._can_append:
@@ -103,13 +102,14 @@ class Summaries:
                 self._path.write_text(before + "".join(lines))
         if self._tensorboard:
             self._tensorboard.flush()
+        self._written_at = time.monotonic()
 
     def close(self) -> None:
         """Puts on disk what has been written, and ends TensorBoard's thread."""
         with contextlib.ExitStack() as ending:
             if self._tensorboard:
                 ending.callback(self._tensorboard.close)
-            self._write()
+            self.write()
 
 
 def _keep_lines(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool], tell: Callable[[str], None]) -> None:

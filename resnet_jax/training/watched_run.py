@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from resnet_jax import compilation_cache, parallel
+from resnet_jax import compilation_cache, library_messages, parallel
 from resnet_jax import config as settings
 from resnet_jax.errors import UserError
 from resnet_jax.training.parts import Setup
@@ -69,6 +69,7 @@ def watched_run(job: Job) -> None:
 
 
 def main() -> int:
+    library_messages.silence()
     compilation_cache.use()
     try:
         watched_run(Job(**json.loads(pathlib.Path(sys.argv[1]).read_text())))

@@ -18,9 +18,8 @@ from types import ModuleType
 from absl import app, flags
 
 from resnet_jax import config as settings
-from resnet_jax import cpu, terminal
+from resnet_jax import cpu, library_messages, terminal
 from resnet_jax.errors import Preempted, UserError, first_line, unknown_name
-from resnet_jax.verbs import library_messages
 
 TUNE_CPU = flags.DEFINE_bool("tune_cpu", True, "On a CPU, train quicker, with more memory: see resnet_jax/cpu.py.")
 DONE, SOME_FAILED, USER_ERROR, GO_ON, INTERRUPTED = 0, 1, 2, 75, 130

@@ -37,7 +37,7 @@ BROKEN_SAVE = """
 import resource, sys
 import numpy as np
 from etils import epath
-from resnet_jax.verbs import library_messages
+from resnet_jax import library_messages
 
 library_messages.silence()
 from resnet_jax.checkpoints import Checkpoints
@@ -54,6 +54,23 @@ def test_of_many_arrays_that_cannot_be_written_one_is_told_of(tmp_path):
     stderr = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120).stderr
     assert "UserError: cannot save a checkpoint in" in stderr.splitlines()[-1]
     assert "Event loop is closed" not in stderr  # TensorStore's word on each of the others.
+
+
+@pytest.mark.parametrize(("message", "is_shown"), [("Event loop is closed", False), ("something else", True)])
+def test_what_else_python_cannot_raise_is_shown(message, is_shown):
+    unraisable = f"""
+from resnet_jax import library_messages
+
+class Stray:
+    def __del__(self):
+        raise RuntimeError("{message}")
+
+library_messages.silence()
+Stray()
+"""
+    stderr = subprocess.run([sys.executable, "-c", unraisable], capture_output=True, text=True, cwd=ROOT).stderr
+    assert (message in stderr) == is_shown
+    assert bool(stderr) == is_shown
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ class Records:
     def show(self):
         pass
 
+    write = show
+
 
 def make_monitor(log_every_steps=4):
     config = settings.default()

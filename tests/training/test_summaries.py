@@ -1,5 +1,6 @@
 import json
 import pathlib
+import types
 
 import pytest
 from etils import epath
@@ -46,11 +47,11 @@ def test_curves_come_back_but_for_a_line_that_is_not_whole(tmp_path):
     }
 
 
-def test_figures_can_be_seen_before_they_are_flushed_once_in_a_while(tmp_path, monkeypatch):
+def test_figures_can_be_seen_once_in_a_while_before_all_is_flushed(tmp_path, monkeypatch):
     summaries = Summaries(epath.Path(tmp_path), 0, ProgressLine())
     seen = []
     for step, seconds in ((10, 100.0), (20, 100.5), (30, 100.9), (40, 101.0), (50, 101.5)):
-        monkeypatch.setattr(module.time, "monotonic", lambda now=seconds: now)
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda now=seconds: now))
         summaries.scalars(step, {"train/loss": 1.0})
         summaries.show()
         seen.append([line["step"] for line in lines(tmp_path)])

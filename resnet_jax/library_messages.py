@@ -14,10 +14,10 @@ def silence() -> None:
     logging.set_verbosity(logging.FATAL)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Or TensorFlow greets with a warning about it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.unraisablehook = _unless_a_save_broke_off
+    sys.unraisablehook = _show_unraisable
 
 
-def _unless_a_save_broke_off(unraisable: "sys.UnraisableHookArgs") -> None:
+def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     """Shows what could not be raised, as Python does, but for what TensorStore leaves behind.
 
     Orbax raises the first error of a save and closes its event loop; TensorStore's threads go on to tell that loop of
