@@ -4,8 +4,8 @@
     python -m benchmarks.start_up --recipes=configs/cifar10.py:resnet20
 
 The command is the real one, in a process of its own, with an empty cache directory at first. A step counts as trained
-when its loss is in `metrics.jsonl`, by when two more have been taken. That files of Python's packages are in the
-system's memory is not prevented.
+when its loss is in `metrics.jsonl`, which is at once, for a save is due then. That files of Python's packages are in
+the system's memory is not prevented.
 """
 
 import contextlib
@@ -42,10 +42,11 @@ def main(_: list[str]) -> None:
 def _seconds(recipe: str, cache: str) -> float:
     """Starts a run, and ends it once it has taken its first step."""
     with tempfile.TemporaryDirectory() as workdir:
+        settings = ("--config.log_every_steps=1", "--config.checkpoint.every_minutes=1e-6")
         environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
         metrics, started = pathlib.Path(workdir, "metrics.jsonl"), time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "main.py", f"--config={recipe}", "--config.log_every_steps=1", f"--workdir={workdir}"],
+            [sys.executable, "main.py", f"--config={recipe}", *settings, f"--workdir={workdir}"],
             cwd=program.ROOT,
             env={**environment, "XDG_CACHE_HOME": cache},
             stdout=subprocess.DEVNULL,
