@@ -105,7 +105,6 @@ class Loop:
             self._monitor.record(metrics, steps)
             # The last step of an epoch is saved with the figures of its evaluation, by `_end_epoch`.
             if self._step < end and self._interrupted():
-                self._monitor.announce_stop()
                 self._save()
                 self._stop()
             if self._step < end and self._save_is_due():
@@ -113,8 +112,6 @@ class Loop:
 
     def _end_epoch(self, epochs: int) -> None:
         """Evaluates and saves, as it is due after `epochs` epochs."""
-        if self._interrupted():
-            self._monitor.announce_stop()
         last = epochs == self._config.num_epochs
         figures, is_best = None, False
         self._owes_evaluation = self._setup.validation is not None and (
@@ -145,7 +142,10 @@ class Loop:
 
     def _interrupted(self) -> bool:
         """Whether a signal has asked to stop, in a run of several processes any of them: they stop together."""
-        self._stopped_by = self._stopped_by or self._agree_to_stop(self._received() or 0)
+        if not self._stopped_by:
+            self._stopped_by = self._agree_to_stop(self._received() or 0)
+            if self._stopped_by:
+                self._monitor.announce_stop()
         return bool(self._stopped_by)
 
     def _save_is_due(self) -> bool:
