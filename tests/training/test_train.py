@@ -92,7 +92,7 @@ def final_params(workdir):
 
 @pytest.mark.parametrize(
     ("calls", "signum"),
-    [(1, SIGINT), (3, SIGTERM), (4, SIGTERM), (8, SIGINT), (10, SIGTERM)],
+    [(0, SIGINT), (2, SIGTERM), (3, SIGTERM), (6, SIGINT), (8, SIGTERM)],
     ids=["amid an epoch", "in evaluation", "after evaluation", "in the last evaluation", "at the end"],
 )
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
