@@ -141,7 +141,10 @@ class Loop:
         return figures, is_best
 
     def _interrupted(self) -> bool:
-        """Whether a signal has asked to stop, in a run of several processes any of them: they stop together."""
+        """Whether a signal has asked to stop, in a run of several processes any of them: they stop together.
+
+        The first time that it has is announced.
+        """
         if not self._stopped_by:
             self._stopped_by = self._agree_to_stop(self._received() or 0)
             if self._stopped_by:
