@@ -7,8 +7,8 @@ python main.py evaluate --workdir=/tmp/digits
 import importlib
 import sys
 
-from resnet_jax.verbs import command_line
+from resnet_jax.cli import app
 
 if __name__ == "__main__":
-    verb = command_line.pop_verb(sys.argv)
-    command_line.start(importlib.import_module(f"resnet_jax.verbs.{verb}"))
+    verb = app.pop_verb(sys.argv)
+    app.start(importlib.import_module(f"resnet_jax.cli.{verb}"))

@@ -28,12 +28,13 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from resnet_jax import config as settings
-from resnet_jax import parallel, provenance
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.models.creation import create_model
+from resnet_jax.models.factory import create_model
 from resnet_jax.models.variants import VARIANTS
+from resnet_jax.runtime import parallel, provenance
 from resnet_jax.terminal import table
-from resnet_jax.training import losses, optimizer, state, step
+from resnet_jax.training import losses, optimizer, state
+from resnet_jax.training.train_step import make_train_step
 
 MODELS = flags.DEFINE_list(
     "models", ["resnet50", "resnet152", "resnet152:loop", "resnetv2_1001:loop"], "Names, :loop with blocks in a loop."
@@ -72,7 +73,7 @@ def seconds(name: str, loop: bool, mesh: Mesh) -> dict[str, float]:
         return inputs
 
     preprocess, loss_of = Preprocess((0.5,) * 3, (0.25,) * 3), losses.from_config(config.loss)
-    train_step = step.make_train_step(model, take, preprocess, loss_of, sgd, schedule, mesh, seed=0)
+    train_step = make_train_step(model, take, preprocess, loss_of, sgd, schedule, mesh, seed=0)
     images = jax.ShapeDtypeStruct((BATCH_SIZE, *shape), jnp.uint8)
     labels = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.int32)
     arguments = parallel.abstract((jax.eval_shape(create), (images, labels)), parallel.replicated(mesh))

@@ -57,9 +57,10 @@ def ours_untuned(network: str, dtype: str, batch_size: int, steps_per_call: int 
     import jax
 
     from resnet_jax import config as settings
-    from resnet_jax import parallel
     from resnet_jax.data.preprocess import Preprocess
-    from resnet_jax.training import losses, optimizer, state, step
+    from resnet_jax.runtime import parallel
+    from resnet_jax.training import losses, optimizer, state
+    from resnet_jax.training.train_step import make_train_step
 
     config = settings.default()
     config.num_epochs, config.optimizer.weight_decay = NUM_EPOCHS, WEIGHT_DECAY
@@ -68,7 +69,7 @@ def ours_untuned(network: str, dtype: str, batch_size: int, steps_per_call: int 
     sgd = optimizer.make_optimizer(config, schedule, net.stage_sizes)
     images, labels = pictures(network, batch_size)
     inputs = parallel.place_rows((images, labels), mesh, batch_size)
-    train_step = step.make_train_step(
+    train_step = make_train_step(
         net,
         lambda inputs, step: inputs,
         Preprocess(MEAN, STD),
@@ -93,7 +94,7 @@ def ours_untuned(network: str, dtype: str, batch_size: int, steps_per_call: int 
 
 def many_steps_a_call(network: str, dtype: str, batch_size: int) -> Take:
     """The same with as many steps in a call as a run takes on an accelerator."""
-    from resnet_jax.training.setup import MOST_STEPS_PER_CALL
+    from resnet_jax.training.experiment import MOST_STEPS_PER_CALL
 
     return ours(network, dtype, batch_size, MOST_STEPS_PER_CALL)
 
@@ -103,10 +104,10 @@ def ours_scoring(network: str, dtype: str, batch_size: int) -> Take:
     tunings.tuned()
     import jax
 
-    from resnet_jax import parallel
-    from resnet_jax.data.examples import Examples
+    from resnet_jax.data.in_memory import InMemoryExamples
     from resnet_jax.data.preprocess import Preprocess
     from resnet_jax.evaluation.evaluate import make_evaluate
+    from resnet_jax.runtime import parallel
 
     mesh, net = parallel.make_mesh(), make_model(network, dtype)
     images, labels = pictures(network, batch_size)
@@ -115,9 +116,9 @@ def ours_scoring(network: str, dtype: str, batch_size: int) -> Take:
     placed = parallel.place(variables, parallel.replicated(mesh))
 
     @functools.cache
-    def examples(steps: int) -> Examples:
+    def examples(steps: int) -> InMemoryExamples:
         rows = np.arange(steps * batch_size) % batch_size
-        return Examples(images[rows], labels[rows], rows)
+        return InMemoryExamples(images[rows], labels[rows], rows)
 
     return lambda steps: float(evaluate(placed, examples(steps)).loss.mean())
 
@@ -171,7 +172,7 @@ def plain(network: str, dtype: str, batch_size: int) -> Take:
 def make_model(network: str, dtype: str):
     import jax.numpy as jnp
 
-    from resnet_jax.models.creation import create_model
+    from resnet_jax.models.factory import create_model
 
     stem = {"stem": "cifar"} if SIDES[network] == 32 else {}
     return create_model(network, CLASSES[network], dtype=jnp.dtype(dtype), **stem)

@@ -19,9 +19,9 @@ from absl import app, flags, logging
 
 from benchmarks import contestants, results, turns
 from resnet_jax import config as settings
-from resnet_jax import parallel
+from resnet_jax.runtime import parallel
 from resnet_jax.training import optimizer, state
-from resnet_jax.workdir import WorkDir
+from resnet_jax.workdir.workdir import WorkDir
 
 NETWORKS = flags.DEFINE_list("networks", ["resnet20", "resnet18", "resnet50"], "Of contestants.py.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Of which the median is taken.", lower_bound=1)

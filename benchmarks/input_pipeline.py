@@ -89,7 +89,7 @@ def main(_: list[str]) -> int:
 
 
 def run() -> None:
-    from resnet_jax import provenance  # It imports JAX, which the processes that measure others do without.
+    from resnet_jax.runtime import provenance  # It imports JAX, which the processes that measure others do without.
 
     _pin(CORES.value)
     made = provenance.describe()
@@ -217,13 +217,13 @@ FEEDS: dict[str, tuple[str, Callable[[str, int, int], Iterator[Batch]]]] = {
 
 def stage_costs(folder: str, batch_size: int, count: int) -> dict[str, float]:
     """What a picture costs us in each stage, in milliseconds of one core."""
-    from resnet_jax.data import loading, workers
+    from resnet_jax.data import host_batches, workers
 
     stages = {
         "read the file": (FolderSource, "__getitem__"),
-        "open its head": (decode.PictureFile, "__init__"),
-        "draw a part": (loading.TrainingBatches, "_box"),
-        "decode": (decode.PictureFile, "pixels"),
+        "open its head": (decode.ImageFile, "__init__"),
+        "draw a part": (host_batches.TrainingBatches, "_box"),
+        "decode": (decode.ImageFile, "pixels"),
         "cut and resize": (crops, "resize"),
     }
     cv2.setNumThreads(0)  # As in a worker.
@@ -265,10 +265,10 @@ def _leave_as_it_is(number: int, images: np.ndarray) -> None:
 
 
 def _training_batches(folder: str, batch_size: int):
-    from resnet_jax.data.loading import Loader, TrainingBatches
-    from resnet_jax.data.selection import Selection
+    from resnet_jax.data.host_batches import Loader, TrainingBatches
+    from resnet_jax.data.subset import Subset
 
-    loader = Loader(Selection.of({"train": _source(folder)}, "train"), (SIZE, SIZE, 3), resized=True)
+    loader = Loader(Subset.of({"train": _source(folder)}, "train"), (SIZE, SIZE, 3), resized=True)
     return TrainingBatches(loader, batch_size, np.arange(batch_size), seed=0, scale=SCALE)
 
 

@@ -41,7 +41,7 @@ from absl import app, flags, logging
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from resnet_jax import provenance
+from resnet_jax.runtime import provenance
 from resnet_jax.terminal import table
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A run directory; unset: a ResNet-20 is trained on digits for an epoch.")

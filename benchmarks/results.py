@@ -7,7 +7,7 @@ import sys
 from absl import flags
 
 from benchmarks import tables
-from resnet_jax import provenance
+from resnet_jax.runtime import provenance
 
 OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "Where a line with all figures is added; '': none.")
 

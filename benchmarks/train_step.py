@@ -18,9 +18,9 @@ import jax
 from absl import app, flags, logging
 
 from benchmarks import contestants, results, turns
-from resnet_jax.models.cost import cost
-from resnet_jax.training.peak import peak_of
-from resnet_jax.training.setup import MOST_STEPS_PER_CALL
+from resnet_jax.diagnostics.throughput import peak_of
+from resnet_jax.models.flops import cost
+from resnet_jax.training.experiment import MOST_STEPS_PER_CALL
 
 CASES = flags.DEFINE_list(
     "cases", None, "network:dtype:batch_size, ...; unset: ResNet-20, 18 and 50 in both types, in sizes for this device."

@@ -6,9 +6,9 @@ They are imported when first asked for, so that what needs only the settings doe
 import importlib
 
 _HOMES = {
-    "create_model": "resnet_jax.models.creation",
+    "create_model": "resnet_jax.models.factory",
     "train": "resnet_jax.training.train",
-    "load_run": "resnet_jax.run",
+    "load_run": "resnet_jax.trained_model",
 }
 __all__ = sorted(_HOMES)
 

@@ -16,8 +16,8 @@ import pytest
 
 import resnet_jax
 from resnet_jax import config as settings
-from resnet_jax import parallel
 from resnet_jax.models import variants
+from resnet_jax.runtime import parallel
 from tests.end_to_end.tiny import TINY
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from resnet_jax.data.tfds import COMMON_NAMES
-from resnet_jax.models.creation import create_model
-from resnet_jax.models.residual import ResidualBlock
+from resnet_jax.models.factory import create_model
+from resnet_jax.models.resnet import ResidualBlock
 from resnet_jax.models.variants import VARIANTS
 from tests.conftest import ROOT
 

@@ -40,7 +40,7 @@ def read_file(path: str | os.PathLike) -> bytes:
         raise Unreadable(error.strerror or str(error)) from None
 
 
-class PictureFile:
+class ImageFile:
     """A picture file whose head has been read: its size is known, its pixels are not decoded yet.
 
     Attributes:

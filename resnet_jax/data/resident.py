@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax import parallel
-from resnet_jax.data.examples import Examples
-from resnet_jax.data.loading import epoch_order
+from resnet_jax.data.host_batches import epoch_order
+from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.errors import UserError
+from resnet_jax.runtime import parallel
 
 
 class EpochInputs(NamedTuple):
@@ -32,7 +32,7 @@ class ResidentFeed:
     An epoch has as many steps as there are whole batches; the few examples left over are others each time.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, seed: int, mesh: Mesh):
+    def __init__(self, examples: InMemoryExamples, batch_size: int, seed: int, mesh: Mesh):
         if len(examples) < batch_size:
             raise UserError(f"batch_size {batch_size} is more than the {len(examples):,} training examples: lower it")
         self.image_shape = examples.images.shape[1:]

@@ -52,7 +52,7 @@ class ArraySource:
         return self.images[index], int(self.labels[index])
 
 
-def open_dataset(name: str, data_dir: str | None = None) -> dict[str, Source]:
+def open_sources(name: str, data_dir: str | None = None) -> dict[str, Source]:
     """The splits of the data set `name`: "digits", "folder:/path", or a TFDS name.
 
     Args:

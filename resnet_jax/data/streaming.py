@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax import parallel
 from resnet_jax.data import workers
 from resnet_jax.data.decode import Unreadable
-from resnet_jax.data.loading import EvaluationBatches, Loader, Rows, TrainingBatches
-from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.data.host_batches import EvaluationBatches, Loader, Rows, TrainingBatches
+from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
+from resnet_jax.runtime import parallel
 
 STEPS_BETWEEN_CHECKS = 50  # where several processes must ask each other
 
@@ -49,7 +49,7 @@ class StreamingFeed:
         num_epochs: int,
         num_workers: int,
         mesh: Mesh,
-        unreadable: UnreadablePictures,
+        unreadable: UnreadableImages,
     ):
         if len(loader.selection) < batch_size:
             raise UserError(
@@ -123,12 +123,12 @@ def abstract_inputs(image_shape: tuple[int, int, int], batch_size: int, mesh: Me
 
 @dataclasses.dataclass(frozen=True)
 class StreamedExamples:
-    """Examples to be scored, read as they are needed: the streaming twin of `examples.Examples`."""
+    """Examples to be scored, read as they are needed: the streaming twin of `examples.InMemoryExamples`."""
 
     loader: Loader
     resize: int
     num_workers: int
-    unreadable: UnreadablePictures
+    unreadable: UnreadableImages
 
     def __len__(self) -> int:
         return len(self.loader.selection)
@@ -160,7 +160,7 @@ class StreamedExamples:
         return pictures
 
 
-def _check(unreadable: UnreadablePictures, step: int = 0) -> None:
+def _check(unreadable: UnreadableImages, step: int = 0) -> None:
     """Stops all processes together where there is too much that cannot be read, or one would wait for the others."""
     if jax.process_count() == 1:
         unreadable.check()

@@ -2,25 +2,160 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
+import math
 import multiprocessing
 import os
+import pickle
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing import shared_memory
 from typing import TypeVar
 
+import cloudpickle
 import cv2
 import grain
 import jax
 import numpy as np
 from absl import flags
 
-from resnet_jax.data import remote_work
-from resnet_jax.data.slots import Slots
 from resnet_jax.errors import UserError
+
+# --- Memory that processes share, in which workers hand over batches.
+
+
+SHARED_MEMORY = "/dev/shm"  # where Linux keeps it; containers often have little
+WAIT_SECONDS = 0.001
+HEAD = 8  # bytes before the arrays, which say how many have been taken
+
+
+class Slots:
+    """Arrays of one shape that are filled in by workers and taken by their parent, in the order of their numbers.
+
+    They are used again and again: to have the system make new memory costs more than to fill it. A worker that is ahead
+    waits until the parent has taken what lies in its slot.
+    """
+
+    def __init__(self, count: int, first: int, shape: tuple[int, ...]):
+        """Makes `count` slots of uint8 `shape`, for arrays that are numbered from `first` on."""
+        self._count, self._shape = count, shape
+        size = HEAD + count * math.prod(shape)
+        _check_room(size)
+        self._memory = shared_memory.SharedMemory(create=True, size=size)
+        self._set_taken(first)
+
+    def fill(self, number: int) -> np.ndarray:
+        """In a worker: where to write an array, once the slot is free."""
+        while number >= self._taken() + self._count:
+            time.sleep(WAIT_SECONDS)
+        return self._array(number)
+
+    def take(self, number: int) -> np.ndarray:
+        """In the parent: a copy of an array that a worker has filled in; its slot is free from then on."""
+        array = self._array(number).copy()
+        self._set_taken(number + 1)
+        return array
+
+    def release(self) -> None:
+        """In the parent, which takes no more: workers need not wait any longer."""
+        self._set_taken(2**62)
+
+    def close(self) -> None:
+        """In the parent, at the end: gives the memory back."""
+        self._memory.close()
+        self._memory.unlink()
+
+    # No array over the memory is kept: Python could not close it then, and would say so when it exits.
+
+    def _array(self, number: int) -> np.ndarray:
+        start = HEAD + number % self._count * math.prod(self._shape)
+        return np.ndarray(self._shape, np.uint8, self._memory.buf, start)
+
+    def _taken(self) -> int:
+        """All arrays of lower numbers have been taken."""
+        return int.from_bytes(self._memory.buf[:HEAD], "little")
+
+    def _set_taken(self, number: int) -> None:
+        self._memory.buf[:HEAD] = number.to_bytes(HEAD, "little")
+
+    def __getstate__(self) -> dict:
+        return {"_count": self._count, "_shape": self._shape, "name": self._memory.name}
+
+    def __setstate__(self, state: dict) -> None:
+        self._count, self._shape = state["_count"], state["_shape"]
+        self._memory = shared_memory.SharedMemory(state["name"])
+
+
+def _check_room(size: int) -> None:
+    """Writing to shared memory that is not there would kill a worker without a word."""
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return  # Not on Linux.
+    if size > free:
+        raise UserError(
+            f"workers need {size / 1e6:,.0f} MB of shared memory, and {SHARED_MEMORY} has {free / 1e6:,.0f} MB free: "
+            "make it larger (docker run --shm-size=8g), or lower dataset.num_workers or batch_size"
+        )
+
+
+# --- Work that is done in other processes: how it gets there, and how its errors come back.
+
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def in_a_file(work: Callable[[int], T]) -> Iterator[Callable[[int], T]]:
+    """The same work, which workers read from a file.
+
+    What Python sends to a process that it starts goes through a pipe, and more than the pipe holds, such as the names
+    of all files, would keep it waiting forever if that process died before it had read it.
+    """
+    with tempfile.NamedTemporaryFile() as file:
+        cloudpickle.dump(work, file)
+        file.flush()
+        yield functools.partial(_run_from_file, file.name)
+
+
+def _run_from_file(path: str, number: int) -> object:
+    return _read_work(path)(number)
+
+
+@functools.cache
+def _read_work(path: str) -> Callable[[int], object]:
+    with open(path, "rb") as file:
+        return cloudpickle.load(file)
+
+
+@dataclasses.dataclass(frozen=True)
+class Telling:
+    """Work whose errors reach the parent, whatever they are: it waits forever for what cannot be sent to it."""
+
+    work: Callable[[int], object]
+
+    def __call__(self, number: int) -> object:
+        try:
+            return self.work(number)
+        except (SystemExit, StopIteration) as error:  # They mean something else to those who run the work.
+            raise RuntimeError(f"the work raised {error!r}") from error
+        except Exception as error:
+            try:
+                faithful = type(pickle.loads(pickle.dumps(error))) is type(error)
+            except Exception:
+                faithful = False
+            if faithful:
+                raise
+            raise RuntimeError("".join(traceback.format_exception(error))) from None
+
 
 MOST_WORKERS = 16  # where the number is chosen
 WORTH_A_WORKER = 1000  # pictures
@@ -66,8 +201,8 @@ def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Itera
     """
     if not flags.FLAGS.is_parsed():  # Outside of our own command line; grain reads its flags when it starts workers.
         flags.FLAGS.mark_as_parsed()
-    with remote_work.in_a_file(work) if num_workers else contextlib.nullcontext(work) as work:
-        yield from _results(remote_work.Telling(work), numbers, num_workers)
+    with in_a_file(work) if num_workers else contextlib.nullcontext(work) as work:
+        yield from _results(Telling(work), numbers, num_workers)
 
 
 def _results(work: Callable[[int], T], numbers: range, num_workers: int) -> Iterator[Iterator[T]]:

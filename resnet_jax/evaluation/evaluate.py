@@ -1,20 +1,29 @@
 """Evaluation: every example exactly once, in batches of one shape, on all devices."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax import parallel
-from resnet_jax.data.examples import Examples
+from resnet_jax.data import feed_config
+from resnet_jax.data.dataset import common_classes, open_split, select
+from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.data.selection import NO_LABEL, Progress
+from resnet_jax.data.sources import Source
 from resnet_jax.data.streaming import StreamedExamples
-from resnet_jax.evaluation import metrics, views
+from resnet_jax.data.subset import NO_LABEL, Progress, Subset
+from resnet_jax.data.unreadable_images import UnreadableImages
+from resnet_jax.errors import UserError
+from resnet_jax.evaluation import metrics
+from resnet_jax.evaluation.metrics import ExampleMetrics
+from resnet_jax.evaluation.tta import make_see
+from resnet_jax.runtime import parallel
+from resnet_jax.trained_model import TrainedModel
 
-Evaluate = Callable[..., metrics.Outcomes | None]
+Evaluate = Callable[..., metrics.ExampleMetrics | None]
 
 
 def make_evaluate(
@@ -27,7 +36,7 @@ def make_evaluate(
     numbers: Sequence[int] | None = None,
     keep: bool = False,
 ) -> Evaluate:
-    """A function from variables and examples to the `Outcomes` of all that can be read, in order, in host memory.
+    """A function from variables and examples to the `ExampleMetrics` of all that can be read, in order, in host memory.
 
     Its third argument, if given, tells after each batch whether to stop: it returns None then. Its fourth is told how
     many examples have been given to the devices, and how many there are.
@@ -44,9 +53,9 @@ def make_evaluate(
       keep: whether the outcomes hold the probabilities of all classes.
     """
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    rows, see = parallel.local_rows(mesh, batch_size), views.make_see(model, tta)
+    rows, see = parallel.local_rows(mesh, batch_size), make_see(model, tta)
 
-    def step(variables: dict, images: jax.Array, labels: jax.Array, positions: jax.Array) -> metrics.Outcomes:
+    def step(variables: dict, images: jax.Array, labels: jax.Array, positions: jax.Array) -> metrics.ExampleMetrics:
         return metrics.outcomes(see(variables, preprocess(images)), labels, positions, keep)
 
     # Replicated results: then every process can read all of them.
@@ -54,10 +63,10 @@ def make_evaluate(
 
     def evaluate(
         variables: dict,
-        examples: Examples | StreamedExamples,
+        examples: InMemoryExamples | StreamedExamples,
         interrupted: Callable[[], object] = lambda: False,
         progress: Progress = lambda done, total: None,
-    ) -> metrics.Outcomes | None:
+    ) -> metrics.ExampleMetrics | None:
         parts, pace = [], parallel.Pace()
         for images, known in examples.batches(batch_size, rows):
             labels = known.labels
@@ -77,3 +86,101 @@ def make_evaluate(
         return jax.tree.map(lambda values: values[scored], outcomes)
 
     return evaluate
+
+
+# --- Scoring a trained network: on a split of its data set, or on another one that has classes of the same names.
+
+
+CLASSES_NAMED = 10
+
+
+def open_examples(
+    run: TrainedModel,
+    selection: Subset,
+    unreadable: UnreadableImages,
+    progress: Progress | None = None,
+    other_data: bool = False,
+) -> InMemoryExamples | StreamedExamples:
+    """Examples as a trained network takes them.
+
+    Args:
+      run: the network.
+      selection: the examples; the network must know their classes, by their names.
+      unreadable: is told what cannot be read.
+      progress: is told how far reading has come.
+      other_data: whether they are of another data set than the run's: then their pictures are brought to the size that
+        the network sees, whatever they are.
+
+    Raises:
+      UserError: for examples of classes that the network does not know, or with other channels than it takes.
+    """
+    unknown = set(selection.classes) - set(run.classes)
+    if unknown:
+        raise UserError(
+            f"this network tells {_some(run.classes)} apart, but the data has {_some(selection.classes)}, "
+            f"of which it does not know {', '.join(sorted(unknown)[:CLASSES_NAMED])}: name other data, or another run"
+        )
+    if selection.channels > len(run.preprocess.mean):
+        selection = selection.in_grey()
+    run.preprocess.check(feed_config.image_shape(selection)[-1])
+    dataset = run.config.dataset
+    if other_data:
+        return feed_config.given_examples(dataset, selection, feed_config.num_workers(dataset), unreadable)
+    return open_split(dataset, selection, unreadable, progress)
+
+
+def score(
+    run: TrainedModel,
+    examples: InMemoryExamples | StreamedExamples,
+    classes: Sequence[str],
+    progress: Progress = lambda done, total: None,
+    tta: str | None = None,
+    keep: bool = False,
+) -> ExampleMetrics:
+    """The outcomes of a trained network: of every example that can be read exactly one.
+
+    Args:
+      run: the network.
+      examples: as `open_examples` gives them.
+      classes: the names of their classes; in the outcomes labels are numbered as the network does.
+      progress: is told how far scoring has come.
+      tta: test-time augmentation, see `views`.
+      keep: whether the outcomes hold the probabilities of all classes.
+
+    Raises:
+      UserError: if too many of the examples cannot be read.
+    """
+    number_of = {name: number for number, name in enumerate(run.classes)}
+    evaluate = make_evaluate(
+        run.model,
+        run.preprocess,
+        run.config.batch_size,
+        run.mesh,
+        tta=tta,
+        numbers=[number_of[name] for name in classes],
+        keep=keep,
+    )
+    return evaluate(run.variables, examples, progress=progress)
+
+
+def score_run(
+    run: TrainedModel,
+    sources: Mapping[str, Source],
+    split: str,
+    unreadable: UnreadableImages,
+    progress: Progress | None = None,
+) -> dict:
+    """The means of a trained network on a split, such as "test", as a dict of `metrics.Scores`.
+
+    Raises:
+      UserError: as `open_examples` and `score` do.
+    """
+    common_classes(sources)
+    selection = select(run.config.dataset, sources, split, unreadable, progress)
+    outcomes = score(run, open_examples(run, selection, unreadable, progress), selection.classes)
+    return dataclasses.asdict(metrics.summarize(outcomes, len(selection)))
+
+
+def _some(classes: Sequence[str]) -> str:
+    more = ", ..." if len(classes) > CLASSES_NAMED else ""
+    return f"the {len(classes):,} classes {', '.join(classes[:CLASSES_NAMED])}{more}"

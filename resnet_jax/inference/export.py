@@ -2,13 +2,12 @@
 
 import json
 
-from resnet_jax import weights
-from resnet_jax.init_from import NOT_IN_SHAPES
-from resnet_jax.models import pretrained
-from resnet_jax.run import Run
+from resnet_jax.pretrained import convert, weight_files
+from resnet_jax.pretrained.load import NOT_IN_SHAPES
+from resnet_jax.trained_model import TrainedModel
 
 
-def export_weights(run: Run, path: str) -> None:
+def export_weights(run: TrainedModel, path: str) -> None:
     """Writes a network's variables as .safetensors, under the names that PyTorch's libraries have for them.
 
     What they were trained with travels in the file's metadata, as JSON: `model`, the network's name, and `network`,
@@ -27,6 +26,6 @@ def export_weights(run: Run, path: str) -> None:
         "std": dataset.std,
         "image_size": dataset.image_size,
     }
-    arrays = pretrained.from_variables(run.variables, run.model)
+    arrays = convert.from_variables(run.variables, run.model)
     metadata = {"format": "pt", **{key: json.dumps(value) for key, value in known.items()}}  # transformers asks for it.
-    weights.write(path, weights.Weights(arrays, metadata))
+    weight_files.write(path, weight_files.Weights(arrays, metadata))

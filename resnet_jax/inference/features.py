@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from resnet_jax import files
-from resnet_jax.run import Outputs
+from resnet_jax.trained_model import Outputs
 
 TARGET = ("features", ".npz")  # what is written, in words and as a file
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resnet_jax.data import feeds
+from resnet_jax.data import feed_config
 from resnet_jax.data.decode import EXTENSIONS, is_picture
 from resnet_jax.data.folder import walk
-from resnet_jax.data.selection import Progress
+from resnet_jax.data.subset import Progress
 from resnet_jax.errors import UserError
-from resnet_jax.run import Outputs, Run
+from resnet_jax.trained_model import Outputs, TrainedModel
 
 STANDARD_INPUT = "-"
 
@@ -20,7 +20,7 @@ Ranked = list[tuple[str, float]]  # names with their scores, the best first
 Rank = Callable[[Outputs], list[Ranked]]  # what comes of each picture of a batch
 
 
-class Answer(NamedTuple):
+class Prediction(NamedTuple):
     """What is said of a picture.
 
     picture: its path, or "-"; best: names and scores; problem: why there are none, where it could not be read.
@@ -56,7 +56,9 @@ def find_in(folder: str) -> list[str]:
     return found
 
 
-def outputs(run: Run, pictures: Sequence[str], progress: Progress | None = None) -> Iterator[tuple[list[str], Outputs]]:
+def outputs(
+    run: TrainedModel, pictures: Sequence[str], progress: Progress | None = None
+) -> Iterator[tuple[list[str], Outputs]]:
     """Some of the pictures after others, in order, and what the network makes of them.
 
     "-" is the picture that comes on standard input.
@@ -64,7 +66,7 @@ def outputs(run: Run, pictures: Sequence[str], progress: Progress | None = None)
     given = sys.stdin.buffer.read() if STANDARD_INPUT in pictures else b""
     files = [given if picture == STANDARD_INPUT else picture for picture in pictures]
     done = 0
-    for some in run.outputs(run.examples(files, feeds.num_workers(run.config.dataset))):
+    for some in run.outputs(run.examples(files, feed_config.num_workers(run.config.dataset))):
         count = len(some.features)
         yield list(pictures[done : done + count]), some
         done += count
@@ -72,10 +74,10 @@ def outputs(run: Run, pictures: Sequence[str], progress: Progress | None = None)
             progress(done, len(pictures))
 
 
-def answers(pictures: Sequence[str], of: Outputs, rank: Rank) -> list[Answer]:
+def answers(pictures: Sequence[str], of: Outputs, rank: Rank) -> list[Prediction]:
     """What is said of some pictures, by what the network makes of them."""
     return [
-        Answer(picture, [] if place in of.problems else best, of.problems.get(place))
+        Prediction(picture, [] if place in of.problems else best, of.problems.get(place))
         for place, (picture, best) in enumerate(zip(pictures, rank(of), strict=True))
     ]
 

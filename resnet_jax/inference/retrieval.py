@@ -4,7 +4,7 @@ import numpy as np
 
 from resnet_jax.inference.features import Features
 from resnet_jax.inference.predict import Rank, Ranked
-from resnet_jax.run import Outputs
+from resnet_jax.trained_model import Outputs
 
 BLOCK = 4096  # pictures of the folder that are compared at once
 

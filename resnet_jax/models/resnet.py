@@ -1,5 +1,6 @@
 """The ResNet: stem, stages of residual blocks, global average pooling, linear head."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -7,11 +8,286 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from resnet_jax.models.blocks import PostActivationBlock
-from resnet_jax.models.layers import Layers
-from resnet_jax.models.repetition import repeat
-from resnet_jax.models.residual import Convolution, ResidualBlock, basic
-from resnet_jax.models.stems import STEMS
+from resnet_jax.models.layers import Bias, Layers, SqueezeExcitation, average_pool, blur_pool, he_normal_fan_out
+
+# --- What comes before the first block, by name.
+
+
+def imagenet(x: jax.Array, width: int, layers: Layers, activates: bool) -> jax.Array:
+    """7x7 with stride 2, then max-pool with stride 2 (He et al. 2015, table 1)."""
+    x = layers.conv(x, width, 7, 2, name="stem_conv")
+    return max_pool(activate(x, layers, "stem_norm") if activates else x, layers)
+
+
+def cifar(x: jax.Array, width: int, layers: Layers, activates: bool) -> jax.Array:
+    """3x3 with stride 1 (He et al. 2015, section 4.2)."""
+    x = layers.conv(x, width, 3, name="stem_conv")
+    return activate(x, layers, "stem_norm") if activates else x
+
+
+def deep(x: jax.Array, width: int, layers: Layers, activates: bool) -> jax.Array:
+    """Three 3x3, the first with stride 2, then max-pool with stride 2 (He et al. 2018, "Bag of Tricks", figure 2b)."""
+    x = activate(layers.conv(x, width // 2, 3, 2, name="stem_conv1"), layers, "stem_norm1")
+    x = activate(layers.conv(x, width // 2, 3, name="stem_conv2"), layers, "stem_norm2")
+    x = layers.conv(x, width, 3, name="stem_conv3")
+    return max_pool(activate(x, layers, "stem_norm3") if activates else x, layers)
+
+
+def bit(x: jax.Array, width: int, layers: Layers, activates: bool) -> jax.Array:
+    """As "imagenet", but the max-pool sees a border of zeros, as in the code of BiT (Kolesnikov et al. 2019)."""
+    x = layers.conv(x, width, 7, 2, name="stem_conv")
+    return max_pool(activate(x, layers, "stem_norm") if activates else x, layers, zeros=True)
+
+
+def activate(x: jax.Array, layers: Layers, name: str) -> jax.Array:
+    return nn.relu(layers.norm(x, name=name))
+
+
+def max_pool(x: jax.Array, layers: Layers, zeros: bool = False) -> jax.Array:
+    """3x3 with stride 2, whose border never counts or is `zeros`; or 2x2 with stride 1, and a blur that strides."""
+    if layers.blur_pool:
+        return blur_pool(nn.max_pool(x, (2, 2)), 2)
+    if zeros:
+        return nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), (3, 3), (2, 2))
+    return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+
+
+# From images, the width of the stem, the layers, and whether it is to end activated, to the input of the first block.
+STEMS: dict[str, Callable[[jax.Array, int, Layers, bool], jax.Array]] = {
+    "imagenet": imagenet,
+    "cifar": cifar,
+    "deep": deep,
+    "bit": bit,
+}
+
+
+# --- What all residual blocks have in common: their convolutions, their shortcut, and how a residual ends.
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """`kernel` x `kernel`, to `features` channels, in `groups` that do not see each other."""
+
+    kernel: int
+    features: int
+    stride: int = 1
+    groups: int = 1
+
+
+def basic(width: int, stride: int) -> tuple[Convolution, ...]:
+    """Two 3x3: ResNet-18, ResNet-34 and the CIFAR networks (He et al. 2015, figure 5, left)."""
+    return Convolution(3, width, stride), Convolution(3, width)
+
+
+def bottleneck(width: int, stride: int, groups: int = 1, group_width: int = 64) -> tuple[Convolution, ...]:
+    """1x1 down, 3x3, 1x1 up to four times the width: ResNet-50 and deeper (He et al. 2015, figure 5, right).
+
+    v1.5: the stride sits in the 3x3 (Goyal et al. 2017, section 5.1), which may be in `groups` (Xie et al. 2016, figure
+    3c). Each of these has `group_width` channels where `width` is 64.
+    """
+    inner = width * group_width // 64 * groups
+    return Convolution(1, inner), Convolution(3, inner, stride, groups), Convolution(1, 4 * width)
+
+
+class ResidualBlock(nn.Module):
+    """F(x) + shortcut(x). Kinds of blocks differ in where norms and activations stand, which `__call__` says.
+
+    Attributes:
+      layers: makes the layers.
+      convolutions: of F; at most one of them has a stride, and not the last.
+      shortcut: where the shape changes, "projection" (1x1 convolution, option B), "average_pool" (a mean before the
+        projection takes its stride) or "pad" (zero channels, option A).
+      zero_init_residual: F starts as zero (Goyal et al. 2017, section 5.1).
+      squeeze_excitation: reduction of a `SqueezeExcitation` that ends F; None: none.
+      residual_scale: initial value of a learned factor of F; None: none. 0 makes it SkipInit (De & Smith 2020) and
+        ReZero (Bachlechner et al. 2020).
+      dropout: probability of dropout before the last convolution (Zagoruyko & Komodakis 2016, section 2.4).
+      num_blocks: of the whole network.
+    """
+
+    layers: Layers
+    convolutions: tuple[Convolution, ...]
+    shortcut: str
+    zero_init_residual: bool
+    squeeze_excitation: int | None
+    residual_scale: float | None
+    dropout: float
+    num_blocks: int
+
+    activates_input = False  # If so, what comes before the first block does not.
+    normalizes_projection = False
+
+    def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
+        """[batch, height, width, channels] to [batch, height / stride, width / stride, the last one's features].
+
+        In training F is dropped for a whole example with probability `drop_rate`.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def finish(x: jax.Array, layers: Layers) -> jax.Array:
+        """What comes between the last block and the pooling."""
+        del layers
+        return x
+
+    def convolve(self, x: jax.Array, number: int, init: Initializer = he_normal_fan_out) -> jax.Array:
+        """F's convolution of that number, counted from 1."""
+        convolution = self.convolutions[number - 1]
+        stride, before = convolution.stride, self.convolutions[number - 2].stride if number > 1 else 1
+        if self.layers.blur_pool:  # In the place of a stride, before the next convolution (Zhang 2019, section 3.2).
+            stride, x = 1, blur_pool(x, before) if before > 1 else x
+        if number == len(self.convolutions):
+            x = self.layers.dropout(x, self.dropout)
+        kernel, features, groups = convolution.kernel, convolution.features, convolution.groups
+        return self.layers.conv(x, features, kernel, stride, groups, init, name=f"conv{number}")
+
+    def skip(self, x: jax.Array, activated: jax.Array) -> jax.Array:
+        """The identity, or where the shape changes, option A or B (He et al. 2015, section 3.3) of the activated input.
+
+        He et al. 2018 ("Bag of Tricks", figure 2c) pool before they project.
+        """
+        features, stride = self.convolutions[-1].features, max(each.stride for each in self.convolutions)
+        if stride == 1 and x.shape[-1] == features:
+            return x
+        if stride > 1 and self.shortcut == "average_pool":
+            activated, stride = average_pool(activated, stride), 1
+        elif stride > 1 and self.layers.blur_pool:
+            activated, stride = blur_pool(activated, stride), 1
+        if self.shortcut == "pad":
+            before = (features - x.shape[-1]) // 2
+            after = features - x.shape[-1] - before
+            return jnp.pad(activated[:, ::stride, ::stride], [(0, 0), (0, 0), (0, 0), (before, after)])
+        projected = self.layers.conv(activated, features, 1, stride, name="shortcut_conv")
+        return self.layers.norm(projected, name="shortcut_norm") if self.normalizes_projection else projected
+
+    def end(self, x: jax.Array, drop_rate: float | jax.Array | None) -> jax.Array:
+        """What ends every F: a gate, a factor, and stochastic depth (Huang et al. 2016).
+
+        They drop F for a whole batch, and multiply by the probability in evaluation. Here each example is drawn by
+        itself, and an F that is kept is divided by the probability of that.
+        """
+        if self.squeeze_excitation is not None:
+            x = SqueezeExcitation(self.squeeze_excitation, self.layers.dtype, name="squeeze_excitation")(x)
+        if self.residual_scale is not None:
+            scale = self.param("residual_scale", nn.initializers.constant(self.residual_scale), ())
+            x = x * scale.astype(x.dtype)
+        if drop_rate is not None and self.layers.train:
+            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - drop_rate, (x.shape[0], 1, 1, 1))
+            x = jnp.where(kept, x / jnp.asarray(1 - drop_rate, x.dtype), 0)
+        return x
+
+
+# --- The kinds of residual blocks: where norms and activations stand.
+
+
+class PostActivationBlock(ResidualBlock):
+    """Convolution, norm, activation; the last activation follows the sum (He et al. 2015, figure 2)."""
+
+    normalizes_projection = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
+        y = x
+        for number in range(1, len(self.convolutions) + 1):
+            last = number == len(self.convolutions)
+            starts_at_zero = last and self.zero_init_residual
+            y = self.convolve(y, number)
+            y = self.layers.norm(
+                y, scale_init=nn.initializers.zeros if starts_at_zero else nn.initializers.ones, name=f"norm{number}"
+            )
+            y = y if last else nn.relu(y)
+        return nn.relu(self.end(y, drop_rate) + self.skip(x, activated=x))
+
+
+class PreActivationBlock(ResidualBlock):
+    """Norm, activation, convolution; nothing follows the sum (He et al. 2016, "Identity Mappings", figure 1b).
+
+    Where the shape changes, the shortcut starts from the activated input, as in their code. As in timm, the identity of
+    the first block does not; their appendix activates what leaves the stem.
+    """
+
+    activates_input = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
+        activated = y = nn.relu(self.layers.norm(x, name="norm1"))
+        for number in range(1, len(self.convolutions) + 1):
+            last = number == len(self.convolutions)
+            if number > 1:
+                y = nn.relu(self.layers.norm(y, name=f"norm{number}"))
+            starts_at_zero = last and self.zero_init_residual
+            y = self.convolve(y, number, nn.initializers.zeros if starts_at_zero else he_normal_fan_out)
+        return self.end(y, drop_rate) + self.skip(x, activated)
+
+    @staticmethod
+    def finish(x: jax.Array, layers: Layers) -> jax.Array:
+        return nn.relu(layers.norm(x, name="final_norm"))
+
+
+class FixupBlock(ResidualBlock):
+    """No norm: scalar biases, a scalar factor, and small initial kernels (Zhang et al. 2019, "Fixup Initialization").
+
+    Section 3: the last convolution starts at zero, the others are scaled by `num_blocks` to the power -1 / (2m - 2),
+    where m, at least 2, is how many a block has; a bias stands before each convolution and each activation.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
+        count = len(self.convolutions)
+        variance = 2.0 * self.num_blocks ** (-2 / (2 * count - 2))
+        small = nn.initializers.variance_scaling(variance, "fan_out", "normal")
+        biased = y = Bias((), name="bias1a")(x)
+        for number in range(1, count + 1):
+            last = number == count
+            if number > 1:
+                y = Bias((), name=f"bias{number}a")(y)
+            y = self.convolve(y, number, nn.initializers.zeros if last else small)
+            if last:
+                y = y * self.param("scale", nn.initializers.ones, ()).astype(y.dtype)
+            y = Bias((), name=f"bias{number}b")(y)
+            y = y if last else nn.relu(y)
+        return nn.relu(self.end(y, drop_rate) + self.skip(x, activated=biased))
+
+    @staticmethod
+    def finish(x: jax.Array, layers: Layers) -> jax.Array:
+        return layers.norm(x, name="final_norm")
+
+
+# --- Equal blocks as a loop, compiled once.
+
+
+def repeat(
+    network: nn.Module, block: nn.Module, names: Sequence[str], x: jax.Array, drop_rates: Sequence[float | None]
+) -> jax.Array:
+    """Applies `block` once for each of `names`, as if `network` had a submodule of each name.
+
+    The variables are those of such submodules, so that networks with and without the loop share their checkpoints: they
+    are stacked for the loop, and statistics that it updates are taken apart again. Called inside `network`'s
+    `@nn.compact` method, once the variables are there.
+
+    Args:
+      network: the module that owns the variables.
+      block: a module of no parent that keeps the shape of `x`.
+      names: of the submodules.
+      x: the input of the first.
+      drop_rates: the second argument of each; all None, or none.
+    """
+    owned = network.variables
+    each = [{kind: owned[kind][name] for kind in owned if name in owned[kind]} for name in names]
+    keys = jax.random.split(network.make_rng("dropout"), len(names)) if network.has_rng("dropout") else None
+    rates = None if drop_rates[0] is None else jnp.array(drop_rates)
+    updated = ["batch_stats"] if network.is_mutable_collection("batch_stats") else []
+
+    def body(x: jax.Array, inputs: tuple) -> tuple[jax.Array, dict]:
+        variables, key, rate = inputs
+        return block.apply(variables, x, rate, rngs={} if key is None else {"dropout": key}, mutable=updated)
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    x, updates = jax.lax.scan(body, x, (stacked, keys, rates), length=len(names))
+    for kind, tree in updates.items():
+        for index, name in enumerate(names):
+            network.put_variable(kind, name, jax.tree.map(lambda leaf, index=index: leaf[index], tree))
+    return x
 
 
 class ResNet(nn.Module):

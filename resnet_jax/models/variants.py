@@ -9,9 +9,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from resnet_jax.models.blocks import FixupBlock, PreActivationBlock
-from resnet_jax.models.residual import basic, bottleneck
-from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.resnet import FixupBlock, PreActivationBlock, ResNet, basic, bottleneck
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ import json
 from typing import NamedTuple
 
 from resnet_jax import config as settings
-from resnet_jax.data.inputs import VALIDATION
-from resnet_jax.report.gathered import Gathered, ReportedRun
+from resnet_jax.data.dataset import VALIDATION
+from resnet_jax.report.collect import Gathered, ReportedRun
 from resnet_jax.terminal import duration
 
 

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from resnet_jax import config as settings
-from resnet_jax import provenance
-from resnet_jax.report import answer_charts, drawing, facts, training_charts
-from resnet_jax.report.gathered import Gathered, ReportedRun
+from resnet_jax.report import chart_style, facts, prediction_charts, training_charts
+from resnet_jax.report.collect import Gathered, ReportedRun
+from resnet_jax.runtime import provenance
 
 
 class Chart(NamedTuple):
@@ -77,17 +77,20 @@ def _answers(run: ReportedRun, classes: tuple[str, ...], number: int) -> Iterato
         "intervals; the lower bars count the examples, on a logarithmic scale."
     )
     yield Chart(
-        "Calibration", _html(answer_charts.reliability(run.assessment.bins), f"reliability{number}"), "tall", caption
+        "Calibration",
+        _html(prediction_charts.reliability(run.assessment.bins), f"reliability{number}"),
+        "tall",
+        caption,
     )
-    numbered = len(classes) <= answer_charts.MOST_NUMBERED
+    numbered = len(classes) <= prediction_charts.MOST_NUMBERED
     how = "Numbers are examples" if numbered else "Point at a cell for its numbers, draw a box to enlarge it"
     caption = (
         f"A row for each class, a column for each answer. Right answers are blue, mistakes vermilion. {how}; "
         "each colour is strongest where there are most."
     )
-    shape = "square" if len(classes) <= answer_charts.MOST_NAMED else "large"
+    shape = "square" if len(classes) <= prediction_charts.MOST_NAMED else "large"
     yield Chart(
-        "Confusion", _html(answer_charts.confusion(run.confusion, classes), f"confusion{number}"), shape, caption
+        "Confusion", _html(prediction_charts.confusion(run.confusion, classes), f"confusion{number}"), shape, caption
     )
 
 
@@ -104,7 +107,7 @@ def _time(gathered: Gathered) -> Chart | None:
 
 
 def _html(chart, name: str) -> Markup:
-    return Markup(drawing.as_html(chart, name))
+    return Markup(chart_style.as_html(chart, name))
 
 
 def _file(name: str) -> str:

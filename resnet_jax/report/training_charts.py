@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from resnet_jax.report import drawing
+from resnet_jax.report import chart_style
 from resnet_jax.terminal import duration
-from resnet_jax.training.clock import PURPOSES
-from resnet_jax.training.summaries import Curve
+from resnet_jax.training.metrics_writer import Curve
+from resnet_jax.training.phase_timer import PURPOSES
 
 STEPS = {"title_text": "step", "unifiedhovertitle_text": "step %{x:,}"}
 
@@ -34,13 +34,13 @@ def top1(runs: Curves) -> go.Figure:
 
 def learning_rate(runs: Curves) -> go.Figure:
     """The learning rate by step."""
-    chart = drawing.empty_chart(xaxis=STEPS, yaxis={"rangemode": "tozero"}, showlegend=len(runs) > 1)
+    chart = chart_style.empty_chart(xaxis=STEPS, yaxis={"rangemode": "tozero"}, showlegend=len(runs) > 1)
     for number, (run, figures) in enumerate(runs.items()):
         curve = figures.get("train/learning_rate", Curve([], []))
         chart.add_scatter(
             x=curve.steps,
             y=curve.values,
-            name=drawing.text(run) if len(runs) > 1 else "learning rate",
+            name=chart_style.text(run) if len(runs) > 1 else "learning rate",
             mode="lines" if len(curve.steps) > 1 else "markers",
             line={"color": _colour(number), "width": 2},
             hovertemplate="%{y:.4g}",
@@ -52,9 +52,9 @@ def spent(runs: Mapping[str, Mapping[str, float]], several: bool) -> go.Figure:
     """Seconds of runs, by name, for each of `clock.PURPOSES`; with `several` on the page, their names are shown."""
     longest = max(sum(of.values()) for of in runs.values())
     unit, seconds_each = ("minutes", 60) if longest > 120 else ("seconds", 1)
-    titles, names = {"input": "waiting for data"}, [drawing.text(run) for run in runs]
-    chart = drawing.empty_chart(barmode="stack", hovermode="closest", bargap=0.35)
-    for purpose, colour in zip(PURPOSES, drawing.COLOURS, strict=False):
+    titles, names = {"input": "waiting for data"}, [chart_style.text(run) for run in runs]
+    chart = chart_style.empty_chart(barmode="stack", hovermode="closest", bargap=0.35)
+    for purpose, colour in zip(PURPOSES, chart_style.COLOURS, strict=False):
         seconds = [of.get(purpose, 0.0) for of in runs.values()]
         title = titles.get(purpose, purpose)
         chart.add_bar(
@@ -68,12 +68,12 @@ def spent(runs: Mapping[str, Mapping[str, float]], several: bool) -> go.Figure:
         )
     chart.update_xaxes(title_text=unit)
     chart.update_yaxes(type="category", autorange="reversed", showgrid=False, showticklabels=several)
-    chart.update_yaxes(tickvals=names, ticktext=[drawing.text(drawing.short(run)) for run in runs])
+    chart.update_yaxes(tickvals=names, ticktext=[chart_style.text(chart_style.short(run)) for run in runs])
     return chart
 
 
 def _curves(runs: Curves, figure: str, scale: float, form: str) -> go.Figure:
-    chart = drawing.empty_chart(xaxis=STEPS)
+    chart = chart_style.empty_chart(xaxis=STEPS)
     for number, (run, figures) in enumerate(runs.items()):
         for split, name, dash in (("train", "training", "dot"), ("validation", "validation", "solid")):
             curve = figures.get(f"{split}/{figure}")
@@ -83,7 +83,7 @@ def _curves(runs: Curves, figure: str, scale: float, form: str) -> go.Figure:
             chart.add_scatter(
                 x=curve.steps,
                 y=scale * np.asarray(curve.values, np.float64),
-                name=drawing.text(f"{run}, {name}") if several else name,
+                name=chart_style.text(f"{run}, {name}") if several else name,
                 showlegend=main or not several,
                 mode="lines" if len(curve.steps) > 1 else "markers",
                 line={"color": _colour(number if several else split == "validation"), "dash": dash, "width": 2},
@@ -93,4 +93,4 @@ def _curves(runs: Curves, figure: str, scale: float, form: str) -> go.Figure:
 
 
 def _colour(number: int) -> str:
-    return drawing.COLOURS[number % len(drawing.COLOURS)]
+    return chart_style.COLOURS[number % len(chart_style.COLOURS)]

@@ -9,7 +9,7 @@ import optax
 from ml_collections import ConfigDict
 
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.run import Run
+from resnet_jax.trained_model import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Teacher:
         return self.weight * soft + (1 - self.weight) * loss_of_labels
 
 
-def teacher_of(loss: ConfigDict, run: Run | None) -> Teacher | None:
+def teacher_of(loss: ConfigDict, run: TrainedModel | None) -> Teacher | None:
     """The network of `run` as a teacher, as `config.loss` says; None without one."""
     return run and Teacher(run.model, run.preprocess, loss.distill_weight, loss.temperature)
 

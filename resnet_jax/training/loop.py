@@ -5,24 +5,26 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from resnet_jax import cluster, config_check, cpu, parallel, provenance
+from resnet_jax import config_check
+from resnet_jax.diagnostics import broken_step
+from resnet_jax.diagnostics.replay import restore_newest
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.evaluation.metrics import summarize
+from resnet_jax.runtime import cluster, cpu_tuning, parallel, provenance
 from resnet_jax.terminal import ProgressLine, duration
-from resnet_jax.training import broken_step, messages
-from resnet_jax.training.clock import Clock
+from resnet_jax.training import metrics_logger
+from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.interruption import EXCEPTIONS, interruption
-from resnet_jax.training.monitor import Monitor, NotFinite
-from resnet_jax.training.parts import Setup
+from resnet_jax.training.metrics_logger import MetricsLogger, NotFinite
+from resnet_jax.training.metrics_writer import MetricsWriter
+from resnet_jax.training.phase_timer import PhaseTimer
 from resnet_jax.training.profiling import Profiler
-from resnet_jax.training.replay import restore_newest
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.step import Inputs
-from resnet_jax.training.summaries import Summaries
-from resnet_jax.workdir import WorkDir
+from resnet_jax.training.train_step import Inputs
+from resnet_jax.workdir.workdir import WorkDir
 
-Observe = Callable[[Setup, int, int, Inputs], None]
+Observe = Callable[[Experiment, int, int, Inputs], None]
 
 
 class Loop:
@@ -37,22 +39,31 @@ class Loop:
       clock: tells where the time of the run goes.
     """
 
-    def __init__(self, setup: Setup, directory: WorkDir, progress: ProgressLine, observe: Observe | None = None):
-        self._setup, self._config, self._directory, self._progress = setup, setup.config, directory, progress
+    def __init__(
+        self, experiment: Experiment, directory: WorkDir, progress: ProgressLine, observe: Observe | None = None
+    ):
+        self._setup, self._config, self._directory, self._progress = experiment, experiment.config, directory, progress
         self._observe = observe
         self.state, saved, self._owes_evaluation = self._restore_or_create(progress)
         self._step = int(self.state.step)
-        progress.print(messages.introduction(self._config, self.state.params, setup.sizes))
-        self.clock = Clock(saved.get("spent", {}))
+        progress.print(metrics_logger.introduction(self._config, self.state.params, experiment.sizes))
+        self.clock = PhaseTimer(saved.get("spent", {}))
         with self.clock.spending("compilation"):
             self.train_steps = self._compile(progress)
         self._pace = parallel.Pace()
-        self._agree_to_save, self._agree_to_stop = cluster.Agreement(setup.mesh), cluster.Agreement(setup.mesh)
+        self._agree_to_save, self._agree_to_stop = (
+            cluster.Agreement(experiment.mesh),
+            cluster.Agreement(experiment.mesh),
+        )
         self._stopped_by = 0  # a signal
-        self._evaluate = make_evaluate(setup.model, setup.preprocess, self._config.batch_size, setup.mesh)
-        self._summaries = Summaries(directory.path, self._step, progress, evaluated=not self._owes_evaluation)
-        steps_per_epoch = setup.feed.steps_per_epoch
-        self._monitor = Monitor(self._config, setup.classes, steps_per_epoch, self._summaries, progress, self.clock)
+        self._evaluate = make_evaluate(
+            experiment.model, experiment.preprocess, self._config.batch_size, experiment.mesh
+        )
+        self._summaries = MetricsWriter(directory.path, self._step, progress, evaluated=not self._owes_evaluation)
+        steps_per_epoch = experiment.feed.steps_per_epoch
+        self._monitor = MetricsLogger(
+            self._config, experiment.classes, steps_per_epoch, self._summaries, progress, self.clock
+        )
         self._monitor.resume(self._step, saved)
         steps = config_check.profile_range(self._config)
         self._profiler = Profiler(directory.path, steps, self._summaries.flush)
@@ -196,7 +207,7 @@ class Loop:
         return state, host["monitor"], owes_evaluation
 
     def _compile(self, progress: ProgressLine) -> dict:
-        if cpu.is_tuned():
+        if cpu_tuning.is_tuned():
             progress.print("Tuned for the CPU (memory is kept, convolutions are XLA's own); --notune_cpu turns it off.")
         progress.print("Compiling the train step ...")
         started = time.monotonic()

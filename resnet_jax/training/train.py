@@ -5,21 +5,20 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from resnet_jax import config as settings
-from resnet_jax import parallel, provenance
 from resnet_jax.data import workers
 from resnet_jax.data.folder import canonical_name
-from resnet_jax.data.sources import Source, open_dataset
-from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.data.sources import Source, open_sources
+from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import Preempted, UserError
-from resnet_jax.evaluation.scoring import score_run
-from resnet_jax.lock import locked
-from resnet_jax.run import load_run
-from resnet_jax.shared_workdir import check_shared
+from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.runtime import parallel, provenance
 from resnet_jax.terminal import ProgressLine
-from resnet_jax.training import messages, setup
+from resnet_jax.trained_model import load_run
+from resnet_jax.training import experiment, metrics_logger
 from resnet_jax.training.interruption import preemption
 from resnet_jax.training.loop import Loop, Observe
-from resnet_jax.workdir import WorkDir
+from resnet_jax.workdir.lock import check_shared, locked
+from resnet_jax.workdir.workdir import WorkDir
 
 
 @preemption()
@@ -36,7 +35,7 @@ def train(
 
     Returns:
       What `result.json` holds: `validation` and `test` figures, the `checkpoint_step` they are of,
-      `seconds`, what they were `spent` on (see `Clock`), and `provenance`.
+      `seconds`, what they were `spent` on (see `PhaseTimer`), and `provenance`.
 
     Raises:
       UserError: for what only the user can mend; what was saved stays.
@@ -48,7 +47,7 @@ def train(
     mesh = parallel.make_mesh()
     config = config.copy_and_resolve_references()
     config.dataset.name = canonical_name(config.dataset.name)
-    setup.check(config, mesh)
+    experiment.check(config, mesh)
     directory, progress = WorkDir(workdir), ProgressLine(active=parallel.is_main_process())
     check_shared(directory)
     if directory.exists():
@@ -57,15 +56,15 @@ def train(
         if config.num_epochs > stored.num_epochs:
             progress.print(f"The schedule now spans {config.num_epochs} epochs instead of {stored.num_epochs}.")
         elif result:
-            progress.print(f"This run is finished.\n\n{messages.conclusion(result, directory.path)}")
+            progress.print(f"This run is finished.\n\n{metrics_logger.conclusion(result, directory.path)}")
             return result
     directory.make()
-    unreadable = UnreadablePictures(config.dataset.max_unreadable, progress.warn)
+    unreadable = UnreadableImages(config.dataset.max_unreadable, progress.warn)
     reading = progress.counter("reading training examples")
     with locked(directory.path), directory:
-        sources = sources or open_dataset(config.dataset.name, config.dataset.data_dir)
+        sources = sources or open_sources(config.dataset.name, config.dataset.data_dir)
         begins = not directory.exists()
-        parts = setup.prepare(config, mesh, sources, unreadable, reading, progress.print, begins)
+        parts = experiment.prepare(config, mesh, sources, unreadable, reading, progress.print, begins)
         if not begins and directory.classes() != parts.classes:
             raise UserError(f"this workdir belongs to a run with other classes, {directory.classes()}: choose another")
         directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)
@@ -80,12 +79,12 @@ def train(
                 reading = progress.counter("reading test examples")
                 result["test"] = score_run(load_run(workdir), sources, test_split, unreadable, reading)
         except (KeyboardInterrupt, Preempted):
-            progress.print(f"Stopped.\n\n{messages.conclusion(_result(directory, loop), directory.path)}")
+            progress.print(f"Stopped.\n\n{metrics_logger.conclusion(_result(directory, loop), directory.path)}")
             saved = directory.checkpoints.latest_step() or 0
             progress.print(f"Saved at step {saved:,}; the same command goes on from there.")
             raise
         directory.write_result(result)
-    progress.print(f"\n{messages.conclusion(result, directory.path)}")
+    progress.print(f"\n{metrics_logger.conclusion(result, directory.path)}")
     return result
 
 

@@ -2,15 +2,15 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax.data.examples import Examples
-from resnet_jax.data.loading import epoch_order
+from resnet_jax.data.host_batches import epoch_order
+from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.errors import UserError
 
 
 def numbered_examples(size):
     images = np.arange(size, dtype=np.uint8)[:, None, None, None].repeat(2, axis=1)
-    return Examples(images, np.arange(size, dtype=np.int32), np.arange(size))
+    return InMemoryExamples(images, np.arange(size, dtype=np.int32), np.arange(size))
 
 
 def test_an_epoch_shows_each_example_at_most_once_in_an_order_of_its_own(mesh):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from resnet_jax.data import sources
-from resnet_jax.data.sources import ArraySource, open_dataset
+from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import UserError
 
 
 def test_digits():
-    dataset = open_dataset("digits")
+    dataset = open_sources("digits")
     assert {name: len(source) for name, source in dataset.items()} == {"train": 1438, "test": 359}
     image, label = dataset["train"][0]
     assert (image.shape, image.dtype) == ((8, 8, 1), np.uint8)
@@ -21,7 +21,7 @@ def test_digits():
 def test_digits_splits_share_nothing_and_miss_nothing():
     from sklearn.datasets import load_digits
 
-    dataset = open_dataset("digits")
+    dataset = open_sources("digits")
     pictures = [dataset[name][i][0].tobytes() for name in dataset for i in range(len(dataset[name]))]
     assert len(pictures) == len(load_digits().target)
     expected = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
@@ -29,7 +29,7 @@ def test_digits_splits_share_nothing_and_miss_nothing():
 
 
 def test_each_digit_has_a_fifth_of_its_pictures_in_the_test_split():
-    dataset = open_dataset("digits")
+    dataset = open_sources("digits")
     train, test = (np.bincount(dataset[name].labels, minlength=10) for name in ("train", "test"))
     assert np.abs(test - (train + test) / 5).max() <= 0.5
 
@@ -50,9 +50,9 @@ def test_arrays_are_a_source_that_other_processes_can_have():
 def test_a_name_says_where_a_set_is_from(monkeypatch, name, opened):
     monkeypatch.setattr(sources, "open_folder", lambda *arguments: ("folder", *arguments))
     monkeypatch.setattr(sources, "open_tfds", lambda *arguments: ("tfds", *arguments))
-    assert open_dataset(name, "/data") == opened
+    assert open_sources(name, "/data") == opened
 
 
 def test_a_folder_that_there_is_not_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"there is no folder .*/nowhere"):
-        open_dataset(f"folder:{tmp_path}/nowhere")
+        open_sources(f"folder:{tmp_path}/nowhere")

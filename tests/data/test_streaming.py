@@ -4,19 +4,19 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax import parallel
 from resnet_jax.data.decode import Unreadable
-from resnet_jax.data.examples import read_examples
-from resnet_jax.data.loading import Loader
+from resnet_jax.data.host_batches import Loader
+from resnet_jax.data.in_memory import read_examples
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.resident import ResidentFeed
-from resnet_jax.data.selection import Selection
-from resnet_jax.data.sources import ArraySource, open_dataset
+from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
-from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.data.subset import Subset
+from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
-from resnet_jax.models.creation import create_model
+from resnet_jax.models.factory import create_model
+from resnet_jax.runtime import parallel
 
 BATCH, STEPS = 16, 6  # steps an epoch
 DIGITS = 8, 8, 1
@@ -40,17 +40,17 @@ class DamagedSource:
 
 @pytest.fixture(scope="module")
 def sources():
-    return open_dataset("digits")
+    return open_sources("digits")
 
 
 @pytest.fixture
 def selection(sources):
     """Six batches of digits, and a few left over."""
-    return Selection.of(sources, f"train[:{STEPS * BATCH + 5}]")
+    return Subset.of(sources, f"train[:{STEPS * BATCH + 5}]")
 
 
 def bear_with(most=100, told=None):
-    return UnreadablePictures(most, (lambda line: None) if told is None else told.append)
+    return UnreadableImages(most, (lambda line: None) if told is None else told.append)
 
 
 def feed_of(selection, mesh, num_workers=0, resized=False, num_epochs=3, batch_size=BATCH, most=100, told=None):
@@ -125,7 +125,7 @@ class TestFeed:
     def test_unreadable_pictures_are_told_once_and_the_batch_stays_whole(self, sources, mesh):
         told = []
         source = DamagedSource(sources["train"], {3, 4})
-        selection = Selection.of({"train": source}, "train[:16]")
+        selection = Subset.of({"train": source}, "train[:16]")
         feed = feed_of(selection, mesh, told=told)
         for step in range(3):
             images, labels = batch_of(feed, step)
@@ -137,7 +137,7 @@ class TestFeed:
         assert sorted(told) == ["Unreadable: train[3]: it is wet", "Unreadable: train[4]: it is wet"]
 
     def test_too_many_unreadable_pictures_end_the_run(self, sources, mesh):
-        selection = Selection.of({"train": DamagedSource(sources["train"], {3, 4})}, "train[:16]")
+        selection = Subset.of({"train": DamagedSource(sources["train"], {3, 4})}, "train[:16]")
         feed = feed_of(selection, mesh, most=1)
         with pytest.raises(UserError, match=r"2 pictures cannot be read, where .* allows 1: train\[[34]\], train"):
             feed.inputs(0)
@@ -150,7 +150,7 @@ class TestFeed:
             def __init__(self):
                 self.images, self.labels, self.classes = images, np.zeros(16, int), ("a",)
 
-        feed = feed_of(Selection.of({"train": Uneven()}, "train"), mesh)
+        feed = feed_of(Subset.of({"train": Uneven()}, "train"), mesh)
         with pytest.raises(UserError, match=r"train\[15\] has shape \[8, 9, 1\], others have \[8, 8, 1\]"):
             feed.inputs(0)
         feed.close()
@@ -180,7 +180,7 @@ class TestExamplesToBeScored:
         variables = parallel.place(variables, parallel.replicated(mesh))
         evaluate = make_evaluate(model, Preprocess((0.5,), (0.25,)), BATCH, mesh)
         for size in (1, BATCH - 1, BATCH, BATCH + 1):
-            selection = Selection.of(sources, f"test[:{size}]")
+            selection = Subset.of(sources, f"test[:{size}]")
             outcomes = evaluate(variables, streamed(selection))
             assert outcomes.position.tolist() == list(range(size))
             assert outcomes.label.tolist() == [sources["test"][index][1] for index in range(size)]
@@ -192,19 +192,19 @@ class TestExamplesToBeScored:
         source = DamagedSource(sources["test"], {0, 17})
         model, variables = network
         evaluate = make_evaluate(model, Preprocess((0.5,), (0.25,)), BATCH, mesh)
-        examples = streamed(Selection.of({"test": source}, "test[:20]"), told)
+        examples = streamed(Subset.of({"test": source}, "test[:20]"), told)
         assert evaluate(variables, examples).position.tolist() == [*range(1, 17), 18, 19]
         assert told == ["Unreadable: test[0]: it is wet", "Unreadable: test[17]: it is wet"]
 
     def test_they_can_be_looked_at_as_they_are_scored(self, sources):
-        selection = Selection.of(sources, "test[:20]")
+        selection = Subset.of(sources, "test[:20]")
         examples = StreamedExamples(Loader(selection, (6, 6, 1), resized=True), 7, 0, bear_with())
         assert len(examples) == 20
         scored = np.concatenate([images for images, _ in examples.batches(8, np.arange(8))])
         np.testing.assert_array_equal(examples.pictures(np.array([13, 2])), scored[[13, 2]])
 
     def test_they_can_be_gone_through_partly_and_again(self, sources):
-        examples = streamed(Selection.of(sources, "test[:40]"))
+        examples = streamed(Subset.of(sources, "test[:40]"))
         first = next(iter(examples.batches(8, np.arange(8))))
         again = list(itertools.islice(examples.batches(8, np.arange(8)), 2))
         np.testing.assert_array_equal(first[0], again[0][0])

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from resnet_jax.data import tfds
-from resnet_jax.data.examples import read_examples
-from resnet_jax.data.selection import Selection
-from resnet_jax.data.sources import open_dataset
-from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.data.in_memory import read_examples
+from resnet_jax.data.sources import open_sources
+from resnet_jax.data.subset import Subset
+from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 
 
 def read(dataset, split):
-    return read_examples(Selection.of(dataset, split), UnreadablePictures(0, print))
+    return read_examples(Subset.of(dataset, split), UnreadableImages(0, print))
 
 
 @pytest.fixture
@@ -33,18 +33,18 @@ def offline(monkeypatch):
 @pytest.mark.parametrize("name", ["cifar11", "CIFAR-10", "cifar10/v2", "cifar10:9.9.9"])
 def test_an_unknown_name_gives_the_nearest(name, tmp_path):
     with pytest.raises(UserError, match=rf"unknown data set '{name}': did you mean .*cifar10"):
-        open_dataset(name, str(tmp_path))
+        open_sources(name, str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["", "a b"])
 def test_names_that_are_none_are_refused(name, tmp_path):
     with pytest.raises(UserError, match="unknown data set"):
-        open_dataset(name, str(tmp_path))
+        open_sources(name, str(tmp_path))
 
 
 def test_a_set_that_is_not_of_labelled_pictures_is_refused(tmp_path):
     with pytest.raises(UserError, match="not for image classification"):
-        open_dataset("ag_news_subset", str(tmp_path))
+        open_sources("ag_news_subset", str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_set_that_is_not_of_labelled_pictures_is_refused(tmp_path):
 )
 def test_without_a_network_it_says_what_to_download_and_where_to_put_it(tmp_path, offline, name, url):
     with pytest.raises(UserError) as error:
-        open_dataset(name, str(tmp_path))
+        open_sources(name, str(tmp_path))
     assert url in str(error.value)
     assert f"into the folder {tmp_path / 'downloads' / 'manual'}" in str(error.value)
     assert "\n" not in str(error.value)
@@ -68,7 +68,7 @@ def test_what_lies_there_already_need_not_be_downloaded(tmp_path, offline):
     manual.mkdir(parents=True)
     (manual / "train_32x32.mat").touch()
     with pytest.raises(UserError, match="cannot be reached") as error:
-        open_dataset("svhn_cropped", str(tmp_path))
+        open_sources("svhn_cropped", str(tmp_path))
     assert "test_32x32.mat" in str(error.value)
     assert "train_32x32.mat" not in str(error.value)
 
@@ -78,7 +78,7 @@ def test_pictures_of_many_sizes_are_no_reason_to_refuse_a_set_and_without_tensor
 ):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(UserError, match=r"'imagenet2012' is not in .* needs TensorFlow: pip install tensorflow-cpu"):
-        open_dataset("imagenet2012", str(tmp_path))
+        open_sources("imagenet2012", str(tmp_path))
 
 
 class FailingBuilder:
@@ -120,13 +120,13 @@ def test_a_set_prepared_as_tfrecord_is_refused_with_a_way_on(tmp_path):
     info = {"name": "mnist", "version": "3.0.1", "fileFormat": "tfrecord", "splits": []}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match=rf"prepared as tfrecord.* convert --dataset=mnist --data_dir={tmp_path} --to="):
-        open_dataset("mnist", str(tmp_path))
+        open_sources("mnist", str(tmp_path))
 
 
 class TestCifar10:
     @pytest.fixture(scope="class")
     def dataset(self, test_data):
-        return open_dataset("cifar10", str(test_data / "tfds"))
+        return open_sources("cifar10", str(test_data / "tfds"))
 
     def test_is_read_without_preparing_it(self, dataset):
         assert {name: len(source) for name, source in dataset.items()} == {"train": 50_000, "test": 10_000}
@@ -158,7 +158,7 @@ def test_mnist_is_prepared_from_files_put_there_by_hand(test_data, tmp_path):
     manual.mkdir(parents=True)
     for path in (test_data / "mnist").iterdir():
         shutil.copy(path, manual)
-    dataset = open_dataset("mnist", str(tmp_path))
+    dataset = open_sources("mnist", str(tmp_path))
     assert {name: len(source) for name, source in dataset.items()} == {"train": 60_000, "test": 10_000}
     assert dataset["test"].channels == 1
     test = read(dataset, "test")

@@ -2,7 +2,7 @@
 
 import json
 
-from resnet_jax.workdir import WorkDir
+from resnet_jax.workdir.workdir import WorkDir
 from tests.end_to_end.program import SHORT_DIGITS, run, start
 
 

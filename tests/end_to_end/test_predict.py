@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data.sources import open_dataset
-from resnet_jax.run import load_run
+from resnet_jax.data.sources import open_sources
+from resnet_jax.trained_model import load_run
 from tests.end_to_end.program import run
 
 
 @pytest.fixture
 def pictures(tmp_path):
     """A folder with ten digits and a file that is none."""
-    for number, image in enumerate(open_dataset("digits")["test"].images[:10]):
+    for number, image in enumerate(open_sources("digits")["test"].images[:10]):
         (tmp_path / "pictures" / str(number % 2)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[..., 0]).save(tmp_path / "pictures" / str(number % 2) / f"{number}.png")
     (tmp_path / "pictures" / "bad.jpg").write_text("I am no picture.")

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from resnet_jax.training import setup
+from resnet_jax.training import experiment
 from tests.conftest import ROOT
 
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -20,7 +20,7 @@ def load(recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_passes_all_checks_and_states_its_command(recipe, mesh):
     module = load(recipe)
-    setup.check(module.get_config(), mesh)
+    experiment.check(module.get_config(), mesh)
     assert f"python main.py --config=configs/{recipe}.py" in module.__doc__
 
 
@@ -28,7 +28,7 @@ def test_passes_all_checks_and_states_its_command(recipe, mesh):
 @pytest.mark.parametrize("recipe", ["cifar10", "cifar100"])
 def test_cifar_takes_any_model(recipe, model, mesh):
     config = load(recipe).get_config(model)
-    setup.check(config, mesh)
+    experiment.check(config, mesh)
     assert (config.model.name, config.model.stem) == (model, "cifar")
 
 
@@ -38,7 +38,7 @@ def test_cifar_takes_any_model(recipe, model, mesh):
 )
 def test_fine_tuning_has_a_folder_and_a_head(variant, data, frozen, scale, mesh):
     config = load("finetune").get_config(variant)
-    setup.check(config, mesh)
+    experiment.check(config, mesh)
     assert (config.model.name, config.dataset.image_size) == ("resnet50", 224)
     assert config.dataset.name == data
     assert (config.freeze, config.optimizer.backbone_scale) == (frozen, scale)
@@ -46,6 +46,6 @@ def test_fine_tuning_has_a_folder_and_a_head(variant, data, frozen, scale, mesh)
 
 def test_adam_on_mnist_is_the_setting_of_the_keras_tutorials(mesh):
     config = load("mnist").get_config("adam")
-    setup.check(config, mesh)
+    experiment.check(config, mesh)
     assert (config.optimizer.name, config.optimizer.learning_rate, config.schedule.name) == ("adam", 1e-3, "constant")
     assert (config.loss.name, config.batch_size, config.num_epochs) == ("softmax_cross_entropy_one_hot", 128, 10)

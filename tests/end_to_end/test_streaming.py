@@ -21,7 +21,7 @@ import functools, json, os, runpy, sys
 from resnet_jax.models import variants
 from tests.end_to_end.tiny import TINY
 from resnet_jax.data import workers
-from resnet_jax.data.loading import TrainingBatches
+from resnet_jax.data.host_batches import TrainingBatches
 
 class Noting:
     def __init__(self, arrays, numbers):

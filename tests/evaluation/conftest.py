@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax.data.examples import Examples
+from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.models.creation import create_model
+from resnet_jax.models.factory import create_model
 
 PREPROCESS = Preprocess((0.5,), (0.25,))
 
@@ -14,7 +14,7 @@ PREPROCESS = Preprocess((0.5,), (0.25,))
 def random_examples(size):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (size, 8, 8, 1), np.uint8)
-    return Examples(images, generator.integers(0, 10, size).astype(np.int32), np.arange(size))
+    return InMemoryExamples(images, generator.integers(0, 10, size).astype(np.int32), np.arange(size))
 
 
 @pytest.fixture

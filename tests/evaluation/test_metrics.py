@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
-from resnet_jax import parallel
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import metrics
-from resnet_jax.evaluation.metrics import Outcomes
+from resnet_jax.evaluation.metrics import ExampleMetrics
+from resnet_jax.runtime import parallel
 
 
 def outcomes_of(logits, labels):
@@ -23,7 +23,7 @@ def at(*positions):
     count = len(positions)
     zeros = np.zeros(count, np.int32)
     loss, confidence = np.zeros(count, np.float32), np.ones(count, np.float32)
-    return Outcomes(np.array(positions, np.int32), zeros, loss, zeros, confidence, np.ones(count, bool))
+    return ExampleMetrics(np.array(positions, np.int32), zeros, loss, zeros, confidence, np.ones(count, bool))
 
 
 def test_figures_equal_scikit_learns():

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax.training.tensorboard import EVENT_FILES
-from resnet_jax.workdir import WorkDir
+from resnet_jax.training.metrics_writer import EVENT_FILES
+from resnet_jax.workdir.workdir import WorkDir
 from tests.end_to_end.program import SHORT_DIGITS
 
 # Epochs of eight steps, enough of them for a run to be interrupted before it ends.

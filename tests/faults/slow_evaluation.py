@@ -7,7 +7,7 @@ import time
 
 sys.path.insert(0, "")
 
-from resnet_jax import parallel
+from resnet_jax.runtime import parallel
 from tests.end_to_end.program import TINY
 
 place_rows = parallel.place_rows  # Called for every batch that is evaluated.

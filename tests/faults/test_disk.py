@@ -40,7 +40,7 @@ from etils import epath
 from resnet_jax import library_messages
 
 library_messages.silence()
-from resnet_jax.checkpoints import Checkpoints
+from resnet_jax.workdir.checkpoints import Checkpoints
 
 checkpoints = Checkpoints(epath.Path(sys.argv[1]), keep=3, best_metric="top1")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))

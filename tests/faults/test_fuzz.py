@@ -16,16 +16,19 @@ from hypothesis import strategies as some
 from ml_collections import config_flags
 
 from resnet_jax import config as run_settings
-from resnet_jax import config_check, parallel, weights
-from resnet_jax.checkpoints import Checkpoints
+from resnet_jax import config_check
+from resnet_jax.cli import app
 from resnet_jax.data.augment import pipeline
-from resnet_jax.data.decode import PictureFile, Unreadable
+from resnet_jax.data.decode import ImageFile, Unreadable
+from resnet_jax.diagnostics import broken_step
 from resnet_jax.errors import UserError
-from resnet_jax.init_from import open_pretrained
-from resnet_jax.training import broken_step, losses, optimizer
-from resnet_jax.training.summaries import read_curves
-from resnet_jax.verbs import command_line
-from resnet_jax.workdir import WorkDir
+from resnet_jax.pretrained import weight_files
+from resnet_jax.pretrained.load import open_pretrained
+from resnet_jax.runtime import parallel
+from resnet_jax.training import losses, optimizer
+from resnet_jax.training.metrics_writer import read_curves
+from resnet_jax.workdir.checkpoints import Checkpoints
+from resnet_jax.workdir.workdir import WorkDir
 from tests.conftest import ROOT
 from tests.data.test_decode import COLOR, encode
 
@@ -174,7 +177,7 @@ def test_files_of_weights(tmp_path, content):
 def test_metadata_of_weights(tmp_path, metadata):
     path = str(tmp_path / "w.safetensors")
     arrays = {"layer1.0.conv1.weight": np.zeros((2, 2), np.float32)}
-    weights.write(path, weights.Weights(arrays, {key: json.dumps(value) for key, value in metadata.items()}))
+    weight_files.write(path, weight_files.Weights(arrays, {key: json.dumps(value) for key, value in metadata.items()}))
     with contextlib.suppress(UserError):
         open_pretrained(path)
 
@@ -185,7 +188,7 @@ def test_metadata_of_weights(tmp_path, metadata):
 def test_files_of_pictures(form, data):
     content = data.draw(some.binary(max_size=30) | damaged(encode(COLOR, form)))
     with contextlib.suppress(Unreadable):
-        pixels = PictureFile(content).pixels()
+        pixels = ImageFile(content).pixels()
         assert pixels.dtype == np.uint8
         assert pixels.shape[-1] == 3
 
@@ -198,7 +201,7 @@ def test_settings_on_the_command_line(key, value):
     try:
         values(["main.py", f"--config.{key}={value}"])
     except Exception as error:  # What the program catches, and tells in this sentence.
-        assert command_line._one_sentence(error).splitlines()[1:] == []
+        assert app._one_sentence(error).splitlines()[1:] == []
 
 
 REFUSED = {"eval", "exec", "os.system", "os.popen", "__import__"}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data.sources import open_dataset
-from resnet_jax.run import load_run
+from resnet_jax.data.sources import open_sources
+from resnet_jax.trained_model import load_run
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def run(tiny_run):
 @pytest.fixture(scope="session")
 def images():
     """Digits: uint8 [300, 8, 8, 1]."""
-    return open_dataset("digits")["train"].images[:300]
+    return open_sources("digits")["train"].images[:300]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from resnet_jax.errors import UserError
 from resnet_jax.inference import predict
-from resnet_jax.run import Outputs
+from resnet_jax.trained_model import Outputs
 from tests.end_to_end.pictures import unreadable
 
 BAD = unreadable()

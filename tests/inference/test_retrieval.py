@@ -3,7 +3,7 @@ import pytest
 
 from resnet_jax.inference import predict, retrieval
 from resnet_jax.inference.features import Features
-from resnet_jax.run import Outputs
+from resnet_jax.trained_model import Outputs
 
 
 def outputs_of(features, problems=()):

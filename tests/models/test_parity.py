@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_jax.models.creation import create_model
+from resnet_jax.models.factory import create_model
 
 torch = pytest.importorskip("torch")
 

@@ -4,9 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.models.blocks import PreActivationBlock
-from resnet_jax.models.creation import create_model
-from resnet_jax.models.residual import ResidualBlock
+from resnet_jax.models.factory import create_model
+from resnet_jax.models.resnet import PreActivationBlock, ResidualBlock
 
 
 def output(model, shape):

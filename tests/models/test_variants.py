@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resnet_jax.models.cost import cost
+from resnet_jax.models.flops import cost
 from resnet_jax.models.variants import VARIANTS
 
 # Exact numbers of parameters, with 1,000 classes for ImageNet and 10 for CIFAR-10: published, or where papers only

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from resnet_jax.models import pretrained, schemes
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.run import abstract_variables
+from resnet_jax.pretrained import convert, naming
+from resnet_jax.trained_model import abstract_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,5 +280,5 @@ def randomize(network: nn.Module, seed: int) -> None:
 def to_variables(arrays: Mapping[str, torch.Tensor], model: ResNet) -> dict[str, dict]:
     """Our "params" and "batch_stats" from a state dict, or from gradients under the same names."""
     arrays = {name: array.detach().numpy() for name, array in arrays.items()}
-    variables, _ = pretrained.to_variables(arrays, schemes.detect(arrays), abstract_variables(model, 3))
+    variables, _ = convert.to_variables(arrays, naming.detect(arrays), abstract_variables(model, 3))
     return {"batch_stats": {}} | variables

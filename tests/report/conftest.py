@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 
 from resnet_jax import config as settings
-from resnet_jax.data.examples import Examples
-from resnet_jax.evaluation.assessment import assess, confusion_matrix
-from resnet_jax.evaluation.comparison import McNemar
-from resnet_jax.evaluation.metrics import Outcomes
-from resnet_jax.evaluation.trial import Scored
-from resnet_jax.report.gathered import Gathered, ReportedRun
-from resnet_jax.report.shown_pictures import choose
-from resnet_jax.training.summaries import Curve
+from resnet_jax.data.in_memory import InMemoryExamples
+from resnet_jax.evaluation.metrics import ExampleMetrics, assess, confusion_matrix
+from resnet_jax.evaluation.model_comparison import McNemar, Scored
+from resnet_jax.report.collect import Gathered, ReportedRun
+from resnet_jax.report.example_images import choose
+from resnet_jax.training.metrics_writer import Curve
 
 RESULT = {
     "seconds": 100.0,
@@ -43,9 +41,9 @@ def made_up_answers(num_classes, size=600, seed=0, side=8):
     confidence = generator.beta(6, 1.5, size).astype(np.float32)
     loss = -np.log(np.where(prediction == label, confidence, (1 - confidence) / 2)).astype(np.float32)
     in_top5 = (prediction == label) | (generator.random(size) < 0.5)
-    outcomes = Outcomes(np.arange(size, dtype=np.int32), label, loss, prediction, confidence, in_top5)
+    outcomes = ExampleMetrics(np.arange(size, dtype=np.int32), label, loss, prediction, confidence, in_top5)
     images = generator.integers(0, 256, (size, side, side, 3), np.uint8)
-    return Scored(outcomes, Examples(images, label, np.arange(size)))
+    return Scored(outcomes, InMemoryExamples(images, label, np.arange(size)))
 
 
 def made_up_run(classes, name="made up", result=RESULT, without=(), **answers):

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from resnet_jax.evaluation.assessment import reliability
-from resnet_jax.report import answer_charts, drawing, training_charts
-from resnet_jax.training.summaries import Curve
+from resnet_jax.evaluation.metrics import reliability
+from resnet_jax.report import chart_style, prediction_charts, training_charts
+from resnet_jax.training.metrics_writer import Curve
 
 
 def curves(*losses, split="train"):
@@ -18,9 +18,9 @@ def test_a_loss_that_goes_far_down_has_a_logarithmic_scale():
 
 
 def test_values_that_are_not_finite_or_nothing_at_all_can_be_drawn():
-    chart = drawing.as_html(training_charts.loss({"run": curves(2.0, float("nan"), float("inf"))}), "loss")
+    chart = chart_style.as_html(training_charts.loss({"run": curves(2.0, float("nan"), float("inf"))}), "loss")
     assert "NaN" not in chart and "Infinity" not in chart
-    assert "plotly-graph-div" in drawing.as_html(training_charts.loss({"run": {}}), "loss")
+    assert "plotly-graph-div" in chart_style.as_html(training_charts.loss({"run": {}}), "loss")
 
 
 def test_of_several_runs_each_has_a_colour_of_its_own():
@@ -38,7 +38,7 @@ def test_of_several_runs_each_has_a_colour_of_its_own():
 
 def test_a_confusion_matrix_tells_right_from_wrong():
     matrix = np.array([[90, 0, 1], [0, 100, 0], [0, 4, 50]])
-    (heatmap,) = answer_charts.confusion(matrix, "abc").data
+    (heatmap,) = prediction_charts.confusion(matrix, "abc").data
     assert heatmap.z[1][1] == 100 and heatmap.z[2][1] == -100  # the most of either kind
     assert heatmap.z[0][2] < 0 and heatmap.z[0][1] == 0
     assert heatmap.text[2][1] == "4" and heatmap.text[0][1] == ""
@@ -47,14 +47,14 @@ def test_a_confusion_matrix_tells_right_from_wrong():
 
 def test_of_many_classes_there_are_no_numbers_and_no_names_beside_it():
     names = [f"class {number}" for number in range(100)]
-    chart = answer_charts.confusion(np.eye(100, dtype=np.int64) * 7, names)
+    chart = prediction_charts.confusion(np.eye(100, dtype=np.int64) * 7, names)
     assert chart.data[0].text is None and not chart.layout.xaxis.showticklabels
     assert list(chart.data[0].x) == names  # told when pointed at
 
 
 def test_the_reliability_diagram_shows_each_bin(scored):
     bins = [each for each in reliability(scored.outcomes) if each.examples]
-    accuracy, confidence, _, examples = answer_charts.reliability(bins).data
+    accuracy, confidence, _, examples = prediction_charts.reliability(bins).data
     assert list(accuracy.y) == [each.accuracy for each in bins]
     assert list(confidence.y) == [each.confidence for each in bins]
     assert sum(examples.y) == 600
@@ -68,12 +68,12 @@ def test_time_is_told_by_what_it_was_spent_on():
 
 
 def test_long_names_are_shortened_in_their_middle():
-    assert drawing.short("fourteen chars") == "fourteen chars"
-    assert drawing.short("tmp/run_of_monday") == "tmp/run…monday"
+    assert chart_style.short("fourteen chars") == "fourteen chars"
+    assert chart_style.short("tmp/run_of_monday") == "tmp/run…monday"
 
 
 @pytest.mark.parametrize("name", ["</script><b>", "<a href='https://example.com'>x</a>"])
 def test_names_cannot_leave_the_data(name):
-    chart = answer_charts.confusion(np.eye(2, dtype=np.int64), [name, "b"])
-    assert drawing.as_html(chart, "confusion").count("</script>") == 1
+    chart = prediction_charts.confusion(np.eye(2, dtype=np.int64), [name, "b"])
+    assert chart_style.as_html(chart, "confusion").count("</script>") == 1
     assert "<" not in json.loads(chart.to_json())["data"][0]["x"][0]

@@ -7,13 +7,13 @@ from collections import Counter
 import jax
 import pytest
 
-from resnet_jax.data.sources import open_dataset
-from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.data.sources import open_sources
+from resnet_jax.data.unreadable_images import UnreadableImages
+from resnet_jax.diagnostics.hlo import collectives
 from resnet_jax.models import variants
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import Variant
-from resnet_jax.training import setup as setups
-from resnet_jax.training.collectives import collectives
+from resnet_jax.training import experiment as setups
 
 CHANNELS = 8
 
@@ -24,8 +24,8 @@ def compile_step(config, mesh):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(variants.VARIANTS, "one_block", Variant(small, "no paper", "digits", 8, 10))
         config.model.name = "one_block"
-        setup = setups.prepare(config, mesh, open_dataset("digits"), UnreadablePictures(0, print))
-        return setup.abstract_state(), collectives(setup.compile_steps()[1].as_text())
+        experiment = setups.prepare(config, mesh, open_sources("digits"), UnreadableImages(0, print))
+        return experiment.abstract_state(), collectives(experiment.compile_steps()[1].as_text())
 
 
 def summed(found):

@@ -8,10 +8,10 @@ import pytest
 
 import resnet_jax
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.data.sources import open_dataset
-from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.data.sources import open_sources
+from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
-from resnet_jax.training import setup as setups
+from resnet_jax.training import experiment as setups
 from resnet_jax.training.distillation import Teacher, soft_loss
 
 
@@ -81,15 +81,17 @@ def test_teacher_and_student_see_the_same_augmented_pictures(tiny_config, teache
     """The teacher in the size it was trained on."""
     tiny_config.loss.distill_from, tiny_config.loss.distill_weight, tiny_config.loss.temperature = teacher, 1.0, 2.0
     tiny_config.update_from_flattened_dict(settings)
-    setup = setups.prepare(tiny_config, single_device, open_dataset("digits"), UnreadablePictures(0, print))
-    images, _ = setup.batch(0)
-    state = setup.initial_state()
+    experiment = setups.prepare(tiny_config, single_device, open_sources("digits"), UnreadableImages(0, print))
+    images, _ = experiment.batch(0)
+    state = experiment.initial_state()
     run = resnet_jax.load_run(teacher, single_device)
-    logits, _ = setup.model.apply(state.variables, setup.preprocess(images), train=True, mutable=["batch_stats"])
+    logits, _ = experiment.model.apply(
+        state.variables, experiment.preprocess(images), train=True, mutable=["batch_stats"]
+    )
     eights = jax.image.resize(images.astype(jnp.float32), (64, 8, 8, 1), "bilinear")
     expected = soft_loss(logits, run.model.apply(run.variables, run.preprocess(eights), train=False), 2.0)
-    step = setup.compile_steps()[setup.config.steps_per_call]
-    _, metrics = step(state, setup.feed.inputs(0))
+    step = experiment.compile_steps()[experiment.config.steps_per_call]
+    _, metrics = step(state, experiment.feed.inputs(0))
     assert images.shape == shape
     np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-4)
 

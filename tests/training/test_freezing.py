@@ -2,11 +2,11 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax import parallel
-from resnet_jax.data.sources import open_dataset
-from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.data.sources import open_sources
+from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
-from resnet_jax.training import setup as setups
+from resnet_jax.runtime import parallel
+from resnet_jax.training import experiment as setups
 from resnet_jax.training.freezing import Freezing, merge
 
 PARAMS = {
@@ -43,11 +43,11 @@ def test_blocks_in_a_loop_cannot_be_frozen(tiny_config, single_device):
 
 def train(config, mesh, steps=2):
     """The state before and after some steps, and the operations of a call."""
-    setup = setups.prepare(config, mesh, open_dataset("digits"), UnreadablePictures(0, print))
-    state, size = setup.initial_state(), setup.config.steps_per_call
-    before, step = parallel.fetch(state), setup.compile_steps()[size]
+    experiment = setups.prepare(config, mesh, open_sources("digits"), UnreadableImages(0, print))
+    state, size = experiment.initial_state(), experiment.config.steps_per_call
+    before, step = parallel.fetch(state), experiment.compile_steps()[size]
     for _ in range(steps // size):
-        state, _ = step(state, setup.feed.inputs(0))
+        state, _ = step(state, experiment.feed.inputs(0))
     return before, parallel.fetch(state), step.cost_analysis()["flops"]
 
 

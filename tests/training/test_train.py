@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import resnet_jax
-from resnet_jax import parallel
-from resnet_jax.data.sources import ArraySource, open_dataset
-from resnet_jax.data.unreadable import UnreadablePictures
+from resnet_jax.data.sources import ArraySource, open_sources
+from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import Preempted, UserError
-from resnet_jax.evaluation.scoring import score_run
-from resnet_jax.run import load_run
+from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.runtime import parallel
+from resnet_jax.trained_model import load_run
 from resnet_jax.training import loop as loops
-from resnet_jax.workdir import WorkDir
+from resnet_jax.workdir.workdir import WorkDir
 
 
 def records(workdir):
@@ -140,13 +140,13 @@ def test_the_test_figures_are_those_of_the_chosen_checkpoint(tiny_config, workdi
     tiny_config.schedule.name, tiny_config.schedule.step_epochs, tiny_config.schedule.step_factor = "step", (3,), 300.0
     result = resnet_jax.train(tiny_config, str(workdir))
     assert result["checkpoint_step"] < 20
-    scores = score_run(load_run(str(workdir)), open_dataset("digits"), "test[:100]", UnreadablePictures(0, print))
+    scores = score_run(load_run(str(workdir)), open_sources("digits"), "test[:100]", UnreadableImages(0, print))
     assert result["test"] == scores
 
 
 def test_other_data_is_another_run(tiny_config, workdir):
     tiny_config.dataset.train_split = "train"
-    digits = open_dataset("digits")
+    digits = open_sources("digits")
 
     def part(split, size, classes):
         return ArraySource(digits[split].images[:size], digits[split].labels[:size], classes)
@@ -230,7 +230,9 @@ def test_between_two_reports_nothing_is_fetched_from_the_devices(tiny_config, wo
     fetches, before_step, device_get = [], {}, jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda tree: fetches.append(1) or device_get(tree))
     resnet_jax.train(
-        tiny_config, str(workdir), observe=lambda setup, step, steps, inputs: before_step.update({step: len(fetches)})
+        tiny_config,
+        str(workdir),
+        observe=lambda experiment, step, steps, inputs: before_step.update({step: len(fetches)}),
     )
     fetched = {step: before_step[step + 1] - before_step[step] for step in range(11)}  # in each step and what follows
     assert sorted(step for step, count in fetched.items() if count) == [6, 9]

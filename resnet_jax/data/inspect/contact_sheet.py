@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from resnet_jax import files, pictures
+from resnet_jax import files, image_grid
 from resnet_jax.data.decode import Unreadable
-from resnet_jax.data.inspect.look import Looked
-from resnet_jax.data.loading import pixels_of
+from resnet_jax.data.host_batches import pixels_of
+from resnet_jax.data.inspect.scan import Looked
 
 MOST_CLASSES = 20
 MOST_PICTURES = 8  # of a class
@@ -49,7 +49,7 @@ def write(path: str, looked: Looked, positions: np.ndarray) -> str | None:
     if not titles:
         return None
     sheet = io.BytesIO()
-    Image.fromarray(pictures.titled_rows(titles, rows)).save(sheet, format="PNG")
+    Image.fromarray(image_grid.titled_rows(titles, rows)).save(sheet, format="PNG")
     files.write_target(path, *TARGET, sheet.getvalue())
     return path
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from resnet_jax.data.inspect import figures, verdict
-from resnet_jax.data.inspect.figures import Repeated, SplitFigures
-from resnet_jax.data.inspect.look import Looked
+from resnet_jax.data.inspect import findings, statistics
 from resnet_jax.data.inspect.plan import Memory, Plan
+from resnet_jax.data.inspect.scan import Looked
+from resnet_jax.data.inspect.statistics import Repeated, SplitFigures
 from resnet_jax.data.sources import Source
 
 
@@ -57,10 +57,10 @@ class Inspection:
 
 def inspect(config: ConfigDict, sources: Mapping[str, Source], looked: Looked, plan: Plan) -> Inspection:
     """Puts together what was seen of `sources` and what the run of `config` would do with them."""
-    splits, groups = figures.of_splits(looked), figures.repeated(looked)
+    splits, groups = statistics.of_splits(looked), statistics.repeated(looked)
     dataset = plan.dataset
-    mean, std = figures.channel_statistics(looked, plan.train) or (None, None)
-    found = verdict.findings(config.batch_size, sources, looked, plan, groups)
+    mean, std = statistics.channel_statistics(looked, plan.train) or (None, None)
+    found = findings.findings(config.batch_size, sources, looked, plan, groups)
     return Inspection(
         dataset=dataset.name,
         splits=splits,
@@ -68,13 +68,13 @@ def inspect(config: ConfigDict, sources: Mapping[str, Source], looked: Looked, p
         image_size=dataset.image_size,
         eval_resize=dataset.eval_resize,
         eval_crop=dataset.eval_crop,
-        smaller=figures.count_smaller(looked, sorted({dataset.image_size, dataset.eval_crop} - {None})),
+        smaller=statistics.count_smaller(looked, sorted({dataset.image_size, dataset.eval_crop} - {None})),
         mean=mean,
         std=std,
         memory=plan.memory,
         unreadable={looked.selection.name(at): why for at, why in looked.unreadable.items()},
         ignored=[path for source in sources.values() for path in getattr(source, "ignored", ())],
-        repeated=[figures.describe_repeated(looked, group) for group in groups],
+        repeated=[statistics.describe_repeated(looked, group) for group in groups],
         would_spoil=[finding.sentence for finding in found if finding.spoils],
         worth_knowing=[finding.sentence for finding in found if not finding.spoils],
     )

@@ -7,12 +7,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax import parallel
-from resnet_jax.data import feeds, splits
-from resnet_jax.data.inputs import VALIDATION_FRACTION
-from resnet_jax.data.inspect.look import Looked, pixels
+from resnet_jax.data import feed_config, splits
+from resnet_jax.data.dataset import VALIDATION_FRACTION
+from resnet_jax.data.inspect.scan import Looked, pixels
 from resnet_jax.data.workers import most_ahead
 from resnet_jax.errors import UserError
+from resnet_jax.runtime import parallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def make_plan(config: ConfigDict, looked: Looked, mesh: Mesh) -> Plan:
     if not len(train):
         return Plan(dataset, train, parts, None, problems)
     try:
-        why = feeds.resolve(dataset, looked.selection.take(train), mesh)
+        why = feed_config.resolve(dataset, looked.selection.take(train), mesh)
     except UserError as error:
         return Plan(dataset, train, parts, None, [*problems, str(error)])
     if dataset.feed == "resident":  # It leaves out what cannot be read, where a stream has something in its place.
@@ -107,6 +107,6 @@ def _memory(batch_size: int, dataset: ConfigDict, train: np.ndarray, why: str, m
     if dataset.feed == "resident":
         return Memory("resident", why, int(pixels(train).sum()) * channels)
     picture = channels * (dataset.image_size**2 if dataset.image_size else int(pixels(train).max()))
-    num_workers = feeds.num_workers(dataset)
+    num_workers = feed_config.num_workers(dataset)
     waiting = most_ahead(num_workers) * len(parallel.local_rows(mesh, batch_size))
     return Memory("streaming", why, batch_size // mesh.size * picture, waiting * picture, num_workers)

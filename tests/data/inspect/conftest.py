@@ -6,9 +6,9 @@ from PIL import Image
 
 from resnet_jax import config as settings
 from resnet_jax.data.inspect.inspection import inspect
-from resnet_jax.data.inspect.look import look
 from resnet_jax.data.inspect.plan import make_plan
-from resnet_jax.data.sources import open_dataset
+from resnet_jax.data.inspect.scan import look
+from resnet_jax.data.sources import open_sources
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def examine(single_device):
         for name, value in changed.items():
             config.dataset[name] = value
         if isinstance(dataset, str):
-            config.dataset.name, dataset = dataset, open_dataset(dataset)
+            config.dataset.name, dataset = dataset, open_sources(dataset)
         looked = look(dataset, num_workers=0)
         return inspect(config, dataset, looked, make_plan(config, looked, single_device))
 

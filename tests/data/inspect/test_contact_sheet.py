@@ -3,10 +3,10 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data.inspect import contact_sheet
-from resnet_jax.data.inspect.look import look
-from resnet_jax.data.sources import ArraySource, open_dataset
+from resnet_jax.data.inspect.scan import look
+from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import UserError
-from resnet_jax.pictures import GAP, LARGE_CELL
+from resnet_jax.image_grid import GAP, LARGE_CELL
 
 STEP = LARGE_CELL + GAP
 
@@ -56,7 +56,7 @@ def test_only_of_the_positions_that_are_given(tmp_path):
 
 
 def test_what_cannot_be_read_any_more_is_left_out(tmp_path, folder, noise):
-    looked = look(open_dataset(folder({"cat/a.png": noise(), "cat/b.png": noise(), "cat/c.png": b""})), num_workers=0)
+    looked = look(open_sources(folder({"cat/a.png": noise(), "cat/b.png": noise(), "cat/c.png": b""})), num_workers=0)
     (tmp_path / "pictures" / "cat" / "a.png").unlink()
     assert contact_sheet.write(str(tmp_path / "sheet.png"), looked, np.arange(3))
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from resnet_jax import config as settings
-from resnet_jax.data.inspect.look import look
 from resnet_jax.data.inspect.plan import make_plan
-from resnet_jax.data.sources import ArraySource, open_dataset
+from resnet_jax.data.inspect.scan import look
+from resnet_jax.data.sources import ArraySource, open_sources
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def plan_for(single_device):
 
 
 def test_a_tenth_is_held_out_as_in_a_run(plan_for):
-    plan = plan_for(open_dataset("digits"))
+    plan = plan_for(open_sources("digits"))
     assert {part: len(positions) for part, positions in plan.parts.items()} == {
         "training": 1295,
         "validation": 143,
@@ -33,12 +33,12 @@ def test_a_tenth_is_held_out_as_in_a_run(plan_for):
 
 
 def test_memory_of_a_resident_set(plan_for):
-    memory = plan_for(open_dataset("digits")).memory
+    memory = plan_for(open_sources("digits")).memory
     assert (memory.feed, memory.device_bytes, memory.host_bytes) == ("resident", 1295 * 64, 0)
 
 
 def test_memory_of_small_pictures_that_are_resized_in_each_step(plan_for):
-    memory = plan_for(open_dataset("digits"), image_size=224).memory
+    memory = plan_for(open_sources("digits"), image_size=224).memory
     assert (memory.feed, memory.device_bytes, memory.host_bytes) == ("resident", 1295 * 64, 0)
     assert "resizes its own to 224 x 224" in memory.why
 
@@ -53,11 +53,11 @@ def test_memory_of_a_stream(plan_for, mesh):
 
 
 def test_every_wrong_split_is_told(plan_for):
-    plan = plan_for(open_dataset("digits"), validation_split="train[-10:]", test_split="tets")
+    plan = plan_for(open_sources("digits"), validation_split="train[-10:]", test_split="tets")
     assert len(plan.problems) == 2
     assert "unknown split 'tets'" in plan.problems[0]
     assert "share 10 examples" in plan.problems[1]
-    assert plan_for(open_dataset("digits"), train_split="trian").memory is None
+    assert plan_for(open_sources("digits"), train_split="trian").memory is None
 
 
 def test_too_few_to_hold_out_a_tenth(plan_for):
@@ -67,12 +67,12 @@ def test_too_few_to_hold_out_a_tenth(plan_for):
 
 def test_a_resident_run_leaves_out_what_cannot_be_read(plan_for, folder, noise):
     files = {f"train/cat/{number}.png": noise() for number in range(9)}
-    sources = open_dataset(folder({**files, "train/cat/x.png": b""}))
+    sources = open_sources(folder({**files, "train/cat/x.png": b""}))
     assert len(plan_for(sources, validation_split="none").parts["training"]) == 9
     assert len(plan_for(sources, validation_split="none", feed="streaming").parts["training"]) == 10
 
 
 def test_where_nothing_can_be_read(plan_for, folder):
-    plan = plan_for(open_dataset(folder({"train/cat/x.png": b""})))
+    plan = plan_for(open_sources(folder({"train/cat/x.png": b""})))
     assert plan.memory is None
     assert "not one of the first 1 pictures can be read" in plan.problems[0]

@@ -1,0 +1,150 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax.data.decode import Unreadable
+from resnet_jax.data.in_memory import InMemoryExamples, read_examples
+from resnet_jax.data.sources import ArraySource
+from resnet_jax.data.subset import NO_LABEL, Subset
+from resnet_jax.data.unreadable_images import UnreadableImages
+from resnet_jax.errors import UserError
+
+
+class OwnSource:
+    """A user's source: the protocol and nothing else."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, size, first=0):
+        self._size, self._first = size, first
+
+    def __len__(self):
+        return self._size
+
+    def __getitem__(self, index):
+        return np.full((4, 4, 3), self._first + index, np.uint8), index % 2
+
+
+class ReplacingSource(OwnSource):
+    """Some examples are others; those that are exceptions are raised."""
+
+    def __init__(self, size, others):
+        super().__init__(size)
+        self._others = others
+
+    def __getitem__(self, index):
+        other = self._others.get(index, super().__getitem__(index))
+        if isinstance(other, Exception):
+            raise other
+        return other
+
+
+def as_png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def read(sources, split="train", told=None, progress=None):
+    tell = (lambda line: None) if told is None else told.append
+    return read_examples(Subset.of(sources, split), UnreadableImages(100, tell), progress)
+
+
+def numbered_examples(size):
+    return InMemoryExamples(np.arange(size, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 2, 2, 1), np.uint8),
+                    np.arange(size, dtype=np.int32) % 10, np.arange(size))  # fmt: skip
+
+
+class TestReading:
+    def test_reads_what_the_split_names_in_order(self):
+        told = []
+        examples = read(
+            {"train": OwnSource(100), "test": OwnSource(50, first=100)},
+            "test[:3]+train[10:12]",
+            progress=lambda done, total: told.append((done, total)),
+        )
+        assert examples.images[:, 0, 0, 0].tolist() == [100, 101, 102, 10, 11]
+        assert examples.images.shape == (5, 4, 4, 3)
+        assert examples.labels.tolist() == [0, 1, 0, 0, 1]
+        assert examples.labels.dtype == np.int32
+        assert told == [(5, 5)]
+
+    def test_arrays_are_a_source(self):
+        images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+        examples = read({"train": ArraySource(images, np.array([1, 0]), ["a", "b"])})
+        np.testing.assert_array_equal(examples.images, images)
+        assert examples.labels.tolist() == [1, 0]
+
+    def test_files_are_decoded_to_the_channels_of_their_source(self):
+        pixels = np.arange(16, dtype=np.uint8).reshape(4, 4)
+        source = ReplacingSource(1, {0: (as_png(pixels), 1)})
+        np.testing.assert_array_equal(read({"train": source}).images[0], np.dstack([pixels] * 3))
+        source.channels = 1
+        np.testing.assert_array_equal(read({"train": source}).images[0, ..., 0], pixels)
+
+    @pytest.mark.parametrize(
+        ("image", "label", "message"),
+        [
+            (np.zeros((4, 4, 3), np.float32), 0, r"train\[1\] is float32 \[4, 4, 3\]"),
+            (np.zeros((4, 4), np.uint8), 0, r"train\[1\] is uint8 \[4, 4\]"),
+            (
+                np.zeros((5, 4, 3), np.uint8),
+                0,
+                r"train\[1\] has shape \[5, 4, 3\], others have \[4, 4, 3\]: train with dataset",
+            ),
+            (as_png(np.zeros((4, 6, 3), np.uint8)), 0, r"train\[1\] has shape \[4, 6, 3\], others have \[4, 4, 3\]"),
+            (np.zeros((4, 4, 3), np.uint8), 2, r"train\[1\] has label 2, which is none of the 2 classes"),
+            (np.zeros((4, 4, 3), np.uint8), -1, r"train\[1\] has label -1, which is none of the 2 classes"),
+        ],
+    )
+    def test_a_bad_example_is_named(self, image, label, message):
+        with pytest.raises(UserError, match=message):
+            read({"train": ReplacingSource(3, {1: (image, label)})})
+
+    def test_what_cannot_be_read_is_told_and_left_out(self):
+        told = []
+        source = ReplacingSource(5, {0: Unreadable("it is wet"), 3: (b"no picture", 1)})
+        examples = read({"train": source}, told=told)
+        assert examples.images[:, 0, 0, 0].tolist() == [1, 2, 4]
+        assert examples.labels.tolist() == [1, 0, 0]
+        assert told == [
+            "Unreadable: train[0]: it is wet",
+            "Unreadable: train[3]: it is no JPEG, PNG, WebP, BMP or GIF picture",
+        ]
+
+    def test_nothing_that_can_be_read_is_an_error(self):
+        with pytest.raises(UserError, match="not one of the pictures can be read"):
+            read({"train": ReplacingSource(2, {0: Unreadable("wet"), 1: Unreadable("torn")})})
+
+
+class TestBatches:
+    @pytest.mark.parametrize("size", [1, 15, 16, 17, 37])
+    def test_hold_every_example_once_in_order_and_have_one_shape(self, size):
+        examples = numbered_examples(size)
+        batches = list(examples.batches(16, np.arange(16)))
+        assert len(batches) == -(-size // 16)
+        assert {images.shape for images, _ in batches} == {(16, 2, 2, 1)}
+        positions = np.concatenate([rows.positions for _, rows in batches])
+        labels = np.concatenate([rows.labels for _, rows in batches])
+        assert positions.tolist() == [*range(size)] + [NO_LABEL] * (len(positions) - size)
+        assert labels.tolist() == [*examples.labels] + [NO_LABEL] * (len(positions) - size)
+        images = np.concatenate([images for images, _ in batches])[:size]
+        np.testing.assert_array_equal(images, examples.images)
+
+    def test_of_two_processes_are_together_those_of_one(self):
+        examples = numbered_examples(21)
+        whole = list(examples.batches(8, np.arange(8)))
+        halves = zip(examples.batches(8, np.arange(4)), examples.batches(8, np.arange(4, 8)), strict=True)
+        for (images, rows), ((images1, rows1), (images2, rows2)) in zip(whole, halves, strict=True):
+            np.testing.assert_array_equal(np.concatenate([rows1.positions, rows2.positions]), rows.positions)
+            np.testing.assert_array_equal(np.concatenate([rows1.labels, rows2.labels]), rows.labels)
+            np.testing.assert_array_equal(np.concatenate([images1, images2]), images)
+
+
+def test_some_can_be_taken_and_looked_at():
+    examples = numbered_examples(10)
+    taken = examples.take(np.array([7, 2]))
+    assert (len(taken), taken.labels.tolist(), taken.images[:, 0, 0, 0].tolist()) == (2, [7, 2], [7, 2])
+    np.testing.assert_array_equal(examples.pictures(np.array([3, 4])), examples.images[3:5])

@@ -1,0 +1,81 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from resnet_jax.data import sources
+from resnet_jax.data.tfrecord_conversion import _write_shards, convert
+from resnet_jax.errors import UserError
+
+
+def test_what_cannot_be_converted_is_said(test_data, tmp_path):
+    pytest.importorskip("tensorflow")
+    with pytest.raises(UserError, match="there is no data set 'cifar11' to convert"):
+        convert("cifar11", str(tmp_path), str(tmp_path / "new"), print)
+    with pytest.raises(UserError, match=r"'cifar10' is not prepared as tfrecord .* needs no conversion"):
+        convert("cifar10", str(test_data / "tfds"), str(tmp_path / "new"), print)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_description_cannot_have_files_written_elsewhere(tmp_path):
+    pytest.importorskip("tensorflow")
+    template = SimpleNamespace(
+        replace=lambda **_: SimpleNamespace(sharded_filepaths=lambda _: [tmp_path / "new" / ".." / "else"])
+    )
+    split = SimpleNamespace(
+        num_examples=1, num_shards=1, shard_lengths=[1], filepaths=["old"], filename_template=template
+    )
+    builder = SimpleNamespace(info=SimpleNamespace(splits={"train": split}))
+    with pytest.raises(UserError, match=r"is outside of .*: do not trust it"):
+        _write_shards(builder, str(tmp_path / "new"), print)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def original(tmp_path):
+    """A data_dir with MNIST in little, written by TFDS as tfrecord, as it does by default; random pictures."""
+    pytest.importorskip("tensorflow")
+    import tensorflow_datasets as tfds
+
+    random = np.random.default_rng(0)
+
+    def examples(count):
+        pictures = random.integers(256, size=(count, 28, 28, 1), dtype=np.uint8)
+        return [(key, {"image": picture, "label": key % 10}) for key, picture in enumerate(pictures)]
+
+    features = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "mnist",
+        version=tfds.builder_cls("mnist").VERSION,
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={split: examples(count) for split, count in {"train": 300, "test": 100}.items()},
+        data_dir=tmp_path / "old",
+        file_format="tfrecord",
+    )
+    return tmp_path / "old"
+
+
+def test_a_converted_set_has_the_examples_of_the_original(original, tmp_path):
+    """A damaged shard leaves nothing behind."""
+    import tensorflow_datasets as tfds
+
+    new, damaged = tmp_path / "new", tmp_path / "damaged"
+    with pytest.raises(UserError, match=rf"python main.py convert --dataset=mnist --data_dir={original} --to="):
+        sources.open_sources("mnist", str(original))
+    told = []
+    convert("mnist", str(original), str(new), lambda done, total: told.append((done, total)))
+    assert told[-1] == (400, 400)
+    converted = sources.open_sources("mnist", str(new))
+    assert {name: len(source) for name, source in converted.items()} == {"train": 300, "test": 100}
+    builder = tfds.builder("mnist", data_dir=str(original))
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    for index, example in enumerate(builder.as_dataset(split="test", decoders=decoders).as_numpy_iterator()):
+        assert converted["test"][index] == (example["image"], example["label"])
+    assert index == 99
+    with pytest.raises(UserError, match="exists already"):
+        convert("mnist", str(original), str(new), print)
+    (shard,) = (original / "mnist").glob("*/*test*tfrecord*")
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="could not be converted"):
+        convert("mnist", str(original), str(damaged), print)
+    assert not list(damaged.rglob("*record*"))

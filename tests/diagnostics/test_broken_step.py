@@ -1,0 +1,147 @@
+"""Runs that break, and what they leave of the step."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import resnet_jax
+from resnet_jax.data.sources import open_sources
+from resnet_jax.data.unreadable_images import UnreadableImages
+from resnet_jax.diagnostics import broken_step
+from resnet_jax.diagnostics.nan_triage import Part, first_not_finite
+from resnet_jax.errors import UserError
+from resnet_jax.runtime import parallel
+from resnet_jax.training import experiment as setups
+from resnet_jax.workdir.workdir import WorkDir
+
+
+@pytest.fixture
+def breaking_config(tiny_config):
+    """The rate is harmless in the first epoch, of five steps, and hopeless in the second."""
+    tiny_config.num_epochs, tiny_config.log_every_steps = 3, 4
+    tiny_config.schedule.name, tiny_config.schedule.step_epochs = "step", (1.0,)
+    tiny_config.schedule.step_factor = 1e20
+    tiny_config.ema_decay = 0.9
+    return tiny_config
+
+
+def train_until_it_breaks(config, workdir) -> tuple[int, str]:
+    """The step that the error names, and the error."""
+    with pytest.raises(UserError, match=r"became (nan|inf) at step \d+") as raised:
+        resnet_jax.train(config, str(workdir))
+    return int(re.search(r"at step (\d+)", str(raised.value))[1]), str(raised.value)
+
+
+def unbroken(config, calls, step):
+    """State and batch before `step`, after calls of so many steps each."""
+    experiment = setups.prepare(config, parallel.make_mesh(), open_sources("digits"), UnreadableImages(0, print))
+    steps, state, done = experiment.compile_steps(set(calls)), experiment.initial_state(), 0
+    for count in calls:
+        state, _ = steps[count](state, experiment.feed.inputs(done))
+        done += count
+    assert done == step
+    return parallel.fetch(state), parallel.fetch(experiment.batch(step))
+
+
+def assert_is_saved(workdir, state, batch):
+    saved = safetensors.numpy.load_file(workdir / "nan" / "state.safetensors")
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state.parts)
+    expected = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    assert saved.keys() == expected.keys()
+    assert {name.partition("/")[0] for name in saved} == {"params", "batch_stats", "opt_state", "ema"}
+    for name in expected:
+        np.testing.assert_array_equal(saved[name], expected[name], err_msg=name, strict=True)
+    images, labels = batch
+    saved = safetensors.numpy.load_file(workdir / "nan" / "batch.safetensors")
+    np.testing.assert_array_equal(saved["images"], images, strict=True)
+    np.testing.assert_array_equal(saved["labels"], labels, strict=True)
+
+
+def test_the_state_before_the_step_its_batch_and_where_it_broke_are_saved(breaking_config, tmp_path, capsys):
+    """Bit for bit those of a run that stops before it."""
+    step, message = train_until_it_breaks(breaking_config, tmp_path)
+    assert 5 < step < 10
+    assert_is_saved(tmp_path, *unbroken(breaking_config, [1] * step, step))
+    record = json.loads((tmp_path / "nan" / "nan.json").read_text())
+    assert record["step"] == step
+    assert f"first in {record['first_not_finite']}." in message
+    assert f"python main.py debug_nan --workdir={tmp_path}" in message
+    assert "the steps before it are taken again" in capsys.readouterr().out
+    broken = broken_step.load(WorkDir(str(tmp_path)))
+    assert (broken.step, broken.first, broken.state.step) == (step, record["first_not_finite"], step)
+    directory = WorkDir(str(tmp_path))
+    parts = broken_step.take_apart(broken, directory.config(), directory.classes())
+    assert str(first_not_finite(parts)) == broken.first
+
+
+@pytest.mark.slow
+def test_the_step_may_lie_within_a_call(breaking_config, tmp_path):
+    """Of three steps, and before there is any checkpoint."""
+    breaking_config.steps_per_call, breaking_config.schedule.step_epochs = 3, (0.2,)
+    step, _ = train_until_it_breaks(breaking_config, tmp_path)
+    assert 1 < step < 5
+    calls = {1: [1], 2: [2], 3: [3], 4: [3, 1]}[step]
+    assert_is_saved(tmp_path, *unbroken(breaking_config, calls, step))
+
+
+def test_a_run_that_goes_on_breaks_again_and_leaves_the_same(breaking_config, tmp_path):
+    broke = train_until_it_breaks(breaking_config, tmp_path)
+    files = [tmp_path / "nan" / name for name in ("state.safetensors", "batch.safetensors")]
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        file.write_bytes(b"of another step")
+    assert train_until_it_breaks(breaking_config, tmp_path) == broke
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.slow
+def test_a_student_breaks_as_any_other(breaking_config, tmp_path):
+    """Its labels are soft, as well, and a stem is frozen."""
+    teacher = breaking_config.copy_and_resolve_references()
+    teacher.num_epochs = 1
+    resnet_jax.train(teacher, str(tmp_path / "teacher"))
+    breaking_config.loss.distill_from, breaking_config.augment.mixup = str(tmp_path / "teacher"), 0.2
+    breaking_config.freeze = ("stem*",)
+    step, _ = train_until_it_breaks(breaking_config, tmp_path / "student")
+    assert_is_saved(tmp_path / "student", *unbroken(breaking_config, [1] * step, step))
+    directory = WorkDir(str(tmp_path / "student"))
+    broken = broken_step.load(directory)
+    assert broken.labels.shape == (64, 10)
+    assert (
+        str(first_not_finite(broken_step.take_apart(broken, directory.config(), directory.classes()))) == broken.first
+    )
+
+
+def test_what_cannot_be_saved_does_not_hide_what_happened(breaking_config, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(broken_step, "_save", full)
+    _, message = train_until_it_breaks(breaking_config, tmp_path)
+    assert "could not be looked into ([Errno 28] No space left on device)" in message
+    assert "The checkpoints before it are intact" in message
+
+
+def test_a_step_that_is_finite_when_it_is_taken_again_is_said_to_be(breaking_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(broken_step, "triage", lambda *_: [Part("result", "loss", 1.0, 0.0)])
+    _, message = train_until_it_breaks(breaking_config, tmp_path)
+    assert "but taken again it was finite" in message
+    assert broken_step.load(WorkDir(str(tmp_path))).first is None
+
+
+def test_without_a_broken_step_there_is_nothing_to_load(tmp_path):
+    with pytest.raises(UserError, match="holds no step that broke"):
+        broken_step.load(WorkDir(str(tmp_path)))
+
+
+def test_a_damaged_one_is_told(tmp_path):
+    (tmp_path / "nan").mkdir()
+    (tmp_path / "nan" / "nan.json").write_text('{"step": 3, "first_not_finite": null}')
+    for name in ("state.safetensors", "batch.safetensors"):
+        (tmp_path / "nan" / name).write_bytes(b"nothing of the sort")
+    with pytest.raises(UserError, match=r"cannot be read .*: remove it"):
+        broken_step.load(WorkDir(str(tmp_path)))

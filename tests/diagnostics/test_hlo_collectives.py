@@ -1,0 +1,77 @@
+import jax
+import pytest
+
+from resnet_jax.diagnostics.hlo import Collective, by_kind, collectives
+from resnet_jax.runtime import cpu_tuning
+from resnet_jax.training import experiment as setups
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "arrays", "size"),
+    [
+        ("%all-reduce.3 = f32[] all-reduce(%x), channel_id=1, to_apply=%add", "all-reduce", [("f32", ())], 4),
+        ("ROOT %ar = (f32[64]{0}, bf16[3,3,8,16]{3,2,1,0:T(8,128)(2,1)S(1)}) all-reduce(%a, %b), to_apply=%add",
+         "all-reduce", [("f32", (64,)), ("bf16", (3, 3, 8, 16))], 64 * 4 + 3 * 3 * 8 * 16 * 2),
+        ("all-gather.7 = pred[8,2]{1,0} all-gather(p.1), dimensions={0}", "all-gather", [("pred", (8, 2))], 16),
+        ("%rs = f32[16]{0} reduce-scatter(f32[128]{0} %x), to_apply=%add", "reduce-scatter", [("f32", (16,))], 64),
+        ("%a2a = (s8[4]{0}, /*index=1*/s8[4]{0}) all-to-all(%a, %b)", "all-to-all", [("s8", (4,))] * 2, 8),
+        ("%cp = f8e4m3fn[32]{0} collective-permute(%x)", "collective-permute", [("f8e4m3fn", (32,))], 32),
+    ],
+)  # fmt: skip
+def test_reads_kind_types_shapes_and_bytes_of_a_result(line, kind, arrays, size):
+    (found,) = collectives(f"ENTRY %main {{\n  {line}\n}}")
+    assert found == Collective(kind, tuple(arrays))
+    assert found.bytes == size
+
+
+@pytest.mark.parametrize(
+    ("start", "arrays"),
+    [
+        ("(f32[8]{0}, f32[2,2]{1,0}) all-reduce-start(%a, %b)", [("f32", (8,)), ("f32", (2, 2))]),
+        ("(f32[8]{0}, f32[64]{0}) all-gather-start(%a)", [("f32", (64,))]),
+        ("((f32[8]{0}, u8[2]{0}), (f32[64]{0}, u8[16]{0})) all-gather-start(%a, %b)", [("f32", (64,)), ("u8", (16,))]),
+        ("(f32[4,2]{1,0:T(2,128)}, f32[4,2]{1,0}, u32[], u32[]) collective-permute-start(%a)", [("f32", (4, 2))]),
+    ],
+)
+def test_an_asynchronous_collective_counts_once_and_by_what_comes_out(start, arrays):
+    kind = start.partition("-start(")[0].split(" ")[-1]
+    hlo = f"  %x.1 = {start}, channel_id=2\n  %y = f32[64]{{0}} {kind}-done(%x.1)\n"
+    assert collectives(hlo) == [Collective(kind, tuple(arrays), asynchronous=True)]
+
+
+def test_names_of_instructions_operands_and_sources_are_no_collectives():
+    hlo = """
+      %all-reduce.1 = f32[8]{0} fusion(%all-gather.2), kind=kLoop, calls=%all-reduce.5
+      %add.1 = (f32[8]{0}, f32[]) fusion(%p), metadata={op_name="jit(f)/a = b all-reduce(x)"}
+      %get = f32[8]{0} get-tuple-element(%all-reduce-start.4), index=0
+      %copy-start.1 = (f32[8]{0}, f32[8]{0}, u32[]{:S(2)}) copy-start(%p)
+      %all-reduce.9 = f32[2]{0} all-reduce(%q), to_apply=%add
+    """
+    assert collectives(hlo) == [Collective("all-reduce", (("f32", (2,)),))]
+
+
+def test_kinds_are_summed_up():
+    found = [Collective("all-reduce", (("f32", (2,)),)), Collective("all-gather", (("s8", (3,)),), True)]
+    assert by_kind([*found, found[0]]) == [
+        {"kind": "all-gather", "count": 1, "asynchronous": 1, "bytes": 3, "by_type": {"s8": 3}},
+        {"kind": "all-reduce", "count": 2, "asynchronous": 0, "bytes": 16, "by_type": {"f32": 16}},
+    ]
+    assert by_kind([]) == []
+
+
+@pytest.mark.parametrize(
+    ("feed", "tuned"),
+    [("resident", False), ("streaming", False), ("resident", True)],
+    ids=["resident", "streaming", "tuned"],
+)
+def test_devices_sum_gradients_and_statistics_and_exchange_nothing_else(tiny_config, mesh, feed, tuned, monkeypatch):
+    """No pictures, no activations, no parameters: what is summed beside the gradients are numbers a channel."""
+    monkeypatch.setattr(cpu_tuning, "_is_tuned", tuned)
+    tiny_config.dataset.feed = feed
+    experiment = setups.prepare_described(tiny_config, mesh)
+    (found,) = by_kind(collectives(experiment.lower(1).compile().as_text()))
+    assert found["kind"] == "all-reduce"
+    state = experiment.abstract_state()
+    sizes = (sum(4 * leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, state.batch_stats))
+    gradients, statistics = sizes
+    assert gradients + statistics <= found["bytes"] <= gradients + 2 * statistics + 64

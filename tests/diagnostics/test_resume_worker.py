@@ -1,0 +1,54 @@
+"""Watched runs of a tiny network, within this process, on eight devices."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from resnet_jax import config as settings
+from resnet_jax.diagnostics.resume_worker import PROGRESS, Job, watched_run
+from resnet_jax.workdir.workdir import WorkDir
+
+
+@pytest.fixture
+def watch(tiny_config, tmp_path):
+    """Trains with five steps an epoch."""
+    return lambda **ends: watched_run(
+        Job(settings.to_json(tiny_config), str(tmp_path / "run"), str(tmp_path / "notes"), **ends)
+    )
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """Reads what was noted."""
+    return lambda: [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
+
+
+def test_calls_of_several_steps_are_taken_whole(tiny_config, tmp_path, watch, notes, capsys):
+    tiny_config.steps_per_call = 3
+    watch(stop_at=6)
+    printed = capsys.readouterr().out.splitlines()
+    assert list(filter(PROGRESS.fullmatch, printed)) == [f"step {step} of 6" for step in (3, 4, 5, 8)]
+    assert [call["steps"] for call in notes()] == [[0, 1, 2], [3], [4], [5, 6, 7]]
+    assert len(notes()[0]["examples"][2]) == len(notes()[0]["pictures"][2]) == 64
+    directory = WorkDir(str(tmp_path / "run"))
+    directory.open_checkpoints(2, "top1", read_only=True)
+    assert (directory.checkpoints.latest_step(), directory.result()) == (8, None)
+
+
+def test_where_the_run_ends_before_that_it_stops_there(tiny_config, watch, notes):
+    tiny_config.num_epochs = 1
+    watch(stop_at=100)
+    assert notes()[-1]["steps"] == [4]
+
+
+def test_it_is_killed_before_the_step(watch, notes, monkeypatch):
+    def kill(pid, number):
+        assert (pid, number) == (os.getpid(), signal.SIGKILL)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "kill", kill)
+    with pytest.raises(SystemExit):
+        watch(kill_at=2)
+    assert [call["steps"] for call in notes()] == [[0], [1]]

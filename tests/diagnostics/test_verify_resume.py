@@ -1,0 +1,135 @@
+import contextlib
+import json
+import os
+import re
+
+import pytest
+
+from resnet_jax.data import resident
+from resnet_jax.data.host_batches import epoch_order
+from resnet_jax.diagnostics import verify_resume as verification
+from resnet_jax.diagnostics.resume_worker import Job, watched_run
+from resnet_jax.diagnostics.verify_resume import report, verify_resume
+from resnet_jax.errors import UserError
+from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
+
+MIXED_AND_AVERAGED = ("--config.augment.mixup=0.2", "--config.ema_decay=0.9")
+
+
+class TestProcedure:
+    """With a tiny network, within this process: SIGKILL becomes an exception."""
+
+    @pytest.fixture
+    def verify(self, tiny_config, tmp_path, monkeypatch):
+        """Verifies; `spoil` is called before the last process of the interrupted run."""
+        tiny_config.augment.mixup, tiny_config.ema_decay, tiny_config.num_epochs = 0.2, 0.9, 4
+
+        def verify(*arguments, spoil=lambda: None):
+            def run_here(job, files, show):
+                if files.endswith("interrupted-3"):
+                    spoil()
+                with pytest.raises(SystemExit) if job.kill_at else contextlib.nullcontext():
+                    watched_run(job)
+
+            monkeypatch.setattr(verification, "_run", run_here)
+            return verify_resume(tiny_config, str(tmp_path / "runs"), *arguments)
+
+        def kill(pid, number):
+            raise SystemExit
+
+        monkeypatch.setattr(os, "kill", kill)
+        return verify
+
+    def test_a_run_goes_on_from_where_it_was_stopped_and_from_the_checkpoint_before_it_was_killed(self, verify):
+        verdict = verify(9, (2, 7))
+        assert (verdict.steps, verdict.stopped_at, verdict.killed_at, verdict.resumed_from) == (9, 2, 7, (2, 5))
+        assert verdict.differences == ()
+        assert verdict.leaves > 100
+        assert verdict.provenance["backend"] == "cpu"
+
+    def test_what_does_not_go_on_alike_is_named(self, verify, monkeypatch):
+        """As if the order of the examples depended on when a process began; without end given, over two epochs."""
+
+        def spoil():
+            monkeypatch.setattr(resident, "epoch_order", lambda seed, epoch, size: epoch_order(seed + 1, epoch, size))
+
+        verdict = verify(None, (2, 7), spoil=spoil)
+        assert verdict.steps == 12
+        names = {difference.leaf for difference in verdict.differences}
+        assert {"params/head/kernel", "batch_stats/stem_norm/mean", "metrics.jsonl/step 8/train/loss"} <= names
+        assert {name for name in names if name.startswith("step ")} == {
+            f"step {step}/{kind}" for step in range(5, 12) for kind in ("examples", "pictures")
+        }
+        assert not {"step", "metrics.jsonl/steps", "metrics.jsonl/step 4/train/loss"} & names
+        assert f"{len(names):,} of {verdict.leaves:,} leaves differ" in report(verdict)
+        assert re.search(r"^params/head/kernel +\d+ +\d+ +\d", report(verdict), re.MULTILINE)
+
+    def test_steps_that_are_no_ends_of_calls_are_refused(self, verify):
+        with pytest.raises(UserError, match=r"--interrupt_at=2,9 must be two steps, in their order, of \[1, 2, 3"):
+            verify(9, (2, 9))
+
+    def test_too_few_steps_are_refused_and_so_is_a_workdir_that_was_used(self, verify):
+        with pytest.raises(UserError, match="take more --steps"):
+            verify(2)
+        with pytest.raises(UserError, match="holds runs already"):
+            verify(9)
+
+
+def test_of_what_a_process_prints_its_progress_alone_is_shown(tmp_path, monkeypatch):
+    printed = [
+        "",
+        "optimizer.learning_rate  0.1",
+        "Resuming from step 3 of 12.",
+        "step 1,004 of 1,200",
+        "epoch 1/2  step 5/12",
+    ]
+    monkeypatch.setattr(verification, "START", f"print(*{printed}, sep=chr(10))")
+    shown = []
+    verification._run(Job("", "", ""), str(tmp_path / "run"), shown.append)
+    assert shown == ["step 1,004 of 1,200"]
+
+
+def test_what_a_run_complains_about_is_handed_on(tmp_path):
+    """Of processes of their own."""
+    finished = run("verify_resume", "--config=configs/digits.py", "--config.batch_size=5000", f"--workdir={tmp_path}")
+    assert finished.returncode == 2
+    assert "batch_size 5000 is more than the 1,295 training examples: lower it" in finished.stderr.splitlines()[-1]
+    assert "Traceback" not in finished.stderr
+
+
+def verified(*arguments):
+    finished = run("verify_resume", *arguments, *MIXED_AND_AVERAGED, "--format=json", **WITHOUT_TENSORFLOW)
+    assert finished.stdout, finished.stderr
+    verdict = json.loads(finished.stdout.splitlines()[-1])
+    assert verdict["differences"] == []
+    assert finished.returncode == 0
+    return verdict
+
+
+@pytest.mark.slow
+def test_a_resident_run_that_is_stopped_and_killed_at_random_goes_on_as_if_nothing_had_happened():
+    """Over the end of the first epoch, at step 8."""
+    verdict = verified("--config=configs/digits.py", "--config.dataset.train_split=train[:600]", "--steps=12")
+    assert verdict["steps"] == 12
+    assert 0 < verdict["stopped_at"] < verdict["killed_at"] < 12
+    assert verdict["resumed_from"][0] == verdict["stopped_at"] <= verdict["resumed_from"][1] <= verdict["killed_at"]
+    # resnet20: 65 parameters with momentum and average, 42 statistics with average, and more.
+    assert verdict["leaves"] > 3 * 65 + 2 * 42
+    assert {"machine", "cpu_count", "jax", "jaxlib", "backend", "device", "device_count"} <= verdict[
+        "provenance"
+    ].keys()
+
+
+@pytest.mark.slow
+def test_a_streaming_run_that_is_stopped_and_killed_goes_on_as_if_nothing_had_happened(test_data, tmp_path):
+    verdict = verified(
+        "--config=configs/folder.py:resnet20",
+        f"--config.dataset.name=folder:{test_data}/pictures/hymenoptera",
+        "--config.dataset.image_size=32",
+        "--config.dataset.num_workers=2",
+        "--steps=8",
+        "--interrupt_at=4,6",
+        f"--workdir={tmp_path}/runs",
+    )
+    assert json.loads((tmp_path / "runs" / "interrupted" / "config.json").read_text())["dataset"]["feed"] == "streaming"
+    assert (verdict["stopped_at"], verdict["killed_at"], verdict["resumed_from"][0]) == (4, 6, 4)

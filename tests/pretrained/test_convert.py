@@ -1,0 +1,214 @@
+"""Weights of other libraries, there and back."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from resnet_jax.errors import UserError
+from resnet_jax.models.factory import create_model
+from resnet_jax.pretrained import convert, naming, weight_files
+from resnet_jax.pretrained.weight_files import Weights
+from resnet_jax.trained_model import abstract_variables
+
+CLASSES = 10
+SMALL = {"width": 32, "stem_width": 32}
+FAMILIES = [
+    "resnet18",
+    "resnet50",
+    "wide_resnet50_2",
+    "resnext50_32x4d",
+    "seresnet18",
+    "seresnext50_32x4d",
+    "resnet18d",
+    "resnet50d",
+    "antialiased_resnet18",
+    "antialiased_resnet50",
+    "resnetv2_18",
+    "resnetv2_50",
+    "bit_r50x1",
+    "fixup_resnet50",
+    "resnet20",
+    "resnetv2_164",
+    "wide_resnet16_4",
+    "resnext29_8x64d",
+    "fixup_resnet110",
+]
+
+
+def random_variables(model):
+    """He-normal kernels, all else random too."""
+    generator = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        kind = path[-1].key
+        if kind == "kernel":
+            value = generator.normal(scale=math.sqrt(2 / math.prod(leaf.shape[:-1])), size=leaf.shape)
+        elif kind in ("scale", "var"):
+            value = generator.uniform(0.5, 1.5, leaf.shape)
+        else:
+            value = generator.normal(scale=0.3, size=leaf.shape)
+        return np.asarray(value, np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_variables(model, 3))
+
+
+def load(arrays, model, channels=3):
+    return convert.to_variables(arrays, naming.detect(arrays), abstract_variables(model, channels))
+
+
+def exported(name, **settings):
+    """Arrays of a network that has weights."""
+    model = create_model(name, CLASSES, **settings)
+    return convert.from_variables(random_variables(model), model)
+
+
+def assert_identical(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def assert_same_logits(network, model, variables):
+    """Ours in float32 against PyTorch's in float64."""
+    images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    expected = torch_logits(network, images)
+    actual = jax.jit(lambda variables, images: model.apply(variables, images, train=False))(variables, images)
+    assert np.abs(actual - expected).max() / np.abs(expected).max() < 1e-5
+
+
+def torch_logits(network, images):
+    import torch
+
+    with torch.no_grad():
+        output = network.double().eval()(torch.from_numpy(images).double().permute(0, 3, 1, 2))
+    return getattr(output, "logits", output).numpy()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_round_trip_through_pytorch_changes_no_bit(name, tmp_path):
+    """Ours, a file, PyTorch with the same logits, ours."""
+    pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    from tests.models import torch_reference as reference
+
+    model = create_model(name, CLASSES, stage_sizes=(1, 2), **SMALL)
+    variables = random_variables(model)
+    path = str(tmp_path / "weights.safetensors")
+    weight_files.write(path, Weights(convert.from_variables(variables, model), {}))
+    architecture = dataclasses.replace(reference.ARCHITECTURES[name], sizes=(1, 2), **SMALL)
+    network = reference.make_network(architecture, CLASSES)
+    network.load_state_dict(load_file(path), strict=True)
+    arrays = {name: array.numpy() for name, array in network.state_dict().items() if array.ndim > 0}
+    returned, report = load(arrays, model)
+    assert_identical(returned, variables)
+    assert not report.differences()
+    assert_same_logits(network, model, variables)
+
+
+@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
+def test_hugging_face(kind):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    sizes = {"basic": [64, 128], "bottleneck": [256, 512]}[kind]
+    settings = transformers.ResNetConfig(depths=[1, 2], hidden_sizes=sizes, layer_type=kind, num_labels=CLASSES)
+    network = transformers.ResNetForImageClassification(settings)
+    for array in network.state_dict().values():
+        if array.is_floating_point() and array.ndim == 1:
+            array.uniform_(0.5, 1.5)
+    model = create_model({"basic": "resnet18", "bottleneck": "resnet50"}[kind], CLASSES, stage_sizes=(1, 2))
+    arrays = {name: array.numpy() for name, array in network.state_dict().items() if array.ndim > 0}
+    variables, report = load(arrays, model)
+    assert not report.differences()
+    assert report.scheme is naming.HUGGING_FACE
+    assert_same_logits(network, model, variables)
+
+
+def test_published_file_of_akamaster(test_data):
+    """Every array of it, and the logits that PyTorch has with them."""
+    pytest.importorskip("torch")
+    import torch
+
+    from tests.models import torch_reference as reference
+
+    arrays = weight_files.read(str(test_data / "weights" / "resnet20-12fca82f.th")).arrays
+    model = create_model("resnet20", CLASSES)
+    variables, report = load(arrays, model)
+    convert.require_all_but_head(report)
+    assert report.scheme is naming.AKAMASTER
+    assert len(report.loaded) == len(arrays)
+
+    network = reference.make_network(reference.ARCHITECTURES["resnet20"], CLASSES)
+    renamed = {name.replace("linear.", "fc."): torch.from_numpy(array) for name, array in arrays.items()}
+    network.load_state_dict(renamed, strict=True)
+    assert_same_logits(network, model, variables)
+
+
+def test_dtype_is_kept():
+    arrays = {name: array.astype(np.float64) for name, array in exported("tiny").items()}
+    variables, _ = load(arrays, create_model("tiny", CLASSES))
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float64")}
+
+
+def test_new_head_is_accepted_and_left_out():
+    variables, report = load(exported("tiny"), create_model("tiny", 7))
+    convert.require_all_but_head(report)
+    assert "head" not in variables["params"]
+    assert variables["params"]["stem_conv"]["kernel"].shape == (3, 3, 3, 8)
+    assert report.mismatched == {"fc.weight": ((10, 16), (7, 16)), "fc.bias": ((10,), (7,))}
+
+
+def test_report_names_every_array_that_was_not_taken():
+    arrays = exported("tiny") | {"projector.weight": np.zeros((3, 2))}
+    del arrays["bn1.bias"]
+    _, report = load(arrays, create_model("tiny", 7))
+    assert report.missing == {"bn1.bias": (8,)}
+    assert report.left_over == {"projector.weight": (3, 2)}
+    assert len(report.loaded) == len(arrays) - 3
+    assert str(report).splitlines() == [
+        f"{len(report.loaded)} of {len(arrays)} arrays loaded, by the names of torchvision",
+        "  fc.bias is (10,) and not (7,)",
+        "  fc.weight is (10, 16) and not (7, 16)",
+        "  bn1.bias (8,) is missing",
+        "  projector.weight (3, 2) is left over",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "network", "remedy"),
+    [
+        (("resnet34", {}), ("resnet18", {}), "set model.name to theirs, a deeper network"),
+        (("resnet18", {}), ("resnet34", {}), "set model.name to theirs, a shallower network"),
+        (("resnet18", {}), ("resnet50", {}), "set model.name to the network that they are of"),
+        (("resnet18", {}), ("seresnet18", {}), "set model.name to a network without squeeze-and-excitation"),
+        (("resnet18", {}), ("resnet18", {"stem": "cifar"}), "set model.stem to theirs, a convolution of 7x7"),
+        (("resnet20", {}), ("resnet20", {"shortcut": "projection"}), "set model.shortcut to theirs"),
+        (("resnet18", {}), ("resnet18", {"norm": "group_norm"}), "set model.norm to theirs"),
+    ],
+)
+def test_another_architecture_is_refused_with_a_remedy(file, network, remedy):
+    name, settings = file
+    arrays = exported(name, **settings)
+    name, settings = network
+    _, report = load(arrays, create_model(name, CLASSES, **settings))
+    with pytest.raises(UserError, match=f"{remedy}$") as refusal:
+        convert.require_all_but_head(report)
+    assert "\n" not in str(refusal.value)
+    assert report.differences()[0] in str(refusal.value)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar", "deep"])
+def test_colour_weights_for_grey_pictures_are_refused(stem):
+    _, report = load(exported("tiny", stem=stem), create_model("tiny", CLASSES, stem=stem), channels=1)
+    with pytest.raises(UserError, match="they take pictures of 3 channels"):
+        convert.require_all_but_head(report)
+
+
+def test_backbone_without_head_is_refused():
+    arrays = {name: array for name, array in exported("tiny").items() if not name.startswith("fc.")}
+    _, report = load(arrays, create_model("tiny", CLASSES))
+    with pytest.raises(UserError, match=r"fc\.weight .*is missing"):
+        convert.require_all_but_head(report)

@@ -1,0 +1,254 @@
+"""Files of weights: the good, the damaged and the malicious."""
+
+import argparse
+import os
+import pickle
+import re
+import struct
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from resnet_jax.errors import UserError
+from resnet_jax.pretrained import weight_files
+from resnet_jax.pretrained.weight_files import Weights
+
+ARRAYS = {"conv1.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), "fc.bias": np.ones(5, np.float32)}
+METADATA = {"classes": '["cat", "dog"]', "mean": "[0.5]"}
+
+
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, array in actual.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def refusal(path):
+    """The sentence that reading the file ends in."""
+    with pytest.raises(UserError) as error:
+        weight_files.read(str(path))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_is_written_is_read_with_its_metadata(tmp_path):
+    path = str(tmp_path / "w.safetensors")
+    weight_files.write(path, Weights(ARRAYS, METADATA))
+    read = weight_files.read(path)
+    assert_same(read.arrays, ARRAYS)
+    assert read.metadata == METADATA
+
+
+def test_transposed_arrays_are_written_as_they_look(tmp_path):
+    path = str(tmp_path / "w.safetensors")
+    turned = {"fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3).T}
+    weight_files.write(path, Weights(turned, {}))
+    assert_same(weight_files.read(path).arrays, turned)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_dtypes_become_float32(tmp_path, dtype):
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file({name: array.astype(dtype) for name, array in ARRAYS.items()}, path)
+    assert_same(weight_files.read(str(path)).arrays, ARRAYS)
+
+
+def test_prefix_and_counters_are_stripped(tmp_path):
+    path = tmp_path / "w.safetensors"
+    named = {f"module.{name}": array for name, array in ARRAYS.items()}
+    safetensors.numpy.save_file({**named, "module.bn1.num_batches_tracked": np.asarray(7)}, path)
+    assert_same(weight_files.read(str(path)).arrays, ARRAYS)
+
+
+def test_prefix_of_some_names_only_is_part_of_them(tmp_path):
+    path = str(tmp_path / "w.safetensors")
+    weight_files.write(path, Weights({"module.weight": np.ones(2), "fc.bias": np.ones(2)}, {}))
+    assert weight_files.read(path).arrays.keys() == {"module.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th", ".bin"])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_pytorch_files_in_both_formats(tmp_path, suffix, zipped, wrapper):
+    torch = pytest.importorskip("torch")
+    content = {f"module.{name}": torch.nn.Parameter(torch.from_numpy(array)) for name, array in ARRAYS.items()}
+    content = content if wrapper is None else {wrapper: content, "epoch": 3}
+    path = tmp_path / f"w{suffix}"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    read = weight_files.read(str(path))
+    assert_same(read.arrays, ARRAYS)
+    assert read.metadata == {}
+
+
+def test_published_file(test_data):
+    """Of 2018: in the old format, saved on a GPU, its names prefixed."""
+    pytest.importorskip("torch")
+    arrays = weight_files.read(str(test_data / "weights" / "resnet20-12fca82f.th")).arrays
+    assert len(arrays) == 19 * 5 + 2
+    assert arrays["conv1.weight"].shape == (16, 3, 3, 3)
+    assert arrays["linear.weight"].shape == (10, 64)
+
+
+class Code:
+    """Unpickled by the usual means it makes a directory."""
+
+    def __init__(self, place):
+        self.place = str(place)
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+@pytest.mark.parametrize("format", ["bare", "zip", "legacy"])
+def test_code_in_a_file_does_not_run(tmp_path, format):
+    torch = pytest.importorskip("torch")
+    path, place = tmp_path / "w.pth", tmp_path / "trace"
+    content = {"fc.weight": Code(place)}
+    if format == "bare":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=format == "zip")
+    assert re.search("holds Python objects.*, which are never run", refusal(path))
+    assert not place.exists()
+    pickle.loads(pickle.dumps(content))
+    assert place.exists()  # It would have.
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (["a list"], "it holds something else than arrays by name"),
+        ({"epoch": 1}, "it holds something else than arrays by name"),
+        ({}, "there are no arrays in it"),
+    ],
+)
+def test_pytorch_file_of_something_else_is_refused(tmp_path, content, problem):
+    torch = pytest.importorskip("torch")
+    torch.save(content, tmp_path / "w.pth")
+    assert problem in refusal(tmp_path / "w.pth")
+
+
+def test_settings_of_a_training_script_in_a_file_are_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"args": argparse.Namespace(arch="resnet18"), "fc.weight": torch.zeros(1)}, tmp_path / "w.pth")
+    assert "holds Python objects such as argparse.Namespace" in refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, ml_dtypes.float8_e4m3fn])
+def test_quantised_safetensors_are_refused(tmp_path, dtype):
+    content = {**ARRAYS, "conv.weight": np.zeros(3, dtype)}
+    (tmp_path / "w.safetensors").write_bytes(safetensors.numpy.save(content))
+    assert re.search(
+        "array conv.weight is of type .*: have them saved in one of float16", refusal(tmp_path / "w.safetensors")
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e5m2", "qint8"])
+def test_quantised_pytorch_files_are_refused(tmp_path, dtype):
+    torch = pytest.importorskip("torch")
+    if dtype == "qint8":
+        tensor = torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8)
+    else:
+        tensor = torch.zeros(3).to(getattr(torch, dtype))
+    torch.save({"conv.weight": tensor}, tmp_path / "w.pth")
+    assert f"its array conv.weight is of type {dtype}" in refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", ["\x1b[2Jconv.weight", "conv\nweight", "w" * 10_000])
+def test_names_that_cannot_be_printed_are_refused(tmp_path, name):
+    (tmp_path / "w.safetensors").write_bytes(safetensors.numpy.save({name: np.zeros(3, np.float32)}))
+    assert "whose names cannot be printed" in refusal(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    content = {**ARRAYS, "conv.weight": np.array([0, value], np.float32)}
+    (tmp_path / "w.safetensors").write_bytes(safetensors.numpy.save(content))
+    assert "array conv.weight holds values that are not finite" in refusal(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("part", [0.0, 0.05, 0.5, 0.98])
+def test_truncated_pytorch_file_is_refused(tmp_path, zipped, part):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "w.pth"
+    torch.save({"weight": torch.zeros(1000)}, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    assert "get the file again" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        struct.pack("<Q", 2**40) + b"junk",
+        struct.pack("<Q", 4) + b"junk",
+        struct.pack("<Q", 76) + b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}',
+        safetensors.numpy.save({"a": np.zeros(9, np.float32)})[:-1],
+        safetensors.numpy.save({}),
+        b"",
+    ],
+    ids=["giant header", "no header", "giant array", "truncated", "no arrays", "empty"],
+)
+def test_damaged_safetensors_are_refused(tmp_path, content):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    assert f"cannot read weights from {path}" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_web_page_is_recognised(tmp_path, name):
+    if name.endswith(".pth"):
+        pytest.importorskip("torch")
+    (tmp_path / name).write_text("\n<!DOCTYPE html><html>404</html>")
+    assert "(it is a web page)" in refusal(tmp_path / name)
+
+
+def test_no_file_a_directory_and_another_kind_of_file(tmp_path):
+    (tmp_path / "d.pth").mkdir()
+    assert "there is no such file" in refusal(tmp_path / "w.safetensors")
+    assert "it is a directory" in refusal(tmp_path / "d.pth")
+    assert "ends in .safetensors, .pth" in refusal(tmp_path / "w.npz")
+
+
+def test_without_torch_one_sentence_says_what_to_do(tmp_path, without):
+    (tmp_path / "w.pth").write_bytes(b"")
+    without("torch")
+    assert refusal(tmp_path / "w.pth").endswith("pip install torch, or have its arrays saved as .safetensors")
+
+
+def test_without_torch_safetensors_are_read(tmp_path, without):
+    without("torch")
+    weight_files.write(str(tmp_path / "w.safetensors"), Weights(ARRAYS, {}))
+    assert_same(weight_files.read(str(tmp_path / "w.safetensors")).arrays, ARRAYS)
+
+
+class TestWriteFailures:
+    def refusal(self, path):
+        with pytest.raises(UserError) as error:
+            weight_files.write(str(path), Weights(ARRAYS, {}))
+        return str(error.value)
+
+    def test_another_ending(self, tmp_path):
+        assert "ends in .safetensors" in self.refusal(tmp_path / "w.pth")
+
+    def test_no_directory(self, tmp_path):
+        assert f"make the directory {tmp_path / 'none'} first" in self.refusal(tmp_path / "none" / "w.safetensors")
+
+    def test_full_disk_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = tmp_path / "w.safetensors"
+        path.write_text("old")
+
+        def full(file):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("resnet_jax.files.put_on_disk", full)
+        assert "No space left on device" in self.refusal(path)
+        assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+        assert path.read_text() == "old"
+
+    def test_directory_in_the_way(self, tmp_path):
+        (tmp_path / "w.safetensors").mkdir()
+        assert "cannot write weights" in self.refusal(tmp_path / "w.safetensors")

@@ -1,0 +1,41 @@
+import json
+import pathlib
+
+import pytest
+
+from resnet_jax.runtime import provenance
+
+
+def test_is_json_and_tells_what_results_depend_on():
+    described = json.loads(json.dumps(provenance.describe()))
+    assert described["device_count"] == 8
+    assert set(provenance.REPRODUCIBLE_WITHIN) <= described.keys()
+
+
+def test_differences_name_what_changed():
+    now = provenance.describe()
+    assert provenance.differences(now, now) == []
+    assert provenance.differences({**now, "device_count": 1, "date": "then"}, now) == ["device_count 1 -> 8"]
+
+
+def test_a_run_from_before_there_was_tuning_was_not_tuned():
+    now = provenance.describe()
+    before = {key: value for key, value in now.items() if key != "cpu_is_tuned"}
+    assert provenance.differences(before, {**now, "cpu_is_tuned": False}) == []
+    assert provenance.differences(before, {**now, "cpu_is_tuned": True}) == ["cpu_is_tuned False -> True"]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        (
+            "cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nmodel\t\t: 2\n",
+            "AMD EPYC (cpu family 26, model 2)",
+        ),
+        ("model name\t: ARMv7: rev 3\n", "ARMv7: rev 3"),
+        ("processor\t: 0\nBogoMIPS\t: 48.00\n", ""),
+    ],
+)
+def test_generations_of_processors_that_are_called_the_same_are_told_apart(monkeypatch, cpuinfo, expected):
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda path: cpuinfo)
+    assert provenance._processor() == expected

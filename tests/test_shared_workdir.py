@@ -1,7 +1,0 @@
-from resnet_jax.shared_workdir import check_shared
-from resnet_jax.workdir import WorkDir
-
-
-def test_alone_nothing_is_written(tmp_path):
-    check_shared(WorkDir(str(tmp_path / "run")))
-    assert not (tmp_path / "run").exists()

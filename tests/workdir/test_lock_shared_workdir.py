@@ -1,0 +1,7 @@
+from resnet_jax.workdir.lock import check_shared
+from resnet_jax.workdir.workdir import WorkDir
+
+
+def test_alone_nothing_is_written(tmp_path):
+    check_shared(WorkDir(str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
