@@ -1,19 +1,14 @@
-"""ResNets in JAX: `create_model`, `train` and `load_run`; see README.md.
+"""Train ResNets in JAX: `create_model`, `train` and `load_run`.
 
-They are imported when first asked for, so that what needs only the settings does not wait for JAX.
+Each is imported on first use, so that `import resnet_jax` loads neither JAX nor an optional package.
 """
 
-import importlib
+from etils import epy
 
-_HOMES = {
-    "create_model": "resnet_jax.models.factory",
-    "train": "resnet_jax.training.train",
-    "load_run": "resnet_jax.trained_model",
-}
-__all__ = sorted(_HOMES)
+__version__ = "0.1.0"
+__all__ = ["create_model", "load_run", "train"]
 
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+with epy.lazy_api_imports(globals()):
+    from resnet_jax.models.factory import create_model
+    from resnet_jax.trained_model import load_run
+    from resnet_jax.training.train import train

@@ -1,32 +1,90 @@
-"""Errors that are the user's to mend."""
+"""Errors that the user can fix."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
-    """One sentence that names what is wrong and what to do about it.
+    """An error that the user can fix: the message says what is wrong and what to do about it.
 
-    Whoever starts the program prints it on stderr without a traceback and exits with code 2.
+    The command line prints the message on stderr, without a traceback, and exits with code 2.
     """
 
 
 class Preempted(BaseException):
-    """SIGTERM has come: the machine is taken away. All that was to be saved is saved.
+    """SIGTERM has arrived, for example because the machine is being preempted. The run has been saved.
 
-    Like KeyboardInterrupt no `Exception`, so that no library takes it for a failure of its own.
+    Like `KeyboardInterrupt`, it is not an `Exception`, so that no library handles it as a failure of its own.
     """
 
 
-def first_line(error: Exception) -> str:
-    """What a library's error says, in brief: the first line of its message, or its type where it has none."""
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's type if the message is empty.
+
+    Example:
+      >>> first_line(ValueError("no such file:\\nfurther details"))
+      'no such file'
+      >>> first_line(KeyError())
+      'KeyError'
+    """
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(" :")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a `name` that no table of `kind` holds, naming the nearest ones that it does."""
+    """Return the error for a `name` that is not among the `known` ones. It suggests the nearest names.
+
+    Args:
+      kind: what the name stands for, such as "model".
+      name: the unknown name.
+      known: all valid names.
+
+    Example:
+      >>> print(unknown_name("model", "resnet19", ["resnet18", "vgg"]))
+      unknown model 'resnet19': did you mean resnet18?
+    """
     known = sorted(known)
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    if near:
-        return UserError(f"unknown {kind} {name!r}: did you mean {' or '.join(near)}?")
+    nearest = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    if nearest:
+        return UserError(f"unknown {kind} {name!r}: did you mean {' or '.join(nearest)}?")
     return UserError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
+
+
+def missing_extra(feature: str, package: str, extra: str) -> UserError:
+    """Return the error for an optional package that is not installed.
+
+    The remedy is an install from a checkout, because the name `resnet-jax` on PyPI belongs to another project.
+
+    Args:
+      feature: what needs the package, such as "the report".
+      package: the missing package, such as "plotly".
+      extra: the extra in `pyproject.toml` that installs it, such as "report".
+
+    Example:
+      >>> print(missing_extra("the report", "plotly", "report"))
+      the report needs plotly, which is not installed. In a checkout of this project, run: pip install ".[report]"
+    """
+    return UserError(
+        f"{feature} needs {package}, which is not installed. "
+        f'In a checkout of this project, run: pip install ".[{extra}]"'
+    )
+
+
+@contextlib.contextmanager
+def needs_extra(feature: str, package: str, extra: str) -> Iterator[None]:
+    """Turn a failed import of an optional package into `missing_extra`. Only imports belong inside the context.
+
+    Args:
+      feature, package, extra: see `missing_extra`.
+
+    Raises:
+      UserError: if an import within the context fails.
+
+    Example:
+      >>> with needs_extra("the arithmetic", "math", "dev"):
+      ...     import math
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise missing_extra(feature, package, extra) from error
