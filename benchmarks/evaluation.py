@@ -52,13 +52,16 @@ def _saving(network: str) -> dict[str, float]:
     sgd = optimizer.make_optimizer(config, optimizer.make_schedule(config, steps_per_epoch=100), net.stage_sizes)
     created = state.create(net, sgd, (side, side, 3), seed=0)
     blocked, saved = [], []
-    with tempfile.TemporaryDirectory() as scratch, WorkDir(scratch) as directory:
-        directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)
+    keep, best_metric = config.checkpoint.keep, config.checkpoint.best_metric
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        WorkDir(scratch).open_checkpoints(keep, best_metric) as checkpoints,
+    ):
         for step in range(1, 2 + ROUNDS.value):
             started = time.perf_counter()
-            directory.checkpoints.save(step, parallel.fetch(created.parts), {}, None)
+            checkpoints.save(step, parallel.fetch(created.parts), {}, None)
             blocked.append(time.perf_counter() - started)
-            directory.checkpoints.wait()
+            checkpoints.wait()
             saved.append(time.perf_counter() - started)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(created.parts))
     return {

@@ -41,13 +41,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 
     Example:
       >>> print(unknown_name("model", "resnet19", ["resnet18", "vgg"]))
-      unknown model 'resnet19': did you mean resnet18?
+      unknown model 'resnet19'. Did you mean resnet18?
     """
     known = sorted(known)
     nearest = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     if nearest:
-        return UserError(f"unknown {kind} {name!r}: did you mean {' or '.join(nearest)}?")
-    return UserError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
+        return UserError(f"unknown {kind} {name!r}. Did you mean {' or '.join(nearest)}?")
+    return UserError(f"unknown {kind} {name!r}. Choose one of {', '.join(known)}.")
 
 
 def missing_extra(feature: str, package: str, extra: str) -> UserError:

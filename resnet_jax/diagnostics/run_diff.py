@@ -67,10 +67,10 @@ def leaves(workdir: str) -> tuple[Leaves, dict]:
     config, classes = directory.config(), directory.classes()
     device = parallel.replicated(parallel.make_mesh(jax.devices()[:1]))
     abstract = parallel.abstract(_abstract_parts(config, len(classes)), device)
-    with directory:
-        directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric, read_only=True)
-        step = directory.checkpoints.latest_step()
-        items, host = directory.checkpoints.restore(step, abstract)
+    keep, best_metric = config.checkpoint.keep, config.checkpoint.best_metric
+    with directory.open_checkpoints(keep, best_metric, read_only=True) as checkpoints:
+        step = checkpoints.latest_step()
+        items, host = checkpoints.restore(step, abstract)
     paths = jax.tree_util.tree_leaves_with_path(parallel.fetch(items))
     found = {"step": np.array(step)}
     found |= {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}

@@ -1,6 +1,6 @@
-"""The checkpoints of a run: saved in the background, restored onto any devices. The only file that knows orbax.
+"""The checkpoints of a run: saved in the background, restored onto any devices. The only module that imports Orbax.
 
-One directory a step: the newest few and the best.
+Each checkpoint is a directory named after its step. Orbax keeps the newest few and the best.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,220 +19,171 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from resnet_jax import files
-from resnet_jax.errors import UserError, first_line
+from resnet_jax.errors import UserError, first_line, missing_extra
 from resnet_jax.runtime import parallel
 
-# --- The validation figures of a run's checkpoints, in `figures.json`, and which of them is the best.
+logger = logging.getLogger(__name__)
+
+HOST_ITEM = "host"  # the item of a checkpoint that holds JSON values
+DIGESTS = "digests"  # a key of that item
+# Validation metrics have a file of their own, because they may be known only after their checkpoint is on disk.
+METRICS_FILE = "figures.json"
 
 
-NAME = "figures.json"  # beside the checkpoints: figures are known only when a checkpoint may be on disk
-
-
-class Best(NamedTuple):
-    """The best checkpoint so far and its validation figures."""
-
-    step: int
-    figures: dict[str, float]
-
-
-class ValidationMetrics:
-    """Of checkpoints by their steps."""
-
-    def __init__(self, workdir: epath.Path, metric: str, steps: Collection[int]):
-        """Reads those of the checkpoints at `steps`; later ones are left of a process that was killed amid a save.
-
-        The best is the one with the largest `metric`, "top1", or the smallest, "loss".
-
-        Raises:
-          UserError: if the file is damaged.
-        """
-        self._path, self._metric, self._sign = workdir / NAME, metric, 1 if metric == "top1" else -1
-        self._figures = {step: figures for step, figures in self._read().items() if step in steps}
-
-    def __contains__(self, step: int) -> bool:
-        return step in self._figures
-
-    def add(self, step: int, figures: Mapping[str, float]) -> None:
-        self._figures[step] = dict(figures)
-        self._write()
-
-    def forget(self, step: int) -> None:
-        """Of a checkpoint that is no more; the file forgets it with the next that are added."""
-        self._figures.pop(step, None)
-
-    def best(self) -> Best | None:
-        """The checkpoint with the best figures, the later of two equals; None if none has any."""
-        rated = [step for step, figures in self._figures.items() if self._rating(figures) > -math.inf]
-        if not rated:
-            return None
-        step = max(rated, key=lambda step: (self._rating(self._figures[step]), step))
-        return Best(step, dict(self._figures[step]))
-
-    def is_best(self, figures: Mapping[str, float]) -> bool:
-        """True if figures are as good as those of the best checkpoint, or better."""
-        best, rating = self.best(), self._rating(figures)
-        return rating > -math.inf and (best is None or rating >= self._rating(best.figures))
-
-    def _rating(self, figures: Mapping[str, float]) -> float:
-        """The larger the better; what is not finite is worst."""
-        value = self._sign * figures[self._metric]
-        return value if math.isfinite(value) else -math.inf
-
-    def _read(self) -> dict[int, dict[str, float]]:
-        if not self._path.exists():
-            return {}
-        try:
-            stored = json.loads(self._path.read_text())
-            if stored["digest"] != digest_of_json(stored["figures"]):
-                raise ValueError("it is not what was saved")
-            return {int(step): figures for step, figures in stored["figures"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(
-                f"{self._path} is damaged ({first_line(error)}): restore it, or remove it to have the last checkpoint "
-                "chosen"
-            ) from None
-
-    def _write(self) -> None:
-        if parallel.is_main_process():
-            figures = {str(step): of for step, of in self._figures.items()}
-            files.write(self._path, json.dumps({"figures": figures, "digest": digest_of_json(figures)}))
-
-
-def digest_of_json(values: dict) -> str:
-    """SHA-256 of JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-HOST = "host"  # the checkpoint's item of JSON values
-DIGESTS = "digests"
+# --- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
 class Checkpoints:
-    """What is in `checkpoints/` of a run directory.
+    """The checkpoints in `checkpoints/` of a run directory.
+
+    Args:
+      workdir: the run directory.
+      keep: how many of the newest checkpoints to keep. The best is kept besides.
+      best_metric: the validation metric that decides which checkpoint is best: "top1" or "loss".
+      read_only: change nothing on disk, not even the leftovers of an interrupted save.
 
     Attributes:
-      figures: those of the validation.
+      metrics: the validation metrics of the checkpoints.
+
+    Raises:
+      UserError: if the directory cannot be read.
     """
 
     def __init__(self, workdir: epath.Path, keep: int, best_metric: str, read_only: bool = False):
-        """The newest `keep` checkpoints stay, and the best in `best_metric`.
-
-        With `read_only` nothing is touched, not even what an interrupted save has left.
-
-        Raises:
-          UserError: if what is there cannot be read.
-        """
-        self._workdir, self._folder = workdir, workdir / "checkpoints"
+        self._workdir = workdir
+        self._folder = workdir / "checkpoints"
         newest = preservation_policy.LatestN(keep)
-        with self._reading("the directory", self._folder), _without_warnings():
+        with (
+            self._reading(f"the directory {self._folder}", "Check that it is intact and readable."),
+            _orbax_warnings_suppressed(),
+        ):
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy([newest, _Chosen(self)]),
+                preservation_policy=preservation_policy.AnyPreservationPolicy([newest, _KeepBest(self)]),
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
             )
             self._manager = ocp.CheckpointManager(self._folder, options=options)
-        self.figures = ValidationMetrics(workdir, best_metric, self._manager.all_steps())
+        self.metrics = ValidationMetrics(workdir, best_metric, self._manager.all_steps())
 
     def latest_step(self) -> int | None:
+        """Return the step of the newest checkpoint, or None if there is none."""
         return self._manager.latest_step()
 
     def chosen_step(self) -> int | None:
-        """The checkpoint that the run is judged by: the best on validation, without validation the last."""
-        best = self.figures.best()
+        """Return the step of the checkpoint that represents the run: the best on validation, else the newest."""
+        best = self.metrics.best()
         return best.step if best else self.latest_step()
 
-    def save(self, step: int, items: Mapping[str, object], host: dict, figures: dict[str, float] | None) -> None:
-        """Saves pytrees of host arrays, each under its name, with JSON values beside them; returns before it is done.
+    def save(self, step: int, items: Mapping[str, object], host: dict, metrics: dict[str, float] | None) -> None:
+        """Start to save a checkpoint in the background.
+
+        If the checkpoint exists, because it was saved before its evaluation, only its metrics are added.
 
         Args:
-          step: the steps taken.
-          items: pytrees of NumPy arrays that nobody changes afterwards.
+          step: the number of steps taken.
+          items: a pytree of NumPy arrays per item name. Nobody may change the arrays afterwards.
           host: JSON values.
-          figures: of the validation, if there are any of this step.
+          metrics: the validation metrics at this step, if it has been evaluated.
 
         Raises:
-          UserError: if there is no room for it, or if the one before could not be written.
+          UserError: if the disk has too little space, or if the previous checkpoint could not be written.
         """
-        if figures:
-            self.figures.add(step, figures)
-        if step in self._manager.all_steps():  # It was saved before its evaluation, which was interrupted.
+        if metrics:
+            self.metrics.add(step, metrics)
+        if step in self._manager.all_steps():
             return
-        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
-        digests = {HOST: digest_of_json(host), **{name: _digests(tree) for name, tree in items.items()}}
+        self._check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
+        digests = {HOST_ITEM: digest_of_json(host), **{name: _leaf_digests(tree) for name, tree in items.items()}}
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
         with self._writing():
             self._manager.save(
                 step,
-                args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonSave({**host, DIGESTS: digests})}),
-            )
-
-    def _check_room(self, needed: int) -> None:
-        """Looks before it is written: of a save that breaks off TensorStore prints pages, see `library_messages`."""
-        free = math.inf if "://" in str(self._workdir) else shutil.disk_usage(self._workdir).free
-        if free < needed:
-            raise UserError(
-                f"cannot save a checkpoint in {self._workdir}, for it takes {needed / 1e6:,.1f} MB, and there are "
-                f"{free / 1e6:,.1f}: make room, and run the same command again to go on from the last one"
+                args=ocp.args.Composite(**arrays, **{HOST_ITEM: ocp.args.JsonSave({**host, DIGESTS: digests})}),
             )
 
     def wait(self) -> None:
-        """Returns when all saves are on disk."""
+        """Block until all saves are on disk.
+
+        Raises:
+          UserError: if one of them failed.
+        """
         with self._writing():
             self._manager.wait_until_finished()
 
     def restore(self, step: int, items: Mapping[str, object]) -> tuple[dict[str, object], dict]:
-        """Restores the named pytrees of a checkpoint, and its JSON values.
+        """Restore items of a checkpoint and its JSON values.
 
         Args:
-          step: a saved step.
-          items: for each name a pytree of `jax.ShapeDtypeStruct` with shardings: where each array is to live, whatever
-            number of devices wrote it.
+          step: the step of a checkpoint.
+          items: a pytree of `jax.ShapeDtypeStruct` per item name. Their shardings say where to place each array. The
+            number of devices may differ from the number that saved the checkpoint.
+
+        Returns:
+          The restored pytree per item name, and the JSON values.
 
         Raises:
-          UserError: if the checkpoint does not fit, or if an array is not bit for bit what was saved.
+          UserError: if the checkpoint has other items or shapes, or if an array differs in any bit from what was saved.
         """
-        wanted = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
-        arrays = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-        with self._reading(f"checkpoint {step}", self._folder / str(step)):
-            restored = self._manager.restore(step, args=ocp.args.Composite(**arrays, **{HOST: ocp.args.JsonRestore()}))
-            host = dict(restored[HOST])
+        requested = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
+        arrays = {name: ocp.args.StandardRestore(tree) for name, tree in requested.items()}
+        place = self._folder / str(step)
+        remedy = f"If it is damaged or belongs to another model, remove {place} to use the previous checkpoint."
+        with self._reading(f"checkpoint {step}", remedy):
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(**arrays, **{HOST_ITEM: ocp.args.JsonRestore()})
+            )
+            host = dict(restored[HOST_ITEM])
             saved_digests = host.pop(DIGESTS)
-            if saved_digests[HOST] != digest_of_json(host):
-                raise ValueError("its JSON values are not what was saved")
-            for name in wanted:
-                for leaf, digest in _digests(restored[name]).items():
+            if saved_digests[HOST_ITEM] != digest_of_json(host):
+                raise ValueError("its JSON values differ from what was saved")
+            for name in requested:
+                for leaf, digest in _leaf_digests(restored[name]).items():
                     if digest != saved_digests[name][leaf]:
-                        raise ValueError(f"{name}{leaf} is not what was saved")
-        return {name: restored[name] if name in wanted else items[name] for name in items}, host
+                        raise ValueError(f"{name}{leaf} differs from what was saved")
+        return {name: restored[name] if name in requested else items[name] for name in items}, host
 
-    def restore_newest(
-        self, items: Mapping[str, object], tell: Callable[[str], None]
-    ) -> tuple[int, dict[str, object], dict]:
-        """The newest checkpoint that is intact, of at least one: its step, and what `restore` gives.
+    def restore_newest(self, items: Mapping[str, object]) -> tuple[int, dict[str, object], dict]:
+        """Restore the newest intact checkpoint. There must be at least one checkpoint.
 
-        Later ones, which are damaged, are set aside in the directory `damaged`, and `tell` takes a line on each.
+        Newer, damaged checkpoints are moved to the directory `damaged`, with a warning for each.
+
+        Args:
+          items: see `restore`.
+
+        Returns:
+          The step of the checkpoint, and what `restore` returns.
 
         Raises:
-          UserError: if not one of them can be restored.
+          UserError: if no checkpoint can be restored.
         """
         damaged: dict[int, UserError] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             error = None
             try:
                 restored, host = self.restore(step, items)
-            except UserError as problem:
-                error = problem
-            if parallel.total(error is not None):  # All processes take the same one.
+            except UserError as restore_error:
+                error = restore_error
+            if parallel.total(error is not None):  # All processes must use the same checkpoint.
                 damaged[step] = error or UserError(f"another process cannot read checkpoint {step}")
                 continue
-            for other, error in damaged.items():
-                place = self._set_aside(other)
-                tell(f"Checkpoint {other} is damaged ({first_line(error.__cause__ or error)}), and is now in {place}.")
+            for damaged_step, error in damaged.items():
+                place = self._set_aside(damaged_step)
+                reason = first_line(error.__cause__ or error)
+                logger.warning(f"Checkpoint {damaged_step} is damaged ({reason}). It was moved to {place}.")
             return step, restored, host
         raise damaged[max(damaged)]
 
+    def close(self) -> None:
+        """Wait for pending saves and release Orbax's background threads.
+
+        Raises:
+          UserError: if a pending save failed.
+        """
+        with self._writing():
+            self._manager.close()
+
     def _set_aside(self, step: int) -> epath.Path:
-        """Moves a checkpoint out of the way."""
+        """Move a checkpoint to the directory `damaged` and return its new path."""
         place = self._workdir / "damaged" / str(step)
         if parallel.is_main_process():
             place.parent.mkdir(exist_ok=True)
@@ -241,66 +192,160 @@ class Checkpoints:
             (self._folder / str(step)).rename(place)
         parallel.wait_for_all("a damaged checkpoint is set aside")
         self._manager.reload()
-        self.figures.forget(step)
+        self.metrics.forget(step)
         return place
 
-    def close(self) -> None:
-        """Ends what is going on in the background."""
-        with self._writing():
-            self._manager.close()
+    def _check_free_space(self, needed: int) -> None:
+        """Raise `UserError` if fewer than `needed` bytes are free.
+
+        Checking first avoids the pages of messages that TensorStore prints when a save fails; see `library_messages`.
+        """
+        free = math.inf if "://" in str(self._workdir) else shutil.disk_usage(self._workdir).free
+        if free < needed:
+            raise UserError(
+                f"cannot save a checkpoint in {self._workdir} ({needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB "
+                "free). Free some space, then run the same command again to resume from the last checkpoint."
+            )
 
     @contextlib.contextmanager
-    def _reading(self, what: str, place: epath.Path) -> Iterator[None]:
-        """Turns what goes wrong into a sentence; of damaged files Orbax raises many types, even bare `Exception`."""
+    def _reading(self, what: str, remedy: str) -> Iterator[None]:
+        """Turn any failure into a `UserError`. For damaged files Orbax raises many types, even bare `Exception`."""
         try:
             yield
-        except ImportError as error:  # Orbax asks Google's client for the kind of a bucket.
-            raise UserError(
-                f"{place} cannot be read, for a package is missing ({first_line(error)}): "
-                "a workdir in a bucket takes pip install google-cloud-storage"
-            ) from error
+        except ImportError as error:  # Orbax imports Google's client to determine the type of a bucket.
+            raise missing_extra(f"the workdir {self._workdir}", "google-cloud-storage", "gcs") from error
         except Exception as error:
-            raise UserError(
-                f"{what} cannot be read ({first_line(error)}): should it be damaged or of another network, "
-                f"remove it, in {place}, to use the one before it"
-            ) from error
+            raise UserError(f"{what} cannot be read ({first_line(error)}). {remedy}") from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turns a full or broken disk into a sentence. Tensorstore reports them as ValueError."""
+        """Turn a full or broken disk into a `UserError`. TensorStore reports them as ValueError."""
         try:
             yield
         except (OSError, ValueError) as error:
             raise UserError(
-                f"cannot save a checkpoint in {self._workdir} ({first_line(error)}): should the disk be full, "
-                "make room, and run the same command again to go on from the last one"
+                f"cannot save a checkpoint in {self._workdir} ({first_line(error)}). If the disk is full, free some "
+                "space. Then run the same command again to resume from the last checkpoint."
             ) from error
 
 
 @contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Orbax warns of each option that reading alone makes idle."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _orbax_warnings_suppressed() -> Iterator[None]:
+    """Suppress Orbax's warnings about options that have no effect when it only reads."""
+    absl_logger = logging.getLogger("absl")
+    level = absl_logger.level
+    absl_logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        absl_logger.setLevel(level)
 
 
-class _Chosen(preservation_policy.PreservationPolicy):
-    """Has Orbax keep the checkpoint that the run is judged by."""
+class _KeepBest(preservation_policy.PreservationPolicy):
+    """Orbax policy that keeps the checkpoint with the best validation metrics."""
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
 
     def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
-        best = self._checkpoints.figures.best()
+        best = self._checkpoints.metrics.best()
         return [best is not None and checkpoint.step == best.step for checkpoint in checkpoints]
 
 
-def _digests(tree) -> dict[str, str]:
-    """SHA-256 of each leaf's bytes, by its path in the tree. Orbax itself would restore flipped bits silently."""
+# --- Validation metrics of the checkpoints, and which checkpoint is best ---------------------------------------------
+
+
+class Best(NamedTuple):
+    """The step of the best checkpoint and its validation metrics."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+class ValidationMetrics:
+    """The validation metrics of a run's checkpoints, stored in `figures.json`.
+
+    Args:
+      workdir: the run directory.
+      best_metric: "top1", of which the largest value is best, or "loss", of which the smallest is.
+      steps: the steps of the checkpoints. Stored metrics of any other step are ignored, because a process that was
+        killed during a save may have left them.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+
+    def __init__(self, workdir: epath.Path, best_metric: str, steps: Collection[int]):
+        self._path = workdir / METRICS_FILE
+        self._best_metric = best_metric
+        self._sign = 1 if best_metric == "top1" else -1
+        self._metrics = {step: metrics for step, metrics in self._read().items() if step in steps}
+
+    def __contains__(self, step: int) -> bool:
+        return step in self._metrics
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Store the metrics of a checkpoint."""
+        self._metrics[step] = dict(metrics)
+        self._write()
+
+    def forget(self, step: int) -> None:
+        """Drop the metrics of a removed checkpoint. The next `add` drops them from the file too."""
+        self._metrics.pop(step, None)
+
+    def best(self) -> Best | None:
+        """Return the best checkpoint, the later of two equals, or None if none has finite metrics."""
+        rated = [step for step, metrics in self._metrics.items() if self._rating(metrics) > -math.inf]
+        if not rated:
+            return None
+        step = max(rated, key=lambda step: (self._rating(self._metrics[step]), step))
+        return Best(step, dict(self._metrics[step]))
+
+    def is_best(self, metrics: Mapping[str, float]) -> bool:
+        """Return True if `metrics` are finite and at least as good as those of the best checkpoint."""
+        best = self.best()
+        rating = self._rating(metrics)
+        return rating > -math.inf and (best is None or rating >= self._rating(best.metrics))
+
+    def _rating(self, metrics: Mapping[str, float]) -> float:
+        """Return a number that is larger for better metrics, and -inf if they are not finite."""
+        value = self._sign * metrics[self._best_metric]
+        return value if math.isfinite(value) else -math.inf
+
+    def _read(self) -> dict[int, dict[str, float]]:
+        if not self._path.exists():
+            return {}
+        try:
+            stored = json.loads(self._path.read_text())
+            if stored["digest"] != digest_of_json(stored["figures"]):
+                raise ValueError("it differs from what was saved")
+            return {int(step): metrics for step, metrics in stored["figures"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"{self._path} is damaged ({first_line(error)}). Restore it, or remove it to use the last checkpoint "
+                "as the best."
+            ) from None
+
+    def _write(self) -> None:
+        if parallel.is_main_process():
+            metrics = {str(step): values for step, values in self._metrics.items()}
+            files.write(self._path, json.dumps({"figures": metrics, "digest": digest_of_json(metrics)}))
+
+
+# --- Digests ---------------------------------------------------------------------------------------------------------
+
+
+def digest_of_json(values: dict) -> str:
+    """Return the SHA-256 digest of JSON values.
+
+    Example:
+      >>> digest_of_json({"a": 1, "b": 2}) == digest_of_json({"b": 2, "a": 1})
+      True
+    """
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _leaf_digests(tree) -> dict[str, str]:
+    """Return the SHA-256 digest of each leaf by its path. Orbax alone would restore flipped bits silently."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(parallel.fetch(tree))
     return {jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for path, leaf in leaves}

@@ -1,13 +1,15 @@
-"""One process at a time works in a run directory."""
+"""Exclusive use of a run directory: by one run at a time, and shared by all processes of that run."""
 
 import contextlib
 import errno
 import os
+import pathlib
 import secrets
 import socket
 import time
 from collections.abc import Iterator
 
+import filelock
 import jax
 import numpy as np
 from etils import epath
@@ -17,72 +19,80 @@ from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 from resnet_jax.workdir.workdir import WorkDir
 
-try:
-    import fcntl
-except ImportError:  # On Windows.
-    fcntl = None
-
-HELD = (errno.EACCES, errno.EAGAIN)
+LOCK_FILE = ".lock"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of file systems that have no locks
+TOKEN_FILE = ".shared"
+VISIBILITY_SECONDS = 20  # how long a network file system may take to show a new file to all machines
 
 
 @contextlib.contextmanager
 def locked(directory: epath.Path) -> Iterator[None]:
-    """Within this context no other run can lock the directory, on this machine or on one that shares its files.
+    """Hold the lock of a run directory, so that no other run uses it, on this machine or on one that shares its files.
 
-    The main process of a run locks it. The lock is the kernel's: it ends with the process, however that ends. Buckets
-    (gs://), file systems without locks and Windows have none.
+    Only the main process of a run takes the lock. The kernel releases it when the process ends, however it ends.
+    Buckets (gs://) and file systems without locks are not locked.
 
     Raises:
-      UserError: if another process holds it.
+      UserError: if another process holds the lock.
     """
-    if fcntl is None or "://" in str(directory) or not parallel.is_main_process():
+    if "://" in str(directory) or not parallel.is_main_process():
         yield
         return
-    with open(directory / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-        except OSError as error:
-            if error.errno in HELD:
-                file.seek(0)
-                raise UserError(
-                    f"{directory} is in use by {file.read() or 'another process'}: "
-                    "wait for its end or stop it, or choose another --workdir"
-                ) from None
+    path = pathlib.Path(directory) / LOCK_FILE
+    # Without flock, filelock would fall back to a lock that outlives its process.
+    lock = filelock.FileLock(path, timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(
+            f"{directory} is in use by {_holder(path)}. Wait until it ends, stop it, or choose another --workdir."
+        ) from None
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+    with contextlib.suppress(OSError):  # On a full disk, the lock is held without the name of its holder.
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    try:
         yield
+    finally:
+        lock.release()
 
 
-# --- A run directory of several processes: all of them must see the same one.
-
-
-TOKEN = ".shared"
-PATIENCE = 20  # seconds in which a file must have come through a network file system
+def _holder(path: pathlib.Path) -> str:
+    """Return the name that the holder of the lock has written to the lock file."""
+    try:
+        return path.read_text() or "another process"
+    except OSError:  # Windows does not let others read a locked file.
+        return "another process"
 
 
 def check_shared(directory: WorkDir) -> None:
-    """Raises `UserError` unless every process sees what the first writes; alone it does nothing.
+    """Check that every process of the run sees the same run directory, because all read what the first one saves.
 
-    Checkpoints are written by the first process, and read by all.
+    Does nothing in a run of a single process.
+
+    Raises:
+      UserError: if a process does not see what the first process writes.
     """
     if jax.process_count() == 1:
         return
     directory.make()
     token = str(multihost_utils.broadcast_one_to_all(np.int32(secrets.randbelow(2**31))))
-    directory.write(TOKEN, token)
-    unseeing = parallel.total(not _sees(directory, token))
-    directory.remove(TOKEN)
-    if unseeing:
+    directory.write(TOKEN_FILE, token)
+    without_access = parallel.total(not _sees(directory, token))
+    directory.remove(TOKEN_FILE)
+    if without_access:
         raise UserError(
-            f"{unseeing} of {jax.process_count()} processes do not see the workdir {directory.path} of the first: "
-            "choose one that all machines share, on a network file system or in a bucket (gs://...)"
+            f"{without_access} of {jax.process_count()} processes cannot see the workdir {directory.path} of the first "
+            "process. Choose one that all machines share, on a network file system or in a bucket (gs://...)."
         )
 
 
 def _sees(directory: WorkDir, token: str) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not (directory.path / TOKEN).exists() or (directory.path / TOKEN).read_text() != token:
+    """Return True if this process can read the token, after waiting for it if necessary."""
+    deadline = time.monotonic() + VISIBILITY_SECONDS
+    path = directory.path / TOKEN_FILE
+    while not path.exists() or path.read_text() != token:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)

@@ -1,18 +1,20 @@
-"""The run directory: all of a run that outlives its process.
+"""The run directory: everything a run leaves on disk.
 
 config.json     the resolved settings
-classes.json    the names of the classes
-checkpoints/    one directory a step: the newest few and the best; damaged/ has those that could not be read
-figures.json    their validation figures
-metrics.jsonl   and TensorBoard's event files: written by the training
-result.json     the final result, once the run is done
-nan/            the step that broke, if one did: written by the training
+classes.json    the class names
+checkpoints/    one directory per saved step: the newest few and the best
+damaged/        checkpoints that could not be read
+figures.json    the validation metrics of the checkpoints
+metrics.jsonl   the training log, written by the training loop, with TensorBoard's event files beside it
+result.json     the final result of a finished run
+nan/            the step with a non-finite loss, if there was one, written by the training loop
 """
 
+import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -23,29 +25,39 @@ from resnet_jax.errors import UserError, first_line
 from resnet_jax.runtime import cluster, parallel
 from resnet_jax.workdir.checkpoints import Checkpoints
 
-REACH_BUCKETS = ("tensorflow", "gcsfs")
+BUCKET_PACKAGES = ("tensorflow", "gcsfs")  # either lets `epath` read and write gs://
 
 
 class WorkDir:
-    """A run directory, existing or to be made."""
+    """A run directory, which need not exist yet.
+
+    Args:
+      path: a local path, or the address of a bucket, such as gs://bucket/run.
+
+    Raises:
+      UserError: for a bucket, if no package that can reach it is installed.
+    """
 
     def __init__(self, path: str):
-        # Orbax wants absolute paths; gs:// ones are.
+        # Orbax requires absolute paths. Addresses of buckets are absolute.
         self.path = epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
-        if path.startswith("gs://") and not any(map(importlib.util.find_spec, REACH_BUCKETS)):
+        if path.startswith("gs://") and not any(map(importlib.util.find_spec, BUCKET_PACKAGES)):
             raise UserError(
-                f"{path} cannot be reached without {' or '.join(REACH_BUCKETS)}: pip install tensorflow-cpu"
+                f"{path} cannot be reached because neither {' nor '.join(BUCKET_PACKAGES)} is installed. "
+                'In a checkout of this project, run: pip install ".[gcs]"'
             )
-        self.checkpoints: Checkpoints | None = None  # once they are opened
 
     def exists(self) -> bool:
+        """Return True if the directory holds a run."""
         return (self.path / "config.json").exists()
 
     def make(self) -> None:
-        """Makes the directory, if need be.
+        """Create the directory if necessary, and check that it is writable.
+
+        Call this before data is downloaded, so that the user learns of the problem early.
 
         Raises:
-          UserError: if nothing can be written there; better known before data is downloaded than after.
+          UserError: if nothing can be written there.
         """
         if not parallel.is_main_process():
             return
@@ -56,11 +68,11 @@ class WorkDir:
             probe.unlink()
         except OSError as error:
             raise UserError(
-                f"cannot write to the workdir {self.path} ({error.strerror or error}): choose another --workdir"
+                f"cannot write to the workdir {self.path} ({error.strerror or error}). Choose another --workdir."
             ) from error
 
     def describe(self, config: ConfigDict, classes: Sequence[str]) -> None:
-        """Writes `config.json` and `classes.json`; with the former the directory counts as a run."""
+        """Write `classes.json` and then `config.json`, which makes the directory count as a run."""
         self.write("classes.json", json.dumps(list(classes), indent=2) + "\n")
         self.write("config.json", settings.to_json(config))
 
@@ -68,59 +80,75 @@ class WorkDir:
         self.write("result.json", json.dumps(result, indent=2) + "\n")
 
     def forget_result(self) -> None:
-        """Removes the result of a run that goes on."""
+        """Remove the result of a run that is being resumed."""
         self.remove("result.json")
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Writes a file, such as "config.json" or "nan/nan.json", wholly or not at all, from the main process."""
+        """Write a file atomically, in the main process only.
+
+        Args:
+          name: relative to the run directory, such as "config.json" or "nan/nan.json".
+          content: the whole content of the file.
+        """
         if parallel.is_main_process():
             files.write(self.path / name, content)
 
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there, from the main process."""
+        """Remove a file if it exists, in the main process only."""
         if parallel.is_main_process():
             (self.path / name).unlink(missing_ok=True)
 
     def config(self) -> ConfigDict:
+        """Return the resolved settings of the run."""
         return settings.from_json(self._read("config.json"))
 
     def classes(self) -> tuple[str, ...]:
-        return tuple(map(str, self._json("classes.json", list)))
+        """Return the class names by label."""
+        return tuple(map(str, self._read_json("classes.json", list)))
 
     def result(self) -> dict | None:
-        """The final result, or None while the run is not done."""
-        return self._json("result.json", dict) if (self.path / "result.json").exists() else None
+        """Return the final result, or None if the run is not finished."""
+        if not (self.path / "result.json").exists():
+            return None
+        return self._read_json("result.json", dict)
 
-    def _json(self, name: str, kind: type) -> list | dict:
+    def _read_json(self, name: str, kind: type) -> list | dict:
         try:
             value = json.loads(self._read(name))
             if not isinstance(value, kind):
-                raise ValueError(f"it holds no {kind.__name__}")
+                raise ValueError(f"it does not hold a {kind.__name__}")
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.path / name} is damaged ({first_line(error)}): restore the file") from None
+            raise self._damaged(name, error) from None
         return value
 
     def _read(self, name: str) -> str:
         try:
             return (self.path / name).read_text()
         except OSError:
-            raise UserError(f"{self.path} is no run directory, for it has no {name}: check --workdir") from None
+            raise UserError(f"{self.path} is not a run directory (no {name}). Check --workdir.") from None
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.path / name} is damaged ({first_line(error)}): restore the file") from None
+            raise self._damaged(name, error) from None
 
-    def open_checkpoints(self, keep: int, best_metric: str, read_only: bool = False) -> None:
-        """Makes `checkpoints` ready for saving and restoring; arguments and errors are those of `Checkpoints`."""
-        self.checkpoints = Checkpoints(self.path, keep, best_metric, read_only)
+    def _damaged(self, name: str, error: Exception) -> UserError:
+        return UserError(f"{self.path / name} is damaged ({first_line(error)}). Restore the file.")
 
-    def __enter__(self) -> "WorkDir":
-        return self
+    @contextlib.contextmanager
+    def open_checkpoints(self, keep: int, best_metric: str, read_only: bool = False) -> Iterator[Checkpoints]:
+        """Open the checkpoints and, on exit, wait for pending saves and close them.
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        """Closes it, unless another process of the run is lost: what is going on would wait for that one in vain."""
-        if not cluster.lost_another(error):
-            self.close()
+        If another process of the run is lost, they are not closed, because closing would wait for that process forever.
 
-    def close(self) -> None:
-        """Ends what is going on in the background; does nothing if no checkpoints were opened."""
-        if self.checkpoints is not None:
-            self.checkpoints.close()
+        Args:
+          keep, best_metric, read_only: see `Checkpoints`.
+
+        Raises:
+          UserError: if the checkpoints cannot be read, or if a pending save fails.
+        """
+        checkpoints = Checkpoints(self.path, keep, best_metric, read_only)
+        try:
+            yield checkpoints
+        except BaseException as error:
+            if not cluster.lost_another(error):
+                checkpoints.close()
+            raise
+        checkpoints.close()

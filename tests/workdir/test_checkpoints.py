@@ -21,7 +21,7 @@ def weights(seed):
 
 
 @pytest.mark.parametrize("saved_on", ["mesh", "single_device"])
-def test_restores_bit_for_bit_whatever_the_number_of_devices(tmp_path, request, mesh, single_device, saved_on):
+def test_restore_is_exact_on_any_number_of_devices(tmp_path, request, mesh, single_device, saved_on):
     checkpoints = opened(tmp_path)
     saved = parallel.place(weights(0), parallel.replicated(request.getfixturevalue(saved_on)))
     checkpoints.save(5, parallel.fetch(saved), {"seconds": 0.1}, None)
@@ -36,34 +36,34 @@ def test_restores_bit_for_bit_whatever_the_number_of_devices(tmp_path, request, 
         assert host == {"seconds": 0.1}
 
 
-def test_keeps_the_newest_and_the_best(tmp_path):
+def test_newest_and_best_checkpoints_are_kept(tmp_path):
     checkpoints = opened(tmp_path, keep=2)
     for step, top1 in [(1, 0.5), (2, 0.9), (3, 0.9), (4, 0.2), (5, None), (6, 0.1), (7, None)]:
         checkpoints.save(step, weights(step), {}, None if top1 is None else {"top1": top1, "loss": 1 - top1})
     checkpoints.wait()
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [3, 6, 7]
-    assert checkpoints.figures.best().step == checkpoints.chosen_step() == 3  # The later of two equals.
+    assert checkpoints.metrics.best().step == checkpoints.chosen_step() == 3  # Of equal metrics, the later step wins.
     assert checkpoints.latest_step() == 7
 
 
-def test_best_by_loss_is_the_lowest(tmp_path):
+def test_best_checkpoint_by_loss_has_the_lowest_loss(tmp_path):
     checkpoints = opened(tmp_path, keep=1, best_metric="loss")
     for step, loss in [(1, 0.5), (2, 0.1), (3, 0.3)]:
         checkpoints.save(step, weights(step), {}, {"top1": 0.0, "loss": loss})
     checkpoints.wait()
-    assert checkpoints.figures.best() == (2, {"top1": 0.0, "loss": 0.1})
+    assert checkpoints.metrics.best() == (2, {"top1": 0.0, "loss": 0.1})
 
 
-def test_figures_that_are_not_finite_are_never_the_best(tmp_path):
+def test_non_finite_metrics_are_never_best(tmp_path):
     checkpoints = opened(tmp_path, keep=1, best_metric="loss")
     for step, loss in [(1, float("nan")), (2, 0.5), (3, float("nan")), (4, 0.9)]:
         checkpoints.save(step, weights(step), {}, {"top1": 0.0, "loss": loss})
     checkpoints.wait()
-    assert checkpoints.figures.best().step == 2
+    assert checkpoints.metrics.best().step == 2
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4]
 
 
-def test_reading_only_leaves_an_interrupted_save_alone(tmp_path):
+def test_read_only_leaves_an_interrupted_save_untouched(tmp_path):
     checkpoints = opened(tmp_path)
     checkpoints.save(1, weights(1), {}, None)
     checkpoints.close()
@@ -74,17 +74,17 @@ def test_reading_only_leaves_an_interrupted_save_alone(tmp_path):
     assert unfinished.exists()
 
 
-def test_without_figures_the_last_is_chosen(tmp_path):
+def test_last_checkpoint_is_chosen_without_metrics(tmp_path):
     checkpoints = opened(tmp_path)
     assert checkpoints.chosen_step() is None
     checkpoints.save(3, weights(3), {}, None)
     checkpoints.wait()
-    assert checkpoints.figures.best() is None
+    assert checkpoints.metrics.best() is None
     assert checkpoints.chosen_step() == 3
 
 
-def test_a_digest_that_differs_is_an_error_that_names_the_array(tmp_path, single_device, monkeypatch):
-    """Orbax restores flipped bits silently; here one bit differs between what was saved and what is restored."""
+def test_wrong_digest_error_names_the_array(tmp_path, single_device, monkeypatch):
+    """Orbax restores flipped bits silently, so a bit is flipped in what it returns."""
     checkpoints = opened(tmp_path)
     checkpoints.save(1, weights(0), {}, None)
     checkpoints.wait()
@@ -126,13 +126,13 @@ def test_flipped_bytes_on_disk_never_restore_silently(tmp_path, single_device):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete"])
-@pytest.mark.parametrize("part", ["params", "host"])
-def test_missing_pieces_are_told_in_a_sentence(tmp_path, single_device, part, damage):
+@pytest.mark.parametrize("item", ["params", "host"])
+def test_incomplete_checkpoint_is_reported_in_one_line(tmp_path, single_device, item, damage):
     checkpoints = opened(tmp_path)
     saved = {"params": np.random.default_rng(0).normal(size=(100, 100)).astype(np.float32)}
     checkpoints.save(1, saved, {}, {"top1": 0.5, "loss": 1.0})
     checkpoints.close()
-    for path in (tmp_path / "checkpoints" / "1" / part).rglob("*"):
+    for path in (tmp_path / "checkpoints" / "1" / item).rglob("*"):
         if path.is_file() and damage == "truncate":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         elif path.is_file():
@@ -146,7 +146,7 @@ def test_missing_pieces_are_told_in_a_sentence(tmp_path, single_device, part, da
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])
-def test_damaged_figures_are_named_and_choose_no_checkpoint(tmp_path, damage):
+def test_damaged_metrics_file_is_reported_and_chooses_no_checkpoint(tmp_path, damage):
     checkpoints = opened(tmp_path)
     for step, top1 in ((1, 0.9), (2, 0.5)):
         checkpoints.save(step, weights(step), {}, {"top1": top1, "loss": 1.0})
@@ -154,47 +154,47 @@ def test_damaged_figures_are_named_and_choose_no_checkpoint(tmp_path, damage):
     path = tmp_path / "figures.json"
     text = path.read_text()
     path.write_text(text[:-5] if damage == "truncated" else text.replace("0.9", "0.1"))
-    with pytest.raises(UserError, match=rf"{path} is damaged .*remove it to have the last checkpoint chosen"):
+    with pytest.raises(UserError, match=rf"{path} is damaged .*remove it to use the last checkpoint as the best"):
         opened(tmp_path)
     path.unlink()
     assert opened(tmp_path).chosen_step() == 2
 
 
-def test_a_checkpoint_that_was_saved_before_its_evaluation_is_scored_later(tmp_path):
+def test_metrics_can_be_added_to_a_saved_checkpoint(tmp_path):
     checkpoints = opened(tmp_path)
     checkpoints.save(1, weights(1), {}, None)
     checkpoints.close()
     reopened = opened(tmp_path)
-    assert 1 not in reopened.figures
+    assert 1 not in reopened.metrics
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints" / "1").rglob("*")}
     reopened.save(1, weights(1), {}, {"top1": 0.5, "loss": 1.0})
     reopened.close()
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints" / "1").rglob("*")}
-    assert opened(tmp_path).figures.best() == (1, {"top1": 0.5, "loss": 1.0})
+    assert opened(tmp_path).metrics.best() == (1, {"top1": 0.5, "loss": 1.0})
 
 
-def test_figures_of_a_checkpoint_that_a_killed_process_did_not_finish_do_not_count(tmp_path):
+def test_metrics_of_an_unfinished_checkpoint_are_ignored(tmp_path):
     checkpoints = opened(tmp_path)
     checkpoints.save(1, weights(1), {}, {"top1": 0.5, "loss": 1.0})
     checkpoints.save(2, weights(2), {}, {"top1": 0.9, "loss": 0.1})
     checkpoints.close()
     shutil.rmtree(tmp_path / "checkpoints" / "2")
     reopened = opened(tmp_path)
-    assert (reopened.figures.best().step, 2 in reopened.figures) == (1, False)
+    assert (reopened.metrics.best().step, 2 in reopened.metrics) == (1, False)
 
 
-def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
+def test_full_disk_is_reported_in_one_sentence(tmp_path, monkeypatch):
     checkpoints = opened(tmp_path)
 
     def full(*arguments, **keywords):
         raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device\nmore")
 
     monkeypatch.setattr(checkpoints._manager, "save", full)
-    with pytest.raises(UserError, match=r"cannot save a checkpoint in .*No space left on device\): .*make room"):
+    with pytest.raises(UserError, match=r"cannot save a checkpoint in .*No space left on device\)\. .*free some space"):
         checkpoints.save(1, weights(0), {}, None)
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path, single_device):
+def test_checkpoint_of_another_model_is_refused(tmp_path, single_device):
     checkpoints = opened(tmp_path)
     checkpoints.save(1, weights(0), {}, None)
     checkpoints.wait()
@@ -204,10 +204,12 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, single_device):
         checkpoints.restore(1, other)
 
 
-def test_a_bucket_without_the_package_for_it_is_told_in_a_sentence(tmp_path, monkeypatch):
+def test_missing_bucket_package_is_reported_with_its_extra(tmp_path, monkeypatch):
     def manager(*_, **__):
         raise ImportError("cannot import name 'storage' from 'google.cloud'")
 
     monkeypatch.setattr(ocp, "CheckpointManager", manager)
-    with pytest.raises(UserError, match=r"a package is missing \(.*'storage'.*\): .* pip install google-cloud-storage"):
+    with pytest.raises(
+        UserError, match=r'needs google-cloud-storage, .* pip install "\.\[gcs\]"'
+    ):
         opened(tmp_path)

@@ -7,7 +7,7 @@ from resnet_jax.workdir.lock import locked
 from resnet_jax.workdir.workdir import WorkDir
 
 
-def test_settings_and_classes_come_back(tmp_path):
+def test_settings_classes_and_result_round_trip(tmp_path):
     directory = WorkDir(str(tmp_path / "run"))
     assert not directory.exists()
     directory.make()
@@ -22,7 +22,7 @@ def test_settings_and_classes_come_back(tmp_path):
     assert directory.result() is None
 
 
-def test_small_files_live_in_a_bucket_as_well(bucket):
+def test_small_files_can_live_in_a_bucket(bucket):
     directory = WorkDir("gs://bucket/runs/first")
     directory.make()
     directory.describe(settings.default(), ("cat", "dog"))
@@ -33,39 +33,40 @@ def test_small_files_live_in_a_bucket_as_well(bucket):
         "classes.json",
         "result.json",
     }
-    with locked(directory.path):  # There are no locks in a bucket.
+    with locked(directory.path):  # Buckets are not locked.
         pass
 
 
-def test_a_bucket_without_a_package_that_reaches_it_is_refused(monkeypatch):
+def test_bucket_without_a_client_package_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"gs://bucket/run cannot be reached without tensorflow or gcsfs"):
+    with pytest.raises(
+        UserError, match=r"gs://bucket/run cannot be reached because neither tensorflow nor gcsfs"
+    ):
         WorkDir("gs://bucket/run")
 
 
-def test_relative_paths_are_made_absolute_and_addresses_left_alone(tmp_path, monkeypatch):
-    """Orbax takes only absolute paths."""
+def test_relative_path_becomes_absolute_but_a_bucket_address_stays(tmp_path, monkeypatch):
+    """Orbax requires absolute paths."""
     monkeypatch.chdir(tmp_path)
     directory = WorkDir("relative/run")
-    directory.open_checkpoints(2, "top1")
-    directory.checkpoints.save(1, {"params": np.ones(3)}, {}, None)
-    directory.checkpoints.wait()
+    with directory.open_checkpoints(2, "top1") as checkpoints:
+        checkpoints.save(1, {"params": np.ones(3)}, {}, None)
     assert (tmp_path / "relative" / "run" / "checkpoints" / "1").is_dir()
     assert str(WorkDir("gs://bucket/run").path) == "gs://bucket/run"
 
 
-def test_unwritable_place_is_refused(tmp_path):
+def test_unwritable_workdir_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to the workdir .*choose another --workdir"):
+    with pytest.raises(UserError, match=r"cannot write to the workdir .*Choose another --workdir"):
         WorkDir(str(tmp_path / "file" / "run")).make()
 
 
-def test_what_is_no_run_directory_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"is no run directory, for it has no config.json"):
+def test_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"is not a run directory \(no config.json\)"):
         WorkDir(str(tmp_path)).config()
 
 
-def test_files_are_written_wholly_and_in_folders_too(tmp_path):
+def test_write_is_atomic_and_creates_subdirectories(tmp_path):
     directory = WorkDir(str(tmp_path))
     directory.write("nan/state", b"\x00\xff")
     directory.write("nan/state", b"\x01")
