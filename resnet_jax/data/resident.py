@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from resnet_jax.data.feed import check_batch_size
 from resnet_jax.data.host_batches import epoch_order
 from resnet_jax.data.in_memory import InMemoryExamples
-from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 
 
@@ -32,9 +32,12 @@ class ResidentFeed:
     An epoch has as many steps as there are whole batches; the few examples left over are others each time.
     """
 
+    supports_several_steps = True  # All steps of an epoch have the same inputs.
+    crops_on_host = False
+    max_prefetched = 0  # The step takes each batch itself.
+
     def __init__(self, examples: InMemoryExamples, batch_size: int, seed: int, mesh: Mesh):
-        if len(examples) < batch_size:
-            raise UserError(f"batch_size {batch_size} is more than the {len(examples):,} training examples: lower it")
+        check_batch_size(batch_size, len(examples))
         self.image_shape = examples.images.shape[1:]
         self.size = len(examples)
         self.steps_per_epoch = len(examples) // batch_size
@@ -53,11 +56,6 @@ class ResidentFeed:
             self._inputs = epoch, EpochInputs(self._pixels, self._labels, order)
         return self._inputs[1]
 
-    @property
-    def most_ahead(self) -> int:
-        """No batch is made before it is asked for."""
-        return 0
-
     def positions(self, step: int) -> np.ndarray:
         """Which examples of the training split a step is given: int32 [batch]."""
         return parallel.fetch(self.inputs(step).order[step % self.steps_per_epoch])
@@ -65,6 +63,10 @@ class ResidentFeed:
     def abstract_inputs(self) -> EpochInputs:
         """Shapes, types and places of what `inputs` gives."""
         return abstract_inputs(self.size, self.image_shape, self._batch_size, self._mesh)
+
+    def arriving_inputs(self) -> tuple[()]:
+        """Return nothing: the dataset is on the devices already."""
+        return ()
 
     def take(self, inputs: EpochInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images and labels of a step, inside a compiled function."""

@@ -180,7 +180,7 @@ def default_workers() -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), MOST_WORKERS)
 
 
-def most_ahead(num_workers: int) -> int:
+def max_prefetched(num_workers: int) -> int:
     """How many results may be ready before they are asked for."""
     return (num_workers + 1) * RESULTS_AHEAD if num_workers else max(RESULTS_AHEAD, default_workers())
 
@@ -234,7 +234,7 @@ def arrays(
     with contextlib.ExitStack() as stack:
         slots = None
         if num_workers:
-            slots = Slots(most_ahead(num_workers), numbers.start, shape)
+            slots = Slots(max_prefetched(num_workers), numbers.start, shape)
             stack.callback(slots.close)
         work = _Filling(fill, shape, slots)
         given = stack.enter_context(results(work, numbers, num_workers))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from resnet_jax.data.feed import batch_size_error
 from resnet_jax.data.folder import FolderSource
 from resnet_jax.data.inspect.plan import Plan
 from resnet_jax.data.inspect.scan import Looked
@@ -55,7 +56,7 @@ def findings(
 def _too_few(batch_size: int, plan: Plan) -> Iterator[Finding]:
     count = len(plan.parts.get("training", ()))
     if 0 < count < batch_size:
-        yield Finding(True, f"batch_size {batch_size} is more than the {count:,} training examples: lower it")
+        yield Finding(True, batch_size_error(batch_size, count))
 
 
 def _unreadable(looked: Looked, plan: Plan) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from resnet_jax.data import feed_config, splits
 from resnet_jax.data.dataset import VALIDATION_FRACTION
 from resnet_jax.data.inspect.scan import Looked, pixels
-from resnet_jax.data.workers import most_ahead
+from resnet_jax.data.workers import max_prefetched
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 
@@ -108,5 +108,5 @@ def _memory(batch_size: int, dataset: ConfigDict, train: np.ndarray, why: str, m
         return Memory("resident", why, int(pixels(train).sum()) * channels)
     picture = channels * (dataset.image_size**2 if dataset.image_size else int(pixels(train).max()))
     num_workers = feed_config.num_workers(dataset)
-    waiting = most_ahead(num_workers) * len(parallel.local_rows(mesh, batch_size))
+    waiting = max_prefetched(num_workers) * len(parallel.local_rows(mesh, batch_size))
     return Memory("streaming", why, batch_size // mesh.size * picture, waiting * picture, num_workers)

@@ -1,0 +1,103 @@
+"""Protocols of the data that a run trains on (`Feed`) and of the data that it scores (`EvaluationData`).
+
+Each has two implementations: one for datasets that fit in memory (`resident.ResidentFeed`,
+`in_memory.InMemoryExamples`) and one for datasets that are read from disk while they are used
+(`streaming.StreamingFeed`, `streaming.StreamedExamples`). `abstract_dataset.AbstractFeed` is a feed without data, for
+compiling a step.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from resnet_jax.data.host_batches import BatchInfo
+from resnet_jax.errors import UserError
+
+Inputs = Any  # a NamedTuple of arrays, which only the feed that made it looks into
+
+
+class Feed(Protocol):
+    """Training examples, as the compiled train step and the training loop use them.
+
+    The batch of a step is a function of (seed, step) alone. An epoch has as many steps as there are whole batches; the
+    few examples that are left over differ from epoch to epoch.
+
+    Attributes:
+      image_shape: (height, width, channels) of the images that `take` returns.
+      size: number of training examples.
+      steps_per_epoch: number of whole batches in an epoch.
+      supports_several_steps: whether one call of the compiled program can take several steps.
+      crops_on_host: whether `augment.random_resized_crop` is done before the images reach the devices.
+      max_prefetched: how many batches may be ready before they are requested.
+    """
+
+    image_shape: tuple[int, int, int]
+    size: int
+    steps_per_epoch: int
+
+    @property
+    def supports_several_steps(self) -> bool: ...
+
+    @property
+    def crops_on_host(self) -> bool: ...
+
+    @property
+    def max_prefetched(self) -> int: ...
+
+    def inputs(self, step: int) -> Inputs:
+        """Return the arrays on the devices that the compiled program needs for `step`."""
+
+    def take(self, inputs: Inputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return images uint8 [batch, height, width, channels] and labels int32 [batch] of a step, under `jax.jit`."""
+
+    def abstract_inputs(self) -> Inputs:
+        """Return the shapes, dtypes and shardings of `inputs`."""
+
+    def arriving_inputs(self) -> Inputs:
+        """Return the shapes, dtypes and shardings of the arrays that are copied to the devices anew at each step."""
+
+    def positions(self, step: int) -> np.ndarray:
+        """Return which training examples this process loads for `step`, the step requested last: int [rows]."""
+
+    def close(self) -> None:
+        """Stop the worker processes, if there are any."""
+
+
+class EvaluationData(Protocol):
+    """Examples to be scored, each exactly once.
+
+    Attributes:
+      subset_positions: int64 [n], where each example lies in the subset from which it was read.
+    """
+
+    @property
+    def subset_positions(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, batch_size: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, BatchInfo]]:
+        """Iterate over all examples in order, in batches of equal size.
+
+        Args:
+          batch_size: examples per batch, over all processes.
+          rows: int [local], the rows of each batch that this process loads.
+
+        Yields:
+          Images uint8 [local, height, width, channels], and what is known about these rows. Rows beyond the last
+          example are padding.
+        """
+
+    def images_at(self, positions: np.ndarray) -> np.ndarray:
+        """Return the images at these positions as they are scored: uint8 [n, height, width, channels]."""
+
+
+def check_batch_size(batch_size: int, num_examples: int) -> None:
+    """Raise `UserError` if the training examples do not fill a single batch."""
+    if num_examples < batch_size:
+        raise UserError(batch_size_error(batch_size, num_examples))
+
+
+def batch_size_error(batch_size: int, num_examples: int) -> str:
+    return f"batch_size ({batch_size}) exceeds the number of training examples ({num_examples:,}). Lower batch_size."
