@@ -1,13 +1,14 @@
-"""The settings of a run: their names, defaults and structure.
+"""The settings of a run: names, types, defaults and descriptions.
 
-`default()` is the whole tree. A recipe in `configs/` starts from it and overrides what it needs:
+`default()` returns the whole tree. A recipe in `configs/` starts from it and overrides what it needs:
 
     def get_config():
         config = default()
         config.dataset.name = "cifar10"
         return config
 
-Names in tables (models, data sets, optimizers, ...) are checked beside each table, everything else in `config_check`.
+The comments in `default()` are also the descriptions in `docs/settings.md`. Names that come from a table (models,
+datasets, optimizers, ...) are checked next to that table. Everything else is checked in `config_check`.
 """
 
 import json
@@ -17,7 +18,7 @@ from ml_collections.config_dict import placeholder
 
 from resnet_jax.errors import UserError, first_line, unknown_name
 
-# What a resumed run may change without becoming another run. `num_epochs` may only grow.
+# A resumed run may change these. `num_epochs` may only grow.
 CHANGEABLE_ON_RESUME = (
     "dataset.data_dir",
     "dataset.num_workers",
@@ -30,7 +31,7 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint.every_minutes",
     "checkpoint.keep",
 )
-# Filled in once from the data and the device, stored with the run, and reused when it resumes.
+# When a run starts, these are determined from the data and the device. A resumed run uses the stored values.
 RESOLVED_AT_START = (
     "dataset.validation_split",
     "dataset.test_split",
@@ -42,139 +43,156 @@ RESOLVED_AT_START = (
     "dataset.feed",
     "steps_per_call",
 )
-OPEN = (None, "", "auto")  # ways to leave a setting to be filled in
+UNRESOLVED = (None, "", "auto")  # values of a setting that is still to be determined
 
 
 def default() -> ConfigDict:
-    """Every setting with its default. The tree is locked: a misspelt name is an error, not a new setting."""
+    """Return every setting with its default. The tree is locked, so a misspelled name raises AttributeError.
+
+    Example:
+      >>> config = default()
+      >>> config.optimizer.name, config.optimizer.learning_rate
+      ('sgd', 0.1)
+    """
     config = ConfigDict()
-    config.seed = 0  # initial weights, order of the examples and augmentation are functions of (seed, step)
+    config.seed = 0  # initial weights, example order and augmentation are functions of (seed, step)
 
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # "digits" (scikit-learn), "folder:/path", or a TFDS name: "cifar10", "mnist", ...
-    config.dataset.data_dir = placeholder(str)  # of TFDS, unset: $TFDS_DATA_DIR; or where a folder has been moved to
+    config.dataset.data_dir = placeholder(str)  # TFDS data_dir, unset: $TFDS_DATA_DIR; or the new place of a folder
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
-    config.dataset.validation_split = ""  # "": the set's own, else a tenth of every class of train; "none": no such
-    config.dataset.test_split = ""  # read once, at the end. "": the set's own, if it has one; "none": no test result
-    config.dataset.feed = "auto"  # "resident" in device memory, "streaming" from disk; "auto": as size and memory ask
-    config.dataset.image_size = placeholder(int)  # pixels on a side that are trained on; unset: as they are, else 224
-    config.dataset.eval_resize = placeholder(int)  # short side before the centre crop; unset: 8/7 of what is cut out
-    config.dataset.eval_crop = placeholder(int)  # pixels on a side in evaluation; unset: image_size
-    config.dataset.num_workers = placeholder(int)  # processes that decode; unset: one a core, up to 16; 0: threads
-    config.dataset.max_unreadable = 100  # pictures that may turn out to be damaged before the run stops
+    config.dataset.validation_split = ""  # "": the dataset's own, else a tenth of each train class; "none": no split
+    config.dataset.test_split = ""  # read once, at the end. "": the dataset's own, if any; "none": no test result
+    config.dataset.feed = "auto"  # "resident" in device memory, "streaming" from disk; "auto": by size and memory
+    config.dataset.image_size = placeholder(int)  # training side in pixels; unset: as stored; 224 if sizes differ
+    config.dataset.eval_resize = placeholder(int)  # short side before the centre crop; unset: 8/7 of eval_crop
+    config.dataset.eval_crop = placeholder(int)  # side in pixels of the centre crop in evaluation; unset: image_size
+    config.dataset.num_workers = placeholder(int)  # decoding processes; unset: one per core, up to 16; 0: threads
+    config.dataset.max_unreadable = 100  # the run stops if more images than this cannot be read
     config.dataset.mean = placeholder(tuple)  # per channel, of pixels in [0, 1]; unset: measured on the training split
-    config.dataset.std = placeholder(tuple)
+    config.dataset.std = placeholder(tuple)  # per channel, of pixels in [0, 1]; set both mean and std, or neither
 
     config.augment = ConfigDict()
-    config.augment.crop_padding = 0  # pixels of black border before a random crop back to the picture's size
-    config.augment.random_resized_crop = ()  # (0.08, 1.0): cut out a part of this share of the area, and resize it
-    config.augment.horizontal_flip = False  # mirror half of the pictures
-    config.augment.rotation = 0.0  # by up to so many degrees either way
-    config.augment.color_jitter = ()  # (0.4, 0.4, 0.4, 0.1): strengths of brightness, contrast, saturation and hue
-    config.augment.randaugment = ()  # (operations a picture, magnitude 0 to 10[, deviation of it]), such as (2, 9)
-    config.augment.random_erasing = 0.0  # probability that a rectangle of a picture is erased
-    config.augment.cutout = 0  # pixels on a side of the square that is cut out of every picture
-    config.augment.mixup = 0.0  # alpha of the beta distribution that the shares of two pictures come from
-    config.augment.cutmix = 0.0  # the same for pasting a rectangle; with mixup, each batch gets one of the two
+    config.augment.crop_padding = 0  # pixels of black border to add before a random crop back to the original size
+    config.augment.random_resized_crop = ()  # (0.08, 1.0): crop this range of the image area, then resize; (): off
+    config.augment.horizontal_flip = False  # mirror each image with probability 0.5
+    config.augment.rotation = 0.0  # largest random rotation in degrees, in either direction
+    config.augment.color_jitter = ()  # strengths of brightness, contrast, saturation and hue: (0.4, 0.4, 0.4, 0.1)
+    config.augment.randaugment = ()  # (operations per image, magnitude 0 to 10[, std of the magnitude]): (2, 9)
+    config.augment.random_erasing = 0.0  # probability of erasing a random rectangle of an image
+    config.augment.cutout = 0  # side in pixels of the square erased from every image
+    config.augment.mixup = 0.0  # alpha of the beta distribution that draws the mixing weights; 0: off
+    config.augment.cutmix = 0.0  # alpha for the area of the pasted rectangle; with mixup, each batch uses one of both
 
     config.model = ConfigDict()
-    config.model.name = "resnet20"  # as `python main.py models` lists them; what is unset below is the variant's own
+    config.model.name = "resnet20"  # any name that the command `models` lists; it gives the unset settings below
     config.model.stem = placeholder(str)  # "imagenet" (7x7/2, max-pool), "cifar" (3x3/1), "deep" (ResNet-D) or "bit"
     config.model.shortcut = placeholder(str)  # "projection" (option B), "average_pool" (ResNet-D) or "pad" (option A)
-    config.model.norm = placeholder(str)  # "batch_norm", "group_norm", or instead a "bias" or one "scalar_bias"
-    config.model.weight_standardization = placeholder(bool)  # of all kernels, which goes with "group_norm"
-    config.model.blur_pool = placeholder(bool)  # a low-pass filter before blocks and max-pools stride
-    config.model.squeeze_excitation = placeholder(int)  # channel attention, with its hidden layer so much smaller: 16
-    config.model.residual_scale = placeholder(float)  # initial value of a learned factor of each residual; 0: SkipInit
+    config.model.norm = placeholder(str)  # "batch_norm", "group_norm", or no norm but a "bias" or a "scalar_bias"
+    config.model.weight_standardization = placeholder(bool)  # standardize all kernels; meant for "group_norm"
+    config.model.blur_pool = placeholder(bool)  # low-pass filter before max-pools and before the stride of blocks
+    config.model.squeeze_excitation = placeholder(int)  # channel attention; reduction of its hidden layer, such as 16
+    config.model.residual_scale = placeholder(float)  # initial value of a learned scale per residual; 0: SkipInit
     config.model.zero_init_residual = placeholder(bool)  # True: blocks start as the identity (Goyal et al. 2017)
-    config.model.stochastic_depth = placeholder(float)  # probability to skip the last block in training, others less
-    config.model.dropout = placeholder(float)  # before the last convolution of each block
-    config.model.remat = placeholder(bool)  # compute activations twice instead of keeping them, which saves memory
-    config.model.scan_blocks = placeholder(bool)  # compile equal blocks once, for very deep networks; runs slower
-    config.model.dtype = "float32"  # of the computation, or "bfloat16"; parameters and logits are always float32
+    config.model.stochastic_depth = placeholder(float)  # drop probability of the last block; less for earlier blocks
+    config.model.dropout = placeholder(float)  # rate before the last convolution of each block
+    config.model.remat = placeholder(bool)  # save memory by recomputing activations in the backward pass
+    config.model.scan_blocks = placeholder(bool)  # compile equal blocks once, for very deep models; runs slower
+    config.model.dtype = "float32"  # "float32" or "bfloat16" for the computation; parameters and logits stay float32
 
-    config.batch_size = 128  # examples a step, over all devices
-    config.num_epochs = 10
-    config.steps_per_call = placeholder(int)  # steps in one compiled call; unset: 1 on CPU, else up to 32
+    config.batch_size = 128  # examples per step, over all devices
+    config.num_epochs = 10  # passes over the training split
+    config.steps_per_call = placeholder(int)  # steps per compiled call; unset: 1 on CPU, up to 32 elsewhere
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # or "adam", "adamw", "lamb", "lars"
+    config.optimizer.name = "sgd"  # "sgd", "adam", "adamw", "lamb" or "lars"
     config.optimizer.learning_rate = 0.1  # the peak of the schedule
-    config.optimizer.momentum = 0.9  # "sgd" and "lars" only
-    config.optimizer.nesterov = True  # "sgd" and "lars" only
-    config.optimizer.weight_decay = 1e-4  # an L2 penalty in "sgd", "adam" and "lars", decoupled in "adamw" and "lamb"
-    config.optimizer.exempt_norm_and_bias = False  # no weight decay, and in "lamb" and "lars" no trust ratio, on these
-    config.optimizer.grad_clip = placeholder(float)  # largest global norm of the gradient; unset: none
-    config.optimizer.accumulate_steps = 1  # parts that a batch is taken in, one after another, to save memory
-    config.optimizer.backbone_scale = 1.0  # of the learning rate of all but the head
-    config.optimizer.layer_decay = 1.0  # of the learning rate, once more for each block below the head
+    config.optimizer.momentum = 0.9  # used by "sgd" and "lars"
+    config.optimizer.nesterov = True  # Nesterov momentum, used by "sgd" and "lars"
+    config.optimizer.weight_decay = 1e-4  # L2 penalty in "sgd", "adam" and "lars"; decoupled in "adamw" and "lamb"
+    config.optimizer.exempt_norm_and_bias = False  # exempt norms and biases from decay and LAMB/LARS trust ratios
+    config.optimizer.grad_clip = placeholder(float)  # largest global norm of the gradient; unset: no clipping
+    config.optimizer.accumulate_steps = 1  # microbatches per batch, computed one after another to save memory
+    config.optimizer.backbone_scale = 1.0  # factor on the learning rate of everything but the head
+    config.optimizer.layer_decay = 1.0  # factor on the learning rate, applied once per block below the head
 
     config.schedule = ConfigDict()
-    config.schedule.name = "cosine"  # or "linear" (to zero), "step", "constant"
-    config.schedule.warmup_epochs = 0.0  # linear from zero to the peak
-    config.schedule.step_epochs = ()  # "step" only: the epochs at which the rate is multiplied by step_factor
-    config.schedule.step_factor = 0.1
+    config.schedule.name = "cosine"  # "cosine", "linear" (to zero), "step" or "constant"
+    config.schedule.warmup_epochs = 0.0  # linear warm-up from zero to the peak
+    config.schedule.step_epochs = ()  # "step" only: epochs at which the learning rate is multiplied by step_factor
+    config.schedule.step_factor = 0.1  # "step" only: the factor
 
     config.loss = ConfigDict()
     config.loss.name = "softmax_cross_entropy"  # or "softmax_cross_entropy_one_hot", "binary_cross_entropy"
-    config.loss.label_smoothing = 0.0  # the share of the target spread evenly over all classes
+    config.loss.label_smoothing = 0.0  # share of the target that is spread evenly over all classes
     config.loss.target_threshold = placeholder(float)  # "binary_cross_entropy" only: targets above it become 1
 
-    config.loss.distill_from = placeholder(str)  # a run directory or a weights file: a teacher's logits are learned too
-    config.loss.distill_model = placeholder(str)  # what a weights file is of; unset: of the same network as the student
-    config.loss.distill_weight = 0.5  # of the teacher's soft targets in the loss; the labels have the rest
-    config.loss.temperature = 4.0  # that divides both networks' logits for the soft targets
+    config.loss.distill_from = placeholder(str)  # the teacher: a run directory or a weights file; unset: none
+    config.loss.distill_model = placeholder(str)  # model name of a teacher's weights file; unset: as the student
+    config.loss.distill_weight = 0.5  # weight of the teacher's soft targets in the loss; the labels get the rest
+    config.loss.temperature = 4.0  # divides the logits of teacher and student for the soft targets
 
     config.batch_norm = ConfigDict()
-    config.batch_norm.momentum = 0.9  # of the running statistics: new = momentum * old + (1 - momentum) * batch
-    config.batch_norm.epsilon = 1e-5
-    config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the whole batch, on all devices
+    config.batch_norm.momentum = 0.9  # decay of the running statistics: new = momentum * old + (1 - momentum) * batch
+    config.batch_norm.epsilon = 1e-5  # added to the variance
+    config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the batch over all devices
 
-    config.init_from = placeholder(str)  # a run directory, .safetensors, .pth or .th file, or hf://owner/name
-    config.init_skip = ()  # patterns of what is not taken from there: ('head*',) for other classes of the same number
-    config.freeze = ()  # patterns of parameters that are not trained: ('stem*', 'stage*') spares the head
-    config.ema_decay = placeholder(float)  # averages of the weights, which the run is judged by: 0.9999; unset: none
+    config.init_from = placeholder(str)  # initial weights: run directory, .safetensors, .pth, .th or hf://owner/name
+    config.init_skip = ()  # patterns of weights not to load: ('head*',) if the classes differ but not their number
+    config.freeze = ()  # patterns of parameters not to train: ('stem*', 'stage*') trains only the head
+    config.ema_decay = placeholder(float)  # evaluate and keep an average of the weights, such as 0.9999; unset: none
 
-    config.log_every_steps = 50
-    config.evaluate_every_epochs = 1
+    config.log_every_steps = 50  # steps per line of the training log
+    config.evaluate_every_epochs = 1  # epochs between evaluations; the last epoch is always evaluated
     config.profile_steps = placeholder(str)  # "100:110" writes a profiler trace of these steps
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every_epochs = 1  # beside these, every new best and the last step are saved
-    config.checkpoint.every_minutes = 10.0
-    config.checkpoint.keep = 2  # the newest that stay; the best one stays besides
-    config.checkpoint.best_metric = "top1"  # or "loss", on the validation split
+    config.checkpoint.every_epochs = 1  # epochs between saves; every new best and the last step are saved too
+    config.checkpoint.every_minutes = 10.0  # longest time between two saves, also within an epoch
+    config.checkpoint.keep = 2  # how many of the newest to keep, besides the best
+    config.checkpoint.best_metric = "top1"  # "top1" or "loss", on the validation split
 
     return config.lock()
 
 
 def get(config: ConfigDict, key: str):
-    """The value at a dotted `key`, such as "optimizer.learning_rate"."""
-    for part in key.split("."):
-        config = config[part]
+    """Return the value of a dotted `key`.
+
+    Example:
+      >>> get(default(), "optimizer.learning_rate")
+      0.1
+    """
+    for name in key.split("."):
+        config = config[name]
     return config
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, object]:
-    """Every setting by its dotted name, sorted."""
-    found = {}
+    """Return every setting by its dotted name, sorted.
+
+    Example:
+      >>> leaves(default().schedule)["warmup_epochs"]
+      0.0
+    """
+    settings = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
-            found.update(leaves(value, f"{prefix}{name}."))
+            settings.update(leaves(value, f"{prefix}{name}."))
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            settings[f"{prefix}{name}"] = value
+    return settings
 
 
 def to_json(config: ConfigDict) -> str:
-    return json.dumps(config.to_dict(), indent=2) + "\n"
+    """Return the settings as indented JSON."""
+    return config.to_json(indent=2) + "\n"
 
 
 def from_json(text: str) -> ConfigDict:
-    """The inverse of `to_json`; a setting that an older run did not know keeps its default.
+    """Return the settings that `to_json` wrote. Settings that an older version did not have keep their default.
 
     Raises:
-      UserError: if it is no JSON, or holds other names or types than the settings have.
+      UserError: if the text is not JSON, or has names or types that the settings do not have.
     """
     config = default()
 
@@ -190,27 +208,34 @@ def from_json(text: str) -> ConfigDict:
     try:
         fill(config, json.loads(text), "")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"these are no settings of a run ({first_line(error)}): restore the file") from None
+        raise UserError(f"config.json does not hold the settings of a run ({first_line(error)}). Restore it.") from None
     return config
 
 
-def resume(stored: ConfigDict, wanted: ConfigDict) -> ConfigDict:
-    """The settings with which a run stored as `stored` goes on when `wanted` is asked for.
+def resume(stored: ConfigDict, requested: ConfigDict) -> ConfigDict:
+    """Return the settings with which to resume a run.
+
+    Args:
+      stored: the settings in the run directory.
+      requested: the settings that the user asks for now.
 
     Raises:
-      UserError: if they differ in what makes it another run, naming the settings.
+      UserError: if they differ in a setting that makes it another run. The message names these settings.
     """
-    resumed = wanted.copy_and_resolve_references()
-    before, after = leaves(stored), leaves(wanted)
+    resumed = requested.copy_and_resolve_references()
+    before = leaves(stored)
+    now = leaves(requested)
     for key in RESOLVED_AT_START:
-        if after[key] in OPEN:
+        if now[key] in UNRESOLVED:
             section, _, name = key.rpartition(".")
             (resumed[section] if section else resumed)[name] = before[key]
-            after[key] = before[key]
-    changed = [key for key in before if before[key] != after[key] and key not in CHANGEABLE_ON_RESUME]
-    if wanted.num_epochs < stored.num_epochs:
+            now[key] = before[key]
+    changed = [key for key in before if before[key] != now[key] and key not in CHANGEABLE_ON_RESUME]
+    if requested.num_epochs < stored.num_epochs:
         changed.append("num_epochs")
     if changed:
-        listed = ", ".join(f"{key} (there {before[key]!r}, here {after[key]!r})" for key in changed)
-        raise UserError(f"this workdir belongs to another run, which differs in {listed}: choose another --workdir")
+        differences = ", ".join(f"{key} (stored {before[key]!r}, now {now[key]!r})" for key in changed)
+        raise UserError(
+            f"this workdir belongs to another run, which differs in {differences}. Choose another --workdir."
+        )
     return resumed

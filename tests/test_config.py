@@ -1,15 +1,19 @@
+import inspect
+import runpy
+
 import pytest
 
 from resnet_jax import config as settings
 from resnet_jax.errors import UserError
+from tests.conftest import ROOT
 
 
-def test_misspelt_setting_in_a_recipe_is_an_error():
+def test_misspelled_setting_in_a_recipe_is_an_error():
     with pytest.raises(AttributeError, match="learning_rate"):
         settings.default().optimizer.learning_rat = 0.1
 
 
-def test_json_gives_the_same_settings_back():
+def test_json_round_trip_restores_the_settings():
     config = settings.default()
     config.dataset.mean, config.dataset.std = (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)
     config.steps_per_call = 4
@@ -18,30 +22,41 @@ def test_json_gives_the_same_settings_back():
     assert isinstance(restored.dataset.mean, tuple)
 
 
-def test_json_of_an_unknown_setting_is_refused():
-    with pytest.raises(UserError, match=r"unknown setting 'optimizer.momentun': did you mean optimizer.momentum"):
+def test_json_with_an_unknown_setting_is_refused():
+    with pytest.raises(UserError, match=r"unknown setting 'optimizer.momentun'. Did you mean optimizer.momentum"):
         settings.from_json('{"optimizer": {"momentun": 0.9}}')
 
 
 class TestResume:
-    def test_takes_what_was_resolved(self):
+    def test_uses_stored_values_of_resolved_settings(self):
         stored = settings.default()
         stored.dataset.mean, stored.dataset.std, stored.steps_per_call = (0.5,), (0.2,), 8
         resumed = settings.resume(stored, settings.default())
         assert (resumed.dataset.mean, resumed.dataset.std, resumed.steps_per_call) == ((0.5,), (0.2,), 8)
 
-    def test_lets_logging_change_and_epochs_grow(self):
-        wanted = settings.default()
-        wanted.log_every_steps, wanted.checkpoint.keep, wanted.num_epochs = 7, 9, 20
-        resumed = settings.resume(settings.default(), wanted)
+    def test_allows_other_logging_and_more_epochs(self):
+        requested = settings.default()
+        requested.log_every_steps, requested.checkpoint.keep, requested.num_epochs = 7, 9, 20
+        resumed = settings.resume(settings.default(), requested)
         assert (resumed.log_every_steps, resumed.checkpoint.keep, resumed.num_epochs) == (7, 9, 20)
 
     @pytest.mark.parametrize(
         ("key", "value"),
         [("seed", 1), ("num_epochs", 5), ("batch_size", 64), ("freeze", ("stem*",)), ("ema_decay", 0.9)],
     )
-    def test_refuses_another_run_by_name(self, key, value):
-        wanted = settings.default()
-        wanted[key] = value
+    def test_refuses_another_run_and_names_the_setting(self, key, value):
+        requested = settings.default()
+        requested[key] = value
         with pytest.raises(UserError, match=f"another run, which differs in {key}"):
-            settings.resume(settings.default(), wanted)
+            settings.resume(settings.default(), requested)
+
+
+def test_settings_page_is_current():
+    script = runpy.run_path(str(ROOT / "docs" / "settings.py"))
+    assert script["PAGE"].read_text() == script["page"](), "out of date: run python docs/settings.py"
+
+
+def test_settings_page_describes_every_setting():
+    script = runpy.run_path(str(ROOT / "docs" / "settings.py"))
+    described = script["descriptions"](inspect.getsource(settings.default))
+    assert sorted(described) == sorted(settings.leaves(settings.default()))
