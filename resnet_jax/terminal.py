@@ -1,21 +1,38 @@
-"""What the user sees in a terminal: aligned tables, durations, and one live progress line."""
+"""Terminal output: aligned tables, durations, log lines, and one live progress line."""
 
 import io
+import logging
 import os
 import select
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self, TextIO
 
+from resnet_jax.errors import UserError
+
+LOGGER = "resnet_jax"  # parent of the loggers of all modules in this package
 PLAIN_LINE_SECONDS = 10.0
+MAX_NAMES_LISTED = 20
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
-    """Rows of cells as aligned text: numbers to the right, integers with thousands separators, the rest to the left.
+    """Format rows of cells as aligned text: numbers to the right, everything else to the left.
 
-    Percentages, such as "97.30%", are numbers, and so is "-" among them.
+    Integers get thousands separators. Percentages such as "97.30%" count as numbers, and so does "-" in a column of
+    them.
+
+    Example:
+      >>> print(table([("stem", 1234), ("head", 5)], header=("module", "parameters")))
+      module  parameters
+      ------  ----------
+      stem         1,234
+      head             5
     """
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -40,31 +57,31 @@ def _is_number(cell: object) -> bool:
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Figures a split, with accuracies in percent."""
+    """Format the loss and accuracies of each split as a table, with accuracies in percent."""
     rows = [
-        (split, f"{of['loss']:.4f}", f"{of['top1']:.2%}", f"{of['top5']:.2%}", of["examples"])
-        for split, of in scores.items()
+        (split, f"{means['loss']:.4f}", f"{means['top1']:.2%}", f"{means['top5']:.2%}", means["examples"])
+        for split, means in scores.items()
     ]
     return table(rows, header=("split", "loss", "top-1", "top-5", "examples"))
 
 
 def printable(text: str) -> str:
-    """Text, such as the name of a file, in one line that does nothing to a terminal: all else in it becomes "?"."""
+    """Replace every character that could control a terminal with "?". File names can contain such characters.
+
+    Example:
+      >>> printable("cat.png\\x1b[2J")
+      'cat.png?[2J'
+    """
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def nobody_reads() -> bool:
-    """Whether stdout has lost its reader, such as `head`, who has had enough; what is printed then goes nowhere."""
-    pipe = select.poll()
-    pipe.register(sys.stdout.fileno(), 0)
-    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
-
-
 def duration(seconds: float) -> str:
-    """4.2 s, 3 min 20 s, or 2 h 05 min."""
+    """Format a duration.
+
+    Example:
+      >>> duration(4.21), duration(200), duration(7500)
+      ('4.2 s', '3 min 20 s', '2 h 05 min')
+    """
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, whole = divmod(round(seconds), 60)
@@ -73,22 +90,80 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-class ProgressLine:
-    """One line that is rewritten in place on a terminal; elsewhere a plain line at most every ten seconds.
+# ---------------------------------------------------------------------------------------------------------------------
+# Output
+# ---------------------------------------------------------------------------------------------------------------------
 
-    It is on stdout, or on another `stream`. Unless `active`, as in the other processes of a multi-host run, it shows
-    nothing.
+
+def discard_closed_stdout() -> bool:
+    """Discard all further output if the reader of stdout, such as `head`, has exited. Return whether it has."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+class Reporter:
+    """Show log lines and one live progress line, and count the images that cannot be read.
+
+    Within its context, records of the `resnet_jax` logger are printed above the live line: from level INFO upwards, as
+    the message alone. On a terminal the live line is rewritten in place; elsewhere it becomes a plain line at most
+    every ten seconds. Contexts can be nested; only the innermost one prints log records.
+
+    Args:
+      active: False in every process of a run except the first. An inactive reporter shows nothing except warnings,
+        which go to stderr.
+      stream: where to write; default: stdout.
+      max_unreadable: how many unreadable images to accept (`dataset.max_unreadable`); None: any number.
+
+    Attributes:
+      unreadable: why each unreadable image cannot be read, by image name.
+
+    Example:
+      >>> with Reporter() as reporter:
+      ...     logging.getLogger("resnet_jax.data").info("Feed: resident.")
+      ...     reporter.print("Done.")
+      Feed: resident.
+      Done.
     """
 
-    def __init__(self, active: bool = True, stream: TextIO | None = None):
-        self._active = active
+    def __init__(self, active: bool = True, stream: TextIO | None = None, max_unreadable: int | None = None):
+        self.active = active
+        self.max_unreadable = max_unreadable
+        self.unreadable: dict[str, str] = {}
         self._stream = (stream or sys.stdout) if active else io.StringIO()
         self._live = self._stream.isatty()
         self._shown = ""
         self._last_plain = time.monotonic()
 
+    # Log records
+
+    def __enter__(self) -> Self:
+        logger = logging.getLogger(LOGGER)
+        self._before = logger.handlers, logger.level, logger.propagate
+        others = [handler for handler in logger.handlers if not isinstance(handler, _ReporterHandler)]
+        logger.handlers = [*others, _ReporterHandler(self)]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        return self
+
+    def __exit__(self, *exception) -> None:
+        logger = logging.getLogger(LOGGER)
+        logger.handlers, level, logger.propagate = self._before
+        logger.setLevel(level)
+
+    # Lines
+
+    def print(self, text: str) -> None:
+        """Print lasting text, such as the result of a command, in place of the live line."""
+        self.clear()
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
     def update(self, text: str) -> None:
-        """Shows `text` as the state of things."""
+        """Show `text` on the live line."""
         if self._live:
             text = text[: shutil.get_terminal_size().columns - 1]  # A wrapped line could not be rewritten.
             self._stream.write("\r" + text.ljust(len(self._shown)))
@@ -98,33 +173,68 @@ class ProgressLine:
             self._stream.write(text + "\n")
         self._stream.flush()
 
-    def print(self, text: str) -> None:
-        """Prints lasting lines of `text`, in place of the live line."""
-        self.clear()
-        self._stream.write(text + "\n")
-        self._stream.flush()
-
     def clear(self) -> None:
-        """Takes the live line away, until the next update."""
+        """Remove the live line until the next update."""
         if self._shown:
             self._stream.write("\r" + " " * len(self._shown) + "\r")
             self._stream.flush()
             self._shown = ""
 
-    def warn(self, text: str) -> None:
-        """Prints what must not be missed; where this line shows nothing, on stderr."""
-        if self._active:
-            self.print(text)
-        else:
-            print(text, file=sys.stderr)
-
     def counter(self, what: str) -> Callable[[int, int], None]:
-        """A function of (done, total) that shows how far `what` has come, how fast, and when it will be done."""
+        """Return a function of (done, total) that shows the progress, the rate and the remaining time of `what`."""
         started = time.monotonic()
 
         def show(done: int, total: int) -> None:
             rate = done / max(time.monotonic() - started, 1e-9)
-            left = f"  {rate:,.0f}/s  ETA {duration((total - done) / rate)}" if done else ""
-            self.update(f"{what}  {done:,}/{total:,}{left}")
+            remaining = f"  {rate:,.0f}/s  ETA {duration((total - done) / rate)}" if done else ""
+            self.update(f"{what}  {done:,}/{total:,}{remaining}")
 
         return show
+
+    # Unreadable images
+
+    def add_unreadable(self, problems: Iterable[tuple[str, str]]) -> None:
+        """Count unreadable images, and log each one once.
+
+        Args:
+          problems: the name of each image, and why it cannot be read.
+        """
+        for name, reason in problems:
+            if name not in self.unreadable:
+                self.unreadable[name] = reason
+                logging.getLogger(__name__).warning("Unreadable: %s: %s", name, reason)
+
+    def check_unreadable(self, count: int | None = None) -> None:
+        """Check that no more than `max_unreadable` images cannot be read.
+
+        Args:
+          count: how many images cannot be read, over all processes; None: those that this reporter has counted.
+
+        Raises:
+          UserError: if there are more; it names the first ones.
+        """
+        count = len(self.unreadable) if count is None else count
+        if self.max_unreadable is None or count <= self.max_unreadable:
+            return
+        noun = "image" if count == 1 else "images"
+        names = list(self.unreadable)[:MAX_NAMES_LISTED]
+        more = f", and {count - len(names):,} more" if count > len(names) else ""
+        raise UserError(
+            f"{count:,} {noun} cannot be read, but dataset.max_unreadable allows {self.max_unreadable:,}: "
+            f"{', '.join(names)}{more}. Fix or remove them, or raise the limit."
+        )
+
+
+class _ReporterHandler(logging.Handler):
+    """Print log records through a reporter; if it is inactive, print only warnings, on stderr."""
+
+    def __init__(self, reporter: Reporter):
+        super().__init__(logging.INFO if reporter.active else logging.WARNING)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if self._reporter.active:
+            self._reporter.print(text)
+        else:
+            print(text, file=sys.stderr)

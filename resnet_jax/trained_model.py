@@ -20,7 +20,6 @@ from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 from resnet_jax.models import factory
 from resnet_jax.runtime import parallel
@@ -158,13 +157,13 @@ class TrainedModel:
         positions = np.arange(len(images))
         if len(images):
             # At once and here: what reads ahead takes longer to start than a few pictures need.
-            images = self._given(UnlabelledImages(images, images.shape[-1]), num_workers=0).pictures(positions)
+            images = self._given(UnlabelledImages(images, images.shape[-1]), num_workers=0).images_at(positions)
         return InMemoryExamples(images, np.zeros(len(images), np.int32), positions)
 
     def _given(self, source: UnlabelledImages, num_workers: int) -> StreamedExamples:
         selection = Subset({"": source}, np.zeros(len(source), np.int64), np.arange(len(source)))
-        unreadable = UnreadableImages(len(source), lambda line: None)  # Who asks is told of each, by its place.
-        return feed_config.given_examples(self.config.dataset, selection, num_workers, unreadable)
+        # No reporter: `Outputs.problems` tells the caller which images cannot be read.
+        return feed_config.given_examples(self.config.dataset, selection, num_workers, reporter=None)
 
 
 def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
@@ -178,15 +177,15 @@ def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
     model = factory.from_config(config, len(classes))
     mesh = mesh or parallel.make_mesh()
     variables = parallel.abstract(abstract_variables(model, len(config.dataset.mean)), parallel.replicated(mesh))
-    with directory:
-        directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric, read_only=True)
-        step = directory.checkpoints.chosen_step()
+    keep, best_metric = config.checkpoint.keep, config.checkpoint.best_metric
+    with directory.open_checkpoints(keep, best_metric, read_only=True) as checkpoints:
+        step = checkpoints.chosen_step()
         if step is None:
             raise UserError(f"{directory.path} has no checkpoint yet: train it first")
         if config.ema_decay is None:
-            variables, _ = directory.checkpoints.restore(step, variables)
+            variables, _ = checkpoints.restore(step, variables)
         else:
-            items, _ = directory.checkpoints.restore(step, {"ema": {"batch_stats": {}, **variables}})
+            items, _ = checkpoints.restore(step, {"ema": {"batch_stats": {}, **variables}})
             variables = items["ema"]
     return TrainedModel(config, classes, model, variables, Preprocess.from_config(config.dataset), step, mesh)
 

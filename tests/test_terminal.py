@@ -1,31 +1,11 @@
 import io
+import logging
 import sys
 
 import pytest
 
-from resnet_jax import terminal
-
-
-def test_table_aligns_numbers_to_the_right():
-    assert terminal.table([("stem", 1234), ("head", 5)], header=("module", "parameters")).split("\n") == [
-        "module  parameters",
-        "------  ----------",
-        "stem         1,234",
-        "head             5",
-    ]
-
-
-def test_percentages_are_numbers_and_so_is_what_is_missing_among_them():
-    rows = terminal.table([("cat", "97.30%"), ("dog", "-"), ("bird", "100.00%")], header=("class", "recall"))
-    assert [row[-7:] for row in rows.split("\n")[2:]] == [" 97.30%", "      -", "100.00%"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(4.21, "4.2 s"), (59.94, "59.9 s"), (59.99, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
-)
-def test_duration(seconds, text):
-    assert terminal.duration(seconds) == text
+from resnet_jax.errors import UserError
+from resnet_jax.terminal import Reporter, duration, printable, table
 
 
 class Terminal(io.StringIO):
@@ -33,50 +13,172 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_live_line_is_rewritten_and_cleared(monkeypatch):
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stdout", stream)
-    progress = terminal.ProgressLine()
-    progress.update("step 100")
-    progress.update("step 9")
-    progress.print("done")
-    assert stream.getvalue() == "\rstep 100\rstep 9  \r      \rdone\n"
+class TestText:
+    def test_table_aligns_numbers_to_the_right(self):
+        assert table([("stem", 1234), ("head", 5)], header=("module", "parameters")).split("\n") == [
+            "module  parameters",
+            "------  ----------",
+            "stem         1,234",
+            "head             5",
+        ]
+
+    def test_table_treats_percentages_and_dashes_as_numbers(self):
+        rows = table([("cat", "97.30%"), ("dog", "-"), ("bird", "100.00%")], header=("class", "recall"))
+        assert [row[-7:] for row in rows.split("\n")[2:]] == [" 97.30%", "      -", "100.00%"]
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [(4.21, "4.2 s"), (59.94, "59.9 s"), (59.99, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+    )
+    def test_duration(self, seconds, text):
+        assert duration(seconds) == text
+
+    def test_printable_replaces_control_characters(self):
+        assert printable("Ünï cödé 猫\n\x1b[2J\udcff\u202e") == "Ünï cödé 猫??[2J??"
 
 
-def test_live_line_never_wraps(monkeypatch):
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setenv("COLUMNS", "20")
-    terminal.ProgressLine().update("x" * 50)
-    assert stream.getvalue() == "\r" + "x" * 19
+class TestLiveLine:
+    def test_is_rewritten_and_cleared(self, monkeypatch):
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stdout", stream)
+        reporter = Reporter()
+        reporter.update("step 100")
+        reporter.update("step 9")
+        reporter.print("done")
+        assert stream.getvalue() == "\rstep 100\rstep 9  \r      \rdone\n"
+
+    def test_never_wraps(self, monkeypatch):
+        stream = Terminal()
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setenv("COLUMNS", "20")
+        Reporter().update("x" * 50)
+        assert stream.getvalue() == "\r" + "x" * 19
+
+    def test_without_a_terminal_is_a_plain_line_at_most_every_ten_seconds(self, monkeypatch):
+        stream, clock = io.StringIO(), iter([0.0, 5.0, 11.0, 11.0, 12.0])
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr("resnet_jax.terminal.time.monotonic", lambda: next(clock))
+        reporter = Reporter()
+        for text in ("early", "shown", "soon after"):
+            reporter.update(text)
+        assert stream.getvalue() == "shown\n"
+
+    def test_of_another_stream_can_be_removed(self, capsys):
+        stream = Terminal()
+        reporter = Reporter(stream=stream)
+        reporter.update("step 1")
+        reporter.clear()
+        reporter.clear()
+        reporter.update("2")
+        assert stream.getvalue() == "\rstep 1\r      \r\r2"
+        assert capsys.readouterr().out == ""
+
+    def test_of_an_inactive_reporter_is_not_shown(self, capsys):
+        reporter = Reporter(active=False)
+        reporter.print("hello")
+        reporter.update("step 1")
+        assert capsys.readouterr().out == ""
+
+    def test_counter_shows_rate_and_remaining_time(self, monkeypatch):
+        stream, clock = Terminal(), iter([0.0, 0.0, 2.0])
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setattr("resnet_jax.terminal.time.monotonic", lambda: next(clock))
+        Reporter(stream=stream).counter("reading examples")(1000, 3000)
+        assert stream.getvalue() == "\rreading examples  1,000/3,000  500/s  ETA 4.0 s"
 
 
-def test_elsewhere_plain_lines_come_at_most_every_ten_seconds(monkeypatch):
-    stream, clock = io.StringIO(), iter([0.0, 5.0, 11.0, 11.0, 12.0])
-    monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
-    progress = terminal.ProgressLine()
-    for text in ("early", "shown", "soon after"):
-        progress.update(text)
-    assert stream.getvalue() == "shown\n"
+class TestLogRecords:
+    logger = logging.getLogger("resnet_jax.some.module")
+
+    def test_replace_the_live_line_within_the_context(self):
+        stream = Terminal()
+        with Reporter(stream=stream) as reporter:
+            reporter.update("step 1")
+            self.logger.info("Feed: %s", "resident")
+            self.logger.debug("details")
+        assert stream.getvalue() == "\rstep 1\r      \rFeed: resident\n"
+
+    def test_are_as_before_after_the_context(self, capsys):
+        logger = logging.getLogger("resnet_jax")
+        before = list(logger.handlers), logger.level, logger.propagate
+        with pytest.raises(ValueError), Reporter():
+            raise ValueError
+        assert (list(logger.handlers), logger.level, logger.propagate) == before
+        self.logger.info("quiet")
+        assert capsys.readouterr().out == ""
+
+    def test_of_an_inactive_reporter_are_warnings_on_stderr(self, capsys):
+        with Reporter(active=False):
+            self.logger.info("quiet")
+            self.logger.warning("loud")
+        output = capsys.readouterr()
+        assert (output.out, output.err) == ("", "loud\n")
+
+    def test_of_nested_reporters_are_printed_once(self):
+        outer, inner = io.StringIO(), io.StringIO()
+        with Reporter(stream=outer):
+            with Reporter(stream=inner):
+                self.logger.info("inner")
+            self.logger.info("outer")
+        assert (outer.getvalue(), inner.getvalue()) == ("outer\n", "inner\n")
+
+    def test_still_reach_other_handlers(self):
+        logger, records = logging.getLogger("resnet_jax"), []
+        handler = logging.Handler()
+        handler.emit = records.append
+        logger.addHandler(handler)
+        try:
+            with Reporter(active=False):
+                self.logger.info("kept")
+        finally:
+            logger.removeHandler(handler)
+        assert [record.getMessage() for record in records] == ["kept"]
 
 
-def test_inactive_shows_nothing(capsys):
-    progress = terminal.ProgressLine(active=False)
-    progress.print("hello")
-    assert capsys.readouterr().out == ""
+class TestUnreadableImages:
+    def test_are_logged_and_counted_once_over_all_epochs(self, caplog):
+        reporter = Reporter(max_unreadable=2)
+        assert len(reporter.unreadable) == 0
+        for _ in range(3):
+            reporter.add_unreadable([("a.jpg", "it is wet")])
+            reporter.add_unreadable([("b.jpg", "it is torn"), ("a.jpg", "it is wet")])
+            reporter.add_unreadable([])
+        assert caplog.messages == ["Unreadable: a.jpg: it is wet", "Unreadable: b.jpg: it is torn"]
+        assert len(reporter.unreadable) == 2
 
+    def test_beyond_the_limit_raise_an_error_that_names_them(self, caplog):
+        reporter = Reporter(max_unreadable=1)
+        reporter.add_unreadable([("a.jpg", "wet")])
+        reporter.check_unreadable()
+        reporter.add_unreadable([("b.jpg", "torn")])
+        with pytest.raises(UserError, match=r"^2 images .*max_unreadable allows 1: a\.jpg, b\.jpg\. Fix or remove"):
+            reporter.check_unreadable()
+        assert len(caplog.messages) == 2
 
-def test_another_stream_and_a_line_taken_away(monkeypatch, capsys):
-    stream = Terminal()
-    progress = terminal.ProgressLine(stream=stream)
-    progress.update("step 1")
-    progress.clear()
-    progress.clear()
-    progress.update("2")
-    assert stream.getvalue() == "\rstep 1\r      \r\r2"
-    assert capsys.readouterr().out == ""
+    def test_can_be_checked_by_a_count_over_all_processes(self):
+        reporter = Reporter(max_unreadable=3)
+        reporter.add_unreadable([("a.jpg", "wet")])
+        reporter.check_unreadable(3)
+        with pytest.raises(UserError, match=r"^4 images .*max_unreadable allows 3: a\.jpg"):
+            reporter.check_unreadable(4)
 
+    def test_can_be_forbidden(self):
+        reporter = Reporter(max_unreadable=0)
+        reporter.add_unreadable([("a.jpg", "wet")])
+        with pytest.raises(UserError, match=r"1 image .* allows 0: a\.jpg"):
+            reporter.check_unreadable()
 
-def test_what_a_terminal_would_obey_is_not_printed():
-    assert terminal.printable("Ünï cödé 猫\n\x1b[2J\udcff\u202e") == "Ünï cödé 猫??[2J??"
+    def test_are_unlimited_by_default(self):
+        reporter = Reporter()
+        reporter.add_unreadable([("a.jpg", "wet")])
+        reporter.check_unreadable()
+
+    def test_beyond_the_first_twenty_are_not_named(self):
+        reporter = Reporter(max_unreadable=100)
+        reporter.add_unreadable([(f"{number}.jpg", "wet") for number in range(1500)])
+        with pytest.raises(UserError) as error:
+            reporter.check_unreadable()
+        assert "1,500 images cannot be read, but dataset.max_unreadable allows 100" in str(error.value)
+        assert "0.jpg, 1.jpg" in str(error.value)
+        assert "19.jpg, and 1,480 more" in str(error.value)
+        assert "20.jpg" not in str(error.value)

@@ -11,7 +11,6 @@ import pytest
 
 import resnet_jax
 from resnet_jax.data.sources import ArraySource, open_sources
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.inference.export import export_weights
@@ -21,10 +20,11 @@ from resnet_jax.pretrained import hub, weight_files
 from resnet_jax.pretrained.load import load_pretrained, load_teacher, open_pretrained
 from resnet_jax.pretrained.weight_files import read
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 from resnet_jax.training import experiment as setups
 
-UNREADABLE = UnreadableImages(0, print)
+REPORTER = Reporter(active=False, max_unreadable=0)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def workdir(tiny_run):
 
 def begin(config, mesh, sources=None):
     """The state before the first step, and what was told of the weights."""
-    setup = setups.prepare(config, mesh, sources or open_sources("digits"), UNREADABLE)
+    setup = setups.build(config, mesh, sources or open_sources("digits"), REPORTER)
     told = []
     return setup, parallel.fetch(setup.initial_state(told.append)), told
 
@@ -62,7 +62,7 @@ def test_exported_weights_are_the_same_network(workdir, tiny_config, tmp_path):
     again = load(tiny_config, open_sources("digits"))
     assert_equal(again.variables, run.variables)
     assert again.preprocess == run.preprocess
-    scores = [score_run(each, open_sources("digits"), "test[:100]", UNREADABLE) for each in (run, again)]
+    scores = [score_run(each, open_sources("digits"), "test[:100]", REPORTER) for each in (run, again)]
     assert scores[0] == scores[1]
 
 
@@ -262,7 +262,7 @@ def test_a_split_may_be_named_where_there_is_no_test(workdir, tiny_config):
     sources = {"train": open_sources("digits")["train"]}
     assert load(tiny_config, sources).config.dataset.image_size == 8
     run = load(tiny_config, sources, "train[:50]")
-    assert score_run(run, sources, "train[:50]", UNREADABLE)["examples"] == 50
+    assert score_run(run, sources, "train[:50]", REPORTER)["examples"] == 50
 
 
 @pytest.mark.slow

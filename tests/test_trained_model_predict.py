@@ -12,15 +12,15 @@ from resnet_jax import config as settings
 from resnet_jax.data import crops
 from resnet_jax.data.dataset import open_split
 from resnet_jax.data.decode import ImageFile
-from resnet_jax.data.host_batches import Rows
+from resnet_jax.data.host_batches import BatchInfo
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.models.factory import create_model
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel, load_run
 from tests.end_to_end import pictures
 
@@ -77,7 +77,7 @@ def test_probabilities_are_the_softmax_of_the_logits(run_of, count):
 def test_pictures_of_the_size_of_the_run_are_judged_as_in_evaluation(digits):
     """The test pictures, handed over by the user and as examples that are scored."""
     selection = Subset.of(open_sources("digits"), "test[:100]")
-    examples = open_split(digits.config.dataset, selection, UnreadableImages(0, print))
+    examples = open_split(digits.config.dataset, selection, Reporter(active=False, max_unreadable=0))
     outcomes = make_evaluate(digits.model, digits.preprocess, 64, digits.mesh)(digits.variables, examples)
     predictions = digits.predict(examples.images)
     np.testing.assert_array_equal(predictions.labels, outcomes.prediction)
@@ -200,7 +200,7 @@ class CountedBatches:
     def batches(self, batch_size, rows):
         while True:
             self.asked += 1
-            yield np.zeros((batch_size, 12, 12, 3), np.uint8), Rows(np.zeros(batch_size), np.arange(batch_size), [])
+            yield np.zeros((batch_size, 12, 12, 3), np.uint8), BatchInfo(np.zeros(batch_size), np.arange(batch_size), [])
 
 
 def test_pixels_of_few_batches_are_held(run_of):

@@ -75,7 +75,7 @@ def start(verb: ModuleType) -> None:
         except Preempted:
             return GO_ON
         except Exception as error:
-            if isinstance(error, BrokenPipeError) and terminal.nobody_reads():
+            if isinstance(error, BrokenPipeError) and terminal.discard_closed_stdout():
                 return DONE
             return cluster.leave(_report(error, cluster.lost_another(error)))
 

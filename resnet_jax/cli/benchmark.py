@@ -33,36 +33,35 @@ flags.mark_flag_as_required("config")
 
 def run() -> int:
     from resnet_jax.diagnostics import hlo, throughput
-    from resnet_jax.terminal import ProgressLine
+    from resnet_jax.terminal import Reporter
 
     if not COLLECTIVES.value and (COMPILE_FOR.value or LINK.value):
         raise UserError("--compile_for and --link_gbytes_per_s are about what devices exchange: add --collectives")
-    progress = ProgressLine(active=FORMAT.value == "text")
-    found = _analyze(progress) if COLLECTIVES.value else _measure(progress)
-    if FORMAT.value == "text":
-        progress.print((hlo if COLLECTIVES.value else throughput).report(found))
-    else:
-        print(json.dumps(dataclasses.asdict(found)))
+    max_unreadable = CONFIG.value.dataset.max_unreadable
+    with Reporter(active=FORMAT.value == "text", max_unreadable=max_unreadable) as reporter:
+        found = _analyze(reporter) if COLLECTIVES.value else _measure(reporter)
+        if FORMAT.value == "text":
+            reporter.print((hlo if COLLECTIVES.value else throughput).report(found))
+        else:
+            print(json.dumps(dataclasses.asdict(found)))
     return 0
 
 
-def _measure(progress):
+def _measure(reporter):
     from resnet_jax.data.sources import open_sources
-    from resnet_jax.data.unreadable_images import UnreadableImages
     from resnet_jax.diagnostics import throughput
 
     dataset = CONFIG.value.dataset
-    unreadable = UnreadableImages(dataset.max_unreadable, progress.warn)
-    return throughput.measure(CONFIG.value, open_sources(dataset.name, dataset.data_dir), unreadable, progress)
+    return throughput.measure(CONFIG.value, open_sources(dataset.name, dataset.data_dir), reporter)
 
 
-def _analyze(progress):
+def _analyze(reporter):
     from resnet_jax.diagnostics.hlo import analyze
     from resnet_jax.runtime import parallel, tpu_topology
     from resnet_jax.training import experiment
 
     mesh = parallel.make_mesh(tpu_topology.describe(COMPILE_FOR.value) if COMPILE_FOR.value else None)
     experiment.check(CONFIG.value, mesh)
-    parts = experiment.prepare_described(CONFIG.value, mesh, progress.print)
-    progress.print("Compiling the train step ...\n")
+    parts = experiment.build_abstract(CONFIG.value, mesh)
+    reporter.print("Compiling the train step ...\n")
     return analyze(parts, LINK.value and 1e9 * LINK.value, 1e-6 * HOP.value)

@@ -10,9 +10,9 @@ flags.mark_flags_as_required(["dataset", "to"])
 
 def run() -> int:
     from resnet_jax.data.tfrecord_conversion import convert
-    from resnet_jax.terminal import ProgressLine
+    from resnet_jax.terminal import Reporter
 
-    progress = ProgressLine()
-    folder = convert(DATASET.value, DATA_DIR.value, TO.value, progress.counter("converting examples"))
-    progress.print(f"Converted to {folder}: train with --config.dataset.data_dir={TO.value}")
+    reporter = Reporter()
+    folder = convert(DATASET.value, DATA_DIR.value, TO.value, reporter)
+    reporter.print(f"Converted to {folder}: train with --config.dataset.data_dir={TO.value}")
     return 0

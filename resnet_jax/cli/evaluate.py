@@ -30,21 +30,21 @@ def run(workdirs: list[str]) -> int:
     from resnet_jax.evaluation import tables
     from resnet_jax.evaluation.model_comparison import Trial, as_json, judge
     from resnet_jax.runtime import parallel
-    from resnet_jax.terminal import ProgressLine
+    from resnet_jax.terminal import Reporter
 
     model_flags.check_flags("evaluate")
     cluster_flags.join()
-    progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())
+    reporter = Reporter(active=FORMAT.value == "text" and parallel.is_main_process())
     networks = _load(workdirs)
-    reading = progress.counter("reading examples")
-    trial = Trial.open(networks, progress.warn, reading, SPLIT.value, DATASET.value, DATA_DIR.value)
-    results = judge(trial, progress.counter, TTA.value)
+    with reporter:
+        trial = Trial.open(networks, reporter, SPLIT.value, DATASET.value, DATA_DIR.value)
+        results = judge(trial, TTA.value)
     steps = {name: network.step for name, network in networks.items()}
     if FORMAT.value == "text":
         of = [name if step is None else f"step {step:,} of {name}" for name, step in steps.items()]
-        unread = len(trial.unreadable.reasons)
+        unread = len(reporter.unreadable)
         more = f" {unread:,} more examples could not be read." if unread else ""
-        progress.print(f"{tables.report(results)}\n\nScored: {', '.join(of)}.{more}")
+        reporter.print(f"{tables.report(results)}\n\nScored: {', '.join(of)}.{more}")
     elif parallel.is_main_process():
         print(json.dumps(as_json(results, steps)))
     return 0

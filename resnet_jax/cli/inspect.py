@@ -26,22 +26,23 @@ def run() -> int:
     from resnet_jax.data.inspect.scan import look
     from resnet_jax.data.sources import open_sources
     from resnet_jax.runtime import parallel
-    from resnet_jax.terminal import ProgressLine
+    from resnet_jax.terminal import Reporter
     from resnet_jax.training import experiment
 
     config, mesh = CONFIG.value, parallel.make_mesh()
     experiment.check(config, mesh)
     contact_sheet.check(CONTACT_SHEET.value)
     sys.stdout.reconfigure(errors="replace")  # Names of files may be any bytes.
-    progress = ProgressLine(active=FORMAT.value == "text" and parallel.is_main_process())
+    reporter = Reporter(active=FORMAT.value == "text" and parallel.is_main_process())
     sources = open_sources(config.dataset.name, config.dataset.data_dir)
-    looked = look(sources, feed_config.num_workers(config.dataset), progress.counter("looking at pictures"))
-    plan = make_plan(config, looked, mesh)
-    inspection = inspect(config, sources, looked, plan)
+    with reporter:
+        looked = look(sources, feed_config.num_workers(config.dataset), reporter)
+        plan = make_plan(config, looked, mesh)
+        inspection = inspect(config, sources, looked, plan)
     if parallel.is_main_process():
         sheet = contact_sheet.write(CONTACT_SHEET.value, looked, plan.train)
         if FORMAT.value == "json":
             print(json.dumps({**dataclasses.asdict(inspection), "contact_sheet": sheet}))
         else:
-            progress.print(summary.report(inspection, sheet))
+            reporter.print(summary.report(inspection, sheet))
     return SOME_FAILED if inspection.would_spoil else DONE

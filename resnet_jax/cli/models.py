@@ -17,11 +17,11 @@ def run() -> int:
     from resnet_jax.models.factory import matching
     from resnet_jax.models.flops import cost
     from resnet_jax.models.variants import VARIANTS
-    from resnet_jax.terminal import ProgressLine
+    from resnet_jax.terminal import Reporter
 
-    progress, rows, names = ProgressLine(active=FORMAT.value == "text"), [], matching(FILTER.value)
+    reporter, rows, names = Reporter(active=FORMAT.value == "text"), [], matching(FILTER.value)
     for done, name in enumerate(names):
-        progress.counter("tracing models")(done, len(names))
+        reporter.counter("tracing models")(done, len(names))
         variant = VARIANTS[name]
         costs = cost(variant.make(num_classes=variant.num_classes), (variant.image_size, variant.image_size, 3))
         rows.append({"name": name, **vars(costs), **vars(variant)})
@@ -29,7 +29,7 @@ def run() -> int:
     if FORMAT.value == "json":
         print(json.dumps({"models": rows}))
     else:
-        progress.print(_text(rows))
+        reporter.print(_text(rows))
     return 0
 
 

@@ -14,12 +14,15 @@ could be read, and `classes`.
 Progress is shown on stderr, if that is a terminal. The exit code is 1 where a picture could not be read.
 """
 
+import logging
 import sys
 
 from absl import flags
 
 from resnet_jax.cli import model_flags
 from resnet_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 ARGUMENTS = "pictures: files, folders with all that lies below them, or - for one on standard input"
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json", "csv"], "Lines for people, one line of JSON, or CSV.")
@@ -31,8 +34,8 @@ SIMILAR_TO = flags.DEFINE_string("similar_to", None, "A folder, of which the pic
 def run(arguments: list[str]) -> int:
     from resnet_jax import terminal
     from resnet_jax.cli.app import DONE, SOME_FAILED
-    from resnet_jax.inference import formatters, predict
-    from resnet_jax.inference.features import Features, check
+    from resnet_jax.inference import predict
+    from resnet_jax.inference.features import check
 
     model_flags.check_flags("predict")
     if not arguments:
@@ -43,30 +46,40 @@ def run(arguments: list[str]) -> int:
     others = predict.find_in(SIMILAR_TO.value) if SIMILAR_TO.value else []
     # Names of files may be any bytes: CSV has them as they are.
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape" if FORMAT.value == "csv" else "replace")
-    progress = terminal.ProgressLine(sys.stderr.isatty(), sys.stderr)
+    with terminal.Reporter(active=sys.stderr.isatty(), stream=sys.stderr) as reporter:
+        failed = _predict(pictures, others, reporter)
+        if failed:
+            logger.warning("%s of %s images could not be read.", f"{failed:,}", f"{len(pictures) + len(others):,}")
+    return SOME_FAILED if failed else DONE
+
+
+def _predict(pictures: list[str], others: list[str], reporter) -> int:
+    """Predict, write the answers, and return how many images could not be read."""
+    from resnet_jax import terminal
+    from resnet_jax.inference import formatters, predict
+    from resnet_jax.inference.features import Features
+
     trained = model_flags.load()
-    scale, names, rank, failed = _ranking(trained, others, progress)
+    scale, names, rank, failed = _ranking(trained, others, reporter)
     features, writer = Features(), formatters.FORMATS[FORMAT.value](scale, min(TOP.value, len(names)), pictures, names)
-    for some, outputs in predict.outputs(trained, pictures, progress.counter("looking at pictures")):
-        progress.clear()
+    for some, outputs in predict.outputs(trained, pictures, reporter):
+        reporter.clear()
         try:
             writer.write(predict.answers(some, outputs, rank))
         except BrokenPipeError:
-            if not (FEATURES.value and terminal.nobody_reads()):
+            if not (FEATURES.value and terminal.discard_closed_stdout()):
                 raise
         failed += len(outputs.problems)
         if FEATURES.value:
             features.add(some, outputs)
-    progress.clear()
+    reporter.clear()
     writer.end(checkpoint_step=trained.step, failed=failed)
     if FEATURES.value:
         features.write(FEATURES.value, trained.classes)
-    if failed:
-        progress.warn(f"{failed:,} of {len(pictures) + len(others):,} pictures could not be read.")
-    return SOME_FAILED if failed else DONE
+    return failed
 
 
-def _ranking(trained, others: list[str], progress):
+def _ranking(trained, others: list[str], reporter):
     """What answers name: classes by their probabilities, or `others` by their likeness.
 
     Returns:
@@ -78,9 +91,9 @@ def _ranking(trained, others: list[str], progress):
 
     if not others:
         return formatters.PROBABILITY, trained.classes, predict.likeliest(trained.classes, TOP.value), 0
-    among = Features.of(predict.outputs(trained, others, progress.counter("looking at the folder")))
+    among = Features.of(predict.outputs(trained, others, reporter, "the folder"))
     for picture, problem in among.problems.items():
-        progress.warn(f"Unreadable: {printable(picture)}: {problem}")
+        logger.warning("Unreadable: %s: %s", printable(picture), problem)
     if not among.pictures:
         raise UserError(f"not one picture of {SIMILAR_TO.value} can be read: name another folder")
     return formatters.SIMILARITY, among.pictures, retrieval.nearest(among, TOP.value), len(among.problems)

@@ -26,20 +26,20 @@ def run(workdirs: list[str]) -> int:
     from resnet_jax.report.collect import gather
     from resnet_jax.report.page import render
     from resnet_jax.runtime import parallel
-    from resnet_jax.terminal import ProgressLine
+    from resnet_jax.terminal import Reporter
     from resnet_jax.workdir.workdir import WorkDir
 
     target = "the report", ".html"
     if TO.value:
         files.check_target(TO.value, *target)
     cluster_flags.join()
-    progress = ProgressLine(active=parallel.is_main_process())
-    gathered = gather([WORKDIR.value, *workdirs], progress.warn, progress.counter, SPLIT.value, DATA_DIR.value)
+    with Reporter(active=parallel.is_main_process()) as reporter:
+        gathered = gather([WORKDIR.value, *workdirs], reporter, SPLIT.value, DATA_DIR.value)
     if parallel.is_main_process():
         page = render(gathered).encode(errors="replace")  # Names of files may be any bytes.
         if TO.value:
             files.write_target(TO.value, *target, page)
         else:
             WorkDir(WORKDIR.value).write("report.html", page)
-        progress.print(f"Wrote {TO.value or f'{WORKDIR.value}/report.html'}, {len(page) / 1e6:.1f} MB.")
+        reporter.print(f"Wrote {TO.value or f'{WORKDIR.value}/report.html'}, {len(page) / 1e6:.1f} MB.")
     return 0

@@ -24,7 +24,7 @@ def run() -> int:
     from resnet_jax.cli.app import DONE, SOME_FAILED
     from resnet_jax.diagnostics.verify_resume import report, verify_resume
     from resnet_jax.errors import UserError
-    from resnet_jax.terminal import ProgressLine
+    from resnet_jax.terminal import Reporter
 
     interrupt_at = None
     if INTERRUPT_AT.value:
@@ -33,12 +33,12 @@ def run() -> int:
         except ValueError:
             raise UserError("--interrupt_at takes two steps, such as 17,29") from None
         interrupt_at = stop, kill
-    progress = ProgressLine(active=FORMAT.value == "text")
+    reporter = Reporter(active=FORMAT.value == "text")
     temporary = contextlib.nullcontext(WORKDIR.value) if WORKDIR.value else tempfile.TemporaryDirectory()
     with temporary as directory:
-        verdict = verify_resume(CONFIG.value, directory, STEPS.value, interrupt_at, progress.update)
+        verdict = verify_resume(CONFIG.value, directory, STEPS.value, interrupt_at, reporter.update)
     if FORMAT.value == "json":
         print(json.dumps(dataclasses.asdict(verdict)))
     else:
-        progress.print(report(verdict))
+        reporter.print(report(verdict))
     return SOME_FAILED if verdict.differences else DONE

@@ -1,6 +1,7 @@
 """What a data set tells of itself: enough to compile a train step for it, with no set loaded and none downloaded."""
 
-from collections.abc import Callable
+import logging
+from typing import NoReturn
 
 import jax
 from jax.sharding import Mesh
@@ -8,12 +9,15 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data import feed_config, resident, splits, streaming, tfds
 from resnet_jax.data.dataset import VALIDATION_FRACTION, Dataset, common_classes
+from resnet_jax.data.feed import check_batch_size
 from resnet_jax.data.folder import PREFIX
 from resnet_jax.data.resident import EpochInputs
 from resnet_jax.data.sources import open_sources
 from resnet_jax.data.streaming import StreamedInputs
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class AbstractFeed:
@@ -24,15 +28,24 @@ class AbstractFeed:
       size: training examples.
       batch_size: of all devices together.
       mesh: the devices, which may be described alone.
-      is_resident: whether the set lives on the devices, or batches are streamed there.
+      is_resident: whether the dataset is kept on the devices; otherwise batches are streamed there.
+      crops_on_host: see `feed.Feed`.
     """
 
+    max_prefetched = 0
+
     def __init__(
-        self, image_shape: tuple[int, int, int], size: int, batch_size: int, mesh: Mesh, is_resident: bool = False
+        self,
+        image_shape: tuple[int, int, int],
+        size: int,
+        batch_size: int,
+        mesh: Mesh,
+        is_resident: bool = False,
+        crops_on_host: bool = False,
     ):
-        if size < batch_size:
-            raise UserError(f"batch_size {batch_size} is more than the {size:,} training examples: lower it")
+        check_batch_size(batch_size, size)
         self.image_shape, self.size, self.steps_per_epoch = image_shape, size, size // batch_size
+        self.supports_several_steps, self.crops_on_host = is_resident, crops_on_host
         self._batch_size, self._mesh, self._is_resident = batch_size, mesh, is_resident
 
     def abstract_inputs(self) -> EpochInputs | StreamedInputs:
@@ -41,6 +54,20 @@ class AbstractFeed:
             return resident.abstract_inputs(self.size, self.image_shape, self._batch_size, self._mesh)
         return streaming.abstract_inputs(self.image_shape, self._batch_size, self._mesh)
 
+    def arriving_inputs(self) -> tuple[()] | StreamedInputs:
+        return () if self._is_resident else self.abstract_inputs()
+
+    def inputs(self, step: int) -> NoReturn:
+        """Raise `NotImplementedError`: there is no data."""
+        raise NotImplementedError("an abstract feed has no data")
+
+    def positions(self, step: int) -> NoReturn:
+        """Raise `NotImplementedError`: there is no data."""
+        raise NotImplementedError("an abstract feed has no data")
+
+    def close(self) -> None:
+        """Do nothing: there are no workers."""
+
     def take(self, inputs: EpochInputs | StreamedInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images and labels of a step, inside a compiled function."""
         if self._is_resident:
@@ -48,9 +75,7 @@ class AbstractFeed:
         return inputs.images, inputs.labels
 
 
-def describe_abstract_dataset(
-    config: ConfigDict, mesh: Mesh, tell: Callable[[str], None] = lambda line: None
-) -> Dataset:
+def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
     """The inputs of a run, from what the data set tells of itself; without validation examples.
 
     Fills in of `config.dataset` what shapes depend on; mean and deviation that would have to be measured become 0.5,
@@ -63,10 +88,13 @@ def describe_abstract_dataset(
     """
     dataset = config.dataset
     described = _at_hand if _is_at_hand(dataset) else _unprepared
-    image_shape, size, classes = described(dataset, config.batch_size, mesh, tell)
+    image_shape, size, classes = described(dataset, config.batch_size, mesh)
     if dataset.mean is None:
         dataset.mean = dataset.std = (0.5,) * image_shape[-1]
-    return Dataset(AbstractFeed(image_shape, size, config.batch_size, mesh, dataset.feed == "resident"), None, classes)
+    is_resident = dataset.feed == "resident"
+    crops_on_host = not is_resident and dataset.image_size is not None
+    feed = AbstractFeed(image_shape, size, config.batch_size, mesh, is_resident, crops_on_host)
+    return Dataset(feed, None, classes)
 
 
 def _is_at_hand(dataset: ConfigDict) -> bool:
@@ -74,16 +102,16 @@ def _is_at_hand(dataset: ConfigDict) -> bool:
     return not of_tfds or tfds.is_prepared(dataset.name, dataset.data_dir)
 
 
-def _at_hand(dataset: ConfigDict, batch_size: int, mesh: Mesh, tell: Callable[[str], None]) -> tuple:
+def _at_hand(dataset: ConfigDict, batch_size: int, mesh: Mesh) -> tuple:
     sources = open_sources(dataset.name, dataset.data_dir)
     splits.resolve(dataset, sources)
     train = Subset.of(sources, dataset.train_split)
-    tell(feed_config.resolve(dataset, train, mesh))
+    logger.info(feed_config.resolve(dataset, train, mesh))
     held_out = round(VALIDATION_FRACTION * len(train)) if dataset.validation_split == "" else 0
     return feed_config.fed_shape(dataset, train), len(train) - held_out, common_classes(sources)
 
 
-def _unprepared(dataset: ConfigDict, batch_size: int, mesh: Mesh, tell: Callable[[str], None]) -> tuple:
+def _unprepared(dataset: ConfigDict, batch_size: int, mesh: Mesh) -> tuple:
     (height, width, channels), classes = tfds.describe_tfds(dataset.name, dataset.data_dir)
     if dataset.feed == "resident":
         raise UserError(
@@ -95,5 +123,5 @@ def _unprepared(dataset: ConfigDict, batch_size: int, mesh: Mesh, tell: Callable
         dataset.image_size = feed_config.USUAL_SIZE
     if dataset.image_size is not None:
         height = width = dataset.image_size
-    tell(f"Feed: streaming, since {dataset.name} has not been prepared: it is known by its description alone.")
+    logger.info(f"Feed: streaming, since {dataset.name} has not been prepared: it is known by its description alone.")
     return (height, width, channels), batch_size, classes

@@ -1,7 +1,8 @@
 """What a run trains and validates on, made from its settings."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+import logging
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from jax.sharding import Mesh
@@ -9,14 +10,17 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data import feed_config, splits
 from resnet_jax.data.decode import Unreadable
-from resnet_jax.data.in_memory import InMemoryExamples, read_examples
+from resnet_jax.data.feed import EvaluationData, Feed
+from resnet_jax.data.in_memory import read_examples
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.data.sources import Source
-from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
-from resnet_jax.data.subset import Progress, Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
+from resnet_jax.data.streaming import StreamingFeed
+from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
+from resnet_jax.terminal import Reporter
+
+logger = logging.getLogger(__name__)
 
 VALIDATION = "validation"  # what a run was validated on
 VALIDATION_FRACTION = 0.1  # of the training split, where no validation split is named
@@ -26,8 +30,8 @@ VALIDATION_FRACTION = 0.1  # of the training split, where no validation split is
 class Dataset:
     """The feed of the training examples, the validation examples (None: without), and the classes' names."""
 
-    feed: ResidentFeed | StreamingFeed
-    validation: InMemoryExamples | StreamedExamples | None
+    feed: Feed
+    validation: EvaluationData | None
     classes: tuple[str, ...]
 
 
@@ -35,9 +39,7 @@ def open_dataset(
     config: ConfigDict,
     sources: Mapping[str, Source],
     mesh: Mesh,
-    unreadable: UnreadableImages,
-    progress: Progress | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    reporter: Reporter,
 ) -> Dataset:
     """Opens the data, and fills in what `config.dataset` leaves open: splits, feed, sizes, mean and deviation.
 
@@ -51,21 +53,22 @@ def open_dataset(
     _check_splits(dataset, sources)
     ignored = sum(len(getattr(source, "ignored", ())) for source in sources.values())
     if ignored:
-        tell(f"Ignored: {ignored:,} files that are no pictures of a class, by name or place; inspect lists them.")
+        logger.info(f"Ignored: {ignored:,} files that are not images of a class, by name or place; inspect lists them.")
     train = Subset.of(sources, dataset.train_split)
-    tell(feed_config.resolve(dataset, train, mesh))
+    logger.info(feed_config.resolve(dataset, train, mesh))
     resident = dataset.feed == "resident"
     if resident:
-        train = read_examples(train, unreadable, progress)
+        train = read_examples(train, reporter, "training examples")
     validation = None
     if dataset.validation_split == "":
-        labels = train.labels if resident else train.read_labels(progress)
+        labels = train.labels if resident else train.read_labels(reporter, "training examples")
         train, validation = map(train.take, _hold_out(labels))
-        validation = validation if resident else feed_config.streamed_examples(dataset, validation, unreadable)
+        validation = validation if resident else feed_config.streamed_examples(dataset, validation, reporter)
     elif dataset.validation_split != "none":
-        validation = open_split(dataset, Subset.of(sources, dataset.validation_split), unreadable, progress)
+        selection = Subset.of(sources, dataset.validation_split)
+        validation = open_split(dataset, selection, reporter, "validation examples")
     if dataset.mean is None:
-        pictures = train.images if resident else feed_config.sample(dataset, train, unreadable)
+        pictures = train.images if resident else feed_config.sample(dataset, train, reporter)
         dataset.mean, dataset.std = channel_statistics(pictures)
     if resident:
         return Dataset(ResidentFeed(train, config.batch_size, config.seed, mesh), validation, classes)
@@ -77,7 +80,7 @@ def open_dataset(
         config.num_epochs,
         feed_config.num_workers(dataset),
         mesh,
-        unreadable,
+        reporter,
     )
     return Dataset(feed, validation, classes)
 
@@ -86,8 +89,7 @@ def select(
     dataset: ConfigDict,
     sources: Mapping[str, Source],
     split: str,
-    unreadable: UnreadableImages,
-    progress: Progress | None = None,
+    reporter: Reporter,
 ) -> Subset:
     """The examples that a split names, for a run with these resolved settings.
 
@@ -105,19 +107,17 @@ def select(
         return Subset.of(sources, dataset.validation_split)
     train = Subset.of(sources, dataset.train_split)
     if dataset.feed == "streaming":
-        return train.take(_hold_out(train.read_labels(progress))[1])
+        return train.take(_hold_out(train.read_labels(reporter))[1])
     # Of a resident set what cannot be read is left out first.
-    readable = read_examples(train, unreadable, progress)
-    return train.take(readable.origin[_hold_out(readable.labels)[1]])
+    readable = read_examples(train, reporter)
+    return train.take(readable.subset_positions[_hold_out(readable.labels)[1]])
 
 
-def open_split(
-    dataset: ConfigDict, selection: Subset, unreadable: UnreadableImages, progress: Progress | None = None
-) -> InMemoryExamples | StreamedExamples:
-    """Examples to be scored, as the resolved settings of a run say."""
+def open_split(dataset: ConfigDict, selection: Subset, reporter: Reporter, what: str = "examples") -> EvaluationData:
+    """Examples to be scored, as the resolved settings of a run say; `what` names them on the progress line."""
     if dataset.feed == "resident":
-        return read_examples(selection, unreadable, progress)
-    return feed_config.streamed_examples(dataset, selection, unreadable)
+        return read_examples(selection, reporter, what)
+    return feed_config.streamed_examples(dataset, selection, reporter)
 
 
 def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from resnet_jax.data.decode import ImageFile, Unreadable
 from resnet_jax.data.host_batches import Loader
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.data.workers import default_workers
 from resnet_jax.errors import UserError, unknown_name
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 
 FEEDS = ("auto", "resident", "streaming")
 LOOKED_AT = 64  # pictures, to see whether all are of one size
@@ -72,30 +72,30 @@ def fed_shape(dataset: ConfigDict, selection: Subset) -> tuple[int, int, int]:
     return loader(dataset, selection, training=True).shape
 
 
-def streamed_examples(dataset: ConfigDict, selection: Subset, unreadable: UnreadableImages) -> StreamedExamples:
+def streamed_examples(dataset: ConfigDict, selection: Subset, reporter: Reporter) -> StreamedExamples:
     """Examples to be scored."""
-    return StreamedExamples(loader(dataset, selection, False), dataset.eval_resize, num_workers(dataset), unreadable)
+    return StreamedExamples(loader(dataset, selection, False), dataset.eval_resize, num_workers(dataset), reporter)
 
 
 def given_examples(
-    dataset: ConfigDict, selection: Subset, num_workers: int, unreadable: UnreadableImages
+    dataset: ConfigDict, selection: Subset, num_workers: int, reporter: Reporter | None
 ) -> StreamedExamples:
     """Pictures of any size, whatever the feed, brought to the size that the network sees in evaluation.
 
     A streamed run cuts out of them what it does there, others the square in the middle; so what has their size already
-    stays as it is. Where a run has no size, all must have one shape.
+    stays as it is. Where a run has no size, all must have one shape. For `reporter`, see `StreamedExamples`.
     """
     if dataset.image_size is None:
-        return StreamedExamples(Loader(selection, image_shape(selection), resized=False), None, num_workers, unreadable)
+        return StreamedExamples(Loader(selection, image_shape(selection), resized=False), None, num_workers, reporter)
     size = dataset.eval_crop or dataset.image_size
     loader = Loader(selection, (size, size, selection.channels), resized=True)
-    return StreamedExamples(loader, dataset.eval_resize or size, num_workers, unreadable)
+    return StreamedExamples(loader, dataset.eval_resize or size, num_workers, reporter)
 
 
-def sample(dataset: ConfigDict, selection: Subset, unreadable: UnreadableImages) -> np.ndarray:
+def sample(dataset: ConfigDict, selection: Subset, reporter: Reporter) -> np.ndarray:
     """Pictures to measure mean and deviation on, evenly over the selection: uint8 [n, height, width, channels]."""
     positions = np.unique(np.linspace(0, len(selection) - 1, MEASURED).astype(int))
-    examples = streamed_examples(dataset, selection.take(positions), unreadable)
+    examples = streamed_examples(dataset, selection.take(positions), reporter)
     batches = examples.batches(32, np.arange(32))
     return np.concatenate([images[rows.labels != NO_LABEL] for images, rows in batches])
 

@@ -13,26 +13,25 @@ from resnet_jax.data import crops
 from resnet_jax.data.crops import Box
 from resnet_jax.data.decode import ImageFile, Unreadable
 from resnet_jax.data.subset import NO_LABEL, Subset
-from resnet_jax.data.unreadable_images import Problem
 from resnet_jax.errors import UserError
 from resnet_jax.randomness import Use
 
 BoxOf = Callable[[int, int], Box]
 
 
-class Rows(NamedTuple):
+class BatchInfo(NamedTuple):
     """What is known of the pictures in the rows of a batch that this process loads.
 
     labels: int32 [rows], `NO_LABEL` where there is nothing to score; positions: int64 [rows], of the examples in their
-    selection; problems: what could not be read.
+    selection; problems: the names of images that could not be read, and why.
     """
 
     labels: np.ndarray
     positions: np.ndarray
-    problems: list[Problem]
+    problems: list[tuple[str, str]]
 
     @classmethod
-    def empty(cls, count: int) -> "Rows":
+    def empty(cls, count: int) -> "BatchInfo":
         return cls(np.full(count, NO_LABEL, np.int32), np.full(count, NO_LABEL, np.int64), [])
 
 
@@ -120,18 +119,18 @@ class TrainingBatches:
         """Of the pictures: (rows, height, width, channels)."""
         return (len(self.rows), *self.loader.shape)
 
-    def __call__(self, step: int, images: np.ndarray) -> Rows:
+    def __call__(self, step: int, images: np.ndarray) -> BatchInfo:
         """Fills in the pictures of a step, uint8 of that shape."""
         size = len(self.loader.selection)
         epoch, number = divmod(step, size // self.batch_size)
         order = epoch_order(self.seed, epoch, size)
-        rows = Rows.empty(len(self.rows))
+        rows = BatchInfo.empty(len(self.rows))
         for row, place in enumerate(number * self.batch_size + self.rows):
             box_of = functools.partial(self._box, epoch, int(place))
             images[row] = self._load(rows, row, int(order[place]), box_of)
         return rows
 
-    def _load(self, rows: Rows, row: int, position: int, box_of: BoxOf) -> np.ndarray:
+    def _load(self, rows: BatchInfo, row: int, position: int, box_of: BoxOf) -> np.ndarray:
         """An unreadable picture is replaced by the next that can be read: the same one whoever does it, and when."""
         size = len(self.loader.selection)
         for candidate in range(position, position + size):
@@ -169,9 +168,9 @@ class EvaluationBatches:
         """Of the pictures: (rows, height, width, channels)."""
         return (len(self.rows), *self.loader.shape)
 
-    def __call__(self, number: int, images: np.ndarray) -> Rows:
+    def __call__(self, number: int, images: np.ndarray) -> BatchInfo:
         """Fills in the pictures of a batch, uint8 of that shape; what is not scored stays black."""
-        rows = Rows.empty(len(self.rows))
+        rows = BatchInfo.empty(len(self.rows))
         images[:] = 0
         for row, position in enumerate(number * self.batch_size + self.rows):
             if position < len(self.loader.selection):

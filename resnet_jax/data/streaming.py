@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 
 from resnet_jax.data import workers
 from resnet_jax.data.decode import Unreadable
-from resnet_jax.data.host_batches import EvaluationBatches, Loader, Rows, TrainingBatches
-from resnet_jax.data.unreadable_images import UnreadableImages
-from resnet_jax.errors import UserError
+from resnet_jax.data.feed import check_batch_size
+from resnet_jax.data.host_batches import BatchInfo, EvaluationBatches, Loader, TrainingBatches
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 
 STEPS_BETWEEN_CHECKS = 50  # where several processes must ask each other
 
@@ -37,8 +37,10 @@ class StreamingFeed:
       num_epochs: of the run, after which the batches end.
       num_workers: processes that decode.
       mesh: the devices; each process loads the part of a batch that its devices hold.
-      unreadable: is told what could not be read.
+      reporter: registers the images that cannot be read.
     """
+
+    supports_several_steps = False  # Each step has inputs of its own.
 
     def __init__(
         self,
@@ -49,18 +51,16 @@ class StreamingFeed:
         num_epochs: int,
         num_workers: int,
         mesh: Mesh,
-        unreadable: UnreadableImages,
+        reporter: Reporter,
     ):
-        if len(loader.selection) < batch_size:
-            raise UserError(
-                f"batch_size {batch_size} is more than the {len(loader.selection):,} training examples: lower it"
-            )
+        check_batch_size(batch_size, len(loader.selection))
         self.image_shape = loader.shape
+        self.crops_on_host = loader.resized
         self.size = len(loader.selection)
         self.steps_per_epoch = self.size // batch_size
         self._batches = TrainingBatches(loader, batch_size, parallel.local_rows(mesh, batch_size), seed, scale)
         self._total_steps = num_epochs * self.steps_per_epoch
-        self._num_workers, self._mesh, self._unreadable = num_workers, mesh, unreadable
+        self._num_workers, self._mesh, self._reporter = num_workers, mesh, reporter
         self._running = contextlib.ExitStack()
         self._next_step: int | None = None
         self._current: StreamedInputs | None = None
@@ -80,16 +80,16 @@ class StreamingFeed:
             self._loaded = self._running.enter_context(streaming)
         images, rows = next(self._loaded)
         self._positions = rows.positions
-        self._unreadable.add(rows.problems)
-        _check(self._unreadable, step)
+        self._reporter.add_unreadable(rows.problems)
+        _check_unreadable(self._reporter, step)
         placed = parallel.place_rows((images, rows.labels), self._mesh, self._batches.batch_size)
         self._next_step, self._current = step + 1, StreamedInputs(*placed)
         return self._current
 
     @property
-    def most_ahead(self) -> int:
+    def max_prefetched(self) -> int:
         """How many batches may be ready before they are asked for."""
-        return workers.most_ahead(self._num_workers)
+        return workers.max_prefetched(self._num_workers)
 
     def positions(self, step: int) -> np.ndarray:
         """Which examples of the training split a step is given, those that this process loads: int64 [rows].
@@ -103,6 +103,10 @@ class StreamingFeed:
     def abstract_inputs(self) -> StreamedInputs:
         """Shapes, types and places of what `inputs` gives."""
         return abstract_inputs(self.image_shape, self._batches.batch_size, self._mesh)
+
+    def arriving_inputs(self) -> StreamedInputs:
+        """Return the same as `abstract_inputs`: each step has a batch of its own."""
+        return self.abstract_inputs()
 
     def take(self, inputs: StreamedInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images and labels of a step, inside a compiled function."""
@@ -123,34 +127,40 @@ def abstract_inputs(image_shape: tuple[int, int, int], batch_size: int, mesh: Me
 
 @dataclasses.dataclass(frozen=True)
 class StreamedExamples:
-    """Examples to be scored, read as they are needed: the streaming twin of `examples.InMemoryExamples`."""
+    """Examples to be scored, read as they are needed: the streaming twin of `in_memory.InMemoryExamples`.
+
+    `reporter` registers the images that cannot be read. With None, only `BatchInfo.problems` has them, and any number of
+    them is accepted.
+    """
 
     loader: Loader
     resize: int
     num_workers: int
-    unreadable: UnreadableImages
+    reporter: Reporter | None
 
     def __len__(self) -> int:
         return len(self.loader.selection)
 
     @property
-    def origin(self) -> np.ndarray:
+    def subset_positions(self) -> np.ndarray:
         """Their positions in the selection, int64 [n]: all of them, since none is left out before it is read."""
         return np.arange(len(self))
 
-    def batches(self, batch_size: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+    def batches(self, batch_size: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, BatchInfo]]:
         """Every example once, in order; of each batch the `rows`, filled up where the examples end."""
         batch_of = EvaluationBatches(self.loader, batch_size, rows, self.resize)
         numbers = range(-(-len(self) // batch_size))
         num_workers = workers.worthwhile(self.num_workers, len(self))
         with workers.arrays(batch_of, numbers, batch_of.shape, num_workers) as batches:
             for number, (images, rows) in enumerate(batches, start=1):
-                self.unreadable.add(rows.problems)
-                _check(self.unreadable, number)
+                if self.reporter:
+                    self.reporter.add_unreadable(rows.problems)
+                    _check_unreadable(self.reporter, number)
                 yield images, rows
-        _check(self.unreadable)
+        if self.reporter:
+            _check_unreadable(self.reporter)
 
-    def pictures(self, positions: np.ndarray) -> np.ndarray:
+    def images_at(self, positions: np.ndarray) -> np.ndarray:
         """Pictures to look at, as they are scored: uint8 [n, height, width, channels]."""
         box = EvaluationBatches(self.loader, 1, np.zeros(1), self.resize).box
         pictures = np.zeros((len(positions), *self.loader.shape), np.uint8)
@@ -160,9 +170,9 @@ class StreamedExamples:
         return pictures
 
 
-def _check(unreadable: UnreadableImages, step: int = 0) -> None:
+def _check_unreadable(reporter: Reporter, step: int = 0) -> None:
     """Stops all processes together where there is too much that cannot be read, or one would wait for the others."""
     if jax.process_count() == 1:
-        unreadable.check()
+        reporter.check_unreadable()
     elif step % STEPS_BETWEEN_CHECKS == 0:
-        unreadable.check(parallel.total(len(unreadable.reasons)))
+        reporter.check_unreadable(parallel.total(len(reporter.unreadable)))

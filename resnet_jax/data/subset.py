@@ -2,18 +2,17 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from resnet_jax.data import splits
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.sources import Source
+from resnet_jax.terminal import Reporter
 
 READ_AT_ONCE = 1000
 NO_LABEL = -1  # of what is not to be scored
-
-Progress = Callable[[int, int], None]
 
 
 class Subset:
@@ -74,20 +73,26 @@ class Subset:
     def _find(self, position: int) -> tuple[str, int]:
         return self._names[self._which[position]], int(self._index[position])
 
-    def read(self, progress: Progress | None = None) -> Iterator[tuple[int, np.ndarray | bytes | Unreadable, int]]:
-        """All examples in order, as (position, image or why there is none, label)."""
+    def read(
+        self, reporter: Reporter | None = None, what: str = "examples"
+    ) -> Iterator[tuple[int, np.ndarray | bytes | Unreadable, int]]:
+        """Yield all examples in order, as (position, image or why there is none, label).
+
+        `what` names them on the progress line of `reporter`.
+        """
+        show = reporter.counter(f"reading {what}") if reporter else None
         for start in range(0, len(self), READ_AT_ONCE):
             positions = range(start, min(start + READ_AT_ONCE, len(self)))
             for name, some in itertools.groupby(positions, key=lambda position: self._find(position)[0]):
                 yield from self._read_from(self._sources[name], list(some))
-            if progress:
-                progress(positions.stop, len(self))
+            if show:
+                show(positions.stop, len(self))
 
-    def read_labels(self, progress: Progress | None = None) -> np.ndarray:
+    def read_labels(self, reporter: Reporter | None = None, what: str = "examples") -> np.ndarray:
         """The labels, int32 [n]; only where a source does not list them are its examples read."""
         used = [self._names[number] for number in np.unique(self._which)]
         if not all(hasattr(self._sources[name], "labels") for name in used):
-            return np.array([label for _, _, label in self.read(progress)], np.int32)
+            return np.array([label for _, _, label in self.read(reporter, what)], np.int32)
         labels = np.empty(len(self), np.int32)
         for name in used:
             of_source = self._which == self._names.index(name)

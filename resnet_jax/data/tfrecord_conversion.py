@@ -9,11 +9,11 @@ import os
 import shutil
 import tempfile
 
-from resnet_jax.data.subset import Progress
 from resnet_jax.errors import UserError, first_line
+from resnet_jax.terminal import Reporter
 
 
-def convert(name: str, source: str | None, target: str, progress: Progress) -> str:
+def convert(name: str, source: str | None, target: str, reporter: Reporter) -> str:
     """Writes the TFDS set `name`, prepared as tfrecord below the data_dir `source`, below the data_dir `target`.
 
     The examples keep their bytes, their order and their shards. `target` gets the whole set or nothing.
@@ -22,7 +22,7 @@ def convert(name: str, source: str | None, target: str, progress: Progress) -> s
       name: of the set, as TFDS knows it.
       source: the data_dir it lies in; None: TFDS's own.
       target: another data_dir, for which as much room is needed again.
-      progress: is told, after every shard, how many examples of how many have been written.
+      reporter: shows, after every shard, how many examples have been written.
 
     Returns:
       The folder that has been written.
@@ -54,7 +54,7 @@ def convert(name: str, source: str | None, target: str, progress: Progress) -> s
         with tempfile.TemporaryDirectory(prefix=f"{version}.incomplete.", dir=parent) as scratch:
             complete = os.path.join(scratch, version)
             os.mkdir(complete)
-            _write_shards(builder, complete, progress)
+            _write_shards(builder, complete, reporter)
             _write_description(os.fspath(builder.data_path), complete)
             os.rename(complete, folder)
     except (OSError, RuntimeError, tf.errors.OpError) as error:
@@ -62,11 +62,12 @@ def convert(name: str, source: str | None, target: str, progress: Progress) -> s
     return folder
 
 
-def _write_shards(builder, folder: str, progress: Progress) -> None:
+def _write_shards(builder, folder: str, reporter: Reporter) -> None:
     import tensorflow as tf
     from array_record.python import array_record_module as array_record
 
     splits = builder.info.splits.values()
+    show = reporter.counter("converting examples")
     done, total = 0, sum(split.num_examples for split in splits)
     for split in splits:
         template = split.filename_template.replace(data_dir=folder, filetype_suffix="array_record")
@@ -82,7 +83,7 @@ def _write_shards(builder, folder: str, progress: Progress) -> None:
             if written != length:
                 raise UserError(f"{source} holds {written:,} examples instead of {length:,}: it is damaged")
             done += length
-            progress(done, total)
+            show(done, total)
 
 
 def _write_description(source: str, folder: str) -> None:

@@ -18,11 +18,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.data.sources import Source
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.models.flops import cost
 from resnet_jax.runtime import parallel, tpu_topology
 from resnet_jax.runtime.parallel import CALLS_AHEAD
-from resnet_jax.terminal import ProgressLine, table
+from resnet_jax.terminal import Reporter, table
 from resnet_jax.training import experiment
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.loop import Loop
@@ -99,7 +98,7 @@ class Stopwatch:
         if self._calls and self._round_is_over():
             self._end(inputs)
             # Workers went on while the step ran alone; with what they have ready the loop would look too quick.
-            self._calls, self._to_pass = [], experiment.feed.most_ahead
+            self._calls, self._to_pass = [], experiment.feed.max_prefetched
         if self._to_pass:
             self._to_pass -= 1
             return
@@ -109,7 +108,7 @@ class Stopwatch:
 
     def _begin(self) -> None:
         jax.block_until_ready(self._loop.state)
-        self._spent, self._began = self._loop.clock.spent(), time.perf_counter()
+        self._spent, self._began = self._loop.timer.seconds_by_phase(), time.perf_counter()
 
     def _round_is_over(self) -> bool:
         if self._calls_a_round is None:
@@ -120,7 +119,7 @@ class Stopwatch:
     def _end(self, inputs: Inputs) -> None:
         """Notes what the loop took, and then how long its calls take alone."""
         jax.block_until_ready(self._loop.state)
-        ended, spent = time.perf_counter(), self._loop.clock.spent()
+        ended, spent = time.perf_counter(), self._loop.timer.seconds_by_phase()
         aside = sum(spent[purpose] - self._spent[purpose] for purpose in SIDE_WORK)
         for steps in self._calls:
             self._state, _ = self._loop.train_steps[steps](self._state, inputs)
@@ -185,28 +184,28 @@ class Speed:
 def measure(
     config: ConfigDict,
     sources: Mapping[str, Source],
-    unreadable: UnreadableImages,
-    progress: ProgressLine,
+    reporter: Reporter,
 ) -> Speed:
     """Trains what `config` describes for some rounds, in a directory that is removed again.
 
     Args:
       config: settings, made from `resnet_jax.config.default()`.
       sources: the data.
-      unreadable: is told which pictures cannot be read.
-      progress: shows how far it has come.
+      reporter: shows the progress, and counts the images that cannot be read.
 
     Raises:
       UserError: as training does.
     """
     mesh, config = parallel.make_mesh(), _endless(config)
     experiment.check(config, mesh)
-    reading = progress.counter("reading training examples")
-    parts = experiment.prepare(config, mesh, sources, unreadable, reading, progress.print)
-    with tempfile.TemporaryDirectory() as scratch, WorkDir(scratch) as directory:
-        directory.open_checkpoints(parts.config.checkpoint.keep, parts.config.checkpoint.best_metric)
-        stopwatch = Stopwatch(progress.counter("measuring, rounds"))
-        loop = Loop(parts, directory, ProgressLine(active=False), stopwatch)
+    parts = experiment.build(config, mesh, sources, reporter)
+    checkpoint = parts.config.checkpoint
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        WorkDir(scratch).open_checkpoints(checkpoint.keep, checkpoint.best_metric) as checkpoints,
+    ):
+        stopwatch = Stopwatch(reporter.counter("measuring, rounds"))
+        loop = Loop(parts, WorkDir(scratch), checkpoints, Reporter(active=False), stopwatch)
         stopwatch.watch(loop, parts.initial_state())
         with contextlib.suppress(Enough):
             loop.run()

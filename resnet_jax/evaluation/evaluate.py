@@ -14,13 +14,13 @@ from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import Source
 from resnet_jax.data.streaming import StreamedExamples
-from resnet_jax.data.subset import NO_LABEL, Progress, Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
+from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import metrics
 from resnet_jax.evaluation.metrics import ExampleMetrics
 from resnet_jax.evaluation.tta import make_see
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel
 
 Evaluate = Callable[..., metrics.ExampleMetrics | None]
@@ -38,8 +38,8 @@ def make_evaluate(
 ) -> Evaluate:
     """A function from variables and examples to the `ExampleMetrics` of all that can be read, in order, in host memory.
 
-    Its third argument, if given, tells after each batch whether to stop: it returns None then. Its fourth is told how
-    many examples have been given to the devices, and how many there are.
+    Its third argument, if given, tells after each batch whether to stop: it returns None then. Its fourth, a
+    `Reporter`, shows how many examples have been given to the devices.
 
     It compiles once and can be called again with other variables and other examples. Should the devices not share
     `batch_size` evenly, a slightly larger one is used.
@@ -65,8 +65,9 @@ def make_evaluate(
         variables: dict,
         examples: InMemoryExamples | StreamedExamples,
         interrupted: Callable[[], object] = lambda: False,
-        progress: Progress = lambda done, total: None,
+        reporter: Reporter | None = None,
     ) -> metrics.ExampleMetrics | None:
+        show = reporter.counter("scoring examples") if reporter else None
         parts, pace = [], parallel.Pace()
         for images, known in examples.batches(batch_size, rows):
             labels = known.labels
@@ -75,7 +76,8 @@ def make_evaluate(
             arrays = images, labels, known.positions.astype(np.int32)
             parts.append(step(variables, *parallel.place_rows(arrays, mesh, batch_size)))
             pace(parts[-1])
-            progress(min(len(parts) * batch_size, len(examples)), len(examples))
+            if show:
+                show(min(len(parts) * batch_size, len(examples)), len(examples))
             if interrupted():
                 return None
         outcomes = jax.tree.map(lambda *part: np.concatenate(part), *parallel.fetch(parts))
@@ -97,8 +99,7 @@ CLASSES_NAMED = 10
 def open_examples(
     run: TrainedModel,
     selection: Subset,
-    unreadable: UnreadableImages,
-    progress: Progress | None = None,
+    reporter: Reporter,
     other_data: bool = False,
 ) -> InMemoryExamples | StreamedExamples:
     """Examples as a trained network takes them.
@@ -106,8 +107,7 @@ def open_examples(
     Args:
       run: the network.
       selection: the examples; the network must know their classes, by their names.
-      unreadable: is told what cannot be read.
-      progress: is told how far reading has come.
+      reporter: shows the progress of reading, and registers the images that cannot be read.
       other_data: whether they are of another data set than the run's: then their pictures are brought to the size that
         the network sees, whatever they are.
 
@@ -125,15 +125,15 @@ def open_examples(
     run.preprocess.check(feed_config.image_shape(selection)[-1])
     dataset = run.config.dataset
     if other_data:
-        return feed_config.given_examples(dataset, selection, feed_config.num_workers(dataset), unreadable)
-    return open_split(dataset, selection, unreadable, progress)
+        return feed_config.given_examples(dataset, selection, feed_config.num_workers(dataset), reporter)
+    return open_split(dataset, selection, reporter)
 
 
 def score(
     run: TrainedModel,
     examples: InMemoryExamples | StreamedExamples,
     classes: Sequence[str],
-    progress: Progress = lambda done, total: None,
+    reporter: Reporter,
     tta: str | None = None,
     keep: bool = False,
 ) -> ExampleMetrics:
@@ -143,7 +143,7 @@ def score(
       run: the network.
       examples: as `open_examples` gives them.
       classes: the names of their classes; in the outcomes labels are numbered as the network does.
-      progress: is told how far scoring has come.
+      reporter: shows the progress of scoring.
       tta: test-time augmentation, see `views`.
       keep: whether the outcomes hold the probabilities of all classes.
 
@@ -160,15 +160,14 @@ def score(
         numbers=[number_of[name] for name in classes],
         keep=keep,
     )
-    return evaluate(run.variables, examples, progress=progress)
+    return evaluate(run.variables, examples, reporter=reporter)
 
 
 def score_run(
     run: TrainedModel,
     sources: Mapping[str, Source],
     split: str,
-    unreadable: UnreadableImages,
-    progress: Progress | None = None,
+    reporter: Reporter,
 ) -> dict:
     """The means of a trained network on a split, such as "test", as a dict of `metrics.Scores`.
 
@@ -176,8 +175,8 @@ def score_run(
       UserError: as `open_examples` and `score` do.
     """
     common_classes(sources)
-    selection = select(run.config.dataset, sources, split, unreadable, progress)
-    outcomes = score(run, open_examples(run, selection, unreadable, progress), selection.classes)
+    selection = select(run.config.dataset, sources, split, reporter)
+    outcomes = score(run, open_examples(run, selection, reporter), selection.classes, reporter)
     return dataclasses.asdict(metrics.summarize(outcomes, len(selection)))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,13 +17,13 @@ from resnet_jax.data.folder import canonical_name
 from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.sources import open_sources
 from resnet_jax.data.streaming import StreamedExamples
-from resnet_jax.data.subset import Progress, Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
+from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import metrics
 from resnet_jax.evaluation.evaluate import open_examples, score
 from resnet_jax.evaluation.metrics import Assessment, ExampleMetrics, assess
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel
 
 # --- Networks beside one another: whether they differ by more than chance, and what they say together.
@@ -66,8 +66,6 @@ def ensemble(members: Sequence[ExampleMetrics]) -> ExampleMetrics:
     return parallel.fetch(metrics.outcomes(*map(jnp.asarray, (logits, first.label, first.position))))
 
 
-Counter = Callable[[str], Progress]
-
 
 def check_distinct(workdirs: Sequence[str]) -> None:
     """Raises `UserError` where one directory is named twice: nothing is learned from comparing a run with itself."""
@@ -75,11 +73,6 @@ def check_distinct(workdirs: Sequence[str]) -> None:
     for place, workdir in enumerate(workdirs):
         if places[place] in places[:place]:
             raise UserError(f"{workdir} is named twice: compare it with another run")
-
-
-def quiet(what: str) -> Progress:
-    """Tells nobody how far `what` has come."""
-    return lambda done, total: None
 
 
 class Scored(NamedTuple):
@@ -98,22 +91,21 @@ class Trial:
       dataset: the name of the data set.
       split: what the examples are, such as "test".
       selection: the examples.
-      unreadable: what of them cannot be read.
+      reporter: shows the progress of reading and scoring, and counts the images that cannot be read.
     """
 
     runs: Mapping[str, TrainedModel]
     dataset: str
     split: str
     selection: Subset
-    unreadable: UnreadableImages
+    reporter: Reporter
     _resident: list[InMemoryExamples] = dataclasses.field(default_factory=list, repr=False)
 
     @classmethod
     def open(
         cls,
         runs: Mapping[str, TrainedModel],
-        tell: Callable[[str], None],
-        progress: Progress | None = None,
+        reporter: Reporter,
         split: str | None = None,
         dataset: str | None = None,
         data_dir: str | None = None,
@@ -122,8 +114,8 @@ class Trial:
 
         Args:
           runs: one network or more.
-          tell: takes a line on each picture that cannot be read.
-          progress: is told how far reading has come.
+          reporter: shows the progress, and counts the images that cannot be read; its `max_unreadable` is set to the
+            `dataset.max_unreadable` of the first network.
           split: unset: the test split of the first network, of another set its own, or the only one it has.
           dataset: the name of another data set, whose classes must be among theirs, by name.
           data_dir: where it is; unset: as in training.
@@ -147,35 +139,33 @@ class Trial:
         split = split or settings.test_split
         if split == "none":
             raise UserError(f"there is no test split: name another with --split, of {', '.join(sources)}")
-        unreadable = UnreadableImages(settings.max_unreadable, tell)
-        selection = select(settings, sources, split, unreadable, progress)
-        return cls(runs, settings.name, split, selection, unreadable)
+        reporter.max_unreadable = settings.max_unreadable
+        selection = select(settings, sources, split, reporter)
+        return cls(runs, settings.name, split, selection, reporter)
 
-    def score(self, name: str, counter: Counter = quiet, tta: str | None = None) -> Scored:
+    def score(self, name: str, tta: str | None = None) -> Scored:
         """Scores a network; its outcomes number the classes as the first one does, and can be compared.
 
         Args:
           name: of the network.
-          counter: makes, of what is done, what is told how far that has come, such as `ProgressLine.counter`.
           tta: test-time augmentation, see `views`.
 
         Raises:
           UserError: as `scoring.open_examples` and `scoring.score` do.
         """
         run = self.runs[name]
-        examples = self._examples(run, counter("reading examples"))
-        progress, keep = counter("scoring examples"), len(self.runs) > 1
-        outcomes = score(run, examples, self.selection.classes, progress, tta, keep)
+        examples, keep = self._examples(run), len(self.runs) > 1
+        outcomes = score(run, examples, self.selection.classes, self.reporter, tta, keep)
         return Scored(_renumbered(outcomes, run.classes, self.classes), examples)
 
-    def _examples(self, run: TrainedModel, progress: Progress) -> InMemoryExamples | StreamedExamples:
+    def _examples(self, run: TrainedModel) -> InMemoryExamples | StreamedExamples:
         """Those in memory are the same for all networks, and are read once."""
         if run.config.dataset.name != self.dataset:
-            return open_examples(run, self.selection, self.unreadable, progress, other_data=True)
+            return open_examples(run, self.selection, self.reporter, other_data=True)
         if run.config.dataset.feed != "resident":
-            return open_examples(run, self.selection, self.unreadable, progress)
+            return open_examples(run, self.selection, self.reporter)
         if not self._resident:
-            self._resident.append(open_examples(run, self.selection, self.unreadable, progress))
+            self._resident.append(open_examples(run, self.selection, self.reporter))
         return self._resident[0]
 
     @property
@@ -222,7 +212,7 @@ class Results:
     comparisons: Mapping[tuple[str, str], McNemar]
 
 
-def judge(trial: Trial, counter: Counter = quiet, tta: str | None = None) -> Results:
+def judge(trial: Trial, tta: str | None = None) -> Results:
     """Scores all networks of a trial, with `tta` once more with that test-time augmentation; see `Trial.score`.
 
     Raises:
@@ -232,13 +222,13 @@ def judge(trial: Trial, counter: Counter = quiet, tta: str | None = None) -> Res
     def assessed(outcomes) -> Assessment:
         return assess(outcomes, trial.classes, len(trial.selection))
 
-    scored = {name: trial.score(name, counter) for name in trial.runs}
+    scored = {name: trial.score(name) for name in trial.runs}
     outcomes = {name: of.outcomes for name, of in scored.items()}
     return Results(
         split=trial.split,
         networks={name: assessed(of) for name, of in outcomes.items()},
         scored=scored,
-        augmented={name: assessed(trial.score(name, counter, tta).outcomes) for name in trial.runs} if tta else {},
+        augmented={name: assessed(trial.score(name, tta).outcomes) for name in trial.runs} if tta else {},
         tta=tta,
         ensemble=assessed(ensemble(list(outcomes.values()))) if len(outcomes) > 1 else None,
         comparisons={

@@ -10,8 +10,8 @@ import numpy as np
 from resnet_jax.data import feed_config
 from resnet_jax.data.decode import EXTENSIONS, is_picture
 from resnet_jax.data.folder import walk
-from resnet_jax.data.subset import Progress
 from resnet_jax.errors import UserError
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import Outputs, TrainedModel
 
 STANDARD_INPUT = "-"
@@ -57,21 +57,20 @@ def find_in(folder: str) -> list[str]:
 
 
 def outputs(
-    run: TrainedModel, pictures: Sequence[str], progress: Progress | None = None
+    run: TrainedModel, pictures: Sequence[str], reporter: Reporter, what: str = "images"
 ) -> Iterator[tuple[list[str], Outputs]]:
     """Some of the pictures after others, in order, and what the network makes of them.
 
-    "-" is the picture that comes on standard input.
+    "-" is the picture that comes on standard input. `what` names them on the progress line.
     """
     given = sys.stdin.buffer.read() if STANDARD_INPUT in pictures else b""
     files = [given if picture == STANDARD_INPUT else picture for picture in pictures]
-    done = 0
+    show, done = reporter.counter(f"reading {what}"), 0
     for some in run.outputs(run.examples(files, feed_config.num_workers(run.config.dataset))):
         count = len(some.features)
         yield list(pictures[done : done + count]), some
         done += count
-        if progress:
-            progress(done, len(pictures))
+        show(done, len(pictures))
 
 
 def answers(pictures: Sequence[str], of: Outputs, rank: Rank) -> list[Prediction]:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -23,6 +24,8 @@ from resnet_jax.pretrained.naming import TIMM_RESNET_D, Scheme, detect, scheme_o
 from resnet_jax.runtime import parallel
 from resnet_jax.trained_model import TrainedModel, abstract_variables, load_run
 from resnet_jax.workdir.workdir import WorkDir
+
+logger = logging.getLogger(__name__)
 
 # Attributes of a network that change what it computes, and the shape of no array.
 NOT_IN_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
@@ -187,10 +190,8 @@ def load_pretrained(
     return TrainedModel(config, classes, model, variables, preprocess, None, mesh)
 
 
-def load_teacher(
-    config: ConfigDict, classes: tuple[str, ...], mesh: Mesh, tell: Callable[[str], None] = lambda line: None
-) -> TrainedModel:
-    """The network that `config.loss.distill_from` names, to be learned from; `tell` takes lines for the log.
+def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> TrainedModel:
+    """The network that `config.loss.distill_from` names, to be learned from.
 
     A run directory and a file of ours tell what they are. Other weights are of the network `loss.distill_model`, or of
     the student's own, and are taken to tell the same classes apart, in the same order.
@@ -208,7 +209,7 @@ def load_teacher(
         return dataclasses.replace(teacher, preprocess=dataclasses.replace(teacher.preprocess, image_size=size))
     found, student = open_pretrained(path), Preprocess.from_config(config.dataset)
     if found.classes is None:
-        tell(f"The classes of {path} are not named there: they are taken to be the data's, in the same order.")
+        logger.info(f"The classes of {path} are not named there: they are taken to be the data's, in the same order.")
     mean, std = (found.mean, found.std) if found.mean else (student.mean, student.std)
     preprocess, name = Preprocess(mean, std, found.image_size or student.image_size), name or found.model
     if name:

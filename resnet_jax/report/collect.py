@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -12,8 +12,9 @@ from resnet_jax.data import splits
 from resnet_jax.data.dataset import VALIDATION
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.metrics import Assessment, confusion_matrix
-from resnet_jax.evaluation.model_comparison import Counter, McNemar, Trial, check_distinct, judge, quiet
+from resnet_jax.evaluation.model_comparison import McNemar, Trial, check_distinct, judge
 from resnet_jax.report.example_images import Gallery, choose
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel, load_run
 from resnet_jax.training.metrics_writer import Curve, read_curves
 from resnet_jax.workdir.workdir import WorkDir
@@ -69,8 +70,7 @@ class Gathered:
 
 def gather(
     workdirs: Sequence[str],
-    tell: Callable[[str], None],
-    counter: Counter = quiet,
+    reporter: Reporter,
     split: str | None = None,
     data_dir: str | None = None,
 ) -> Gathered:
@@ -78,8 +78,7 @@ def gather(
 
     Args:
       workdirs: one or more.
-      tell: takes a line on each picture that cannot be read.
-      counter: makes, of what is done, what is told how far that has come, such as `ProgressLine.counter`.
+      reporter: shows the progress, and counts the images that cannot be read.
       split: of the data set of the first; unset: the test split, or what it was validated on, where there is no test
         split or a run is not finished, for the test split is for the end.
       data_dir: where the data is; unset: as in training.
@@ -95,8 +94,8 @@ def gather(
         dataset = next(iter(networks.values())).config.dataset
         if dataset.test_split == "none" or not all(results.values()):
             split = _validation(dataset)
-    trial = Trial.open(networks, tell, counter("reading examples"), split, data_dir=data_dir)
-    judged = judge(trial, counter)
+    trial = Trial.open(networks, reporter, split, data_dir=data_dir)
+    judged = judge(trial)
 
     def reported(name: str, network: TrainedModel) -> ReportedRun:
         scored = judged.scored[name]

@@ -77,7 +77,7 @@ def _shown(
 ) -> tuple[ShownPicture, ...]:
     outcomes: ExampleMetrics = scored.outcomes
     positions = outcomes.position[which]
-    images, origins = scored.examples.pictures(positions), scored.examples.origin[positions]
+    images, origins = scored.examples.images_at(positions), scored.examples.subset_positions[positions]
     return tuple(
         ShownPicture(
             uri=data_uri(image),

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from resnet_jax.report import chart_style
 from resnet_jax.terminal import duration
 from resnet_jax.training.metrics_writer import Curve
-from resnet_jax.training.phase_timer import PURPOSES
+from resnet_jax.training.phase_timer import PHASES
 
 STEPS = {"title_text": "step", "unifiedhovertitle_text": "step %{x:,}"}
 
@@ -49,12 +49,12 @@ def learning_rate(runs: Curves) -> go.Figure:
 
 
 def spent(runs: Mapping[str, Mapping[str, float]], several: bool) -> go.Figure:
-    """Seconds of runs, by name, for each of `clock.PURPOSES`; with `several` on the page, their names are shown."""
+    """Seconds of runs, by name, for each of `clock.PHASES`; with `several` on the page, their names are shown."""
     longest = max(sum(of.values()) for of in runs.values())
     unit, seconds_each = ("minutes", 60) if longest > 120 else ("seconds", 1)
     titles, names = {"input": "waiting for data"}, [chart_style.text(run) for run in runs]
     chart = chart_style.empty_chart(barmode="stack", hovermode="closest", bargap=0.35)
-    for purpose, colour in zip(PURPOSES, chart_style.COLOURS, strict=False):
+    for purpose, colour in zip(PHASES, chart_style.COLOURS, strict=False):
         seconds = [of.get(purpose, 0.0) for of in runs.values()]
         title = titles.get(purpose, purpose)
         chart.add_bar(

@@ -1,11 +1,14 @@
+import logging
+
 import jax
 import pytest
 
 from resnet_jax.data.abstract_dataset import AbstractFeed, describe_abstract_dataset
 from resnet_jax.data.sources import open_sources
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
+from resnet_jax.terminal import Reporter
 from resnet_jax.training import experiment as setups
+from resnet_jax.training.train_step import lower_train_step
 
 
 @pytest.mark.parametrize(("feed", "image_size"), [("auto", None), ("resident", 12), ("streaming", None), ("auto", 4)])
@@ -14,23 +17,26 @@ def test_a_described_run_has_the_step_of_the_real_one(tiny_config, mesh, feed, i
     tiny_config.dataset.feed, tiny_config.dataset.image_size = feed, image_size
     tiny_config.dataset.mean, tiny_config.dataset.std = (0.3,), (0.2,)
     tiny_config.dataset.train_split = "train[:400]"
-    described = setups.prepare_described(tiny_config, mesh)
-    real = setups.prepare(tiny_config, mesh, open_sources("digits"), UnreadableImages(0, print))
+    described = setups.build_abstract(tiny_config, mesh)
+    real = setups.build(tiny_config, mesh, open_sources("digits"), Reporter(active=False, max_unreadable=0))
     assert described.feed.abstract_inputs() == real.feed.abstract_inputs()
     assert described.abstract_state() == real.abstract_state()
     assert described.config.to_dict() == real.config.to_dict()
-    assert described.lower(1).as_text() == real.lower(1).as_text()
+    assert lower_train_step(described, 1).as_text() == lower_train_step(real, 1).as_text()
 
 
-def test_nothing_is_downloaded_for_a_set_that_is_not_there(tiny_config, mesh, tmp_path, capsys):
+def test_nothing_is_downloaded_for_a_set_that_is_not_there(tiny_config, mesh, tmp_path, capsys, caplog):
     pytest.importorskip("tensorflow_datasets")
-    dataset, told = tiny_config.dataset, []
+    caplog.set_level(logging.INFO, "resnet_jax")
+    dataset = tiny_config.dataset
     dataset.name, dataset.data_dir = "imagenet2012", str(tmp_path)
-    inputs = describe_abstract_dataset(tiny_config, mesh, told.append)
+    inputs = describe_abstract_dataset(tiny_config, mesh)
     assert (inputs.feed.image_shape, len(inputs.classes), dataset.feed) == ((224, 224, 3), 1000, "streaming")
     images, labels = inputs.feed.abstract_inputs()
     assert (images.shape, labels.shape) == ((64, 224, 224, 3), (64,))
-    assert told == ["Feed: streaming, since imagenet2012 has not been prepared: it is known by its description alone."]
+    assert caplog.messages == [
+        "Feed: streaming, since imagenet2012 has not been prepared: it is known by its description alone."
+    ]
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,5 @@
 import io
+import logging
 
 import jax
 import numpy as np
@@ -14,9 +15,10 @@ from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.data.sources import ArraySource
 from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
 from resnet_jax.data.subset import Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
+from tests.recording_reporter import RecordingReporter
 
 
 def source(size, first=0, classes=("cat", "dog")):
@@ -52,17 +54,17 @@ def own(**changed):
     return config
 
 
-def bear_with():
-    return UnreadableImages(100, lambda line: None)
+def new_reporter():
+    return Reporter(active=False, max_unreadable=100)
 
 
-def open_them(config, sources, mesh, **options):
-    return open_dataset(config, sources, mesh, bear_with(), **options)
+def open_them(config, sources, mesh, reporter=None):
+    return open_dataset(config, sources, mesh, reporter or new_reporter())
 
 
 def colours(examples):
     if isinstance(examples, StreamedExamples):
-        return [int(examples.pictures(np.array([position]))[0, 0, 0, 0]) for position in range(len(examples))]
+        return [int(examples.images_at(np.array([position]))[0, 0, 0, 0]) for position in range(len(examples))]
     return examples.images[:, 0, 0, 0].tolist()
 
 
@@ -167,27 +169,22 @@ class TestWhatIsFilledIn:
         open_them(config, {"train": source(200)}, mesh)
         assert (config.dataset.mean, config.dataset.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
-    def test_the_feed_and_it_is_told_why(self, mesh):
-        told = []
+    def test_the_feed_and_it_is_told_why(self, mesh, caplog):
+        caplog.set_level(logging.INFO, "resnet_jax")
         config = own()
-        inputs = open_them(config, {"train": Photos(40), "val": Photos(10)}, mesh, tell=told.append)
+        inputs = open_them(config, {"train": Photos(40), "val": Photos(10)}, mesh)
         assert isinstance(inputs.feed, StreamingFeed)
         assert isinstance(inputs.validation, StreamedExamples)
-        assert told == ["Feed: streaming, since pictures differ in size (dataset.image_size unset: 224)."]
+        assert caplog.messages == ["Feed: streaming, since pictures differ in size (dataset.image_size unset: 224)."]
         assert (config.dataset.feed, config.dataset.image_size, config.dataset.eval_resize) == ("streaming", 224, 256)
         assert inputs.feed.image_shape == (224, 224, 3)
 
     def test_the_classes_and_the_progress_of_reading(self, mesh):
-        told = []
-        inputs = open_them(
-            own(),
-            {"train": source(40), "val": source(10)},
-            mesh,
-            progress=lambda done, total: told.append((done, total)),
-        )
+        reporter = RecordingReporter()
+        inputs = open_them(own(), {"train": source(40), "val": source(10)}, mesh, reporter)
         assert inputs.classes == ("cat", "dog")
         assert isinstance(inputs.feed, ResidentFeed)
-        assert told == [(40, 40), (10, 10)]
+        assert reporter.progress == [("reading training examples", 40, 40), ("reading validation examples", 10, 10)]
 
     def test_training_crops_and_evaluation_sizes_are_those_of_the_settings(self, mesh):
         config = own(image_size=12, eval_crop=14, eval_resize=18)
@@ -195,7 +192,7 @@ class TestWhatIsFilledIn:
         inputs = open_them(config, {"train": Photos(40), "val": Photos(10)}, mesh)
         assert inputs.feed.image_shape == (12, 12, 3)
         assert inputs.feed._batches.scale == (0.2, 0.4)
-        assert inputs.validation.pictures(np.array([3])).shape == (1, 14, 14, 3)
+        assert inputs.validation.images_at(np.array([3])).shape == (1, 14, 14, 3)
         assert inputs.validation.resize == 18
 
 
@@ -209,9 +206,9 @@ def test_small_pictures_stay_as_they_are_on_the_device(mesh):
 
 def test_a_split_to_be_scored_is_opened_as_the_run_s_settings_say():
     selection = Subset.of({"test": source(10)}, "test[2:5]")
-    resident = open_split(own(feed="resident").dataset, selection, bear_with())
+    resident = open_split(own(feed="resident").dataset, selection, new_reporter())
     assert isinstance(resident, InMemoryExamples)
-    streamed = open_split(own(feed="streaming").dataset, selection, bear_with())
+    streamed = open_split(own(feed="streaming").dataset, selection, new_reporter())
     assert isinstance(streamed, StreamedExamples)
     assert colours(resident) == colours(streamed) == [2, 3, 4]
 
@@ -230,20 +227,20 @@ class TestSelecting:
     def test_what_was_held_out_is_found_again_though_some_of_it_cannot_be_read(self, mesh, feed):
         config, whole = own(feed=feed), source(60)
         sources = {"train": Wet(whole.images, whole.labels, whole.classes)}
-        inputs = open_dataset(config, sources, mesh, bear_with())
+        inputs = open_dataset(config, sources, mesh, new_reporter())
         inputs.feed.close()
-        again = select(config.dataset, sources, "validation", bear_with())
-        assert colours(open_split(config.dataset, again, bear_with())) == colours(inputs.validation)
+        again = select(config.dataset, sources, "validation", new_reporter())
+        assert colours(open_split(config.dataset, again, new_reporter())) == colours(inputs.validation)
 
     def test_validation_is_the_data_set_s_own_or_what_the_settings_name(self):
         named = {"train": source(60), "val": source(4, first=60)}
-        assert len(select(own(validation_split="val").dataset, named, "validation", bear_with())) == 4
+        assert len(select(own(validation_split="val").dataset, named, "validation", new_reporter())) == 4
         own_split = {"train": source(60), "validation": source(6, first=60)}
-        assert len(select(own(validation_split="train[:3]").dataset, own_split, "validation", bear_with())) == 6
+        assert len(select(own(validation_split="train[:3]").dataset, own_split, "validation", new_reporter())) == 6
 
     def test_a_run_on_everything_has_no_validation_split(self):
         with pytest.raises(UserError, match="there is no validation split: name another one"):
-            select(own(validation_split="none").dataset, {"train": source(60)}, "validation", bear_with())
+            select(own(validation_split="none").dataset, {"train": source(60)}, "validation", new_reporter())
 
 
 class TestClasses:

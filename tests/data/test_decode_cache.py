@@ -6,8 +6,8 @@ from PIL import Image
 
 from resnet_jax.data.in_memory import read_examples
 from resnet_jax.data.subset import Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.runtime import user_cache
+from resnet_jax.terminal import Reporter
 
 
 class Files:
@@ -37,11 +37,11 @@ def cache(tmp_path, monkeypatch):
 
 
 def read(source, split="train"):
-    return read_examples(Subset.of({"train": source}, split), UnreadableImages(10, lambda line: None))
+    return read_examples(Subset.of({"train": source}, split), Reporter(active=False, max_unreadable=10))
 
 
 def assert_equal(one, other):
-    for name in ("images", "labels", "origin"):
+    for name in ("images", "labels", "subset_positions"):
         first, second = getattr(one, name), getattr(other, name)
         assert first.dtype == second.dtype
         np.testing.assert_array_equal(first, second)
@@ -84,7 +84,7 @@ def test_a_source_without_a_fingerprint_is_read_each_time(cache):
 def test_what_cannot_be_read_is_told_each_time():
     for _ in range(2):
         source = Files(damaged=(3,))
-        assert read(source).origin.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+        assert read(source).subset_positions.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
         assert source.read == 10
 
 

@@ -11,9 +11,9 @@ from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.sources import ArraySource
 from resnet_jax.data.subset import Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 
 
 def dataset_settings(**changed):
@@ -58,8 +58,8 @@ def alike():
     return selection_of(ArraySource(np.zeros((1000, 100, 100, 3), np.uint8), np.zeros(1000, int), "a"))
 
 
-def bear_with():
-    return UnreadableImages(100, lambda line: None)
+def new_reporter():
+    return Reporter(active=False, max_unreadable=100)
 
 
 class TestCheck:
@@ -81,7 +81,7 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("changed", "message"),
         [
-            ({"feed": "residant"}, "unknown dataset.feed 'residant': did you mean resident"),
+            ({"feed": "residant"}, "unknown dataset.feed 'residant'. Did you mean resident"),
             (
                 {"feed": "resident", "image_size": 64, "eval_crop": 64},
                 r"dataset\.eval_crop is for .* streamed, .* keeps them whole: .*--config\.dataset\.feed=streaming",
@@ -241,14 +241,14 @@ class TestLoader:
 
     def test_examples_to_be_scored_are_resized_and_cut_as_the_settings_say(self):
         dataset = dataset_settings(feed="streaming", image_size=16, eval_crop=20, eval_resize=24, num_workers=3)
-        examples = feed_config.streamed_examples(dataset, selection_of(Pictures([(30, 40)] * 2)), bear_with())
+        examples = feed_config.streamed_examples(dataset, selection_of(Pictures([(30, 40)] * 2)), new_reporter())
         assert (examples.loader.shape, examples.resize, examples.num_workers) == ((20, 20, 3), 24, 3)
 
 
 class TestSample:
     def test_is_of_all_pictures_where_there_are_few(self):
         selection = selection_of(Pictures([(6, 5)] * 40))
-        pictures = feed_config.sample(dataset_settings(feed="streaming"), selection, bear_with())
+        pictures = feed_config.sample(dataset_settings(feed="streaming"), selection, new_reporter())
         assert pictures.shape == (40, 6, 5, 3)
         expected = np.stack([np.random.default_rng(n).integers(0, 256, (6, 5, 3), np.uint8) for n in range(40)])
         assert channel_statistics(pictures) == channel_statistics(expected)
@@ -257,14 +257,14 @@ class TestSample:
         monkeypatch.setattr(feed_config, "MEASURED", 11)
         images = np.arange(101, dtype=np.uint8)[:, None, None, None] * np.ones((2, 2, 1), np.uint8)
         selection = selection_of(ArraySource(images, np.zeros(101, int), "a"))
-        pictures = feed_config.sample(dataset_settings(feed="streaming"), selection, bear_with())
+        pictures = feed_config.sample(dataset_settings(feed="streaming"), selection, new_reporter())
         assert pictures[:, 0, 0, 0].tolist() == list(range(0, 101, 10))
 
     def test_leaves_out_what_cannot_be_read_and_tells_it(self):
-        unreadable = bear_with()
+        unreadable = new_reporter()
         selection = selection_of(Pictures([(6, 5), None, (6, 5), (6, 5)]))
         assert len(feed_config.sample(dataset_settings(feed="streaming"), selection, unreadable)) == 3
-        assert len(unreadable.reasons) == 1
+        assert len(unreadable.unreadable) == 1
 
 
 def test_the_number_of_workers_is_as_set_and_else_chosen(monkeypatch):

@@ -8,8 +8,9 @@ from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.in_memory import InMemoryExamples, read_examples
 from resnet_jax.data.sources import ArraySource
 from resnet_jax.data.subset import NO_LABEL, Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
+from resnet_jax.terminal import Reporter
+from tests.recording_reporter import RecordingReporter
 
 
 class OwnSource:
@@ -47,9 +48,8 @@ def as_png(pixels):
     return file.getvalue()
 
 
-def read(sources, split="train", told=None, progress=None):
-    tell = (lambda line: None) if told is None else told.append
-    return read_examples(Subset.of(sources, split), UnreadableImages(100, tell), progress)
+def read(sources, split="train", reporter=None):
+    return read_examples(Subset.of(sources, split), reporter or Reporter(active=False, max_unreadable=100))
 
 
 def numbered_examples(size):
@@ -59,17 +59,17 @@ def numbered_examples(size):
 
 class TestReading:
     def test_reads_what_the_split_names_in_order(self):
-        told = []
+        reporter = RecordingReporter()
         examples = read(
             {"train": OwnSource(100), "test": OwnSource(50, first=100)},
             "test[:3]+train[10:12]",
-            progress=lambda done, total: told.append((done, total)),
+            reporter,
         )
         assert examples.images[:, 0, 0, 0].tolist() == [100, 101, 102, 10, 11]
         assert examples.images.shape == (5, 4, 4, 3)
         assert examples.labels.tolist() == [0, 1, 0, 0, 1]
         assert examples.labels.dtype == np.int32
-        assert told == [(5, 5)]
+        assert reporter.progress == [("reading examples", 5, 5)]
 
     def test_arrays_are_a_source(self):
         images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
@@ -103,13 +103,12 @@ class TestReading:
         with pytest.raises(UserError, match=message):
             read({"train": ReplacingSource(3, {1: (image, label)})})
 
-    def test_what_cannot_be_read_is_told_and_left_out(self):
-        told = []
+    def test_what_cannot_be_read_is_told_and_left_out(self, caplog):
         source = ReplacingSource(5, {0: Unreadable("it is wet"), 3: (b"no picture", 1)})
-        examples = read({"train": source}, told=told)
+        examples = read({"train": source})
         assert examples.images[:, 0, 0, 0].tolist() == [1, 2, 4]
         assert examples.labels.tolist() == [1, 0, 0]
-        assert told == [
+        assert caplog.messages == [
             "Unreadable: train[0]: it is wet",
             "Unreadable: train[3]: it is no JPEG, PNG, WebP, BMP or GIF picture",
         ]
@@ -147,4 +146,4 @@ def test_some_can_be_taken_and_looked_at():
     examples = numbered_examples(10)
     taken = examples.take(np.array([7, 2]))
     assert (len(taken), taken.labels.tolist(), taken.images[:, 0, 0, 0].tolist()) == (2, [7, 2], [7, 2])
-    np.testing.assert_array_equal(examples.pictures(np.array([3, 4])), examples.images[3:5])
+    np.testing.assert_array_equal(examples.images_at(np.array([3, 4])), examples.images[3:5])

@@ -8,8 +8,8 @@ from resnet_jax.data.in_memory import read_examples
 from resnet_jax.data.preprocess import Preprocess, channel_statistics
 from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 
 
@@ -94,7 +94,7 @@ def test_a_stored_run_prepares_pictures_as_training_did(tiny_config, tmp_path, c
     dataset = run.config.dataset
     assert (dataset.feed, dataset.image_size, dataset.eval_crop) == ("resident", 16, None)
     assert run.preprocess(np.zeros((1, 8, 8, 1), np.uint8)).shape == (1, 16, 16, channels)
-    scores = score_run(run, open_sources("digits"), "train[400:500]", UnreadableImages(0, print))
+    scores = score_run(run, open_sources("digits"), "train[400:500]", Reporter(active=False, max_unreadable=0))
     assert (scores["loss"], scores["top1"]) == (result["validation"]["loss"], result["validation"]["top1"])
 
 
@@ -113,6 +113,6 @@ def test_a_constant_channel_makes_no_nan():
 def test_statistics_of_cifar10_are_the_known_ones(test_data):
     """The means of the whole training split; a tenth of it comes close to them."""
     selection = Subset.of(open_sources("cifar10", str(test_data / "tfds")), "train[:5000]")
-    train = read_examples(selection, UnreadableImages(0, print))
+    train = read_examples(selection, Reporter(active=False, max_unreadable=0))
     mean, _ = channel_statistics(train.images)
     assert [255 * value for value in mean] == pytest.approx([125.307, 122.950, 113.865], abs=1.5)

@@ -45,7 +45,7 @@ def test_reads_splits_as_tfds_does(split):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("trian", "unknown split 'trian': did you mean train"),
+        ("trian", "unknown split 'trian'. Did you mean train"),
         ("train[10", "cannot read the split"),
         ("train[10%]", "cannot read the split"),
         ("train[50:50]", "holds no examples"),

@@ -12,11 +12,11 @@ from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
 from resnet_jax.data.subset import Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.models.factory import create_model
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 
 BATCH, STEPS = 16, 6  # steps an epoch
 DIGITS = 8, 8, 1
@@ -49,14 +49,14 @@ def selection(sources):
     return Subset.of(sources, f"train[:{STEPS * BATCH + 5}]")
 
 
-def bear_with(most=100, told=None):
-    return UnreadableImages(most, (lambda line: None) if told is None else told.append)
+def new_reporter(max_unreadable=100):
+    return Reporter(active=False, max_unreadable=max_unreadable)
 
 
-def feed_of(selection, mesh, num_workers=0, resized=False, num_epochs=3, batch_size=BATCH, most=100, told=None):
+def feed_of(selection, mesh, num_workers=0, resized=False, num_epochs=3, batch_size=BATCH, max_unreadable=100):
     loader = Loader(selection, DIGITS, resized)
     scale = (0.3, 1.0) if resized else ()
-    return StreamingFeed(loader, batch_size, 7, scale, num_epochs, num_workers, mesh, bear_with(most, told))
+    return StreamingFeed(loader, batch_size, 7, scale, num_epochs, num_workers, mesh, new_reporter(max_unreadable))
 
 
 def batch_of(feed, step):
@@ -71,7 +71,7 @@ def assert_same(one, other):
 class TestFeed:
     def test_gives_what_a_resident_feed_gives(self, selection, mesh):
         """The same pictures in the same order, over the end of an epoch."""
-        resident = ResidentFeed(read_examples(selection, bear_with()), BATCH, 7, mesh)
+        resident = ResidentFeed(read_examples(selection, new_reporter()), BATCH, 7, mesh)
         streaming = feed_of(selection, mesh)
         assert streaming.steps_per_epoch == resident.steps_per_epoch == STEPS
         assert (streaming.size, streaming.image_shape) == (resident.size, resident.image_shape)
@@ -122,11 +122,10 @@ class TestFeed:
         for feed in feeds:
             feed.close()
 
-    def test_unreadable_pictures_are_told_once_and_the_batch_stays_whole(self, sources, mesh):
-        told = []
+    def test_unreadable_pictures_are_told_once_and_the_batch_stays_whole(self, sources, mesh, caplog):
         source = DamagedSource(sources["train"], {3, 4})
         selection = Subset.of({"train": source}, "train[:16]")
-        feed = feed_of(selection, mesh, told=told)
+        feed = feed_of(selection, mesh)
         for step in range(3):
             images, labels = batch_of(feed, step)
             assert images.shape == (BATCH, *DIGITS)
@@ -134,11 +133,11 @@ class TestFeed:
                 sources["train"][5 if index in (3, 4) else index][1] for index in range(16)
             )
         feed.close()
-        assert sorted(told) == ["Unreadable: train[3]: it is wet", "Unreadable: train[4]: it is wet"]
+        assert sorted(caplog.messages) == ["Unreadable: train[3]: it is wet", "Unreadable: train[4]: it is wet"]
 
     def test_too_many_unreadable_pictures_end_the_run(self, sources, mesh):
         selection = Subset.of({"train": DamagedSource(sources["train"], {3, 4})}, "train[:16]")
-        feed = feed_of(selection, mesh, most=1)
+        feed = feed_of(selection, mesh, max_unreadable=1)
         with pytest.raises(UserError, match=r"2 pictures cannot be read, where .* allows 1: train\[[34]\], train"):
             feed.inputs(0)
         feed.close()
@@ -167,8 +166,8 @@ def network():
     return model, model.init(jax.random.key(0), np.zeros((1, *DIGITS)), train=False)
 
 
-def streamed(selection, told=None):
-    return StreamedExamples(Loader(selection, DIGITS, resized=False), None, 0, bear_with(told=told))
+def streamed(selection):
+    return StreamedExamples(Loader(selection, DIGITS, resized=False), None, 0, new_reporter())
 
 
 class TestExamplesToBeScored:
@@ -184,24 +183,23 @@ class TestExamplesToBeScored:
             outcomes = evaluate(variables, streamed(selection))
             assert outcomes.position.tolist() == list(range(size))
             assert outcomes.label.tolist() == [sources["test"][index][1] for index in range(size)]
-            resident = evaluate(variables, read_examples(selection, bear_with()))
+            resident = evaluate(variables, read_examples(selection, new_reporter()))
             jax.tree.map(np.testing.assert_array_equal, outcomes, resident)
 
-    def test_the_unreadable_are_left_out_of_the_outcomes_and_told(self, network, sources, mesh):
-        told = []
+    def test_the_unreadable_are_left_out_of_the_outcomes_and_told(self, network, sources, mesh, caplog):
         source = DamagedSource(sources["test"], {0, 17})
         model, variables = network
         evaluate = make_evaluate(model, Preprocess((0.5,), (0.25,)), BATCH, mesh)
-        examples = streamed(Subset.of({"test": source}, "test[:20]"), told)
+        examples = streamed(Subset.of({"test": source}, "test[:20]"))
         assert evaluate(variables, examples).position.tolist() == [*range(1, 17), 18, 19]
-        assert told == ["Unreadable: test[0]: it is wet", "Unreadable: test[17]: it is wet"]
+        assert caplog.messages == ["Unreadable: test[0]: it is wet", "Unreadable: test[17]: it is wet"]
 
     def test_they_can_be_looked_at_as_they_are_scored(self, sources):
         selection = Subset.of(sources, "test[:20]")
-        examples = StreamedExamples(Loader(selection, (6, 6, 1), resized=True), 7, 0, bear_with())
+        examples = StreamedExamples(Loader(selection, (6, 6, 1), resized=True), 7, 0, new_reporter())
         assert len(examples) == 20
         scored = np.concatenate([images for images, _ in examples.batches(8, np.arange(8))])
-        np.testing.assert_array_equal(examples.pictures(np.array([13, 2])), scored[[13, 2]])
+        np.testing.assert_array_equal(examples.images_at(np.array([13, 2])), scored[[13, 2]])
 
     def test_they_can_be_gone_through_partly_and_again(self, sources):
         examples = streamed(Subset.of(sources, "test[:40]"))

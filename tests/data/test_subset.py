@@ -5,6 +5,7 @@ from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.sources import ArraySource
 from resnet_jax.data.subset import NO_LABEL, READ_AT_ONCE, Subset
 from resnet_jax.errors import UserError
+from tests.recording_reporter import RecordingReporter
 
 
 class OwnSource:
@@ -93,16 +94,17 @@ def test_classes_and_channels_are_those_of_the_sources(source, channels):
 
 
 def test_a_split_that_there_is_not_is_refused():
-    with pytest.raises(UserError, match="unknown split 'trian': did you mean train"):
+    with pytest.raises(UserError, match="unknown split 'trian'. Did you mean train"):
         Subset.of({"train": OwnSource(3)}, "trian")
 
 
 class TestReading:
     def test_tells_how_far_it_is(self):
-        told = []
+        reporter = RecordingReporter()
         selection = Subset.of({"train": OwnSource(READ_AT_ONCE + 5)}, "train")
-        assert len(list(selection.read(lambda done, total: told.append((done, total))))) == READ_AT_ONCE + 5
-        assert told == [(READ_AT_ONCE, READ_AT_ONCE + 5), (READ_AT_ONCE + 5, READ_AT_ONCE + 5)]
+        assert len(list(selection.read(reporter, "cats"))) == READ_AT_ONCE + 5
+        total = READ_AT_ONCE + 5
+        assert reporter.progress == [("reading cats", READ_AT_ONCE, total), ("reading cats", total, total)]
 
     def test_what_cannot_be_read_comes_with_the_reason_and_without_a_label(self):
         read = list(Subset.of({"train": DamagedSource(3)}, "train").read())

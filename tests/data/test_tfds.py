@@ -11,12 +11,12 @@ from resnet_jax.data import tfds
 from resnet_jax.data.in_memory import read_examples
 from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import Subset
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
+from resnet_jax.terminal import Reporter
 
 
 def read(dataset, split):
-    return read_examples(Subset.of(dataset, split), UnreadableImages(0, print))
+    return read_examples(Subset.of(dataset, split), Reporter(active=False, max_unreadable=0))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def offline(monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar11", "CIFAR-10", "cifar10/v2", "cifar10:9.9.9"])
 def test_an_unknown_name_gives_the_nearest(name, tmp_path):
-    with pytest.raises(UserError, match=rf"unknown data set '{name}': did you mean .*cifar10"):
+    with pytest.raises(UserError, match=rf"unknown data set '{name}'. Did you mean .*cifar10"):
         open_sources(name, str(tmp_path))
 
 

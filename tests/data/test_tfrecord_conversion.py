@@ -6,14 +6,16 @@ import pytest
 from resnet_jax.data import sources
 from resnet_jax.data.tfrecord_conversion import _write_shards, convert
 from resnet_jax.errors import UserError
+from resnet_jax.terminal import Reporter
+from tests.recording_reporter import RecordingReporter
 
 
 def test_what_cannot_be_converted_is_said(test_data, tmp_path):
     pytest.importorskip("tensorflow")
     with pytest.raises(UserError, match="there is no data set 'cifar11' to convert"):
-        convert("cifar11", str(tmp_path), str(tmp_path / "new"), print)
+        convert("cifar11", str(tmp_path), str(tmp_path / "new"), Reporter(active=False))
     with pytest.raises(UserError, match=r"'cifar10' is not prepared as tfrecord .* needs no conversion"):
-        convert("cifar10", str(test_data / "tfds"), str(tmp_path / "new"), print)
+        convert("cifar10", str(test_data / "tfds"), str(tmp_path / "new"), Reporter(active=False))
     assert not (tmp_path / "new").exists()
 
 
@@ -27,7 +29,7 @@ def test_a_description_cannot_have_files_written_elsewhere(tmp_path):
     )
     builder = SimpleNamespace(info=SimpleNamespace(splits={"train": split}))
     with pytest.raises(UserError, match=r"is outside of .*: do not trust it"):
-        _write_shards(builder, str(tmp_path / "new"), print)
+        _write_shards(builder, str(tmp_path / "new"), Reporter(active=False))
     assert not list(tmp_path.iterdir())
 
 
@@ -62,9 +64,9 @@ def test_a_converted_set_has_the_examples_of_the_original(original, tmp_path):
     new, damaged = tmp_path / "new", tmp_path / "damaged"
     with pytest.raises(UserError, match=rf"python main.py convert --dataset=mnist --data_dir={original} --to="):
         sources.open_sources("mnist", str(original))
-    told = []
-    convert("mnist", str(original), str(new), lambda done, total: told.append((done, total)))
-    assert told[-1] == (400, 400)
+    reporter = RecordingReporter()
+    convert("mnist", str(original), str(new), reporter)
+    assert reporter.progress[-1] == ("converting examples", 400, 400)
     converted = sources.open_sources("mnist", str(new))
     assert {name: len(source) for name, source in converted.items()} == {"train": 300, "test": 100}
     builder = tfds.builder("mnist", data_dir=str(original))
@@ -73,9 +75,9 @@ def test_a_converted_set_has_the_examples_of_the_original(original, tmp_path):
         assert converted["test"][index] == (example["image"], example["label"])
     assert index == 99
     with pytest.raises(UserError, match="exists already"):
-        convert("mnist", str(original), str(new), print)
+        convert("mnist", str(original), str(new), Reporter(active=False))
     (shard,) = (original / "mnist").glob("*/*test*tfrecord*")
     shard.write_bytes(shard.read_bytes()[:-1000])
     with pytest.raises(UserError, match="could not be converted"):
-        convert("mnist", str(original), str(damaged), print)
+        convert("mnist", str(original), str(damaged), Reporter(active=False))
     assert not list(damaged.rglob("*record*"))

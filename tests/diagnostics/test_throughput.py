@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.sources import open_sources
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.diagnostics import throughput
 from resnet_jax.models.factory import from_config
 from resnet_jax.models.flops import cost
-from resnet_jax.terminal import ProgressLine
+from resnet_jax.terminal import Reporter
 from resnet_jax.training.metrics_logger import MetricsLogger
 
 
@@ -34,7 +33,7 @@ class Slow:
 
 def measure(config, sources=None):
     sources = sources or open_sources("digits", None)
-    return throughput.measure(config, sources, UnreadableImages(0, print), ProgressLine(active=False))
+    return throughput.measure(config, sources, Reporter(active=False, max_unreadable=0))
 
 
 def test_what_is_measured_goes_together(tiny_config):

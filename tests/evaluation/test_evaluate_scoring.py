@@ -5,10 +5,10 @@ import pytest
 from resnet_jax import config as settings
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.sources import ArraySource
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel
 from tests.evaluation.conftest import PREPROCESS, random_examples
 
@@ -40,8 +40,8 @@ def run_of(model_and_variables, mesh):
     return make
 
 
-def bear_with(most=100):
-    return UnreadableImages(most, lambda line: None)
+def new_reporter(most=100):
+    return Reporter(active=False, max_unreadable=most)
 
 
 class TestScoringARun:
@@ -49,14 +49,14 @@ class TestScoringARun:
         examples = random_examples(10)
         sources = {"test": ArraySource(examples.images, examples.labels, tuple("abcdefghij"))}
         with pytest.raises(UserError, match="but the data has the 10 classes a, b"):
-            score_run(run_of(), sources, "test", bear_with())
+            score_run(run_of(), sources, "test", new_reporter())
 
     @pytest.mark.parametrize("feed", ["resident", "streaming"])
     def test_scores_all_of_a_split(self, run_of, feed):
         examples = random_examples(37)
         sources = {"test": ArraySource(examples.images, examples.labels, CLASSES)}
         run = run_of(feed)
-        scores = score_run(run, sources, "test", bear_with())
+        scores = score_run(run, sources, "test", new_reporter())
         logits = run.model.apply(jax.device_get(run.variables), PREPROCESS(examples.images), train=False)
         assert (scores["examples"], scores["unreadable"]) == (37, 0)
         assert scores["top1"] == (np.asarray(logits).argmax(-1) == examples.labels).mean()
@@ -65,17 +65,17 @@ class TestScoringARun:
     def test_scores_the_examples_that_are_named(self, run_of):
         examples = random_examples(37)
         sources = {"test": ArraySource(examples.images, examples.labels, CLASSES)}
-        named = score_run(run_of(), sources, "test[5:30]", bear_with())
+        named = score_run(run_of(), sources, "test[5:30]", new_reporter())
         alone = {"test": ArraySource(examples.images[5:30], examples.labels[5:30], CLASSES)}
-        assert named == score_run(run_of(), alone, "test", bear_with())
+        assert named == score_run(run_of(), alone, "test", new_reporter())
 
     @pytest.mark.parametrize("feed", ["resident", "streaming"])
     def test_the_unreadable_are_counted_and_the_others_scored(self, run_of, feed):
         examples = random_examples(37)
         damaged = {"test": DamagedSource(examples.images, examples.labels, CLASSES)}
-        scores = score_run(run_of(feed), damaged, "test", bear_with())
+        scores = score_run(run_of(feed), damaged, "test", new_reporter())
         readable = {"test": ArraySource(examples.images[1:-1], examples.labels[1:-1], CLASSES)}
-        expected = score_run(run_of(feed), readable, "test", bear_with()) | {"unreadable": 2}
+        expected = score_run(run_of(feed), readable, "test", new_reporter()) | {"unreadable": 2}
         assert scores == pytest.approx(expected, rel=1e-6)
         assert scores["examples"] == 35
 
@@ -84,11 +84,11 @@ class TestScoringARun:
         examples = random_examples(37)
         damaged = {"test": DamagedSource(examples.images, examples.labels, CLASSES)}
         with pytest.raises(UserError, match=r"2 pictures cannot be read, .* test\[36\]"):
-            score_run(run_of(feed), damaged, "test", bear_with(1))
+            score_run(run_of(feed), damaged, "test", new_reporter(1))
 
     @pytest.mark.parametrize("feed", ["resident", "streaming"])
     def test_nothing_that_can_be_read_is_an_error(self, run_of, feed):
         examples = random_examples(2)
         damaged = {"test": DamagedSource(examples.images, examples.labels, CLASSES)}
         with pytest.raises(UserError, match="not one of"):
-            score_run(run_of(feed), damaged, "test", bear_with())
+            score_run(run_of(feed), damaged, "test", new_reporter())

@@ -4,11 +4,14 @@ import pytest
 from resnet_jax.errors import UserError
 from resnet_jax.inference import features, predict
 from resnet_jax.inference.features import Features
+from resnet_jax.terminal import Reporter
+
+REPORTER = Reporter(active=False)
 
 
 def test_features_are_what_the_head_is_applied_to(run, images, write, tmp_path):
     paths = write({"a.png": 0, "odd\udcff.png": 1, "bad.png": b"", **{f"{number}.png": number for number in range(90)}})
-    gathered = Features.of(predict.outputs(run, paths))
+    gathered = Features.of(predict.outputs(run, paths, REPORTER))
     assert gathered.problems == {paths[2]: "the file is empty"}
     gathered.write(str(tmp_path / "out.npz"), run.classes)
     with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
@@ -25,7 +28,7 @@ def test_features_are_what_the_head_is_applied_to(run, images, write, tmp_path):
 
 
 def test_no_picture_that_can_be_read(run, tmp_path):
-    gathered = Features.of(predict.outputs(run, ["/nowhere/a.png"]))
+    gathered = Features.of(predict.outputs(run, ["/nowhere/a.png"], REPORTER))
     gathered.write(str(tmp_path / "out.npz"), run.classes)
     with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
         assert file["features"].shape == (0, 16)

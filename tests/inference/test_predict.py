@@ -9,10 +9,13 @@ import pytest
 
 from resnet_jax.errors import UserError
 from resnet_jax.inference import predict
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import Outputs
 from tests.end_to_end.pictures import unreadable
+from tests.recording_reporter import RecordingReporter
 
 BAD = unreadable()
+REPORTER = Reporter(active=False)
 
 
 def joined(batches):
@@ -62,8 +65,8 @@ def test_each_file_is_answered_for_in_order_with_bad_ones_among_them(run, images
     contents = {f"{number}.png": number for number in range(300)}
     bad = {0: b"", 63: BAD["cut.jpg"], 64: BAD["text.jpg"], 150: BAD["cut.gif"], 299: BAD["bomb.png"]}
     contents |= {f"{number}.png": content for number, content in bad.items()}
-    paths, progress = [*write(contents), "/nowhere/gone.png"], []
-    pictures, found, problems = joined(predict.outputs(run, paths, lambda *told: progress.append(told)))
+    paths, reporter = [*write(contents), "/nowhere/gone.png"], RecordingReporter()
+    pictures, found, problems = joined(predict.outputs(run, paths, reporter))
     assert pictures == paths
     assert problems.keys() == {*bad, 300}
     assert problems[0] == "the file is empty"
@@ -71,12 +74,12 @@ def test_each_file_is_answered_for_in_order_with_bad_ones_among_them(run, images
     expected = run.predict(images).probabilities
     for place, probabilities in found.items():
         np.testing.assert_allclose(probabilities, expected[place], rtol=1e-5)
-    assert progress == [(64, 301), (128, 301), (192, 301), (256, 301), (301, 301)]
+    assert reporter.progress == [("reading images", done, 301) for done in (64, 128, 192, 256, 301)]
 
 
 def test_files_that_are_named_twice(run, write):
     good, bad = write({"a.png": 3, "bad.png": b""})
-    pictures, found, problems = joined(predict.outputs(run, [bad, good, bad, good]))
+    pictures, found, problems = joined(predict.outputs(run, [bad, good, bad, good], REPORTER))
     assert pictures == [bad, good, bad, good]
     assert problems == {0: "the file is empty", 2: "the file is empty"}
     np.testing.assert_array_equal(found[1], found[3])
@@ -86,13 +89,13 @@ def test_a_picture_on_standard_input(run, images, write, monkeypatch):
     (path,) = write({"a.png": 7})
     with open(path, "rb") as file:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(file.read())))
-    pictures, found, problems = joined(predict.outputs(run, ["-", path]))
+    pictures, found, problems = joined(predict.outputs(run, ["-", path], REPORTER))
     assert (pictures, problems) == (["-", path], {})
     np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_only_bad_files(run):
-    pictures, found, problems = joined(predict.outputs(run, ["/nowhere/a.png"]))
+    pictures, found, problems = joined(predict.outputs(run, ["/nowhere/a.png"], REPORTER))
     assert (pictures, found, problems) == (["/nowhere/a.png"], {}, {0: "No such file or directory"})
 
 

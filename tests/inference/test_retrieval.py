@@ -3,7 +3,10 @@ import pytest
 
 from resnet_jax.inference import predict, retrieval
 from resnet_jax.inference.features import Features
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import Outputs
+
+REPORTER = Reporter(active=False)
 
 
 def outputs_of(features, problems=()):
@@ -37,8 +40,8 @@ def test_of_equally_near_ones_the_first_comes_first(monkeypatch):
 def test_a_copy_of_the_picture_is_nearest(run, write):
     folder = write({f"{number}.png": number for number in range(100)}, "folder")
     wanted = write({"mine.png": 42, "bad.png": b""}, "wanted")
-    rank = retrieval.nearest(Features.of(predict.outputs(run, folder)), 3)
-    ((some, outputs),) = predict.outputs(run, wanted)
+    rank = retrieval.nearest(Features.of(predict.outputs(run, folder, REPORTER)), 3)
+    ((some, outputs),) = predict.outputs(run, wanted, REPORTER)
     found, bad = predict.answers(some, outputs, rank)
     assert found.best[0] == (folder[42], pytest.approx(1, abs=1e-6))
     assert len(found.best) == 3

@@ -9,6 +9,7 @@ from resnet_jax.config import default
 from resnet_jax.errors import UserError
 from resnet_jax.report.collect import _validation, gather
 from resnet_jax.report.page import render
+from resnet_jax.terminal import Reporter
 
 
 @pytest.fixture
@@ -18,7 +19,10 @@ def other_run(tiny_run, tmp_path):
 
 
 def gathered(*workdirs, **settings):
-    return gather([str(workdir) for workdir in workdirs], tell=pytest.fail, **settings)
+    reporter = Reporter(active=False)
+    result = gather([str(workdir) for workdir in workdirs], reporter, **settings)
+    assert not reporter.unreadable
+    return result
 
 
 def test_a_finished_run_is_told_by_its_test_split(tiny_run):

@@ -11,7 +11,8 @@ from resnet_jax.data import splits, workers
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.host_batches import pixels_of
 from resnet_jax.data.sources import Source
-from resnet_jax.data.subset import Progress, Subset
+from resnet_jax.data.subset import Subset
+from resnet_jax.terminal import Reporter
 
 AT_ONCE = 32  # pictures that a worker looks at before it tells of them
 BAND = 2**20  # pixels that are counted at once: NumPy takes eight bytes for each
@@ -68,18 +69,18 @@ class Looked:
         return list(self.sizes)[np.searchsorted(ends, position, side="right")]
 
 
-def look(sources: Mapping[str, Source], num_workers: int, progress: Progress | None = None) -> Looked:
+def look(sources: Mapping[str, Source], num_workers: int, reporter: Reporter) -> Looked:
     """Decodes all pictures in full, by up to `num_workers` processes or, where few do not pay, by threads."""
     selection = Subset.of(sources, "+".join(sources))
     numbers = range(-(-len(selection) // AT_ONCE))
+    show = reporter.counter("scanning images")
     records, unreadable = [], {}
     num_workers = workers.worthwhile(num_workers, len(selection))
     with workers.results(_LookAtSome(selection), numbers, num_workers) as results:
         for some, problems in results:
             records.append(some)
             unreadable.update(problems)
-            if progress:
-                progress(min(len(records) * AT_ONCE, len(selection)), len(selection))
+            show(min(len(records) * AT_ONCE, len(selection)), len(selection))
     sizes = {split: len(source) for split, source in sources.items()}
     return Looked(sizes, selection, np.concatenate(records), unreadable)
 

@@ -9,6 +9,7 @@ from resnet_jax.data.inspect.inspection import inspect
 from resnet_jax.data.inspect.plan import make_plan
 from resnet_jax.data.inspect.scan import look
 from resnet_jax.data.sources import open_sources
+from resnet_jax.terminal import Reporter
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def examine(single_device):
             config.dataset[name] = value
         if isinstance(dataset, str):
             config.dataset.name, dataset = dataset, open_sources(dataset)
-        looked = look(dataset, num_workers=0)
+        looked = look(dataset, 0, Reporter(active=False))
         return inspect(config, dataset, looked, make_plan(config, looked, single_device))
 
     return run

@@ -7,12 +7,13 @@ from resnet_jax.data.inspect.scan import look
 from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import UserError
 from resnet_jax.image_grid import GAP, LARGE_CELL
+from resnet_jax.terminal import Reporter
 
 STEP = LARGE_CELL + GAP
 
 
 def draw(tmp_path, sources, positions=None):
-    looked = look(sources, num_workers=0)
+    looked = look(sources, 0, Reporter(active=False))
     positions = np.arange(len(looked.records)) if positions is None else positions
     path = str(tmp_path / "sheet.png")
     assert contact_sheet.write(path, looked, positions) == path
@@ -56,13 +57,15 @@ def test_only_of_the_positions_that_are_given(tmp_path):
 
 
 def test_what_cannot_be_read_any_more_is_left_out(tmp_path, folder, noise):
-    looked = look(open_sources(folder({"cat/a.png": noise(), "cat/b.png": noise(), "cat/c.png": b""})), num_workers=0)
+    looked = look(
+        open_sources(folder({"cat/a.png": noise(), "cat/b.png": noise(), "cat/c.png": b""})), 0, Reporter(active=False)
+    )
     (tmp_path / "pictures" / "cat" / "a.png").unlink()
     assert contact_sheet.write(str(tmp_path / "sheet.png"), looked, np.arange(3))
 
 
 def test_nothing_to_show(tmp_path):
-    looked = look(colours([10], [-1], ("cat",)), num_workers=0)
+    looked = look(colours([10], [-1], ("cat",)), 0, Reporter(active=False))
     assert contact_sheet.write(str(tmp_path / "sheet.png"), looked, np.arange(1)) is None
     assert not list(tmp_path.iterdir())
 

@@ -5,6 +5,7 @@ from resnet_jax import config as settings
 from resnet_jax.data.inspect.plan import make_plan
 from resnet_jax.data.inspect.scan import look
 from resnet_jax.data.sources import ArraySource, open_sources
+from resnet_jax.terminal import Reporter
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def plan_for(single_device):
         config.batch_size = batch_size
         for name, value in changed.items():
             config.dataset[name] = value
-        return make_plan(config, look(sources, num_workers=0), mesh)
+        return make_plan(config, look(sources, 0, Reporter(active=False)), mesh)
 
     return plan
 

@@ -5,6 +5,8 @@ from PIL import Image
 
 from resnet_jax.data.inspect.scan import look
 from resnet_jax.data.sources import ArraySource, open_sources
+from resnet_jax.terminal import Reporter
+from tests.recording_reporter import RecordingReporter
 
 
 def arrays(count, seed=0, channels=3):
@@ -14,7 +16,7 @@ def arrays(count, seed=0, channels=3):
 
 def test_a_record_holds_what_numpy_says(folder, noise):
     picture = noise(30, 20)
-    looked = look(open_sources(folder({"cat/a.png": picture})), num_workers=0)
+    looked = look(open_sources(folder({"cat/a.png": picture})), 0, Reporter(active=False))
     (record,) = looked.records
     assert (record["label"], record["height"], record["width"], record["channels"]) == (0, 30, 20, 3)
     assert record["sums"].tolist() == picture.sum(axis=(0, 1)).tolist()
@@ -24,7 +26,7 @@ def test_a_record_holds_what_numpy_says(folder, noise):
 def test_pictures_of_more_than_a_band_are_counted_in_full(monkeypatch, folder, noise):
     monkeypatch.setattr("resnet_jax.data.inspect.scan.BAND", 50)
     picture = noise(30, 20)
-    looked = look(open_sources(folder({"cat/a.png": picture})), num_workers=0)
+    looked = look(open_sources(folder({"cat/a.png": picture})), 0, Reporter(active=False))
     assert looked.records[0]["sums"].tolist() == picture.sum(axis=(0, 1)).tolist()
 
 
@@ -36,14 +38,14 @@ def test_the_digest_is_of_what_a_picture_looks_like(folder, noise):
         "cat/c.png": picture.reshape(6, 4, 3),
         "cat/d.png": noise(4, 6),
     }
-    looked = look(open_sources(folder(files)), num_workers=0)
+    looked = look(open_sources(folder(files)), 0, Reporter(active=False))
     digests = {looked.selection.name(at)[-5]: looked.records[at]["digest"].tobytes() for at in range(4)}
     assert digests["a"] == digests["b"]
     assert len(set(digests.values())) == 3
 
 
 def test_all_splits_are_looked_at_one_after_another():
-    looked = look({"train": arrays(40), "test": arrays(30, seed=1)}, num_workers=0)
+    looked = look({"train": arrays(40), "test": arrays(30, seed=1)}, 0, Reporter(active=False))
     assert len(looked.records) == 70
     assert looked.positions("test[:2]+train[:1]").tolist() == [40, 41, 0]
     assert [looked.split_of(at) for at in (0, 39, 40, 69)] == ["train", "train", "test", "test"]
@@ -52,7 +54,7 @@ def test_all_splits_are_looked_at_one_after_another():
 
 def test_grey_pictures():
     source = arrays(3, channels=1)
-    looked = look({"train": source}, num_workers=0)
+    looked = look({"train": source}, 0, Reporter(active=False))
     assert looked.records["sums"].tolist() == [[int(image.sum()), 0, 0] for image in source.images]
 
 
@@ -65,7 +67,7 @@ def test_what_cannot_be_read_is_told_and_left_blank(folder, noise):
         "cat/text.jpg": b"no picture",
         "cat/half.jpg": file.getvalue()[:2000],
     }
-    looked = look(open_sources(folder(files)), num_workers=0)
+    looked = look(open_sources(folder(files)), 0, Reporter(active=False))
     reasons = {looked.selection.name(at).rpartition("/")[2]: why for at, why in looked.unreadable.items()}
     assert reasons.keys() == {"empty.jpg", "text.jpg", "half.jpg"}
     assert reasons["empty.jpg"] == "the file is empty"
@@ -74,12 +76,12 @@ def test_what_cannot_be_read_is_told_and_left_blank(folder, noise):
 
 
 def test_progress_is_told_to_the_end():
-    told = []
-    look({"train": arrays(70)}, 0, lambda *progress: told.append(progress))
-    assert told == [(32, 70), (64, 70), (70, 70)]
+    reporter = RecordingReporter()
+    look({"train": arrays(70)}, 0, reporter)
+    assert reporter.progress == [("scanning images", done, 70) for done in (32, 64, 70)]
 
 
 def test_processes_see_what_threads_see():
     sources = {"train": arrays(1500), "test": arrays(600, seed=1)}
-    threads, processes = look(sources, num_workers=0), look(sources, num_workers=2)
+    threads, processes = look(sources, 0, Reporter(active=False)), look(sources, 2, Reporter(active=False))
     assert (threads.records == processes.records).all()

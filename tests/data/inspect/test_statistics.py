@@ -5,10 +5,11 @@ from resnet_jax.data import preprocess
 from resnet_jax.data.inspect import statistics
 from resnet_jax.data.inspect.scan import look
 from resnet_jax.data.sources import open_sources
+from resnet_jax.terminal import Reporter
 
 
 def look_at(name):
-    return look(open_sources(name), num_workers=0)
+    return look(open_sources(name), 0, Reporter(active=False))
 
 
 def test_figures_of_a_split(folder, noise):
@@ -55,7 +56,7 @@ def test_channel_statistics_are_of_all_pixels(folder, noise):
 
 def test_channel_statistics_agree_with_those_of_a_run():
     sources = open_sources("digits")
-    looked = look(sources, num_workers=0)
+    looked = look(sources, 0, Reporter(active=False))
     mean, std = statistics.channel_statistics(looked, looked.positions("train"))
     expected_mean, expected_std = preprocess.channel_statistics(sources["train"].images)
     assert mean == pytest.approx(expected_mean, rel=1e-12)
