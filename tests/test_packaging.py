@@ -1,0 +1,69 @@
+"""The declared dependencies: one list in two files, and a core that works without the optional packages."""
+
+import ast
+import itertools
+import re
+import subprocess
+import sys
+import tomllib
+
+import resnet_jax
+from tests.conftest import ROOT
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+# What the extras install and the core may not need, by the names under which Python imports it.
+OPTIONAL = (
+    "clu",
+    "google.cloud.storage",
+    "jinja2",
+    "plotly",
+    "pytest",
+    "tensorboard",
+    "tensorflow",
+    "tensorflow_datasets",
+)
+# Imports every module of the package but those of the report; no two command modules, which define the same flags.
+IMPORT_CORE = f"""
+import importlib, pkgutil, sys
+sys.modules.update(dict.fromkeys({OPTIONAL}))
+import resnet_jax
+for module in pkgutil.walk_packages(resnet_jax.__path__, "resnet_jax."):
+    if not module.name.startswith(("resnet_jax.report.", "resnet_jax.cli.")):
+        importlib.import_module(module.name)
+from resnet_jax.cli import app
+"""
+
+
+def requirements() -> list[str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return [requirement for line in lines if (requirement := line.partition("#")[0].strip())]
+
+
+def test_requirements_are_the_core_and_all_extras():
+    declared = {*PYPROJECT["project"]["dependencies"], *itertools.chain.from_iterable(EXTRAS.values())}
+    assert sorted(requirements()) == sorted(declared)
+
+
+def test_extras_that_messages_name_exist():
+    named = set()
+    for path in (ROOT / "resnet_jax").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", None) in ("missing_extra", "needs_extra"):
+                named |= {argument.value for argument in call.args[2:] if isinstance(argument, ast.Constant)}
+    assert named <= EXTRAS.keys()
+
+
+def test_version_is_a_release_number():
+    """setuptools reads it from the source without importing the package."""
+    assert re.fullmatch(r"\d+\.\d+\.\d+", resnet_jax.__version__)
+
+
+def test_core_imports_without_optional_packages():
+    finished = subprocess.run([sys.executable, "-c", IMPORT_CORE], cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_import_of_the_package_loads_neither_jax_nor_optional_packages():
+    loaded = f"import sys, resnet_jax; assert not {{'jax', *{OPTIONAL}}} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, check=True)
