@@ -1,4 +1,4 @@
-"""The check of the settings' values and how they go together, before anything is compiled or downloaded."""
+"""Validation of the settings, before anything is downloaded or compiled."""
 
 import math
 
@@ -48,47 +48,55 @@ POSITIVE = (
 
 
 def check(config: ConfigDict) -> None:
-    """Raises `UserError` for values that cannot work."""
+    """Check the values of the settings and their combinations.
+
+    Raises:
+      UserError: if a value or a combination is impossible.
+
+    Example:
+      >>> check(default())
+    """
     for key, value in leaves(default()).items():
         if value is not None and get(config, key) is None:
-            raise UserError(f"{key} must not be None: by default it is {value!r}")
+            raise UserError(f"{key} must not be None. Its default is {value!r}.")
     for key in POSITIVE:
         if not get(config, key) > 0:
-            raise UserError(f"{key} must be positive, not {get(config, key)}")
+            raise UserError(f"{key} ({get(config, key)}) must be positive.")
     for key in POSITIVE_OR_UNSET:
         if get(config, key) is not None and not get(config, key) > 0:
-            raise UserError(f"{key} must be positive or unset, not {get(config, key)}")
+            raise UserError(f"{key} ({get(config, key)}) must be positive or unset.")
     for key in (*NOT_NEGATIVE, "dataset.num_workers"):
         if (get(config, key) or 0) < 0:
-            raise UserError(f"{key} must not be negative, but it is {get(config, key)}")
+            raise UserError(f"{key} ({get(config, key)}) must not be negative.")
     for key in FRACTIONS:
         if not 0 <= (get(config, key) or 0) < 1:
-            raise UserError(f"{key} must lie in [0, 1), but it is {get(config, key)}")
+            raise UserError(f"{key} ({get(config, key)}) must be in [0, 1).")
     if not 0 <= config.loss.distill_weight <= 1:
-        raise UserError(f"loss.distill_weight must lie in [0, 1], but it is {config.loss.distill_weight}")
+        raise UserError(f"loss.distill_weight ({config.loss.distill_weight}) must be in [0, 1].")
     for key in ("freeze", "init_skip"):
-        if not all(isinstance(pattern, str) for pattern in get(config, key)):
-            raise UserError(f"{key} must be patterns of names, such as \"('stem*', 'stage*')\", not {get(config, key)}")
+        patterns = get(config, key)
+        if not all(isinstance(pattern, str) for pattern in patterns):
+            raise UserError(f"{key} {patterns} must be a tuple of name patterns, such as \"('stem*', 'stage*')\".")
     if config.init_skip and not config.init_from:
-        raise UserError("init_skip says what is not taken from init_from: set that too, or neither")
+        raise UserError("init_skip has no effect without init_from. Set both or neither.")
     if config.loss.distill_model and not config.loss.distill_from:
-        raise UserError("loss.distill_model is what loss.distill_from is of: set that too, or neither")
+        raise UserError("loss.distill_model has no effect without loss.distill_from. Set both or neither.")
     if config.ema_decay is not None and not 0 <= config.ema_decay < 1:
-        raise UserError(f"ema_decay must lie in [0, 1) or be unset, but it is {config.ema_decay}")
+        raise UserError(f"ema_decay ({config.ema_decay}) must be in [0, 1) or unset.")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
     _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))
     _check_groups(config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size)
     if config.schedule.warmup_epochs >= config.num_epochs:
         raise UserError(
             f"schedule.warmup_epochs ({config.schedule.warmup_epochs:g}) must be less than num_epochs "
-            f"({config.num_epochs}): shorten the warm-up or train longer"
+            f"({config.num_epochs}). Shorten the warm-up or train longer."
         )
     if config.schedule.name == "step" and not _are_numbers(config.schedule.step_epochs):
-        raise UserError("schedule.name=step needs schedule.step_epochs, such as '(30, 60, 80)'")
+        raise UserError("schedule.name=step needs schedule.step_epochs. Set it, for example to '(30, 60, 80)'.")
     if not config.dataset.train_split:
-        raise UserError("dataset.train_split must not be empty")
+        raise UserError("dataset.train_split must not be empty. Its default is 'train'.")
     if (config.dataset.mean is None) != (config.dataset.std is None):
-        raise UserError("set both dataset.mean and dataset.std, or neither to have them measured")
+        raise UserError("dataset.mean and dataset.std go together. Set both, or neither to have them measured.")
     if config.dataset.mean is not None:
         check_normalisation(config.dataset.mean, config.dataset.std)
     if config.profile_steps is not None:
@@ -96,37 +104,47 @@ def check(config: ConfigDict) -> None:
 
 
 def profile_range(config: ConfigDict) -> tuple[int, int] | None:
-    """`profile_steps` as (first, last), or None where it is unset."""
+    """Return `profile_steps` as (first, last), or None if it is unset.
+
+    Raises:
+      UserError: if it has another form.
+    """
     if config.profile_steps is None:
         return None
     first, _, last = config.profile_steps.partition(":")
     if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise UserError(f"profile_steps must look like 100:110, not {config.profile_steps!r}")
+        raise UserError(f"profile_steps ({config.profile_steps!r}) must look like 100:110.")
     return int(first), int(last)
 
 
+def check_normalisation(mean: tuple, std: tuple) -> None:
+    """Check the mean and std of the pixels.
+
+    Raises:
+      UserError: unless both have one finite number per channel and every std is positive.
+    """
+    if not (_are_numbers(mean) and _are_numbers(std)) or len(mean) != len(std) or min(std) <= 0:
+        raise UserError(
+            f"dataset.mean {mean} and dataset.std {std} must be one number per channel, of pixels in [0, 1], with a "
+            "positive std. An example for one channel is '(0.5,)' and '(0.25,)'."
+        )
+
+
 def _are_numbers(values: tuple) -> bool:
-    """Whether there are some, and all are finite."""
+    """Return True if there is at least one value and all are finite numbers."""
     return len(values) > 0 and all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
-def check_normalisation(mean: tuple, std: tuple) -> None:
-    """Raises `UserError` unless both are numbers, as many of one as of the other."""
-    if not (_are_numbers(mean) and _are_numbers(std)) or len(mean) != len(std) or min(std) <= 0:
-        raise UserError(
-            f"dataset.mean {mean} and dataset.std {std} must be one number a channel, of pixels in [0, 1], such as "
-            "'(0.5,)' and '(0.25,)', and std positive"
-        )
-
-
 def _check_groups(batch_size: int, accumulate_steps: int, group_size: int) -> None:
-    if group_size and batch_size % (accumulate_steps * group_size):
-        parted = f" over optimizer.accumulate_steps {accumulate_steps}" if accumulate_steps > 1 else ""
-        nearest = max(1, round(batch_size / (accumulate_steps * group_size))) * accumulate_steps * group_size
-        raise UserError(
-            f"batch_norm.group_size {group_size} does not divide batch_size {batch_size}{parted}: "
-            f"try --config.batch_size={nearest}, or another group_size"
-        )
+    """Check that every microbatch consists of whole BatchNorm groups."""
+    if not group_size or batch_size % (accumulate_steps * group_size) == 0:
+        return
+    microbatches = f" in optimizer.accumulate_steps ({accumulate_steps}) microbatches" if accumulate_steps > 1 else ""
+    nearest = max(1, round(batch_size / (accumulate_steps * group_size))) * accumulate_steps * group_size
+    raise UserError(
+        f"batch_norm.group_size ({group_size}) does not divide batch_size ({batch_size}){microbatches}. "
+        f"Try --config.batch_size={nearest} or another group_size."
+    )
 
 
 def _check_choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:
