@@ -1,12 +1,17 @@
-"""What a run records as it goes: `metrics.jsonl` always, TensorBoard where TensorFlow is installed.
+"""Writes the metrics of a run: always to `metrics.jsonl`, and to TensorBoard if TensorFlow is installed.
 
-Both hold each step once: what lies beyond the step that a run resumes from is dropped from them.
+Both hold each step once: when a run resumes, what was written after the restored step is removed from both.
+
+`clu.metric_writers.AsyncWriter` does not replace the thread in `TensorBoardWriter`: importing it imports TensorFlow,
+which takes seconds and here happens in the thread, its `flush` always waits, and it replaces an `OSError` such as "No
+space left on device" by an exception of its own.
 """
 
 import collections
 import contextlib
 import importlib.util
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,119 +23,122 @@ from etils import epath
 
 from resnet_jax import files
 from resnet_jax.runtime import parallel
-from resnet_jax.terminal import ProgressLine
-
-# --- TensorBoard's event files.
-#
-# A thread of its own writes them: TensorFlow takes seconds to import, in which the run need not wait.
-
-
-EVENT_FILES = "events.out.tfevents.*"
-NEEDED = ("clu", "tensorflow", "tensorboard")  # packages; clu imports the others without declaring them
-
-IsKept = Callable[[int, Iterable[str]], bool]
-
-
-class TensorBoard:
-    """Writes to event files, in order and some time later; where TensorFlow is not installed, nowhere.
-
-    What goes wrong in the thread is raised by a later call.
-
-    Args:
-      directory: of the run.
-      is_kept: which events of earlier files stay, from the step and the names of their values; None: none.
-      tell: takes a line where a package is missing.
-    """
-
-    def __init__(self, directory: epath.Path, is_kept: IsKept | None, tell: Callable[[str], None]):
-        missing = next((name for name in NEEDED if importlib.util.find_spec(name) is None), None)
-        if missing:
-            tell(f"TensorBoard is off, for {missing} is not installed; metrics.jsonl has its figures.")
-        self._thread = None if missing else ThreadPoolExecutor(1, "tensorboard")
-        self._unfinished: collections.deque[Future] = collections.deque()
-        self._do(self._open, directory, is_kept)
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._write("write_scalars", step, values)
-
-    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """uint8 [n, height, width, channels] each."""
-        self._write("write_images", step, images)
-
-    def texts(self, step: int, texts: Mapping[str, str]) -> None:
-        self._write("write_texts", step, texts)
-
-    def flush(self) -> None:
-        """Has all be put on disk, and does not wait for it."""
-        self._write("flush")
-
-    def wait(self) -> None:
-        """Returns when the thread has nothing left to do."""
-        while self._unfinished:
-            self._unfinished.popleft().result()
-
-    def close(self) -> None:
-        """Ends the thread, when all is on disk."""
-        try:
-            self._write("close")
-            self.wait()
-        finally:
-            if self._thread:
-                self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _write(self, method: str, *arguments) -> None:
-        self._do(lambda: getattr(self._writer, method)(*arguments))
-
-    def _do(self, task: Callable, *arguments) -> None:
-        """Hands a task to the thread."""
-        while self._unfinished and self._unfinished[0].done():
-            self._unfinished.popleft().result()
-        if self._thread:
-            self._unfinished.append(self._thread.submit(task, *arguments))
-
-    def _open(self, directory: epath.Path, is_kept: IsKept | None) -> None:
-        from clu import metric_writers  # Imports TensorFlow.
-
-        for path in directory.glob(EVENT_FILES):
-            if is_kept is None:
-                path.unlink()
-            else:
-                _keep_events(path, is_kept)
-        self._writer = metric_writers.SummaryWriter(str(directory))
-
-
-def _keep_events(path: epath.Path, is_kept: IsKept) -> None:
-    """Drops other events from an event file."""
-    import tensorflow as tf
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    kept = path.parent / f".{path.name}.unfinished"
-    with tf.io.TFRecordWriter(str(kept)) as writer:
-        for record in RawEventFileLoader(str(path)).Load():
-            event = Event.FromString(record)
-            if is_kept(event.step, [value.tag for value in event.summary.value]):
-                writer.write(record)
-    if "://" not in str(kept):
-        with kept.open("ab") as file:
-            files.put_on_disk(file)
-    kept.replace(path)
-
 
 SECONDS_BETWEEN_WRITES = 1.0
+EVENT_FILES = "events.out.tfevents.*"
+TENSORBOARD_PACKAGES = ("clu", "tensorflow", "tensorboard")  # clu imports the others without declaring them
+
+KeepRecord = Callable[[int, Iterable[str]], bool]  # maps a step and the names of its values to whether to keep them
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsWriter:
+    """Writes metrics, images and text by step. Processes other than the main one write nothing.
+
+    Args:
+      directory: the run directory.
+      resumed_step: the step that the run resumes from; 0 for a new run. Later records of `metrics.jsonl` and of event
+        files are removed.
+      evaluated: whether the run was evaluated at `resumed_step`. If not, validation metrics of that step are removed,
+        because the evaluation will be repeated.
+    """
+
+    def __init__(self, directory: epath.Path, resumed_step: int, evaluated: bool = True):
+        self._path = directory / "metrics.jsonl"
+        self._can_append = "://" not in str(directory)  # Object stores accept whole files only.
+        self._lines: list[str] = []
+        self._written_at = -math.inf
+        self._tensorboard = None
+        if not parallel.is_main_process():
+            return
+
+        def keep(step: int, names: Iterable[str]) -> bool:
+            to_be_repeated = not evaluated and any(name.startswith("validation/") for name in names)
+            return step < resumed_step or (step == resumed_step and not to_be_repeated)
+
+        _filter_metrics_file(self._path, keep)
+        # A new run keeps nothing of earlier event files.
+        self._tensorboard = TensorBoardWriter(directory, keep if resumed_step else None)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the metrics of a step, with names such as "train/loss"."""
+        self._lines.append(json.dumps({"step": step, **values}) + "\n")
+        if self._tensorboard:
+            self._tensorboard.scalars(step, values)
+
+    def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
+        """Write an image, uint8 [height, width, 3], to TensorBoard."""
+        if self._tensorboard:
+            self._tensorboard.images(step, {tag: pixels[None]})
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        """Write a text, which may be Markdown, to TensorBoard."""
+        if self._tensorboard:
+            self._tensorboard.texts(step, {tag: text})
+
+    def write_if_due(self) -> None:
+        """Call `write` at most once per `SECONDS_BETWEEN_WRITES`, so that the disk does not slow down short steps."""
+        if time.monotonic() - self._written_at >= SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def write(self) -> None:
+        """Write all recorded metrics to disk. Does not wait for TensorBoard, which writes in the background."""
+        # Cleared first, so that a failed write is not repeated.
+        lines, self._lines = self._lines, []
+        if lines and parallel.is_main_process():
+            if self._can_append:
+                with self._path.open("a") as file:
+                    file.write("".join(lines))
+                    files.sync_to_disk(file)
+            else:
+                existing = self._path.read_text() if self._path.exists() else ""
+                self._path.write_text(existing + "".join(lines))
+        if self._tensorboard:
+            self._tensorboard.flush()
+        self._written_at = time.monotonic()
+
+    def flush(self) -> None:
+        """Write everything to disk, and wait for TensorBoard. Call it before saving a checkpoint."""
+        self.write()
+        if self._tensorboard:
+            self._tensorboard.wait()
+
+    def close(self) -> None:
+        """Write everything to disk, and end TensorBoard's thread, even if writing fails."""
+        with contextlib.ExitStack() as stack:
+            if self._tensorboard:
+                stack.callback(self._tensorboard.close)
+            self.write()
+
+
+# --- Reading and filtering metrics.jsonl ------------------------------------------------------------------------------
 
 
 class Curve(NamedTuple):
-    """How a figure went: its values, and the steps after which it had them, in order."""
+    """A metric over a run.
+
+    Attributes:
+      steps: the numbers of steps taken when the metric was recorded, in order.
+      values: its value at each of `steps`.
+    """
 
     steps: list[int]
     values: list[float]
 
 
 def read_curves(directory: epath.Path) -> dict[str, Curve]:
-    """What `metrics.jsonl` of a run directory holds, by names like "train/loss"; {} where there is no such file."""
+    """Return the metrics of a run directory by names such as "train/loss"; {} if there is no `metrics.jsonl`.
+
+    Example:
+      >>> import tempfile
+      >>> directory = epath.Path(tempfile.mkdtemp())
+      >>> _ = (directory / "metrics.jsonl").write_text('{"step": 50, "train/loss": 1.5}\\n')
+      >>> read_curves(directory)
+      {'train/loss': Curve(steps=[50], values=[1.5])}
+    """
     curves: dict[str, Curve] = {}
-    for _, record in _records(directory / "metrics.jsonl"):
+    for _, record in _read_records(directory / "metrics.jsonl"):
         step = record.pop("step")
         for name, value in record.items():
             curve = curves.setdefault(name, Curve([], []))
@@ -139,100 +147,118 @@ def read_curves(directory: epath.Path) -> dict[str, Curve]:
     return curves
 
 
-class MetricsWriter:
-    """Writes figures and pictures by step, from the main process only.
-
-    Unless `evaluated`, the figures of the validation at the step that the run resumes from are dropped as well.
-    """
-
-    def __init__(self, directory: epath.Path, resumed_step: int, progress: ProgressLine, evaluated: bool = True):
-        self._path = directory / "metrics.jsonl"
-        self._can_append = "://" not in str(directory)  # Buckets take whole files only.
-        self._lines: list[str] = []
-        self._written_at = -math.inf
-        self._tensorboard = None
-        if not parallel.is_main_process():
-            return
-
-        def is_kept(step: int, names: Iterable[str]) -> bool:
-            owed = not evaluated and any(name.startswith("validation/") for name in names)
-            return step < resumed_step or (step == resumed_step and not owed)
-
-        _keep_lines(self._path, is_kept, progress.warn)
-        # Of a run that begins anew nothing is kept.
-        self._tensorboard = TensorBoard(directory, is_kept if resumed_step else None, progress.print)
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures of `step`, named like "train/loss"."""
-        self._lines.append(json.dumps({"step": step, **values}) + "\n")
-        if self._tensorboard:
-            self._tensorboard.scalars(step, values)
-
-    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture, uint8 [height, width, 3], for TensorBoard."""
-        if self._tensorboard:
-            self._tensorboard.images(step, {name: pixels[None]})
-
-    def text(self, step: int, name: str, text: str) -> None:
-        """Text, for TensorBoard."""
-        if self._tensorboard:
-            self._tensorboard.texts(step, {name: text})
-
-    def show(self) -> None:
-        """Writes, unless that was done a moment ago: a loop of quick steps must not be held up by the disk."""
-        if time.monotonic() - self._written_at >= SECONDS_BETWEEN_WRITES:
-            self.write()
-
-    def flush(self) -> None:
-        """Puts on disk what has been written; must come before a checkpoint that counts on it."""
-        self.write()
-        if self._tensorboard:
-            self._tensorboard.wait()
-
-    def write(self) -> None:
-        """Puts the figures on disk, and does not wait for TensorBoard, which does so too."""
-        lines, self._lines = self._lines, []  # Taken first: after a failure they must not be written twice.
-        if lines and parallel.is_main_process():
-            if self._can_append:
-                with self._path.open("a") as file:
-                    file.write("".join(lines))
-                    files.put_on_disk(file)
-            else:
-                before = self._path.read_text() if self._path.exists() else ""
-                self._path.write_text(before + "".join(lines))
-        if self._tensorboard:
-            self._tensorboard.flush()
-        self._written_at = time.monotonic()
-
-    def close(self) -> None:
-        """Puts on disk what has been written, and ends TensorBoard's thread."""
-        with contextlib.ExitStack() as ending:
-            if self._tensorboard:
-                ending.callback(self._tensorboard.close)
-            self.write()
-
-
-def _keep_lines(path: epath.Path, is_kept: Callable[[int, Iterable[str]], bool], tell: Callable[[str], None]) -> None:
-    """Drops other lines from a metrics file, and what is damaged; `tell` takes a line on the latter."""
+def _filter_metrics_file(path: epath.Path, keep: KeepRecord) -> None:
+    """Remove the lines of a metrics file that are damaged or that `keep` rejects."""
     if path.exists():
-        kept = [line + "\n" for line, record in _records(path, tell) if is_kept(record["step"], record)]
-        files.write(path, "".join(kept))
+        records = _read_records(path, log_damage=True)
+        files.write(path, "".join(line + "\n" for line, record in records if keep(record["step"], record)))
 
 
-def _records(
-    path: epath.Path, tell: Callable[[str], None] = lambda line: None
-) -> Iterator[tuple[str, dict[str, float]]]:
-    """The lines of a metrics file that are intact, and what they hold.
+def _read_records(path: epath.Path, log_damage: bool = False) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield each intact line of a metrics file, and the record that it holds.
 
-    Of the last one a killed process or a full disk may have left a part, which goes without saying.
+    With `log_damage`, warn about damaged lines, except for the last: a killed process or a full disk may have left it
+    unfinished.
     """
     lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            figures = {**{name: float(value) for name, value in record.items()}, "step": int(record["step"])}
+            values = json.loads(line)
+            record = {**{name: float(value) for name, value in values.items()}, "step": int(values["step"])}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            if number < len(lines):
-                tell(f"Line {number} of {path} is damaged, and is left out.")
+            if log_damage and number < len(lines):
+                logger.warning(f"Line {number} of {path} is damaged and is removed.")
             continue
-        yield line, figures
+        yield line, record
+
+
+# --- TensorBoard's event files ----------------------------------------------------------------------------------------
+
+
+class TensorBoardWriter:
+    """Writes event files in a thread of its own, in the order of the calls. Does nothing if TensorFlow is missing.
+
+    The thread also imports TensorFlow, which takes seconds, so that training does not wait for it. An exception in the
+    thread is raised by a later call.
+
+    Args:
+      directory: the run directory.
+      keep: which events of existing event files to keep; None: none.
+    """
+
+    def __init__(self, directory: epath.Path, keep: KeepRecord | None):
+        missing = next((name for name in TENSORBOARD_PACKAGES if importlib.util.find_spec(name) is None), None)
+        self._thread = None
+        self._unfinished: collections.deque[Future] = collections.deque()
+        if missing:
+            logger.info(f"TensorBoard is off, because {missing} is not installed. metrics.jsonl holds the metrics.")
+            return
+        self._thread = ThreadPoolExecutor(1, "tensorboard")
+        self._submit(self._open, directory, keep)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._submit_write("write_scalars", step, values)
+
+    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Write images by tag, each uint8 [n, height, width, channels]."""
+        self._submit_write("write_images", step, images)
+
+    def texts(self, step: int, texts: Mapping[str, str]) -> None:
+        self._submit_write("write_texts", step, texts)
+
+    def flush(self) -> None:
+        """Have everything written to disk, without waiting for it."""
+        self._submit_write("flush")
+
+    def wait(self) -> None:
+        """Wait until the thread has finished its work."""
+        while self._unfinished:
+            self._unfinished.popleft().result()
+
+    def close(self) -> None:
+        """Wait until everything is on disk, and end the thread."""
+        try:
+            self._submit_write("close")
+            self.wait()
+        finally:
+            if self._thread:
+                self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _submit_write(self, method: str, *args) -> None:
+        """Call a method of clu's writer in the thread."""
+        self._submit(lambda: getattr(self._writer, method)(*args))
+
+    def _submit(self, function: Callable, *args) -> None:
+        """Call a function in the thread. First raise the exception of an earlier call, if there was one."""
+        while self._unfinished and self._unfinished[0].done():
+            self._unfinished.popleft().result()
+        if self._thread:
+            self._unfinished.append(self._thread.submit(function, *args))
+
+    def _open(self, directory: epath.Path, keep: KeepRecord | None) -> None:
+        from clu import metric_writers  # Imports TensorFlow.
+
+        for path in directory.glob(EVENT_FILES):
+            if keep is None:
+                path.unlink()
+            else:
+                _filter_event_file(path, keep)
+        self._writer = metric_writers.SummaryWriter(str(directory))
+
+
+def _filter_event_file(path: epath.Path, keep: KeepRecord) -> None:
+    """Remove the events of an event file that `keep` rejects."""
+    import tensorflow as tf
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    unfinished = path.parent / f".{path.name}.unfinished"
+    with tf.io.TFRecordWriter(str(unfinished)) as writer:
+        for record in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(record)
+            if keep(event.step, [value.tag for value in event.summary.value]):
+                writer.write(record)
+    if "://" not in str(unfinished):
+        with unfinished.open("ab") as file:
+            files.sync_to_disk(file)
+    unfinished.replace(path)
