@@ -1,9 +1,14 @@
-"""Optimizers and learning-rate schedules, by name."""
+"""Optimizers and learning-rate schedules, by name.
+
+The optimizers are chains of optax transformations rather than `optax.sgd`, `adam`, `adamw`, `lamb` and `lars`. An L2
+penalty or gradient clipping would nest those in a second chain, and they include weight decay even where it is zero.
+Entries of the optimizer state would then move to other positions in its tree, and checkpoints of earlier versions could
+not be restored. `optax.lamb` also cannot exempt parameters from the trust ratio.
+"""
 
 import collections
 import re
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import optax
@@ -12,136 +17,194 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import unknown_name
 
-# --- Learning rates of their own for the parts of a network: less for what has been trained before.
-
-
-BLOCK = re.compile(r"stage(\d+)_block(\d+)")
-
-
-def scale_by_part(
-    backbone_scale: float, layer_decay: float, stage_sizes: Sequence[int]
-) -> optax.GradientTransformation:
-    """Multiplies updates by `backbone_scale` but for the head's, and by `layer_decay` for each layer below the head.
-
-    Layers are the blocks and the stem: the last block is decayed once, the one before it twice, and the stem most. A
-    norm before the head counts as the last block's. Clark et al. 2020, "ELECTRA", did so first.
-    """
-
-    def update(updates: dict, params: dict | None = None) -> dict:
-        del params
-        factors = part_factors(updates, backbone_scale, layer_decay, stage_sizes)
-        return jax.tree.map(lambda update, factor: update * factor, updates, factors)
-
-    return optax.stateless(update)
-
-
-def part_factors(params: dict, backbone_scale: float, layer_decay: float, stage_sizes: Sequence[int]) -> dict:
-    """For each leaf of `params`, which may be some of a network's, the factor of its learning rate."""
-
-    def factor(part: str) -> float:
-        if part == "head":
-            return 1.0
-        if part == "final_norm":
-            return backbone_scale * layer_decay
-        block = BLOCK.fullmatch(part)
-        number = sum(stage_sizes[: int(block[1]) - 1]) + int(block[2]) if block else 0  # The stem lies below the first.
-        return backbone_scale * layer_decay ** (sum(stage_sizes) - number + 1)
-
-    return unflatten_dict({path: factor(path[0]) for path in flatten_dict(params)})
-
-
-class Parts(NamedTuple):
-    """What optimizers are put together from.
-
-    Attributes:
-      decay: adds the weight decay times the parameters; None where that is zero.
-      rate: multiplies by minus the learning rate.
-      momentum: a decaying sum of what it is given, with Nesterov's variant as a setting (Sutskever et al. 2013).
-      trust_ratio: given a coefficient, scales the update of each array to the coefficient times the norm of the array;
-        it leaves an update as it is where either norm is zero.
-    """
-
-    decay: optax.GradientTransformation | None
-    rate: optax.GradientTransformation
-    momentum: optax.GradientTransformation
-    trust_ratio: Callable[[float], optax.GradientTransformation]
-
-
-# The order makes the difference. Weight decay that comes first is an L2 penalty: what follows takes it for a part of
-# the gradient. After Adam it is decoupled: the averages of the gradient do not see it.
-OPTIMIZERS = {
-    "sgd": lambda part: (part.decay, part.momentum, part.rate),
-    "adam": lambda part: (part.decay, optax.scale_by_adam(), part.rate),
-    "adamw": lambda part: (optax.scale_by_adam(), part.decay, part.rate),
-    "lamb": lambda part: (optax.scale_by_adam(eps=1e-6), part.decay, part.trust_ratio(1.0), part.rate),
-    "lars": lambda part: (part.decay, part.trust_ratio(0.001), part.rate, part.momentum),
-}
+OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lars")
 SCHEDULES = ("cosine", "linear", "step", "constant")
 
 
 def check(config: ConfigDict) -> None:
-    """Raises `UserError` for an unknown optimizer or schedule."""
+    """Raise `UserError` if the optimizer or the schedule is unknown."""
     if config.optimizer.name not in OPTIMIZERS:
         raise unknown_name("optimizer", config.optimizer.name, OPTIMIZERS)
     if config.schedule.name not in SCHEDULES:
         raise unknown_name("schedule", config.schedule.name, SCHEDULES)
 
 
-def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate as a function of the step: linear warm-up from zero, then the named decay.
+# --- Learning-rate schedules ------------------------------------------------------------------------------------------
 
-    "cosine" (Loshchilov & Hutter 2016, equation 5, without restarts) and "linear" would be zero at the step after the
-    last; "step" multiplies by `step_factor` at each of `step_epochs`, counted from the start of the run.
+
+def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+    """Return the learning rate as a function of the step: linear warm-up from zero, then the decay that is named.
+
+    The decay begins after the warm-up. "cosine" (Loshchilov & Hutter 2016, equation 5, without restarts) and "linear"
+    reach zero one step after the last. "step" multiplies the learning rate by `step_factor` at each of `step_epochs`,
+    counted from the start of the run. A warm-up longer than the run is shortened.
+
+    Args:
+      config: the settings; `optimizer.learning_rate`, `num_epochs` and `schedule` are used.
+      steps_per_epoch: the number of train steps per epoch.
+
+    Example:
+      >>> from resnet_jax.config import default
+      >>> config = default()
+      >>> config.num_epochs, config.schedule.name, config.schedule.warmup_epochs = 3, "linear", 1.0
+      >>> schedule = make_schedule(config, steps_per_epoch=2)
+      >>> [round(float(schedule(step)), 3) for step in range(6)]
+      [0.0, 0.05, 0.1, 0.075, 0.05, 0.025]
     """
-    peak, schedule = config.optimizer.learning_rate, config.schedule
-    total = config.num_epochs * steps_per_epoch
-    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total - 1)
+    peak = config.optimizer.learning_rate
+    schedule = config.schedule
+    total_steps = config.num_epochs * steps_per_epoch
+    warmup_steps = min(round(schedule.warmup_epochs * steps_per_epoch), total_steps - 1)
     if schedule.name == "cosine":
-        decay = optax.cosine_decay_schedule(peak, total - warmup)
+        decay = optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
     elif schedule.name == "linear":
-        decay = optax.linear_schedule(peak, 0.0, total - warmup)
+        decay = optax.linear_schedule(peak, 0.0, total_steps - warmup_steps)
     elif schedule.name == "step":
-        boundaries = collections.Counter(round(epoch * steps_per_epoch) - warmup for epoch in schedule.step_epochs)
-        factors = {boundary: schedule.step_factor**times for boundary, times in boundaries.items()}
+        # A boundary that occurs twice counts twice. Boundaries count from the end of the warm-up.
+        boundaries = collections.Counter(
+            round(epoch * steps_per_epoch) - warmup_steps for epoch in schedule.step_epochs
+        )
+        factors = {boundary: schedule.step_factor**count for boundary, count in boundaries.items()}
         decay = optax.piecewise_constant_schedule(peak, factors)
     else:
         decay = optax.constant_schedule(peak)
-    if not warmup:
+    if warmup_steps == 0:
         return decay
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps])
+
+
+# --- Optimizers -------------------------------------------------------------------------------------------------------
 
 
 def make_optimizer(
     config: ConfigDict, schedule: optax.Schedule, stage_sizes: Sequence[int] = ()
 ) -> optax.GradientTransformation:
-    """The chain from gradients to updates of the parameters; `layer_decay` counts layers by the network's stage sizes.
+    """Return the transformation from gradients to parameter updates.
 
-    "sgd" is momentum SGD, "adam" Kingma & Ba 2014, "adamw" Loshchilov & Hutter 2017, "lamb" You et al. 2019 and "lars"
-    You et al. 2017, each as optax has it, with the constants of its default. `grad_clip` comes before everything else.
+    "sgd" is SGD with momentum (Sutskever et al. 2013), "adam" is Kingma & Ba 2014, "adamw" Loshchilov & Hutter 2017,
+    "lamb" You et al. 2019 and "lars" You et al. 2017, each as in optax and with its default constants. `grad_clip`
+    comes before everything else.
 
     Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw" and "lamb" it is decoupled, but still
-    multiplied by the learning rate, and in "lamb" by the trust ratio. Norm scales and biases that are exempt from it
-    get no trust ratio either, as in timm (Wightman et al. 2021). Unlike there, kernels keep theirs when there is no
-    weight decay at all.
+    multiplied by the learning rate, and in "lamb" by the trust ratio. With `exempt_norm_and_bias`, norm scales and
+    biases have neither weight decay nor a trust ratio, as in timm (Wightman et al. 2021). Unlike in timm, kernels keep
+    their trust ratio if there is no weight decay.
+
+    Args:
+      config: the settings; only `config.optimizer` is used.
+      schedule: the learning rate as a function of the step.
+      stage_sizes: the number of blocks per stage of the model; used by `backbone_scale` and `layer_decay`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from resnet_jax.config import default
+      >>> config = default()
+      >>> config.optimizer.weight_decay, config.optimizer.nesterov = 0.0, False
+      >>> sgd = make_optimizer(config, optax.constant_schedule(0.5))
+      >>> params = {"head": {"bias": jnp.zeros(1)}}
+      >>> gradients = {"head": {"bias": jnp.ones(1)}}
+      >>> updates, state = sgd.update(gradients, sgd.init(params), params)
+      >>> float(updates["head"]["bias"][0])
+      -0.5
     """
     settings = config.optimizer
 
-    def spare(part: optax.GradientTransformation) -> optax.GradientTransformation:
-        return optax.masked(part, kernels_only) if settings.exempt_norm_and_bias else part
+    def except_exempt(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optax.masked(transformation, kernel_mask) if settings.exempt_norm_and_bias else transformation
 
-    clip = None if settings.grad_clip is None else optax.clip_by_global_norm(settings.grad_clip)
-    by_part = None
-    if (settings.backbone_scale, settings.layer_decay) != (1.0, 1.0):
-        by_part = scale_by_part(settings.backbone_scale, settings.layer_decay, stage_sizes)
-    parts = Parts(
-        decay=spare(optax.add_decayed_weights(settings.weight_decay)) if settings.weight_decay else None,
-        rate=optax.scale_by_learning_rate(schedule),
-        momentum=optax.trace(decay=settings.momentum, nesterov=settings.nesterov),
-        trust_ratio=lambda coefficient: spare(optax.scale_by_trust_ratio(trust_coefficient=coefficient)),
-    )
-    return optax.chain(*(part for part in (clip, *OPTIMIZERS[settings.name](parts), by_part) if part is not None))
+    def scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
+        # Scales the update of each array to `coefficient` times the norm of the array. If either norm is zero, the
+        # update does not change.
+        return except_exempt(optax.scale_by_trust_ratio(trust_coefficient=coefficient))
+
+    weight_decay = [except_exempt(optax.add_decayed_weights(settings.weight_decay))] if settings.weight_decay else []
+    momentum = optax.trace(decay=settings.momentum, nesterov=settings.nesterov)
+    learning_rate = optax.scale_by_learning_rate(schedule)
+
+    # The position of the weight decay matters. In front, it is an L2 penalty: what follows treats it as part of the
+    # gradient. After Adam it is decoupled: it does not enter the averages of the gradient.
+    if settings.name == "sgd":
+        chain = [*weight_decay, momentum, learning_rate]
+    elif settings.name == "adam":
+        chain = [*weight_decay, optax.scale_by_adam(), learning_rate]
+    elif settings.name == "adamw":
+        chain = [optax.scale_by_adam(), *weight_decay, learning_rate]
+    elif settings.name == "lamb":
+        chain = [optax.scale_by_adam(eps=1e-6), *weight_decay, scale_by_trust_ratio(1.0), learning_rate]
+    elif settings.name == "lars":
+        chain = [*weight_decay, scale_by_trust_ratio(0.001), learning_rate, momentum]
+    else:
+        raise unknown_name("optimizer", settings.name, OPTIMIZERS)
+
+    if settings.grad_clip is not None:
+        chain = [optax.clip_by_global_norm(settings.grad_clip), *chain]
+    if settings.backbone_scale != 1.0 or settings.layer_decay != 1.0:
+        chain = [*chain, scale_by_layer(settings.backbone_scale, settings.layer_decay, stage_sizes)]
+    return optax.chain(*chain)
 
 
-def kernels_only(params: dict) -> dict:
-    """True for kernels, False for norm scales and all biases, which are vectors."""
+def kernel_mask(params: dict) -> dict:
+    """Return a tree of booleans: True for kernels, False for vectors, which are norm scales and biases.
+
+    Example:
+      >>> import numpy as np
+      >>> kernel_mask({"kernel": np.zeros((3, 2)), "bias": np.zeros(2)})
+      {'bias': False, 'kernel': True}
+    """
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+# --- Layer-wise learning rates (skip this unless you fine-tune) -------------------------------------------------------
+
+BLOCK_NAME = re.compile(r"stage(\d+)_block(\d+)")
+
+
+def scale_by_layer(
+    backbone_scale: float, layer_decay: float, stage_sizes: Sequence[int]
+) -> optax.GradientTransformation:
+    """Return a transformation that multiplies the updates of each layer by a factor of its own.
+
+    See `learning_rate_factors`.
+    """
+
+    def update(updates: dict, params: dict | None = None) -> dict:
+        del params
+        factors = learning_rate_factors(updates, backbone_scale, layer_decay, stage_sizes)
+        return jax.tree.map(lambda update, factor: update * factor, updates, factors)
+
+    return optax.stateless(update)
+
+
+def learning_rate_factors(params: dict, backbone_scale: float, layer_decay: float, stage_sizes: Sequence[int]) -> dict:
+    """Return the factor of the learning rate for each parameter.
+
+    The factor is 1 for the head. For all other layers it is `backbone_scale` times one factor of `layer_decay` per
+    layer below the head, as in Clark et al. 2020, "ELECTRA". Layers are the blocks and the stem: the last block decays
+    once, the block before it twice, and the stem most. A norm before the head belongs to the last block.
+
+    Args:
+      params: parameters by module name. Frozen ones may be missing; their layers still count.
+      backbone_scale: factor of all layers but the head.
+      layer_decay: factor per layer.
+      stage_sizes: the number of blocks per stage of the model.
+
+    Example:
+      >>> params = {"stem_conv": {"kernel": 1}, "stage1_block1": {"kernel": 1}, "head": {"kernel": 1}}
+      >>> learning_rate_factors(params, backbone_scale=1.0, layer_decay=0.5, stage_sizes=(1,))
+      {'stem_conv': {'kernel': 0.25}, 'stage1_block1': {'kernel': 0.5}, 'head': {'kernel': 1.0}}
+    """
+    num_blocks = sum(stage_sizes)
+
+    def factor(module: str) -> float:
+        if module == "head":
+            return 1.0
+        if module == "final_norm":
+            return backbone_scale * layer_decay
+        block = BLOCK_NAME.fullmatch(module)
+        position = 0  # the stem, below the first block
+        if block:
+            stage, block_of_stage = int(block[1]), int(block[2])
+            position = sum(stage_sizes[: stage - 1]) + block_of_stage
+        return backbone_scale * layer_decay ** (num_blocks - position + 1)
+
+    return unflatten_dict({path: factor(path[0]) for path in flatten_dict(params)})
