@@ -1,4 +1,4 @@
-"""Small files, written wholly or not at all."""
+"""Atomic writes of small files."""
 
 import contextlib
 import os
@@ -10,56 +10,61 @@ from resnet_jax.errors import UserError
 
 
 def check_target(path: str, what: str, suffix: str) -> pathlib.Path:
-    """Where `write_target` would write; better known before all the work than after.
+    """Check that `write_target` can write to a path, and return it. Call this before long work, to fail early.
 
     Args:
-      path: that the user has named.
-      what: is to be written there, such as "weights".
-      suffix: that the path must have, such as ".png".
+      path: the path that the user gave.
+      what: what is to be written, such as "weights".
+      suffix: the suffix that the path must have, such as ".png".
 
     Raises:
-      UserError: if it ends otherwise, is a directory, or is in none that can be written to.
+      UserError: if the path has another suffix, is a directory, or is not in a writable directory.
     """
     file = pathlib.Path(path).expanduser()
+    directory = file.parent
     if file.suffix != suffix:
-        remedy = f"give a path that ends in {suffix}"
+        problem, remedy = "wrong suffix", f"Give a path that ends in {suffix}."
     elif file.is_dir():
-        remedy = "it is a directory, so give another path"
-    elif not file.parent.is_dir():
-        remedy = f"make the directory {file.parent} first"
-    elif not os.access(file.parent, os.W_OK):
-        remedy = f"name a file in another directory, since nothing can be written to {file.parent}"
+        problem, remedy = "it is a directory", "Give the path of a file."
+    elif not directory.is_dir():
+        problem, remedy = "no such directory", f"Create the directory {directory} first."
+    elif not os.access(directory, os.W_OK):
+        problem, remedy = f"{directory} is not writable", "Choose another directory."
     else:
         return file
-    raise UserError(f"cannot write {what} to {path}: {remedy}")
+    raise UserError(f"cannot write {what} to {path} ({problem}). {remedy}")
 
 
 def write_target(path: str, what: str, suffix: str, content: bytes) -> None:
-    """Writes a file that the user has named, wholly or not at all.
+    """Write a file to a path that the user gave, atomically.
+
+    Args:
+      path, what, suffix: see `check_target`.
+      content: the whole content of the file.
 
     Raises:
-      UserError: as `check_target`, or if it cannot be written.
+      UserError: if `check_target` refuses the path, or if the file cannot be written.
     """
     try:
         write(epath.Path(check_target(path, what, suffix)), content)
     except OSError as error:
         raise UserError(
-            f"cannot write {what} to {path} ({error.strerror}): make room there, or choose another path"
+            f"cannot write {what} to {path} ({error.strerror}). Free some space there, or choose another path."
         ) from error
 
 
 def write(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file in place of the old one, in a directory that is made if need be; not even a power cut halves it.
+    """Write a file atomically, even if the power fails, and create its directory if necessary.
 
     Raises:
-      OSError: if it cannot be written; the old file, if there was one, is still there.
+      OSError: if the file cannot be written. A previous version of the file is then left intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / f".{path.name}.unfinished"
     try:
         with unfinished.open("wb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())
-            put_on_disk(file)
+            sync_to_disk(file)
         unfinished.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -67,8 +72,8 @@ def write(path: epath.Path, content: str | bytes) -> None:
         raise
 
 
-def put_on_disk(file) -> None:
-    """Has the system write what it still keeps of an open file; a bucket does so when it is closed."""
+def sync_to_disk(file) -> None:
+    """Flush an open file to the disk. A file in a bucket is written when it is closed."""
     file.flush()
     with contextlib.suppress(AttributeError, OSError):
         os.fsync(file.fileno())

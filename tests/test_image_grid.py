@@ -3,7 +3,7 @@ import numpy as np
 from resnet_jax import image_grid
 
 
-def test_grid_places_each_picture_unblurred():
+def test_grid_places_each_image_without_blur():
     red, blue = np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
     grid = image_grid.grid(np.stack([red, blue, red]), ["red", "blue", "red"], columns=2)
@@ -11,24 +11,24 @@ def test_grid_places_each_picture_unblurred():
     middle = image_grid.GAP + image_grid.CELL // 2
     assert grid[middle, middle].tolist() == [255, 0, 0]
     assert grid[middle, middle + image_grid.CELL + image_grid.GAP].tolist() == [0, 0, 255]
-    assert grid[middle + image_grid.CELL + image_grid.CAPTION + image_grid.GAP, middle].tolist() == [255, 0, 0]
+    assert grid[middle + image_grid.CELL + image_grid.LINE_HEIGHT + image_grid.GAP, middle].tolist() == [255, 0, 0]
 
 
-def test_captions_leave_ink_beneath_their_picture():
+def test_caption_is_drawn_below_its_image():
     images = np.full((1, 8, 8, 1), 255, np.uint8)
     blank, captioned = image_grid.grid(images, [""]), image_grid.grid(images, ["a cat"])
-    differs = np.argwhere((blank != captioned).any(-1))
-    assert len(differs)
-    assert differs[:, 0].min() >= image_grid.GAP + image_grid.CELL
+    changed = np.argwhere((blank != captioned).any(-1))
+    assert len(changed)
+    assert changed[:, 0].min() >= image_grid.GAP + image_grid.CELL
 
 
-def test_long_captions_stay_within_their_cell():
+def test_long_caption_stays_within_its_cell():
     images = np.full((2, 8, 8, 3), 255, np.uint8)
     grid = image_grid.grid(images, ["a very long class name indeed, and longer", ""])
     assert (grid[:, image_grid.GAP + image_grid.CELL + image_grid.GAP :] == 255).all()
 
 
-def test_small_pictures_keep_their_pixels_and_large_ones_are_smoothed():
+def test_small_images_keep_their_pixels_and_large_images_are_smoothed():
     rows, columns = np.indices((image_grid.CELL * 4, image_grid.CELL * 4))
     stripes = ((rows + columns) % 2 * 255).astype(np.uint8)[..., None]
     cell = slice(image_grid.GAP, image_grid.GAP + image_grid.CELL)
@@ -38,7 +38,7 @@ def test_small_pictures_keep_their_pixels_and_large_ones_are_smoothed():
     assert np.unique(enlarged).tolist() == [0, 255]
 
 
-def test_pictures_keep_their_shape():
+def test_images_keep_their_aspect_ratio():
     wide, tall = np.zeros((8, 16, 3), np.uint8), np.zeros((400, 100, 1), np.uint8)
     grid = image_grid.grid([wide, tall], ["", ""], columns=2)
     for number, (height, width) in enumerate(
@@ -52,25 +52,25 @@ def test_pictures_keep_their_shape():
         assert middle.tolist() == [image_grid.GAP + image_grid.CELL / 2 - 0.5, image_grid.CELL / 2 - 0.5]
 
 
-def test_rows_stand_beside_their_titles():
+def test_rows_are_drawn_beside_their_titles():
     images = [[np.full((8, 8, 3), level, np.uint8) for level in levels] for levels in ([50], [100, 150])]
-    sheet = image_grid.titled_rows([("cat", "1 picture"), ("a very long name of a class indeed", "")], images)
-    step = image_grid.LARGE_CELL + image_grid.GAP
-    start = sheet.shape[1] - 2 * step
-    assert start == image_grid.WIDEST_TITLE + 2 * image_grid.AROUND_TITLE
-    assert sheet.shape[0] == 2 * step + image_grid.GAP
-    assert np.unique(sheet[image_grid.GAP :, start:][: image_grid.LARGE_CELL, : image_grid.LARGE_CELL]).tolist() == [50]
-    assert sheet[step + 20, start + step + 20].tolist() == [150] * 3
+    sheet = image_grid.titled_rows([("cat", "1 image"), ("a very long name of a class indeed", "")], images)
+    pitch = image_grid.ROW_CELL + image_grid.GAP
+    start = sheet.shape[1] - 2 * pitch
+    assert start == image_grid.MAX_TITLE_WIDTH + 2 * image_grid.TITLE_MARGIN
+    assert sheet.shape[0] == 2 * pitch + image_grid.GAP
+    assert np.unique(sheet[image_grid.GAP :, start:][: image_grid.ROW_CELL, : image_grid.ROW_CELL]).tolist() == [50]
+    assert sheet[pitch + 20, start + pitch + 20].tolist() == [150] * 3
     for row in range(2):
-        inked = np.argwhere((sheet[row * step : (row + 1) * step, :start] < 255).any(-1))
-        assert len(inked)
-        assert inked[:, 1].max() < start - image_grid.AROUND_TITLE + 1
+        drawn = np.argwhere((sheet[row * pitch : (row + 1) * pitch, :start] < 255).any(-1))
+        assert len(drawn)
+        assert drawn[:, 1].max() < start - image_grid.TITLE_MARGIN + 1
 
 
-def test_a_batch_is_shown_with_its_classes():
-    """Soft labels count as their likeliest class, and pixels between two levels are rounded."""
+def test_labelled_grid_captions_images_with_their_classes():
+    """Soft labels are shown as their most likely class, and fractional pixel values are rounded."""
     images = np.full((2, 4, 4, 1), 100.4, np.float32)
-    hard = image_grid.labelled(images, np.array([1, 0]), ("cat", "dog"), columns=2)
-    soft = image_grid.labelled(images, np.array([[0.3, 0.7], [0.9, 0.1]]), ("cat", "dog"), columns=2)
+    hard = image_grid.labelled_grid(images, np.array([1, 0]), ("cat", "dog"), columns=2)
+    soft = image_grid.labelled_grid(images, np.array([[0.3, 0.7], [0.9, 0.1]]), ("cat", "dog"), columns=2)
     np.testing.assert_array_equal(hard, soft)
     np.testing.assert_array_equal(hard, image_grid.grid(np.full((2, 4, 4, 1), 100, np.uint8), ("dog", "cat"), 2))

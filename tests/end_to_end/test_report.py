@@ -20,7 +20,8 @@ def test_where_it_cannot_be_written_is_said_before_all_the_work(tmp_path):
     finished = run("report", f"--workdir={tmp_path}/none", f"--to={tmp_path}/none/report.html")
     assert finished.returncode == 2
     assert finished.stderr == (
-        f"error: cannot write the report to {tmp_path}/none/report.html: make the directory {tmp_path}/none first\n"
+        f"error: cannot write the report to {tmp_path}/none/report.html (no such directory). "
+        f"Create the directory {tmp_path}/none first.\n"
     )
 
 

@@ -41,7 +41,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     def full(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("resnet_jax.files.put_on_disk", full)
+    monkeypatch.setattr("resnet_jax.files.sync_to_disk", full)
     gathered = Features()
     gathered._parts.append(np.zeros((0, 2), np.float32))
     with pytest.raises(UserError, match=r"cannot write features to .*out\.npz .*No space left"):
@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     ("path", "remedy"),
     [
         ("out.txt", "ends in .npz"),
-        ("none/out.npz", "make the directory .*none first"),
+        ("none/out.npz", "Create the directory .*none first"),
         ("folder.npz", "it is a directory"),
     ],
 )

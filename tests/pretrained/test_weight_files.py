@@ -235,7 +235,7 @@ class TestWriteFailures:
         assert "ends in .safetensors" in self.refusal(tmp_path / "w.pth")
 
     def test_no_directory(self, tmp_path):
-        assert f"make the directory {tmp_path / 'none'} first" in self.refusal(tmp_path / "none" / "w.safetensors")
+        assert f"Create the directory {tmp_path / 'none'} first" in self.refusal(tmp_path / "none" / "w.safetensors")
 
     def test_full_disk_leaves_the_old_file(self, tmp_path, monkeypatch):
         path = tmp_path / "w.safetensors"
@@ -244,7 +244,7 @@ class TestWriteFailures:
         def full(file):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("resnet_jax.files.put_on_disk", full)
+        monkeypatch.setattr("resnet_jax.files.sync_to_disk", full)
         assert "No space left on device" in self.refusal(path)
         assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
         assert path.read_text() == "old"
