@@ -39,6 +39,13 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """Collect no docstring examples from tests/: `--doctest-modules` would import every helper module for them."""
+    collectors = yield
+    return [collector for collector in collectors if type(collector) is pytest.Module]
+
+
 @pytest.fixture(autouse=True)
 def tiny_variant(monkeypatch):
     """A network that compiles in a second, by the name "tiny"."""
