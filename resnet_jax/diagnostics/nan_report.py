@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resnet_jax.diagnostics.nan_triage import BATCH, GRADIENT, LAYER, RESULT, VARIABLE, Part, first_not_finite
 from resnet_jax.terminal import table
+from resnet_jax.training.nan_triage import BATCH, GRADIENT, LAYER, RESULT, VARIABLE, StepValue, first_not_finite
 
 LARGE = 1e4  # Of healthy networks variables and outputs of layers are orders of magnitude below.
 SHOWN_BEYOND = 3  # the first value that is not finite: what follows from it is not finite either
 SLOWER = "a lower optimizer.learning_rate, more schedule.warmup_epochs or optimizer.grad_clip"
 
 
-def values_table(parts: Sequence[Part]) -> str:
+def values_table(parts: Sequence[StepValue]) -> str:
     """How values grow up to the first that is not finite, which is marked: largest magnitudes, and shares not finite.
 
     Of parameters and running statistics one stands for all: the first that is not finite, else the largest. Gradients
@@ -38,7 +38,7 @@ def values_table(parts: Sequence[Part]) -> str:
     return f"{text}\n... and {left_out:,} more" if left_out else text
 
 
-def remedies(parts: Sequence[Part], images: np.ndarray) -> list[str]:
+def remedies(parts: Sequence[StepValue], images: np.ndarray) -> list[str]:
     """What to try, in sentences, by what was found.
 
     Args:

@@ -1,65 +1,99 @@
-"""The state of a run at a step: from its checkpoint, or from the steps that lead there, taken again."""
+"""Load and replay a step that a run saved because its loss or gradient was not finite; see `training.nan_capture`."""
 
-from collections.abc import Callable, Mapping
-from signal import Signals
+import dataclasses
+import io
+import json
+import math
 
+import jax
 import numpy as np
+import safetensors.numpy
+from etils import epath
+from flax.traverse_util import unflatten_dict
+from ml_collections import ConfigDict
+from PIL import Image
 
+from resnet_jax import image_grid
+from resnet_jax.data.abstract_dataset import AbstractFeed
+from resnet_jax.data.dataset import Dataset
+from resnet_jax.errors import UserError, first_line
 from resnet_jax.runtime import parallel
-from resnet_jax.terminal import ProgressLine
-from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.interruption import EXCEPTIONS
+from resnet_jax.training import experiment as experiments
+from resnet_jax.training.nan_capture import FOLDER
+from resnet_jax.training.nan_triage import StepValue, triage
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.train_step import TrainStep
 from resnet_jax.workdir.workdir import WorkDir
 
-
-def restore_newest(experiment: Experiment, directory: WorkDir, progress: ProgressLine) -> tuple[int, TrainState, dict]:
-    """The newest checkpoint that is intact, of at least one: its step, its state on all devices, its JSON values."""
-    step, parts, host = directory.checkpoints.restore_newest(experiment.abstract_state().parts, progress.warn)
-    step_on_devices = parallel.place(np.int32(step), parallel.replicated(experiment.mesh))
-    return step, TrainState(step=step_on_devices, **parts), host
+IMAGES_PER_ROW = 8
 
 
-def state_before(
-    step: int,
-    experiment: Experiment,
-    directory: WorkDir,
-    calls: Mapping[int, TrainStep],
-    progress: ProgressLine,
-    interrupted: Callable[[], Signals | None],
-) -> TrainState:
-    """The state that a run had before it took `step`, which is no earlier than its newest checkpoint.
+@dataclasses.dataclass(frozen=True)
+class BrokenStep:
+    """A saved step whose loss or gradient was not finite, as host arrays.
 
-    A run is a function of its settings, so that the same calls lead there again, to the same bits where the device
-    computes the same each time. Of the call that `step` lies in, the steps before it are compiled anew: they may differ
-    in their last bits.
+    Attributes:
+      step: how many steps had been taken before it.
+      first: the first value that was not finite in the run, such as "stage1_block1/conv1"; None if all were finite when
+        the run took the step again.
+      state: the state before the step, without optimizer state and averages.
+      images: augmented images, [batch, height, width, channels] in [0, 255].
+      labels: int32 [batch], or soft labels float32 [batch, classes].
+    """
 
-    Args:
-      step: not yet taken.
-      setup: the parts of the run.
-      directory: its checkpoints.
-      calls: its compiled steps, by how many a call takes.
-      progress: shows how far it has come.
-      interrupted: gives the signal that has asked to stop.
+    step: int
+    first: str | None
+    state: TrainState
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def load(directory: WorkDir) -> BrokenStep:
+    """Read the step that a run saved.
 
     Raises:
-      KeyboardInterrupt, Preempted: if it has.
-      UserError: if no checkpoint can be restored.
+      UserError: if there is none, or if it is damaged.
     """
-    directory.checkpoints.wait()
-    if directory.checkpoints.latest_step() is None:
-        start, state = 0, experiment.initial_state()
-    else:
-        start, state, _ = restore_newest(experiment, directory, progress)
-    done, pace, show = start, parallel.Pace(), progress.counter("steps taken again")
-    while done < step:
-        if interrupted():
-            raise EXCEPTIONS[interrupted()]
-        steps = min(experiment.steps_of_call(done), step - done)
-        call = calls[steps] if steps in calls else experiment.compile_steps([steps])[steps]
-        state, metrics = call(state, experiment.feed.inputs(done))
-        pace(metrics)
-        done += steps
-        show(done - start, step - start)
-    return state
+    folder = directory.path / FOLDER
+    if not (folder / "nan.json").exists():
+        raise UserError(
+            f"{directory.path} holds no step that broke ({FOLDER}/nan.json is missing). "
+            "A run saves one if its loss or gradient is not finite."
+        )
+    try:
+        record = json.loads((folder / "nan.json").read_text())
+        arrays = safetensors.numpy.load((folder / "state.safetensors").read_bytes())
+        batch = safetensors.numpy.load((folder / "batch.safetensors").read_bytes())
+        needed = {name: arrays[name] for name in arrays if name.startswith(("params/", "batch_stats/"))}
+        variables = {"batch_stats": {}, **unflatten_dict(needed, sep="/")}
+        state = TrainState(np.int32(record["step"]), **variables, opt_state=(), ema={})
+        return BrokenStep(record["step"], record["first_not_finite"], state, batch["images"], batch["labels"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"{folder} cannot be read ({first_line(error)}). Remove it and run the training again, which comes to the "
+            "same step."
+        ) from error
+
+
+def replay(broken: BrokenStep, config: ConfigDict, classes: tuple[str, ...]) -> list[StepValue]:
+    """Take the step again outside its run, and return the statistics of all its values; see `nan_triage.triage`.
+
+    It runs on as many devices as divide its batch evenly.
+    """
+    devices = jax.devices()
+    batch_size = len(broken.images)
+    mesh = parallel.make_mesh(devices[: math.gcd(len(devices), batch_size)])
+    is_resident = config.dataset.feed == "resident"
+    feed = AbstractFeed(broken.images.shape[1:], batch_size, batch_size, mesh, is_resident)
+    experiment = experiments.assemble(config, mesh, Dataset(feed, None, classes))
+    state = parallel.place(broken.state, parallel.replicated(mesh))
+    images, labels = parallel.place((broken.images, broken.labels), parallel.batch_sharded(mesh))
+    return triage(experiment, state, images, labels)
+
+
+def write_images(broken: BrokenStep, directory: WorkDir, classes: tuple[str, ...]) -> epath.Path:
+    """Write the images of the batch with their classes as one PNG file, and return its path."""
+    grid = image_grid.labelled_grid(broken.images, broken.labels, classes, columns=IMAGES_PER_ROW)
+    png = io.BytesIO()
+    Image.fromarray(grid).save(png, "PNG")
+    directory.write(f"{FOLDER}/batch.png", png.getvalue())
+    return directory.path / FOLDER / "batch.png"

@@ -95,7 +95,7 @@ def note(experiment: Experiment, steps: range, inputs: Inputs) -> dict[str, list
       `steps`, their numbers; `examples` [steps, batch], positions in the training split; `pictures` [steps, batch],
       digests of the pictures as they are trained on, each with its label.
     """
-    batches = [parallel.fetch(experiment.batch_of(inputs, step)) for step in steps]
+    batches = [parallel.fetch(experiment.compiled_batch(inputs, step)) for step in steps]
     return {
         "steps": list(steps),
         "examples": [experiment.feed.positions(step).tolist() for step in steps],

@@ -1,4 +1,4 @@
-"""Learning from another network (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network")."""
+"""Knowledge distillation (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network")."""
 
 import dataclasses
 
@@ -14,43 +14,63 @@ from resnet_jax.trained_model import TrainedModel
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A trained network, and how much is learned from it.
+    """A trained model whose predictions a student learns to match.
 
     Attributes:
-      model: a Linen module.
-      preprocess: of the pictures, as the teacher was trained with.
-      weight: of its soft targets in the loss; the labels have the rest.
-      temperature: that both networks' logits are divided by.
+      model: the Linen module.
+      variables: the variables of `model`. Compiled functions take them as an argument.
+      preprocess: the preprocessing that the teacher was trained with.
+      weight: weight of the soft-target loss, in [0, 1]. The loss on the labels has the weight 1 - weight.
+      temperature: divides the logits of both teacher and student; positive.
     """
 
     model: nn.Module
+    variables: dict
     preprocess: Preprocess
     weight: float
     temperature: float
 
     def logits(self, variables: dict, images: jax.Array) -> jax.Array:
-        """Of augmented pictures [batch, height, width, channels], not normalised: float32 [batch, classes]."""
+        """Return the teacher's logits.
+
+        Args:
+          variables: the variables of the teacher.
+          images: augmented, not normalised, [batch, height, width, channels] in [0, 255].
+
+        Returns:
+          float32 [batch, classes].
+        """
         return self.model.apply(variables, self.preprocess(images), train=False)
 
-    def loss(self, logits: jax.Array, teacher_logits: jax.Array, loss_of_labels: jax.Array) -> jax.Array:
-        """weight * soft_loss + (1 - weight) * loss_of_labels."""
+    def loss(self, logits: jax.Array, teacher_logits: jax.Array, label_loss: jax.Array) -> jax.Array:
+        """Return weight * soft_loss + (1 - weight) * label_loss."""
         soft = soft_loss(logits, teacher_logits, self.temperature)
-        return self.weight * soft + (1 - self.weight) * loss_of_labels
+        return self.weight * soft + (1 - self.weight) * label_loss
 
 
-def teacher_of(loss: ConfigDict, run: TrainedModel | None) -> Teacher | None:
-    """The network of `run` as a teacher, as `config.loss` says; None without one."""
-    return run and Teacher(run.model, run.preprocess, loss.distill_weight, loss.temperature)
+def make_teacher(loss: ConfigDict, trained: TrainedModel) -> Teacher:
+    """Return `trained` as a teacher, with the weight and temperature of the section `loss` of the config."""
+    return Teacher(trained.model, trained.variables, trained.preprocess, loss.distill_weight, loss.temperature)
 
 
 def soft_loss(logits: jax.Array, teacher_logits: jax.Array, temperature: float) -> jax.Array:
-    """The mean divergence KL(teacher || student) of the softmaxes at a temperature, times its square (section 2.1).
+    """Return the mean KL(teacher || student) of the softmaxes at `temperature`, times temperature squared.
 
-    The square keeps the gradients as large at any temperature.
+    The factor keeps the size of the gradients independent of the temperature (section 2.1).
 
     Args:
-      logits, teacher_logits: float32 [batch, classes].
+      logits: the student's, float32 [batch, classes].
+      teacher_logits: float32 [batch, classes].
       temperature: positive.
+
+    Returns:
+      A float32 scalar.
+
+    Example:
+      >>> teacher_logits = jnp.array([[3.0, -1.0]])
+      >>> float(soft_loss(teacher_logits, teacher_logits, temperature=4.0))
+      0.0
     """
-    student, teacher = (jax.nn.log_softmax(of / temperature) for of in (logits, teacher_logits))
+    student = jax.nn.log_softmax(logits / temperature)
+    teacher = jax.nn.log_softmax(teacher_logits / temperature)
     return temperature**2 * jnp.mean(optax.losses.kl_divergence_with_log_targets(student, teacher))

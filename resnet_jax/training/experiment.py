@@ -1,184 +1,177 @@
-"""The parts of a run, and what they make together: its state, its batches and its compiled steps."""
+"""Everything a run needs before its first step, built from the config: data, model, preprocessing, loss, optimizer."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax import config_check
+from resnet_jax import config_check, randomness
 from resnet_jax.data import feed_config
-from resnet_jax.data.abstract_dataset import AbstractFeed, describe_abstract_dataset
+from resnet_jax.data.abstract_dataset import describe_abstract_dataset
 from resnet_jax.data.augment import pipeline
+from resnet_jax.data.augment.pipeline import Augment
 from resnet_jax.data.dataset import Dataset, open_dataset
-from resnet_jax.data.in_memory import InMemoryExamples
+from resnet_jax.data.feed import EvaluationData, Feed, Inputs
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.data.sources import Source
-from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
-from resnet_jax.data.subset import Progress
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 from resnet_jax.models import factory
 from resnet_jax.pretrained.load import Pretrained, load_teacher, open_pretrained
+from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
-from resnet_jax.trained_model import TrainedModel, abstract_variables
-from resnet_jax.training import losses, memory_estimate, optimizer, state, train_step
-from resnet_jax.training.distillation import teacher_of
+from resnet_jax.terminal import Reporter
+from resnet_jax.trained_model import abstract_variables
+from resnet_jax.training import losses, optimizer, state
+from resnet_jax.training.distillation import Teacher, make_teacher
 from resnet_jax.training.freezing import Freezing, merge
+from resnet_jax.training.losses import Loss
+from resnet_jax.training.state import TrainState
+from resnet_jax.workdir.checkpoints import Checkpoints
+
+MAX_STEPS_PER_CALL = 32  # by default: enough to hide the launch of a call, few enough to react within a second
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The parts of a run; `config` is resolved, so that the same parts can be made of it again."""
+    """What a run trains, on what, and how. Build it with `build`.
+
+    Attributes:
+      config: the resolved settings, from which an equal experiment can be built again.
+      classes: class names, by label.
+      mesh: the devices. The state is replicated over them, and batches are split.
+      feed: the training examples.
+      validation: the validation examples; None if there are none.
+      model: the Linen module.
+      preprocess: resizing and normalisation.
+      augment: maps (key, images, labels) to augmented images and labels.
+      loss: maps (logits, labels) to the mean loss.
+      optimizer: maps gradients of the trainable parameters to updates.
+      schedule: the optimizer's learning rate by step, for the log.
+      freezing: which parameters are not trained.
+      teacher: the model to distil; None if there is none.
+      pretrained: the initial weights, if `config.init_from` names some and the run is new.
+    """
 
     config: ConfigDict
     classes: tuple[str, ...]
     mesh: Mesh
-    feed: ResidentFeed | StreamingFeed | AbstractFeed
-    validation: InMemoryExamples | StreamedExamples | None
+    feed: Feed
+    validation: EvaluationData | None
     model: nn.Module
     preprocess: Preprocess
-    pretrained: Pretrained | None
-    teacher: TrainedModel | None
+    augment: Augment
+    loss: Loss
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
+    freezing: Freezing
+    teacher: Teacher | None = None
+    pretrained: Pretrained | None = None
+
+    # --- Steps and calls. A call of the compiled step takes one or several steps.
 
     @property
     def total_steps(self) -> int:
         return self.config.num_epochs * self.feed.steps_per_epoch
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Examples a split."""
+    def split_sizes(self) -> dict[str, int]:
+        """The number of training and validation examples."""
         return {"training": self.feed.size, "validation": 0 if self.validation is None else len(self.validation)}
 
-    def batch(self, step: int) -> tuple[jax.Array, jax.Array]:
-        """The augmented pictures and the labels that a step is trained on, whole on every device."""
-        return self.batch_of(self.feed.inputs(step), step)
+    def steps_of_call(self, step: int) -> int:
+        """Return how many steps the call that begins at `step` takes: `steps_per_call`, or 1 at the end of an epoch."""
+        left_in_epoch = self.feed.steps_per_epoch - step % self.feed.steps_per_epoch
+        return self.config.steps_per_call if self.config.steps_per_call <= left_in_epoch else 1
+
+    def calls_of_epoch(self, step: int) -> Iterator[tuple[int, int]]:
+        """Yield (first step, number of steps) of each call from `step` to the end of its epoch."""
+        end = (step // self.feed.steps_per_epoch + 1) * self.feed.steps_per_epoch
+        while step < end:
+            steps = self.steps_of_call(step)
+            yield step, steps
+            step += steps
+
+    def call_sizes(self) -> list[int]:
+        """Return the numbers of steps per call that occur in the run."""
+        full_calls, single_steps = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
+        return ([self.config.steps_per_call] if full_calls else []) + ([1] if single_steps else [])
+
+    # --- Batches.
+
+    def batch(self, inputs: Inputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the augmented images, not normalised, and the labels of a step. Pure, for use in compiled functions.
+
+        Args:
+          inputs: what the feed gives for the step.
+          step: int32.
+        """
+        key = randomness.key(self.config.seed, Use.AUGMENTATION, step)
+        return self.augment(key, *self.feed.take(inputs, step))
 
     @functools.cached_property
-    def batch_of(self) -> train_step.BatchOf:
-        """From inputs of the feed and a step to its batch, apart from the train step."""
-        return parallel.jit(self._batch_of(), self.mesh)
+    def compiled_batch(self) -> Callable[[Inputs, int], tuple[jax.Array, jax.Array]]:
+        """`batch`, compiled on its own, with results that are whole on every device."""
+        return parallel.jit(self.batch, self.mesh)
 
-    def initial_state(self, tell: Callable[[str], None] = lambda line: None) -> state.TrainState:
-        """The state before the first step, on all devices; not compiled as a whole, see `state.create`.
+    def batch_at(self, step: int) -> tuple[jax.Array, jax.Array]:
+        """Return the augmented images and the labels of a step, for use outside of compiled functions."""
+        return self.compiled_batch(self.feed.inputs(step), step)
 
-        Of pretrained weights it has what fits: `tell` takes a report of that.
+    # --- State.
+
+    def initial_state(self) -> TrainState:
+        """Return the state before the first step, on all devices, with what fits of the pretrained weights.
+
+        Not to be compiled as a whole: see `state.create`.
         """
-        created = self._create_state()
+        initial = self._create_state()
         if self.config.init_from:
-            # A run that was stopped before its first checkpoint has not opened them on its way here.
+            # A run that is resumed before its first checkpoint has not opened the weights yet.
             weights = self.pretrained or open_pretrained(self.config.init_from)
-            channels, skip = len(self.config.dataset.mean), self.config.init_skip
-            variables, report = weights.variables(self.model, channels, self.classes, skip)
-            tell(f"Weights of {self.config.init_from}: {report}")
+            channels = len(self.config.dataset.mean)
+            variables, report = weights.variables(self.model, channels, self.classes, self.config.init_skip)
+            logger.info(f"Weights of {self.config.init_from}: {report}")
             if weights.classes is None and "head" in variables["params"]:
-                tell("Their head is taken over as well: --config.init_skip=\"('head*',)\" makes a new one.")
-            created = state.begin(
-                {kind: merge(getattr(created, kind), variables[kind]) for kind in variables},
+                logger.info("Their head is used as well. Create a new one with --config.init_skip=\"('head*',)\".")
+            initial = state.begin(
+                {kind: merge(getattr(initial, kind), variables[kind]) for kind in variables},
                 self.optimizer,
                 self.freezing,
                 averages=self.config.ema_decay is not None,
             )
-        return parallel.place(created, parallel.replicated(self.mesh))
+        return parallel.place(initial, parallel.replicated(self.mesh))
 
-    def abstract_state(self) -> state.TrainState:
-        """Shapes, types and places of the state: what a checkpoint is restored into."""
+    def abstract_state(self) -> TrainState:
+        """Return shapes, dtypes and shardings of the state, which a checkpoint is restored into."""
         return parallel.abstract(jax.eval_shape(self._create_state), parallel.replicated(self.mesh))
 
-    def steps_of_call(self, step: int) -> int:
-        """How many steps the call takes that begins with `step`: `steps_per_call`, or 1 of what an epoch has left."""
-        left = self.feed.steps_per_epoch - step % self.feed.steps_per_epoch
-        return self.config.steps_per_call if self.config.steps_per_call <= left else 1
+    def restore_newest(self, checkpoints: Checkpoints) -> tuple[int, TrainState, dict]:
+        """Restore the newest intact checkpoint of at least one. Return its step, its state and its JSON values."""
+        step, items, host = checkpoints.restore_newest(self.abstract_state().parts)
+        step_on_devices = parallel.place(np.int32(step), parallel.replicated(self.mesh))
+        return step, TrainState(step=step_on_devices, **items), host
 
-    def compile_steps(
-        self, sizes: Sequence[int] = (), like: state.TrainState | None = None
-    ) -> dict[int, train_step.TrainStep]:
-        """Train steps by how many steps a call takes: those of `sizes`, unset all that the run takes.
-
-        A state that is there already, `like`, saves making an abstract one.
-
-        Raises `UserError` where they take more memory than the devices have left, beside the state and resident data.
-        """
-        if not sizes:
-            calls, left = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
-            sizes = ([self.config.steps_per_call] if calls else []) + ([1] if left else [])
-        compiled = {
-            size: memory_estimate.compile_step(self.lower(size, like), self.config, self.mesh) for size in sizes
-        }
-        arriving = self.feed.abstract_inputs() if self.config.dataset.feed == "streaming" else ()
-        for program in compiled.values():
-            memory_estimate.check(program, arriving, self.config, self.mesh)
-        if self.teacher is None:
-            return compiled
-        taught = {"teacher_variables": self.teacher.variables}
-        return {size: functools.partial(program, **taught) for size, program in compiled.items()}
-
-    def lower(self, steps: int, like: state.TrainState | None = None) -> jax.stages.Lowered:
-        """A call of so many train steps, to be compiled for the devices of the mesh, be they there or described."""
-        on_all = parallel.replicated(self.mesh)
-        arguments = (
-            self.abstract_state() if like is None else parallel.abstract(like, on_all),
-            self.feed.abstract_inputs(),
-        )
-        if self.teacher is None:
-            return self._train_step(steps).lower(*arguments)
-        taught = parallel.abstract(self.teacher.variables, on_all)
-        return self._train_step(steps).lower(*arguments, teacher_variables=taught)
-
-    def _train_step(self, steps: int) -> Callable:
-        return train_step.make_train_step(
-            self.model,
-            self._batch_of(),
-            self.preprocess,
-            losses.from_config(self.config.loss),
-            self.optimizer,
-            self.schedule,
-            self.mesh,
-            self.config.seed,
-            steps,
-            freezing=self.freezing,
-            ema_decay=self.config.ema_decay,
-            teacher=teacher_of(self.config.loss, self.teacher),
-            accumulate_steps=self.config.optimizer.accumulate_steps,
-        )
-
-    @property
-    def freezing(self) -> Freezing:
-        return Freezing(self.config.freeze)
-
-    def _batch_of(self) -> train_step.BatchOf:
-        augment = pipeline.from_config(
-            self.config.augment,
-            len(self.classes),
-            fill=self.preprocess.mean_pixel(self.feed.image_shape[-1]),
-            crops_resized_on_host=self.config.dataset.feed == "streaming"
-            and self.config.dataset.image_size is not None,
-            image_size=self.preprocess.image_size,
-        )
-        return train_step.make_batch(self.feed.take, augment, self.config.seed)
-
-    def _create_state(self) -> state.TrainState:
-        # Of grey pictures it may see three channels.
-        shape = (*self.feed.image_shape[:2], len(self.config.dataset.mean))
+    def _create_state(self) -> TrainState:
+        # The model may see three channels of grayscale images.
+        image_shape = (*self.feed.image_shape[:2], len(self.config.dataset.mean))
         averages = self.config.ema_decay is not None
-        return state.create(self.model, self.optimizer, shape, self.config.seed, self.freezing, averages)
+        return state.create(self.model, self.optimizer, image_shape, self.config.seed, self.freezing, averages)
 
 
-# --- All that a run needs before its first step, made from its settings.
-
-
-MOST_STEPS_PER_CALL = 32  # where it is chosen: enough to hide the launch, few enough to react within a second
+# --- Building an experiment -------------------------------------------------------------------------------------------
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises `UserError` for settings that cannot work, before anything is compiled or downloaded."""
+    """Raise `UserError` for settings that cannot work, before anything is compiled or downloaded."""
     config_check.check(config)
     parallel.check_batch_size(config.batch_size, mesh, config.optimizer.accumulate_steps)
     optimizer.check(config)
@@ -187,97 +180,115 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     pipeline.check(config.augment, config.batch_size)
     if config.loss.distill_model:
         factory.create_model(config.loss.distill_model, num_classes=1)
-    if factory.from_config(config, num_classes=1).scan_blocks and config.freeze:
-        raise UserError("freeze tells blocks apart, and model.scan_blocks does not: set it to False, or freeze nothing")
+    model = factory.from_config(config, num_classes=1)
+    if config.freeze and model.scan_blocks:
+        raise UserError(
+            "freeze does not work with model.scan_blocks. Set model.scan_blocks=False or leave freeze empty."
+        )
 
 
-def prepare(
-    config: ConfigDict,
-    mesh: Mesh,
-    sources: Mapping[str, Source],
-    unreadable: UnreadableImages,
-    progress: Progress | None = None,
-    tell: Callable[[str], None] = lambda line: None,
-    begins: bool = True,
+def build(
+    config: ConfigDict, mesh: Mesh, sources: Mapping[str, Source], reporter: Reporter, is_new: bool = True
 ) -> Experiment:
-    """Opens the data, fills in what `config` leaves open, and makes the parts.
+    """Open the data, resolve the settings that `config` leaves open, and build the experiment.
 
-    `tell` takes lines for the log. Unless the run `begins`, its settings are known, and mostly it has a checkpoint:
-    then weights to begin with are not looked for.
+    Args:
+      config: settings that `check` accepts; they are copied.
+      mesh: the devices to train on.
+      sources: the data, by base split.
+      reporter: shows how far reading has come, and counts unreadable images.
+      is_new: whether the run is new. A run directory that exists has its settings resolved and usually a checkpoint, so
+        its pretrained weights are not looked for.
+
+    Raises:
+      UserError: if data, model and settings do not go together.
     """
     config = config.copy_and_resolve_references()
-    weights = _open_weights(config, tell) if begins else None
-    inputs = open_dataset(config, sources, mesh, unreadable, progress, tell)
-    return assemble(config, mesh, inputs, weights, tell)
+    pretrained = _open_pretrained(config) if is_new else None
+    dataset = open_dataset(config, sources, mesh, reporter)
+    return assemble(config, mesh, dataset, pretrained)
 
 
-def prepare_described(config: ConfigDict, mesh: Mesh, tell: Callable[[str], None] = lambda line: None) -> Experiment:
-    """The parts of a run of which the step is to be compiled alone, from what the data set tells of itself.
+def build_abstract(config: ConfigDict, mesh: Mesh) -> Experiment:
+    """Build an experiment that can only be compiled, from the description of its dataset.
 
-    The devices of the mesh may be described too, by `topology.describe`.
+    The devices of the mesh need not exist; see `tpu_topology.describe`.
     """
     config = config.copy_and_resolve_references()
-    weights = _open_weights(config, tell)
-    return assemble(config, mesh, describe_abstract_dataset(config, mesh, tell), weights, tell)
+    pretrained = _open_pretrained(config)
+    return assemble(config, mesh, describe_abstract_dataset(config, mesh), pretrained)
 
 
-def assemble(
-    config: ConfigDict,
-    mesh: Mesh,
-    inputs: Dataset,
-    weights: Pretrained | None = None,
-    tell: Callable[[str], None] = lambda line: None,
-) -> Experiment:
-    """Makes the parts of a run on `inputs`, and fills in what `config` still leaves open."""
-    feed = inputs.feed
+def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretrained | None = None) -> Experiment:
+    """Build the experiment for an open dataset. Fills in `config.steps_per_call` if it is unset."""
+    feed = dataset.feed
+    if config.steps_per_call is None:
+        config.steps_per_call = _default_steps_per_call(feed, mesh)
+    if config.steps_per_call > 1 and not feed.supports_several_steps:
+        raise UserError(
+            f"A streaming feed gives one batch per call (steps_per_call={config.steps_per_call}). "
+            "Leave steps_per_call unset."
+        )
     preprocess = Preprocess.from_config(config.dataset)
     preprocess.check(feed.image_shape[-1])
-    if config.steps_per_call is None:
-        config.steps_per_call = _steps_per_call(config.dataset.feed, feed.steps_per_epoch, mesh)
-    if config.steps_per_call > 1 and config.dataset.feed == "streaming":
-        raise UserError("a streaming feed gives one batch a call: leave steps_per_call unset")
-    schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
-    model = factory.from_config(config, len(inputs.classes))
+    model = factory.from_config(config, len(dataset.classes))
+    freezing = Freezing(config.freeze)
     if config.freeze:
-        Freezing(config.freeze).check(abstract_variables(model, len(config.dataset.mean))["params"])
-    there = mesh if isinstance(feed, ResidentFeed | StreamingFeed) else parallel.make_mesh()
-    teacher = load_teacher(config, inputs.classes, there, tell) if config.loss.distill_from else None
-    if teacher:
-        teacher.preprocess.check(feed.image_shape[-1])
+        freezing.check(abstract_variables(model, len(config.dataset.mean))["params"])
+    schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
     return Experiment(
         config=config,
-        classes=inputs.classes,
+        classes=dataset.classes,
         mesh=mesh,
         feed=feed,
-        validation=inputs.validation,
+        validation=dataset.validation,
         model=model,
         preprocess=preprocess,
-        pretrained=weights,
-        teacher=teacher,
+        augment=pipeline.from_config(
+            config.augment,
+            len(dataset.classes),
+            fill=preprocess.mean_pixel(feed.image_shape[-1]),
+            crops_on_host=feed.crops_on_host,
+            image_size=preprocess.image_size,
+        ),
+        loss=losses.from_config(config.loss),
         optimizer=optimizer.make_optimizer(config, schedule, model.stage_sizes),
         schedule=schedule,
+        freezing=freezing,
+        teacher=_open_teacher(config, dataset, mesh) if config.loss.distill_from else None,
+        pretrained=pretrained,
     )
 
 
-def _open_weights(config: ConfigDict, tell: Callable[[str], None]) -> Pretrained | None:
-    """The weights to begin with, if there are any; what they tell of their pictures is filled in, and told."""
+def _open_pretrained(config: ConfigDict) -> Pretrained | None:
+    """Open the initial weights, if there are any, and fill in what they record of their images."""
     if not config.init_from:
         return None
     weights = open_pretrained(config.init_from)
     line = weights.fill(config.dataset)
     if line:
-        tell(line)
+        logger.info(line)
     return weights
 
 
-def _steps_per_call(feed: str, steps_per_epoch: int, mesh: Mesh) -> int:
-    """One where batches are streamed, and on CPU, for there a loop around convolutions makes them slower; else many."""
-    if feed == "streaming" or mesh.devices.flat[0].platform == "cpu":
+def _open_teacher(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Teacher:
+    devices_exist = mesh.devices.flat[0] in jax.devices()  # Those of `tpu_topology.describe` cannot hold arrays.
+    trained = load_teacher(config, dataset.classes, mesh if devices_exist else parallel.make_mesh())
+    trained.preprocess.check(dataset.feed.image_shape[-1])
+    return make_teacher(config.loss, trained)
+
+
+def _default_steps_per_call(feed: Feed, mesh: Mesh) -> int:
+    """Return 1 for a streaming feed and on CPU, where a loop around convolutions is slow, and otherwise many."""
+    if not feed.supports_several_steps or mesh.devices.flat[0].platform == "cpu":
         return 1
-    return _most_steps(steps_per_epoch)
+    return _most_steps_per_call(feed.steps_per_epoch)
 
 
-def _most_steps(steps_per_epoch: int) -> int:
-    """The most steps, up to a limit, that divide an epoch; if only a few do, the limit, with the rest taken singly."""
-    divisors = [steps for steps in range(1, MOST_STEPS_PER_CALL + 1) if steps_per_epoch % steps == 0]
-    return divisors[-1] if 4 * divisors[-1] >= MOST_STEPS_PER_CALL else min(MOST_STEPS_PER_CALL, steps_per_epoch)
+def _most_steps_per_call(steps_per_epoch: int) -> int:
+    """Return the largest divisor of an epoch up to `MAX_STEPS_PER_CALL`.
+
+    If all of its divisors are small, return the maximum; the steps that are left at the end are then taken singly.
+    """
+    divisors = [steps for steps in range(1, MAX_STEPS_PER_CALL + 1) if steps_per_epoch % steps == 0]
+    return divisors[-1] if 4 * divisors[-1] >= MAX_STEPS_PER_CALL else min(MAX_STEPS_PER_CALL, steps_per_epoch)

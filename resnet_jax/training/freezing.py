@@ -1,4 +1,4 @@
-"""Parts of a network that training leaves as they are, by patterns of their names."""
+"""Parameters that training leaves unchanged, selected by patterns of their names."""
 
 import fnmatch
 from collections.abc import Callable, Iterable
@@ -10,27 +10,43 @@ from resnet_jax.errors import UserError
 
 
 class Freezing:
-    """Which parameters are frozen: those whose names, such as "stage1_block1/conv1/kernel", match one of `patterns`.
+    """Selects the frozen parameters: those whose name, such as "stage1_block1/conv1/kernel", matches a pattern.
 
-    Frozen parameters get no gradient and no optimizer state, and the BatchNorms among them normalise with their running
-    statistics in training too, which stay as they are. A BatchNorm is frozen if all its parameters are.
+    Frozen parameters have no gradient and no optimizer state. A BatchNorm whose parameters are all frozen normalises
+    with its running statistics in training too, and these do not change.
+
+    Args:
+      patterns: shell-style patterns (`fnmatch`), in which * also matches "/".
+
+    Example:
+      >>> freezing = Freezing(["stem*"])
+      >>> trainable, frozen = freezing.split({"stem_conv": {"kernel": 1}, "head": {"kernel": 2}})
+      >>> trainable
+      {'head': {'kernel': 2}}
+      >>> frozen
+      {'stem_conv': {'kernel': 1}}
     """
 
     def __init__(self, patterns: Iterable[str]):
         self._patterns = tuple(patterns)
 
     def check(self, params: dict) -> None:
-        """Raises `UserError` for a pattern that fits nothing, or if nothing is left to train."""
+        """Raise `UserError` if a pattern matches no parameter, or if no parameter is left to train."""
         names = ["/".join(path) for path in flatten_dict(params)]
         for pattern in self._patterns:
             if not fnmatch.filter(names, pattern):
-                parts = ", ".join(dict.fromkeys(name.partition("/")[0] for name in names))
-                raise UserError(f"freeze: nothing fits {pattern!r}: the parts are {parts}, and * stands for anything")
+                modules = ", ".join(dict.fromkeys(name.partition("/")[0] for name in names))
+                raise UserError(
+                    f"freeze: no parameter matches {pattern!r}. Names begin with one of: {modules}. "
+                    "A * matches any characters."
+                )
         if all(map(self._is_frozen, names)):
-            raise UserError(f"freeze={self._patterns} leaves nothing to train: spare the head, for example")
+            raise UserError(
+                f"freeze={self._patterns} leaves nothing to train. Use patterns that exclude the head, for example."
+            )
 
     def split(self, params: dict) -> tuple[dict, dict]:
-        """What is trained and what is frozen, each a tree with only its own leaves."""
+        """Return (trainable, frozen), two trees that each hold only their own leaves."""
         flat = flatten_dict(params)
         frozen = {path for path in flat if self._is_frozen("/".join(path))}
         return (
@@ -38,14 +54,15 @@ class Freezing:
             unflatten_dict({path: flat[path] for path in frozen}),
         )
 
-    def norms(self) -> Callable:
-        """A method interceptor of Linen under which frozen BatchNorms are those of evaluation."""
+    def batch_norm_interceptor(self) -> Callable:
+        """Return an interceptor for `nn.intercept_methods` that makes frozen BatchNorms use running statistics."""
 
-        def intercept(call: Callable, arguments: tuple, settings: dict, context: nn.module.InterceptorContext):
-            names = ["/".join((*context.module.path, name)) for name in ("scale", "bias")]
-            if isinstance(context.module, nn.BatchNorm) and all(map(self._is_frozen, names)):
-                settings = {**settings, "use_running_average": True}
-            return call(*arguments, **settings)
+        def intercept(method: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext):
+            if isinstance(context.module, nn.BatchNorm):
+                names = ["/".join((*context.module.path, name)) for name in ("scale", "bias")]
+                if all(map(self._is_frozen, names)):
+                    kwargs = {**kwargs, "use_running_average": True}
+            return method(*args, **kwargs)
 
         return intercept
 
@@ -56,6 +73,11 @@ class Freezing:
 NOTHING_FROZEN = Freezing(())
 
 
-def merge(one: dict, other: dict) -> dict:
-    """The tree with the leaves of both."""
-    return unflatten_dict(flatten_dict(one) | flatten_dict(other))
+def merge(tree: dict, override: dict) -> dict:
+    """Return the tree with the leaves of both trees. Where both have a leaf, the one in `override` is used.
+
+    Example:
+      >>> merge({"head": {"kernel": 2}}, {"stem_conv": {"kernel": 1}})
+      {'head': {'kernel': 2}, 'stem_conv': {'kernel': 1}}
+    """
+    return unflatten_dict(flatten_dict(tree) | flatten_dict(override))

@@ -1,4 +1,4 @@
-"""Ctrl-C, and SIGTERM from a machine that is taken away, without loss: the loop is asked to save and stop."""
+"""Ctrl-C and SIGTERM (a preempted machine) without loss: the training loop saves and stops."""
 
 import contextlib
 import signal
@@ -7,26 +7,36 @@ from collections.abc import Callable, Iterator
 
 from resnet_jax.errors import Preempted
 
-EXCEPTIONS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Preempted}
+EXCEPTION_BY_SIGNAL = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Preempted}
 
 
 @contextlib.contextmanager
-def preemption() -> Iterator[None]:
-    """Within this context SIGTERM raises `Preempted` at once, as Ctrl-C raises KeyboardInterrupt anywhere."""
+def raise_preempted_on_sigterm() -> Iterator[None]:
+    """Within this context, SIGTERM raises `Preempted` at once, as Ctrl-C raises `KeyboardInterrupt` anywhere."""
 
     def handle(signum, frame):
         raise Preempted
 
-    with _handling({signal.SIGTERM: handle}):
+    with _signal_handlers({signal.SIGTERM: handle}):
         yield
 
 
 @contextlib.contextmanager
-def interruption() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Within this context, gives a function to the signal that has asked to stop: SIGINT, SIGTERM or None.
+def deferred_signals() -> Iterator[Callable[[], signal.Signals | None]]:
+    """Within this context, SIGINT and SIGTERM are recorded and raise nothing.
 
-    An exception amid a step would lose the state, whose buffers are donated: hence a flag. A second Ctrl-C raises
-    KeyboardInterrupt at once. It is always None outside the main thread, where Python delivers no signals.
+    An exception in the middle of a step would lose the state, whose buffers are donated. A second Ctrl-C raises
+    `KeyboardInterrupt` at once.
+
+    Yields:
+      A function that returns the first signal received, or None. Outside the main thread it always returns None,
+      because Python delivers no signals there.
+
+    Example:
+      >>> with deferred_signals() as received_signal:
+      ...     signal.raise_signal(signal.SIGTERM)
+      ...     received_signal() == signal.SIGTERM
+      True
     """
     received: list[signal.Signals] = []
 
@@ -35,13 +45,13 @@ def interruption() -> Iterator[Callable[[], signal.Signals | None]]:
             raise KeyboardInterrupt
         received.append(signal.Signals(signum))
 
-    with _handling(dict.fromkeys(EXCEPTIONS, handle)):
+    with _signal_handlers(dict.fromkeys(EXCEPTION_BY_SIGNAL, handle)):
         yield lambda: received[0] if received else None
 
 
 @contextlib.contextmanager
-def _handling(handlers: dict[signal.Signals, Callable]) -> Iterator[None]:
-    """Other handlers of signals, for a while, in the main thread."""
+def _signal_handlers(handlers: dict[signal.Signals, Callable]) -> Iterator[None]:
+    """Replace signal handlers within this context, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         handlers = {}
     previous = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}

@@ -1,7 +1,8 @@
 """Loss functions, by name.
 
-All take labels of either kind: int32 [batch], the number of the class, or float32 [batch, classes], soft targets that
-sum to one, such as mixup makes (Zhang et al. 2017). So "softmax_cross_entropy_one_hot" is only another name.
+Every loss accepts two kinds of labels: class indices, int32 [batch], and soft targets that sum to one, float32
+[batch, classes], such as those of mixup (Zhang et al. 2017). "softmax_cross_entropy_one_hot" is therefore only another
+name of "softmax_cross_entropy".
 """
 
 from collections.abc import Callable
@@ -12,41 +13,54 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, unknown_name
 
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]  # maps logits and labels to the mean loss of the batch
 
 
 def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy of the softmax over the classes.
+    """Return the cross-entropy between the labels and the softmax over the classes.
 
     Args:
       logits: float32 [batch, classes].
       labels: int32 [batch] or float32 [batch, classes].
-      label_smoothing: the share of the target that is spread evenly over all classes (Szegedy et al. 2015, section 7).
+      label_smoothing: fraction of the target that is spread evenly over all classes (Szegedy et al. 2015, section 7).
 
     Returns:
       float32 [batch], in nats.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = softmax_cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))
+      >>> print(f"{loss[0]:.4f}")  # log(4)
+      1.3863
     """
-    return optax.softmax_cross_entropy(logits, _targets(labels, logits.shape[-1], label_smoothing))
+    return optax.softmax_cross_entropy(logits, _soft_targets(labels, logits.shape[-1], label_smoothing))
 
 
 def binary_cross_entropy(
     logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0, target_threshold: float | None = None
 ) -> jax.Array:
-    """Cross-entropy of a sigmoid for each class on its own: is it in the picture or not?
+    """Return the cross-entropy of an independent sigmoid per class.
 
-    Beyer et al. 2020, "Are we done with ImageNet?"; Wightman et al. 2021, "ResNet strikes back", section 3. The latter
-    threshold at 0.2: both pictures of a mix count in full, unless one of them is hardly there.
+    See Beyer et al. 2020, "Are we done with ImageNet?", and Wightman et al. 2021, "ResNet strikes back", section 3. The
+    latter use a threshold of 0.2: both classes of a mixed image then have a target of 1, unless the share of one of
+    them is at most 0.2.
 
     Args:
       logits: float32 [batch, classes].
       labels: int32 [batch] or float32 [batch, classes].
-      label_smoothing: as in `softmax_cross_entropy`.
-      target_threshold: targets that are strictly greater, once smoothed, become 1 and all others 0; None: they stay.
+      label_smoothing: see `softmax_cross_entropy`.
+      target_threshold: if set, smoothed targets strictly above this value become 1 and all others 0.
 
     Returns:
-      float32 [batch], in nats: the mean over the classes, as PyTorch and timm take it; big_vision takes the sum.
+      float32 [batch], in nats: the mean over the classes, as in PyTorch and timm. big_vision uses the sum.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = binary_cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))
+      >>> print(f"{loss[0]:.4f}")  # log(2)
+      0.6931
     """
-    targets = _targets(labels, logits.shape[-1], label_smoothing)
+    targets = _soft_targets(labels, logits.shape[-1], label_smoothing)
     if target_threshold is not None:
         targets = (targets > target_threshold).astype(logits.dtype)
     return optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=-1)
@@ -60,11 +74,14 @@ LOSSES = {
 
 
 def from_config(loss: ConfigDict) -> Loss:
-    """The function that `config.loss` names: logits and labels to the mean loss of the batch.
+    """Return the function that the section `loss` of the config describes.
+
+    Returns:
+      A function of (logits, labels) to the mean loss of the batch, a float32 scalar.
 
     Raises:
-      UserError: for an unknown name, or a `target_threshold` outside [0, 1) or of another loss than
-        "binary_cross_entropy".
+      UserError: if the name is unknown, if `target_threshold` lies outside [0, 1), or if it is set for a loss other
+        than "binary_cross_entropy".
     """
     if loss.name not in LOSSES:
         raise unknown_name("loss", loss.name, LOSSES)
@@ -72,15 +89,21 @@ def from_config(loss: ConfigDict) -> Loss:
     threshold = loss.target_threshold
     if threshold is not None:
         if loss.name != "binary_cross_entropy":
-            raise UserError(f"loss.target_threshold is for binary_cross_entropy: leave it unset with {loss.name}")
+            raise UserError(
+                f"loss.target_threshold requires binary_cross_entropy (loss.name is {loss.name}). Leave it unset."
+            )
         if not 0 <= threshold < 1:
-            raise UserError(f"loss.target_threshold must lie in [0, 1) or be unset, but it is {threshold}")
+            raise UserError(f"loss.target_threshold must lie in [0, 1) ({threshold}). Correct it or leave it unset.")
         options["target_threshold"] = threshold
-    return lambda logits, labels: LOSSES[loss.name](logits, labels, **options).mean()
+
+    def mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return LOSSES[loss.name](logits, labels, **options).mean()
+
+    return mean_loss
 
 
-def _targets(labels: jax.Array, num_classes: int, label_smoothing: float) -> jax.Array:
-    """Soft targets float32 [batch, classes], smoothed."""
+def _soft_targets(labels: jax.Array, num_classes: int, label_smoothing: float) -> jax.Array:
+    """Return smoothed targets, float32 [batch, classes]."""
     if labels.ndim == 1:
         labels = jax.nn.one_hot(labels, num_classes)
     return optax.smooth_labels(labels, label_smoothing)

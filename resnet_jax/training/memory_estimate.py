@@ -1,4 +1,4 @@
-"""Out of memory, foreseen: what a compiled train step takes, against what the devices have left."""
+"""Checks, before the first step, whether a compiled train step fits into the free memory of the devices."""
 
 import dataclasses
 import math
@@ -11,20 +11,20 @@ from ml_collections import ConfigDict
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 
-BATCHES_ON_THE_WAY = 1 + parallel.CALLS_AHEAD
-SIZE = re.compile(r"\b(\d+(?:\.\d+)?)([KMGT])\b")  # as XLA writes it: 15.99G
+BATCHES_IN_FLIGHT = 1 + parallel.CALLS_AHEAD  # batches on the devices at a time: the current and those that wait
+SIZE = re.compile(r"\b(\d+(?:\.\d+)?)([KMGT])\b")  # a size as XLA writes it, such as 15.99G
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
-class Usage:
-    """What a compiled program takes on each device, in bytes.
+class MemoryUsage:
+    """Memory that a compiled program needs on each device, in bytes.
 
     Attributes:
-      arguments: what it is given.
-      outputs: what it returns, without what is written over its arguments.
-      temporary: what it needs in between.
-      code: the program itself, where that lives on the device.
+      arguments: its arguments.
+      outputs: its results, except those that are written over donated arguments.
+      temporary: its intermediate values.
+      code: the program itself, if it is in device memory.
     """
 
     arguments: int
@@ -37,8 +37,8 @@ class Usage:
         return self.arguments + self.outputs + self.temporary + self.code
 
     @classmethod
-    def of(cls, compiled: jax.stages.Compiled) -> "Usage | None":
-        """None where the backend does not tell."""
+    def from_compiled(cls, compiled: jax.stages.Compiled) -> "MemoryUsage | None":
+        """Return the memory usage of a compiled program, or None if the backend does not report it."""
         memory = compiled.memory_analysis()
         if memory is None:
             return None
@@ -51,62 +51,82 @@ class Usage:
 
 
 def compile_step(lowered: jax.stages.Lowered, config: ConfigDict, mesh: Mesh) -> jax.stages.Compiled:
-    """Compiles a train step; raises `UserError` where the compiler finds that it takes more memory than there is."""
+    """Compile a train step.
+
+    Raises:
+      UserError: if the compiler reports that the step needs more memory than the devices have. XLA does so for TPUs.
+    """
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        # XLA for TPUs compiles nothing that does not fit, and names two sizes: what is needed, and what is there.
+        # The message names two sizes: the memory that the step needs, and the memory that the device has.
         sizes = [float(number) * UNITS[unit] for number, unit in SIZE.findall(str(error))]
         if "RESOURCE_EXHAUSTED" not in str(error) or len(sizes) < 2:
             raise
         needed, free = sizes[:2]
-        raise _too_much(needed, free, free / needed, config, mesh) from None
+        raise _out_of_memory_error(needed, free, free / needed, config, mesh) from None
 
 
-def check(compiled: jax.stages.Compiled, arriving, config: ConfigDict, mesh: Mesh) -> None:
-    """Raises `UserError` unless the devices have room for what a compiled step takes besides what they hold already.
+def check(compiled: jax.stages.Compiled, streamed_inputs, config: ConfigDict, mesh: Mesh) -> None:
+    """Check that a compiled step fits into the memory that is free on each device.
 
-    That is its temporary buffers, outputs that are not written over arguments, and the batches on the way. A backend
-    that does not tell what a program takes is trusted.
+    Besides what is on the devices already, a step needs temporary buffers, outputs that are not written over arguments,
+    its code, and the batches in flight. If the backend does not report the memory usage, the step is accepted.
 
     Args:
       compiled: the step.
-      arriving: abstract arguments that come to the devices step by step; all others are there.
-      config: settings of the run.
+      streamed_inputs: a pytree of those abstract arguments that are sent to the devices for each step. All other
+        arguments are on the devices already.
+      config: the settings of the run, for the remedies that the error names.
       mesh: the devices.
+
+    Raises:
+      UserError: if the step does not fit.
     """
-    usage = Usage.of(compiled)
+    usage = MemoryUsage.from_compiled(compiled)
     if usage is None:
         return
-    fixed = usage.outputs + usage.code
-    growing = usage.temporary + BATCHES_ON_THE_WAY * _bytes_a_device(arriving)
+    constant = usage.outputs + usage.code
+    # Most of this is proportional to the batch size.
+    proportional = usage.temporary + BATCHES_IN_FLIGHT * _bytes_per_device(streamed_inputs)
     free = parallel.free_memory(mesh)
-    if fixed + growing > free:
-        raise _too_much(fixed + growing, free, (free - fixed) / growing, config, mesh)
+    if constant + proportional > free:
+        raise _out_of_memory_error(constant + proportional, free, (free - constant) / proportional, config, mesh)
 
 
-def _too_much(needed: float, free: float, share: float, config: ConfigDict, mesh: Mesh) -> UserError:
-    """The error for a step that would fit with about `share` of the batch; most of what it takes grows with that."""
-    ways = []
-    fitting = _smaller(int(share * config.batch_size), mesh.size * config.optimizer.accumulate_steps)
-    if fitting:
-        ways.append(f"--config.batch_size={fitting}")
+def _out_of_memory_error(
+    needed: float, free: float, fitting_fraction: float, config: ConfigDict, mesh: Mesh
+) -> UserError:
+    """Return the error for a step that would fit with about `fitting_fraction` of the batch size."""
+    remedies = []
+    batch_size = _round_batch_size_down(
+        int(fitting_fraction * config.batch_size), mesh.size * config.optimizer.accumulate_steps
+    )
+    if batch_size > 0:
+        remedies.append(f"--config.batch_size={batch_size}")
     if not config.model.remat:
-        ways.append("--config.model.remat=True, which computes activations twice")
-    ways.append("--config.optimizer.accumulate_steps, which takes a batch in parts")
+        remedies.append("--config.model.remat=True, which computes activations twice")
+    remedies.append("--config.optimizer.accumulate_steps, which divides each batch into microbatches")
     return UserError(
-        f"the train step takes {needed / 1e9:,.2f} GB on each device, and {free / 1e9:,.2f} GB are free there: try "
-        + ", or ".join(ways)
+        f"The train step needs {needed / 1e9:,.2f} GB on each device, but only {free / 1e9:,.2f} GB are free. "
+        f"Try {', or '.join(remedies)}."
     )
 
 
-def _smaller(batch_size: int, devices: int) -> int:
-    """The largest batch, of as many examples a device as a power of two, that is not larger; 0: there is none."""
-    each = batch_size // devices
-    return devices * 2 ** (each.bit_length() - 1) if each > 0 else 0
+def _round_batch_size_down(batch_size: int, divisor: int) -> int:
+    """Return the largest batch size up to `batch_size` that is `divisor` times a power of two, or 0 if there is none.
+
+    Example:
+      >>> _round_batch_size_down(100, divisor=8)
+      64
+    """
+    quotient = batch_size // divisor
+    if quotient <= 0:
+        return 0
+    return divisor * 2 ** (quotient.bit_length() - 1)
 
 
-def _bytes_a_device(tree) -> int:
-    """Of abstract arrays, on one device."""
+def _bytes_per_device(tree) -> int:
+    """Return the bytes that a pytree of abstract arrays takes on one device."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

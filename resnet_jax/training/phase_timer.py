@@ -1,45 +1,58 @@
-"""Where the time of a run goes."""
+"""How the time of a run divides into training, input, evaluation, saving and compilation."""
 
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
 
-PURPOSES = ("training", "input", "evaluation", "saving", "compilation")
+PHASES = ("training", "input", "evaluation", "saving", "compilation")
 
 
 class PhaseTimer:
-    """Counts the seconds of a run over all its processes, by what the host was at or waited for.
+    """Counts the seconds of a run by phase, as seen by the host, including those before a resumed run was interrupted.
+
+    Args:
+      earlier: the result of `seconds_by_phase` when the run was saved; {} for a new run.
 
     Attributes:
-      started: when this process started to count, as `time.monotonic` has it.
+      started: the `time.monotonic()` at which this process began to count.
+
+    Example:
+      >>> timer = PhaseTimer({"training": 60.0})
+      >>> with timer.measure("evaluation"):
+      ...     pass
+      >>> timer.total_seconds() > 60
+      True
     """
 
     def __init__(self, earlier: Mapping[str, float]):
-        """Goes on from what `spent` gave when the run was saved; {} at its start."""
-        self._spent = {purpose: earlier.get(purpose, 0.0) for purpose in PURPOSES}
+        self._seconds = {phase: earlier.get(phase, 0.0) for phase in PHASES}
         self.start()
 
     def start(self) -> None:
-        """Counts from here on: what came before is start-up, of which only compilation is counted."""
+        """Count from now on. The time before is start-up, of which only compilation is counted."""
         self.started = time.monotonic()
 
     @contextlib.contextmanager
-    def spending(self, purpose: str) -> Iterator[None]:
-        """Counts what happens inside for one of `PURPOSES`."""
+    def measure(self, phase: str) -> Iterator[None]:
+        """Count the time within the context for one of `PHASES`."""
         began = time.monotonic()
         try:
             yield
         finally:
             seconds = time.monotonic() - began
-            self._spent[purpose] += seconds
-            if purpose != "compilation":
-                self._spent["training"] -= seconds  # It is what all others leave.
+            self._seconds[phase] += seconds
+            # Training is what remains of the time since `started`; compilation precedes that.
+            if phase != "compilation":
+                self._seconds["training"] -= seconds
 
-    def spent(self) -> dict[str, float]:
-        """Seconds for each of `PURPOSES`: "input" is the wait for pictures, "saving" what training waits for it."""
-        return {**self._spent, "training": self._spent["training"] + time.monotonic() - self.started}
+    def seconds_by_phase(self) -> dict[str, float]:
+        """Return the seconds of each phase.
 
-    def seconds(self) -> float:
-        """All of them but compilation."""
-        spent = self.spent()
-        return sum(spent.values()) - spent["compilation"]
+        "input" is the time that training waits for images, and "saving" the time that it waits for checkpoints.
+        """
+        return {**self._seconds, "training": self._seconds["training"] + time.monotonic() - self.started}
+
+    def total_seconds(self) -> float:
+        """Return the seconds of all phases except compilation."""
+        seconds = self.seconds_by_phase()
+        return sum(seconds.values()) - seconds["compilation"]

@@ -1,4 +1,4 @@
-"""A profiler trace of chosen steps, for TensorBoard."""
+"""A profiler trace of selected steps, for TensorBoard."""
 
 from collections.abc import Callable
 
@@ -7,31 +7,43 @@ from etils import epath
 
 
 class Profiler:
-    """Traces the calls that take steps of `range(first, last)` into `<directory>/plugins/profile`.
+    """Traces the calls that take steps of `range(*steps)`, and writes the trace to `<directory>/plugins/profile`.
 
-    `steps` is (first, last), or None for no trace. `settle` is called before a trace begins or ends, and returns when
-    TensorFlow is at nothing: its operations and the start of JAX's profiler at the same time end the process.
+    Args:
+      directory: the run directory.
+      steps: (first, last), `last` excluded; None for no trace.
+      wait_for_tensorflow: called before a trace begins and before it ends; returns when no TensorFlow operation is
+        running. Such an operation while JAX's profiler starts would crash the process.
     """
 
-    def __init__(self, directory: epath.Path, steps: tuple[int, int] | None, settle: Callable[[], None]):
-        self._directory, self._steps, self._settle, self._running = directory, steps, settle, False
+    def __init__(self, directory: epath.Path, steps: tuple[int, int] | None, wait_for_tensorflow: Callable[[], None]):
+        self._directory = directory
+        self._steps = steps
+        self._wait_for_tensorflow = wait_for_tensorflow
+        self._is_running = False
 
-    def before(self, step: int, count: int, state) -> None:
-        """Starts or ends the trace, before a call that takes `count` steps from `step` on."""
-        wanted = self._steps is not None and step < self._steps[1] and step + count > self._steps[0]
-        if wanted and not self._running:
-            self._settle()
+    def start_or_stop(self, step: int, steps_of_call: int, state) -> None:
+        """Start or stop the trace, before the call that takes `steps_of_call` steps, the first of them `step`.
+
+        Args:
+          step: the number of steps taken so far.
+          steps_of_call: the number of steps that the call takes.
+          state: the newest state, which is waited for before a trace is stopped.
+        """
+        is_traced = self._steps is not None and step < self._steps[1] and step + steps_of_call > self._steps[0]
+        if is_traced and not self._is_running:
+            self._wait_for_tensorflow()
             jax.profiler.start_trace(str(self._directory))
-            self._running = True
-        elif self._running and not wanted:
+            self._is_running = True
+        elif self._is_running and not is_traced:
             jax.block_until_ready(state)
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that is running, and writes it."""
-        if self._running:
-            self._running = False
+        """Stop the trace if it is running, and write it."""
+        if self._is_running:
+            self._is_running = False
             try:
-                self._settle()
+                self._wait_for_tensorflow()
             finally:
                 jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""All that a training step changes."""
+"""The training state: everything that a train step changes."""
 
 import flax.linen as nn
 import flax.struct
@@ -13,11 +13,14 @@ from resnet_jax.training.freezing import NOTHING_FROZEN, Freezing
 
 @flax.struct.dataclass
 class TrainState:
-    """What a checkpoint holds; with the settings and the data it determines the rest of the run.
+    """The contents of a checkpoint. Together with the settings and the data, it determines the rest of the run.
 
-    step: int32, steps taken; params: float32; batch_stats: float32, BatchNorm's running means and variances;
-    opt_state: the optimizer's, for the parameters that are not frozen; ema: moving averages of params and batch_stats
-    under these names, or nothing.
+    Attributes:
+      step: int32, the number of steps taken.
+      params: the parameters, float32.
+      batch_stats: running means and variances of the BatchNorms, float32.
+      opt_state: the state of the optimizer, for the parameters that are not frozen.
+      ema: exponential moving averages, `{"params": ..., "batch_stats": ...}`, or {} if the run keeps none.
     """
 
     step: jax.Array
@@ -28,12 +31,12 @@ class TrainState:
 
     @property
     def variables(self) -> dict:
-        """What the run is judged by, as `model.apply` takes it: the averages, if there are any."""
+        """The variables to evaluate, for `model.apply`: the moving averages if there are any."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def parts(self) -> dict[str, object]:
-        """What is saved under names of its own; the step is the checkpoint's."""
+        """The items of a checkpoint, by name. The step is not an item, since it numbers the checkpoint."""
         return {
             "params": self.params,
             "batch_stats": self.batch_stats,
@@ -50,17 +53,17 @@ def create(
     freezing: Freezing = NOTHING_FROZEN,
     averages: bool = False,
 ) -> TrainState:
-    """The state before the first step, as a function of the seed.
+    """Return the state before the first step, with initial weights that are a function of the seed.
 
-    Without `jax.jit` around it, one small program draws all arrays of a shape: deep networks, which have hundreds of
-    some shapes, are ready in seconds.
+    Do not wrap this in `jax.jit`. Without it, JAX compiles one small program per distinct array shape and uses it for
+    all arrays of that shape, so even models with hundreds of layers are initialized within seconds.
 
     Args:
-      model: a Linen module.
-      optimizer: the transformation whose state to make.
+      model: the Linen module.
+      optimizer: creates the optimizer state.
       image_shape: (height, width, channels).
-      seed: of the initial weights.
-      freezing: which parameters need no optimizer state.
+      seed: the seed of the initial weights.
+      freezing: selects the parameters that have no optimizer state.
       averages: whether to keep moving averages of the variables.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -69,7 +72,7 @@ def create(
 
 
 def begin(variables: dict, optimizer: optax.GradientTransformation, freezing: Freezing, averages: bool) -> TrainState:
-    """The state before the first step of a network with these variables."""
+    """Return the state before the first step of a model with these variables. For the arguments, see `create`."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -1,5 +1,6 @@
-"""Training in one call: start a run or go on with it, take it to its end, and score it."""
+"""Training in one call: start or resume a run, train it to its end, and score it on the test split."""
 
+import logging
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -8,94 +9,113 @@ from resnet_jax import config as settings
 from resnet_jax.data import workers
 from resnet_jax.data.folder import canonical_name
 from resnet_jax.data.sources import Source, open_sources
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import Preempted, UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.runtime import parallel, provenance
-from resnet_jax.terminal import ProgressLine
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
-from resnet_jax.training import experiment, metrics_logger
-from resnet_jax.training.interruption import preemption
+from resnet_jax.training import experiment as experiments
+from resnet_jax.training.interruption import raise_preempted_on_sigterm
 from resnet_jax.training.loop import Loop, Observe
+from resnet_jax.training.metrics_logger import conclusion
+from resnet_jax.workdir.checkpoints import Checkpoints
 from resnet_jax.workdir.lock import check_shared, locked
 from resnet_jax.workdir.workdir import WorkDir
 
+logger = logging.getLogger(__name__)
 
-@preemption()
+
+@raise_preempted_on_sigterm()
 def train(
     config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None = None, observe: Observe | None = None
 ) -> dict:
-    """Trains what `config` describes, or goes on with it, and leaves a run directory in `workdir`.
+    """Train what `config` describes, or resume it, and leave a run directory in `workdir`.
 
     Args:
       config: settings, made from `resnet_jax.config.default()`.
-      workdir: a directory to be made, or one that holds the same run.
-      sources: your own data, a source for each base split; unset: the data set that `config.dataset.name` names.
-      observe: is told of each call of the train step before it is made, see `Loop`.
+      workdir: a directory to create, or one that holds the same run.
+      sources: your own data, one source per base split; by default the dataset that `config.dataset.name` names.
+      observe: called before each call of the train step, see `Loop`.
 
     Returns:
-      What `result.json` holds: `validation` and `test` figures, the `checkpoint_step` they are of,
-      `seconds`, what they were `spent` on (see `PhaseTimer`), and `provenance`.
+      The content of `result.json`: the metrics `validation` and `test`, the `checkpoint_step` that they belong to, the
+      `seconds` of training, how they were `spent` (see `PhaseTimer`), and `provenance`.
 
     Raises:
-      UserError: for what only the user can mend; what was saved stays.
-      KeyboardInterrupt: after Ctrl-C, with everything saved unless it was pressed twice; the same call goes on.
+      UserError: for what only the user can fix; everything saved so far is kept.
+      KeyboardInterrupt: after Ctrl-C, with everything saved unless it was pressed twice. The same call resumes.
       Preempted: after SIGTERM, likewise.
+
+    Example:
+      >>> import resnet_jax, resnet_jax.config, tempfile
+      >>> config = resnet_jax.config.default()
+      >>> config.num_epochs = 2
+      >>> result = resnet_jax.train(config, tempfile.mkdtemp())  # doctest: +SKIP
     """
     if workers.is_starting():
-        raise UserError('a script that trains on streamed pictures must do so under if __name__ == "__main__":')
+        raise UserError('A script that trains on streamed images must do so under if __name__ == "__main__":.')
     mesh = parallel.make_mesh()
     config = config.copy_and_resolve_references()
     config.dataset.name = canonical_name(config.dataset.name)
-    experiment.check(config, mesh)
-    directory, progress = WorkDir(workdir), ProgressLine(active=parallel.is_main_process())
-    check_shared(directory)
-    if directory.exists():
-        stored, result = directory.config(), directory.result()
-        config = settings.resume(stored, config)
-        if config.num_epochs > stored.num_epochs:
-            progress.print(f"The schedule now spans {config.num_epochs} epochs instead of {stored.num_epochs}.")
-        elif result:
-            progress.print(f"This run is finished.\n\n{metrics_logger.conclusion(result, directory.path)}")
-            return result
-    directory.make()
-    unreadable = UnreadableImages(config.dataset.max_unreadable, progress.warn)
-    reading = progress.counter("reading training examples")
-    with locked(directory.path), directory:
-        sources = sources or open_sources(config.dataset.name, config.dataset.data_dir)
-        begins = not directory.exists()
-        parts = experiment.prepare(config, mesh, sources, unreadable, reading, progress.print, begins)
-        if not begins and directory.classes() != parts.classes:
-            raise UserError(f"this workdir belongs to a run with other classes, {directory.classes()}: choose another")
-        directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric)
-        loop = Loop(parts, directory, progress, observe)
-        directory.forget_result()
-        directory.describe(parts.config, parts.classes)
-        try:
-            loop.run()
-            result = _result(directory, loop)
-            test_split = parts.config.dataset.test_split
-            if test_split != "none":
-                reading = progress.counter("reading test examples")
-                result["test"] = score_run(load_run(workdir), sources, test_split, unreadable, reading)
-        except (KeyboardInterrupt, Preempted):
-            progress.print(f"Stopped.\n\n{metrics_logger.conclusion(_result(directory, loop), directory.path)}")
-            saved = directory.checkpoints.latest_step() or 0
-            progress.print(f"Saved at step {saved:,}; the same command goes on from there.")
-            raise
-        directory.write_result(result)
-    progress.print(f"\n{metrics_logger.conclusion(result, directory.path)}")
+    experiments.check(config, mesh)
+    directory = WorkDir(workdir)
+    with Reporter(active=parallel.is_main_process(), max_unreadable=config.dataset.max_unreadable) as reporter:
+        check_shared(directory)
+        if directory.exists():
+            stored, result = directory.config(), directory.result()
+            config = settings.resume(stored, config)
+            if config.num_epochs > stored.num_epochs:
+                logger.info(f"The schedule now spans {config.num_epochs} epochs instead of {stored.num_epochs}.")
+            elif result:
+                logger.info(f"This run is finished.\n\n{conclusion(result, directory.path)}")
+                return result
+        directory.make()
+        with locked(directory.path):
+            sources = sources or open_sources(config.dataset.name, config.dataset.data_dir)
+            result = _train_and_score(config, directory, sources, reporter, observe)
+            directory.write_result(result)
+        logger.info(f"\n{conclusion(result, directory.path)}")
     return result
 
 
-def _result(directory: WorkDir, loop: Loop) -> dict:
-    """What is known of a run before the test split is read."""
-    best = directory.checkpoints.figures.best()
+def _train_and_score(
+    config: ConfigDict,
+    directory: WorkDir,
+    sources: Mapping[str, Source],
+    reporter: Reporter,
+    observe: Observe | None,
+) -> dict:
+    """Train to the last step, and score the chosen checkpoint on the test split; return the result."""
+    is_new = not directory.exists()
+    experiment = experiments.build(config, parallel.make_mesh(), sources, reporter, is_new)
+    if not is_new and directory.classes() != experiment.classes:
+        raise UserError(
+            f"This workdir belongs to a run with other classes ({', '.join(directory.classes())}). "
+            "Choose another --workdir."
+        )
+    with directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric) as checkpoints:
+        loop = Loop(experiment, directory, checkpoints, reporter, observe)
+        try:
+            loop.run()
+            result = _result(checkpoints, loop)
+            test_split = experiment.config.dataset.test_split
+            if test_split != "none":
+                result["test"] = score_run(load_run(str(directory.path)), sources, test_split, reporter)
+        except (KeyboardInterrupt, Preempted):
+            logger.info(f"Stopped.\n\n{conclusion(_result(checkpoints, loop), directory.path)}")
+            logger.info(f"Saved at step {checkpoints.latest_step() or 0:,}. Run the same command again to resume.")
+            raise
+    return result
+
+
+def _result(checkpoints: Checkpoints, loop: Loop) -> dict:
+    """Return what is known of a run before the test split is read."""
+    best = checkpoints.metrics.best()
     return {
-        "checkpoint_step": directory.checkpoints.chosen_step(),
-        "validation": best.figures if best else None,
+        "checkpoint_step": checkpoints.chosen_step(),
+        "validation": best.metrics if best else None,
         "test": None,
-        "seconds": loop.clock.seconds(),
-        "spent": loop.clock.spent(),
+        "seconds": loop.timer.total_seconds(),
+        "spent": loop.timer.seconds_by_phase(),
         "provenance": provenance.describe(),
     }

@@ -1,7 +1,7 @@
 import numpy as np
 
 from resnet_jax.diagnostics.nan_report import remedies, values_table
-from resnet_jax.diagnostics.nan_triage import Part
+from resnet_jax.training.nan_triage import StepValue
 
 PICTURES = np.arange(2 * 4 * 4 * 1, dtype=np.uint8).reshape(2, 4, 4, 1)
 
@@ -20,7 +20,7 @@ def parts(**not_finite):
         ("gradient", "head/kernel", 0.1),
         ("gradient", "conv/kernel", 0.2),
     ]
-    return [Part(kind, name, largest, not_finite.get(kind, 0.0)) for kind, name, largest in values]
+    return [StepValue(kind, name, largest, not_finite.get(kind, 0.0)) for kind, name, largest in values]
 
 
 def names(table):
@@ -57,7 +57,7 @@ def test_remedies_go_by_what_is_found():
     (spoilt,) = remedies(parts(variable=0.1), PICTURES)
     assert "conv/kernel was not finite before the step" in spoilt
     assert "look at the labels" in remedies(parts(result=1.0), PICTURES)[0]
-    grown = [Part("variable", "conv/kernel", 1e19, 0.0), Part("layer", "conv", 2e38, 0.5)]
+    grown = [StepValue("variable", "conv/kernel", 1e19, 0.0), StepValue("layer", "conv", 2e38, 0.5)]
     assert remedies(grown, PICTURES) == [
         "Values have grown to 2e+38, in conv. Try a lower optimizer.learning_rate, more schedule.warmup_epochs or "
         "optimizer.grad_clip."

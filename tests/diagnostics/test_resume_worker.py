@@ -33,8 +33,8 @@ def test_calls_of_several_steps_are_taken_whole(tiny_config, tmp_path, watch, no
     assert [call["steps"] for call in notes()] == [[0, 1, 2], [3], [4], [5, 6, 7]]
     assert len(notes()[0]["examples"][2]) == len(notes()[0]["pictures"][2]) == 64
     directory = WorkDir(str(tmp_path / "run"))
-    directory.open_checkpoints(2, "top1", read_only=True)
-    assert (directory.checkpoints.latest_step(), directory.result()) == (8, None)
+    with directory.open_checkpoints(2, "top1", read_only=True) as checkpoints:
+        assert (checkpoints.latest_step(), directory.result()) == (8, None)
 
 
 def test_where_the_run_ends_before_that_it_stops_there(tiny_config, watch, notes):

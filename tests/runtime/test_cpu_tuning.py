@@ -1,8 +1,10 @@
 import ctypes
+import functools
 import json
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,8 @@ from resnet_jax.models.factory import create_model
 from resnet_jax.runtime import cpu_tuning, parallel
 from resnet_jax.training import losses
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.train_step import make_objective
+from resnet_jax.training.freezing import NOTHING_FROZEN
+from resnet_jax.training.train_step import loss_fn
 from tests.end_to_end.program import ROOT, run
 
 
@@ -41,10 +44,17 @@ def gradients(dtype, options):
     images, labels = random.integers(0, 256, (16, 64, 64, 3), np.uint8), random.integers(0, 10, 16)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
     state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables["batch_stats"], (), {})
-    loss_of = losses.from_config(settings.default().loss)
-    objective = make_objective(model, Preprocess((0.5,) * 3, (0.25,) * 3), loss_of, seed=0)
-    compiled = jax.jit(jax.grad(objective, has_aux=True), compiler_options={**OPTIMISED, **options})
-    found, _ = compiled(state.params, state, images, labels, None)
+    experiment = types.SimpleNamespace(
+        config=settings.default(),
+        model=model,
+        preprocess=Preprocess((0.5,) * 3, (0.25,) * 3),
+        loss=losses.from_config(settings.default().loss),
+        freezing=NOTHING_FROZEN,
+        teacher=None,
+    )
+    gradient = jax.grad(functools.partial(loss_fn, experiment), has_aux=True)
+    compiled = jax.jit(gradient, compiler_options={**OPTIMISED, **options})
+    found, _ = compiled(state.params, state, images, labels)
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
 
 

@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.sources import open_sources
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
-from resnet_jax.training import experiment as setups
+from resnet_jax.terminal import Reporter
+from resnet_jax.training import experiment as experiments
 from resnet_jax.training.freezing import Freezing, merge
+from resnet_jax.training.train_step import compile_train_steps
 
 PARAMS = {
     "stem_conv": {"kernel": 1},
@@ -16,7 +17,7 @@ PARAMS = {
 }
 
 
-def test_parameters_are_split_by_their_names_and_merged_again():
+def test_split_selects_parameters_by_name_and_merge_restores_the_tree():
     trained, frozen = Freezing(("stem*", "*/norm1/*")).split(PARAMS)
     assert trained == {"stage1_block1": {"conv1": {"kernel": 2}}, "head": {"bias": 4}}
     assert frozen == {"stem_conv": {"kernel": 1}, "stage1_block1": {"norm1": {"scale": 3}}}
@@ -26,32 +27,32 @@ def test_parameters_are_split_by_their_names_and_merged_again():
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (("stage2*",), "nothing fits 'stage2\\*': the parts are stem_conv, stage1_block1, head"),
-        (("*",), "nothing to train"),
+        (("stage2*",), r"no parameter matches 'stage2\*'. Names begin with one of: stem_conv, stage1_block1, head\."),
+        (("*",), "leaves nothing to train"),
     ],
 )
-def test_patterns_that_fit_nothing_or_all_are_refused(patterns, message):
+def test_pattern_that_matches_no_parameter_or_all_is_an_error(patterns, message):
     with pytest.raises(UserError, match=message):
         Freezing(patterns).check(PARAMS)
 
 
-def test_blocks_in_a_loop_cannot_be_frozen(tiny_config, single_device):
+def test_freeze_with_scan_blocks_is_an_error(tiny_config, single_device):
     tiny_config.model.name, tiny_config.freeze = "resnetv2_1001", ("stem*",)
-    with pytest.raises(UserError, match="freeze tells blocks apart"):
-        setups.check(tiny_config, single_device)
+    with pytest.raises(UserError, match=r"freeze does not work with model\.scan_blocks"):
+        experiments.check(tiny_config, single_device)
 
 
 def train(config, mesh, steps=2):
-    """The state before and after some steps, and the operations of a call."""
-    experiment = setups.prepare(config, mesh, open_sources("digits"), UnreadableImages(0, print))
+    """Return the state before and after `steps` steps, and the FLOPs of a call."""
+    experiment = experiments.build(config, mesh, open_sources("digits"), Reporter(active=False, max_unreadable=0))
     state, size = experiment.initial_state(), experiment.config.steps_per_call
-    before, step = parallel.fetch(state), experiment.compile_steps()[size]
+    before, step = parallel.fetch(state), compile_train_steps(experiment)[size]
     for _ in range(steps // size):
         state, _ = step(state, experiment.feed.inputs(0))
     return before, parallel.fetch(state), step.cost_analysis()["flops"]
 
 
-def test_a_batch_norm_is_frozen_if_all_its_parameters_are(tiny_config, single_device):
+def test_batch_norm_statistics_are_frozen_only_if_all_its_parameters_are(tiny_config, single_device):
     for patterns, is_frozen in ((("stem_norm/scale",), False), (("stem_norm/*",), True)):
         tiny_config.freeze = patterns
         before, after, _ = train(tiny_config, single_device, 1)
@@ -60,19 +61,25 @@ def test_a_batch_norm_is_frozen_if_all_its_parameters_are(tiny_config, single_de
         assert np.array_equal(before.params["stem_norm"]["scale"], after.params["stem_norm"]["scale"])
 
 
-def test_steps_in_one_call_freeze_and_average_as_single_ones_do(tiny_config, single_device):
+def test_several_steps_per_call_give_the_same_frozen_parameters_and_averages_as_single_steps(
+    tiny_config, single_device
+):
     tiny_config.ema_decay, tiny_config.freeze = 0.9, ("stem*",)
-    _, singly, _ = train(tiny_config, single_device)
+    _, single_steps, _ = train(tiny_config, single_device)
     tiny_config.steps_per_call = 2
-    before, at_once, _ = train(tiny_config, single_device)
-    assert at_once.step == singly.step == 2
-    assert np.array_equal(before.params["stem_conv"]["kernel"], at_once.params["stem_conv"]["kernel"])
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), at_once, singly)
+    before, one_call, _ = train(tiny_config, single_device)
+    assert one_call.step == single_steps.step == 2
+    assert np.array_equal(before.params["stem_conv"]["kernel"], one_call.params["stem_conv"]["kernel"])
+    jax.tree.map(
+        lambda actual, expected: np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5),
+        one_call,
+        single_steps,
+    )
 
 
-def test_what_is_frozen_stays_bit_for_bit_and_costs_no_backward_pass(tiny_config, single_device):
+def test_frozen_layers_stay_bit_identical_and_need_no_backward_pass(tiny_config, single_device):
     tiny_config.augment.crop_padding = 0
-    _, _, flops_of_all = train(tiny_config, single_device)
+    _, _, flops_unfrozen = train(tiny_config, single_device)
     tiny_config.freeze = ("stem*", "stage1*")
     before, after, flops = train(tiny_config, single_device)
     frozen = ("stem_conv", "stem_norm", "stage1_block1")
@@ -84,13 +91,13 @@ def test_what_is_frozen_stays_bit_for_bit_and_costs_no_backward_pass(tiny_config
         assert all(jax.tree.leaves(same)) if name in frozen else not any(jax.tree.leaves(same)), name
     momentum = [leaf for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim]
     assert len(momentum) == len(jax.tree.leaves({name: before.params[name] for name in before.params.keys() - frozen}))
-    # Backward passes take two thirds of the work; those of the stem and of stage 1, half of the network, are gone.
-    assert flops < 0.75 * flops_of_all
+    # Backward passes are two thirds of the work. Those of the stem and of stage 1, half of the model, are not needed.
+    assert flops < 0.75 * flops_unfrozen
 
 
-def test_a_head_alone_costs_hardly_more_than_to_evaluate(tiny_config, single_device):
+def test_training_only_the_head_costs_little_more_than_evaluation(tiny_config, single_device):
     tiny_config.augment.crop_padding = 0
-    _, _, flops_of_all = train(tiny_config, single_device)
+    _, _, flops_unfrozen = train(tiny_config, single_device)
     tiny_config.freeze = ("stem*", "stage*")
     _, _, flops = train(tiny_config, single_device)
-    assert flops < 0.4 * flops_of_all
+    assert flops < 0.4 * flops_unfrozen

@@ -12,65 +12,65 @@ SOFT = np.random.default_rng(1).dirichlet(np.full(5, 0.3), size=6).astype(np.flo
 SOFTMAX_LOSSES = ("softmax_cross_entropy", "softmax_cross_entropy_one_hot")
 
 
-def smoothed(labels, share):
-    """The target by definition, in float64: 1 - share + share / 5 for the class itself and share / 5 for the others."""
+def smooth(labels, smoothing):
+    """Return smoothed targets in float64: 1 - smoothing + smoothing / 5 for the true class, smoothing / 5 elsewhere."""
     one_hot = np.eye(5)[labels] if labels.ndim == 1 else labels.astype(np.float64)
-    return (1 - share) * one_hot + share / 5
+    return (1 - smoothing) * one_hot + smoothing / 5
 
 
-def binary_cross_entropy_of(targets):
-    """By definition, in float64."""
+def binary_cross_entropy_by_definition(targets):
+    """Return the binary cross-entropy of `LOGITS`, in float64."""
     probabilities = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
     return -(targets * np.log(probabilities) + (1 - targets) * np.log(1 - probabilities)).mean(-1)
 
 
 @pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["integer", "soft"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-class TestEqualsTheDefinition:
+class TestValue:
     @pytest.mark.parametrize("name", SOFTMAX_LOSSES)
-    def test_softmax(self, name, smoothing, labels):
+    def test_softmax_equals_the_definition(self, name, smoothing, labels):
         log_probabilities = LOGITS - np.log(np.exp(LOGITS.astype(np.float64)).sum(-1, keepdims=True))
-        expected = -(smoothed(labels, smoothing) * log_probabilities).sum(-1)
+        expected = -(smooth(labels, smoothing) * log_probabilities).sum(-1)
         np.testing.assert_allclose(losses.LOSSES[name](LOGITS, labels, smoothing), expected, rtol=1e-5)
 
-    def test_binary(self, smoothing, labels):
-        expected = binary_cross_entropy_of(smoothed(labels, smoothing))
+    def test_binary_equals_the_definition(self, smoothing, labels):
+        expected = binary_cross_entropy_by_definition(smooth(labels, smoothing))
         np.testing.assert_allclose(losses.binary_cross_entropy(LOGITS, labels, smoothing), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
-def test_one_hot_labels_may_be_given_as_such(name):
-    given = losses.LOSSES[name](LOGITS, np.eye(5, dtype=np.float32)[LABELS], 0.1)
-    np.testing.assert_array_equal(given, losses.LOSSES[name](LOGITS, LABELS, 0.1))
+def test_one_hot_and_integer_labels_give_the_same_loss(name):
+    loss = losses.LOSSES[name](LOGITS, np.eye(5, dtype=np.float32)[LABELS], 0.1)
+    np.testing.assert_array_equal(loss, losses.LOSSES[name](LOGITS, LABELS, 0.1))
 
 
-def test_only_targets_strictly_greater_than_the_threshold_become_one():
+def test_target_threshold_counts_only_strictly_greater_targets():
     mixed = np.float32([[0.2, 0.8, 0, 0, 0], [0.21, 0.79, 0, 0, 0], [1, 0, 0, 0, 0]]).repeat(2, axis=0)
-    counted = np.float64([[0, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]).repeat(2, axis=0)
-    given = losses.binary_cross_entropy(LOGITS, mixed, target_threshold=0.2)
-    np.testing.assert_allclose(given, binary_cross_entropy_of(counted), rtol=1e-5)
+    expected = np.float64([[0, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]).repeat(2, axis=0)
+    loss = losses.binary_cross_entropy(LOGITS, mixed, target_threshold=0.2)
+    np.testing.assert_allclose(loss, binary_cross_entropy_by_definition(expected), rtol=1e-5)
 
 
-def test_the_threshold_is_for_smoothed_targets():
-    """A smoothing of 0.1 lifts a share of 0.19 to 0.191."""
+def test_target_threshold_applies_to_smoothed_targets():
+    """A smoothing of 0.1 raises a target of 0.19 to 0.191."""
     mixed = np.float32([[0.19, 0.81, 0, 0, 0]]).repeat(6, axis=0)
-    given = losses.binary_cross_entropy(LOGITS, mixed, 0.1, target_threshold=0.1905)
-    np.testing.assert_allclose(given, binary_cross_entropy_of(np.float64([[1, 1, 0, 0, 0]])), rtol=1e-5)
+    loss = losses.binary_cross_entropy(LOGITS, mixed, 0.1, target_threshold=0.1905)
+    np.testing.assert_allclose(loss, binary_cross_entropy_by_definition(np.float64([[1, 1, 0, 0, 0]])), rtol=1e-5)
 
 
-def test_a_threshold_of_zero_counts_every_class_that_is_there():
-    given = losses.binary_cross_entropy(LOGITS, LABELS, target_threshold=0.0)
-    np.testing.assert_allclose(given, binary_cross_entropy_of(np.eye(5)[LABELS]), rtol=1e-5)
+def test_target_threshold_of_zero_counts_every_positive_target():
+    loss = losses.binary_cross_entropy(LOGITS, LABELS, target_threshold=0.0)
+    np.testing.assert_allclose(loss, binary_cross_entropy_by_definition(np.eye(5)[LABELS]), rtol=1e-5)
 
 
-def test_config_gives_the_mean_of_the_named_loss():
+def test_from_config_returns_the_mean_of_the_named_loss():
     config = settings.default().loss
     config.label_smoothing = 0.2
     loss = losses.from_config(config)(LOGITS, LABELS)
     np.testing.assert_allclose(loss, losses.softmax_cross_entropy(LOGITS, LABELS, 0.2).mean(), rtol=1e-6)
 
 
-def test_config_hands_on_the_threshold():
+def test_from_config_passes_the_target_threshold_on():
     config = settings.default().loss
     config.update(name="binary_cross_entropy", label_smoothing=0.2, target_threshold=0.3)
     loss = losses.from_config(config)(LOGITS, SOFT)
@@ -79,17 +79,17 @@ def test_config_hands_on_the_threshold():
 
 @pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["integer", "soft"])
 class TestGradient:
-    def test_softmax_probability_minus_target(self, labels):
+    def test_softmax_gradient_is_probability_minus_target(self, labels):
         gradient = jax.grad(lambda logits: losses.softmax_cross_entropy(logits, labels).sum())(LOGITS)
-        np.testing.assert_allclose(gradient, jax.nn.softmax(LOGITS) - smoothed(labels, 0), atol=1e-6)
+        np.testing.assert_allclose(gradient, jax.nn.softmax(LOGITS) - smooth(labels, 0), atol=1e-6)
 
-    def test_sigmoid_minus_target_over_the_number_of_classes(self, labels):
+    def test_binary_gradient_is_sigmoid_minus_target_divided_by_the_number_of_classes(self, labels):
         gradient = jax.grad(lambda logits: losses.binary_cross_entropy(logits, labels, 0.1).sum())(LOGITS)
-        np.testing.assert_allclose(gradient, (jax.nn.sigmoid(LOGITS) - smoothed(labels, 0.1)) / 5, atol=1e-6)
+        np.testing.assert_allclose(gradient, (jax.nn.sigmoid(LOGITS) - smooth(labels, 0.1)) / 5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
-def test_logits_far_out_give_finite_losses_and_gradients(name):
+def test_extreme_logits_give_finite_losses_and_gradients(name):
     logits = np.float32([[300, -300, 0, 0, 0]])
     loss, gradient = jax.value_and_grad(lambda logits: losses.LOSSES[name](logits, np.array([1])).sum())(logits)
     assert loss >= 100
@@ -97,23 +97,25 @@ def test_logits_far_out_give_finite_losses_and_gradients(name):
 
 
 @pytest.mark.parametrize("name", SOFTMAX_LOSSES)
-def test_a_threshold_is_refused_with_softmax(name):
+def test_target_threshold_with_softmax_is_an_error(name):
     config = settings.default().loss
     config.update(name=name, target_threshold=0.2)
-    with pytest.raises(UserError, match=f"target_threshold is for binary_cross_entropy: leave it unset with {name}$"):
+    with pytest.raises(UserError, match=rf"requires binary_cross_entropy \(loss.name is {name}\)\. Leave it unset\.$"):
         losses.from_config(config)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.0, float("nan")])
-def test_a_threshold_that_no_target_or_every_target_passes_is_refused(threshold):
+def test_target_threshold_outside_its_range_is_an_error(threshold):
     config = settings.default().loss
     config.update(name="binary_cross_entropy", target_threshold=threshold)
-    with pytest.raises(UserError, match=r"target_threshold must lie in \[0, 1\) or be unset, but it is"):
+    with pytest.raises(
+        UserError, match=rf"target_threshold must lie in \[0, 1\) \({threshold}\)\. Correct it or leave it unset\."
+    ):
         losses.from_config(config)
 
 
-def test_unknown_name_is_refused():
+def test_unknown_loss_is_an_error():
     config = settings.default().loss
     config.name = "softmax_crossentropy"
-    with pytest.raises(UserError, match="unknown loss 'softmax_crossentropy': did you mean softmax_cross_entropy"):
+    with pytest.raises(UserError, match=r"unknown loss 'softmax_crossentropy'\. Did you mean softmax_cross_entropy"):
         losses.from_config(config)

@@ -7,10 +7,11 @@ import pytest
 import resnet_jax
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
-from resnet_jax.training import experiment as setups
+from resnet_jax.training import experiment as experiments
 from resnet_jax.training import memory_estimate
+from resnet_jax.training.train_step import compile_train_steps, lower_train_step
 
-REFUSALS = (
+COMPILER_ERRORS = (
     "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (31.50G) exceeds "
     "available HBM (15.75G).",
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 31.50G of 15.75G "
@@ -18,8 +19,8 @@ REFUSALS = (
 )
 
 
-def program(temporary=0, arguments=0, outputs=0, aliased=0, code=0):
-    """A compiled step that takes so many bytes on each device."""
+def compiled_step(temporary=0, arguments=0, outputs=0, aliased=0, code=0):
+    """Return a stand-in for a compiled step that needs these numbers of bytes on each device."""
     usage = types.SimpleNamespace(
         temp_size_in_bytes=temporary,
         argument_size_in_bytes=arguments,
@@ -31,70 +32,70 @@ def program(temporary=0, arguments=0, outputs=0, aliased=0, code=0):
 
 
 @pytest.fixture
-def free(monkeypatch):
-    """Sets how many bytes are free on each device."""
+def set_free_memory(monkeypatch):
+    """A function that sets how many bytes are free on each device."""
 
-    def free(size):
+    def set_free(size):
         monkeypatch.setattr(parallel, "free_memory", lambda mesh: size)
 
-    return free
+    return set_free
 
 
-def test_a_step_that_does_not_fit_names_both_figures_and_what_to_try(tiny_config, mesh, free):
-    free(4 * 10**9)
+def test_step_that_does_not_fit_is_an_error_with_both_sizes_and_remedies(tiny_config, mesh, set_free_memory):
+    set_free_memory(4 * 10**9)
     tiny_config.batch_size = 1024
     with pytest.raises(UserError) as error:
-        memory_estimate.check(program(temporary=10 * 10**9), (), tiny_config, mesh)
+        memory_estimate.check(compiled_step(temporary=10 * 10**9), (), tiny_config, mesh)
     assert str(error.value) == (
-        "the train step takes 10.00 GB on each device, and 4.00 GB are free there: try --config.batch_size=256, or "
+        "The train step needs 10.00 GB on each device, but only 4.00 GB are free. Try --config.batch_size=256, or "
         "--config.model.remat=True, which computes activations twice, or --config.optimizer.accumulate_steps, which "
-        "takes a batch in parts"
+        "divides each batch into microbatches."
     )
 
 
-def test_remat_is_not_proposed_to_those_who_have_it_nor_a_batch_of_nothing(tiny_config, mesh, free):
-    free(10**6)
+def test_error_suggests_neither_remat_if_it_is_on_nor_an_empty_batch(tiny_config, mesh, set_free_memory):
+    set_free_memory(10**6)
     tiny_config.model.remat = True
-    with pytest.raises(UserError, match=r"are free there: try --config\.optimizer\.accumulate_steps"):
-        memory_estimate.check(program(temporary=10**9), (), tiny_config, mesh)
+    with pytest.raises(UserError, match=r"are free\. Try --config\.optimizer\.accumulate_steps"):
+        memory_estimate.check(compiled_step(temporary=10**9), (), tiny_config, mesh)
 
 
-def test_what_is_on_the_devices_already_does_not_count_again(tiny_config, mesh, free):
-    """Arguments are there, and what is written over them takes no more room."""
-    free(1000)
+def test_arguments_and_outputs_written_over_them_do_not_count(tiny_config, mesh, set_free_memory):
+    """Arguments are on the devices already."""
+    set_free_memory(1000)
     memory_estimate.check(
-        program(temporary=900, arguments=10**9, outputs=10**9 + 100, aliased=10**9), (), tiny_config, mesh
+        compiled_step(temporary=900, arguments=10**9, outputs=10**9 + 100, aliased=10**9), (), tiny_config, mesh
     )
     with pytest.raises(UserError):
         memory_estimate.check(
-            program(temporary=901, arguments=10**9, outputs=10**9 + 100, aliased=10**9), (), tiny_config, mesh
+            compiled_step(temporary=901, arguments=10**9, outputs=10**9 + 100, aliased=10**9), (), tiny_config, mesh
         )
 
 
-def test_batches_on_the_way_count_a_share_on_each_device(tiny_config, mesh, free):
+def test_batches_in_flight_count_with_the_share_of_each_device(tiny_config, mesh, set_free_memory):
     batch = jax.ShapeDtypeStruct((16, 100), np.uint8, sharding=parallel.batch_sharded(mesh))
-    free(memory_estimate.BATCHES_ON_THE_WAY * 200)
-    memory_estimate.check(program(), batch, tiny_config, mesh)
+    set_free_memory(memory_estimate.BATCHES_IN_FLIGHT * 200)
+    memory_estimate.check(compiled_step(), batch, tiny_config, mesh)
     with pytest.raises(UserError):
-        memory_estimate.check(program(temporary=1), batch, tiny_config, mesh)
+        memory_estimate.check(compiled_step(temporary=1), batch, tiny_config, mesh)
 
 
-def test_a_backend_that_does_not_tell_is_trusted(tiny_config, mesh, free):
-    free(0)
+def test_step_is_accepted_if_the_backend_reports_no_memory_usage(tiny_config, mesh, set_free_memory):
+    set_free_memory(0)
     memory_estimate.check(types.SimpleNamespace(memory_analysis=lambda: None), (), tiny_config, mesh)
 
 
-@pytest.mark.parametrize("refusal", REFUSALS)
-def test_the_refusal_of_a_tpus_compiler_is_told_in_the_same_sentence(tiny_config, mesh, refusal):
+@pytest.mark.parametrize("message", COMPILER_ERRORS)
+def test_out_of_memory_error_of_the_tpu_compiler_becomes_the_same_error(tiny_config, mesh, message):
     def compile():
-        raise jax.errors.JaxRuntimeError(refusal)
+        raise jax.errors.JaxRuntimeError(message)
 
-    sentence = r"takes 33\.82 GB on each device, and 16\.91 GB are free there: try --config\.batch_size=32"
-    with pytest.raises(UserError, match=sentence):
+    expected = r"needs 33\.82 GB on each device, but only 16\.91 GB are free\. Try --config\.batch_size=32"
+    with pytest.raises(UserError, match=expected):
         memory_estimate.compile_step(types.SimpleNamespace(compile=compile), tiny_config, mesh)
 
 
-def test_other_errors_of_the_compiler_stay_what_they_are(tiny_config, mesh):
+def test_other_compiler_errors_are_raised_unchanged(tiny_config, mesh):
     def compile():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
@@ -102,21 +103,21 @@ def test_other_errors_of_the_compiler_stay_what_they_are(tiny_config, mesh):
         memory_estimate.compile_step(types.SimpleNamespace(compile=compile), tiny_config, mesh)
 
 
-def test_a_batch_of_the_proposed_size_fits(tiny_config, mesh, monkeypatch, free):
-    """The real step: with room for half of it, the sentence proposes a batch with which the same run is accepted."""
+def test_suggested_batch_size_fits(tiny_config, mesh, monkeypatch, set_free_memory):
+    """With half of the memory that the real step needs, the error suggests a batch size that is then accepted."""
     tiny_config.dataset.feed = "streaming"
-    taken = setups.prepare_described(tiny_config, mesh)
-    usage = memory_estimate.Usage.of(taken.lower(1).compile())
-    free((usage.outputs + usage.temporary) // 2)
+    experiment = experiments.build_abstract(tiny_config, mesh)
+    usage = memory_estimate.MemoryUsage.from_compiled(lower_train_step(experiment, 1).compile())
+    set_free_memory((usage.outputs + usage.temporary) // 2)
     with pytest.raises(UserError, match=r"--config\.batch_size=(8|16|32),") as error:
-        taken.compile_steps()
+        compile_train_steps(experiment)
     tiny_config.batch_size = int(str(error.value).partition("batch_size=")[2].partition(",")[0])
-    setups.prepare_described(tiny_config, mesh).compile_steps()
+    compile_train_steps(experiments.build_abstract(tiny_config, mesh))
 
 
-def test_a_run_stops_before_its_first_step(tiny_config, tmp_path, free):
+def test_run_that_does_not_fit_stops_before_its_first_step(tiny_config, tmp_path, set_free_memory):
     tiny_config.dataset.feed = "resident"
-    free(1000)
-    with pytest.raises(UserError, match="the train step takes"):
+    set_free_memory(1000)
+    with pytest.raises(UserError, match="The train step needs"):
         resnet_jax.train(tiny_config, str(tmp_path / "run"))
     assert not (tmp_path / "run" / "config.json").exists()

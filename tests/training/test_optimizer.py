@@ -1,53 +1,55 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from resnet_jax import config as settings
 from resnet_jax.errors import UserError
+from resnet_jax.models.factory import create_model
 from resnet_jax.training import optimizer
 
 STEPS_PER_EPOCH = 10
 
 
-def schedule_of(**changed):
+def make_schedule(**changes):
     config = settings.default()
-    config.schedule.update(changed)
+    config.schedule.update(changes)
     return optimizer.make_schedule(config, STEPS_PER_EPOCH)
 
 
 class TestSchedule:
-    """Ten epochs of ten steps, with a peak of 0.1."""
+    """Schedules of ten epochs of ten steps, with a peak of 0.1."""
 
-    def test_warms_up_linearly_from_zero_and_then_decays_as_a_cosine_to_zero(self):
-        schedule = schedule_of(warmup_epochs=2.0)
+    def test_warm_up_is_linear_from_zero_and_cosine_decays_to_zero(self):
+        schedule = make_schedule(warmup_epochs=2.0)
         assert [float(schedule(step)) for step in (0, 5, 10, 20)] == pytest.approx([0, 0.025, 0.05, 0.1])
         halfway = 20 + 40
         assert float(schedule(halfway)) == pytest.approx(0.05)
         assert float(schedule(30)) == pytest.approx(0.1 * (1 + np.cos(np.pi / 8)) / 2)
         assert float(schedule(100)) == pytest.approx(0, abs=1e-9)
 
-    def test_linear(self):
-        schedule = schedule_of(name="linear")
+    def test_linear_decays_to_zero(self):
+        schedule = make_schedule(name="linear")
         assert [float(schedule(step)) for step in (0, 25, 100)] == pytest.approx([0.1, 0.075, 0])
 
     @pytest.mark.parametrize("warmup_epochs", [0.0, 2.0])
-    def test_step_counts_its_epochs_from_the_start_of_the_run(self, warmup_epochs):
-        schedule = schedule_of(name="step", step_epochs=(5, 8.5), warmup_epochs=warmup_epochs)
+    def test_step_epochs_count_from_the_start_of_the_run(self, warmup_epochs):
+        schedule = make_schedule(name="step", step_epochs=(5, 8.5), warmup_epochs=warmup_epochs)
         steps = (49, 50, 84, 85)
         assert [float(schedule(step)) for step in steps] == pytest.approx([0.1, 0.01, 0.01, 0.001])
 
-    def test_two_steps_at_once_count_twice(self):
-        schedule = schedule_of(name="step", step_epochs=(5, 5))
+    def test_step_epoch_that_occurs_twice_counts_twice(self):
+        schedule = make_schedule(name="step", step_epochs=(5, 5))
         assert float(schedule(50)) == pytest.approx(0.001)
 
     @pytest.mark.parametrize("name", optimizer.SCHEDULES)
-    def test_a_warm_up_of_nearly_the_whole_run_leaves_a_step(self, name):
-        schedule = schedule_of(name=name, warmup_epochs=9.99, step_epochs=(5,))
+    def test_warm_up_of_nearly_the_whole_run_leaves_one_step_for_the_decay(self, name):
+        schedule = make_schedule(name=name, warmup_epochs=9.99, step_epochs=(5,))
         assert all(np.isfinite(float(schedule(step))) for step in range(101))
 
-    def test_constant(self):
-        schedule = schedule_of(name="constant", warmup_epochs=1.0)
+    def test_constant_keeps_the_peak_after_the_warm_up(self):
+        schedule = make_schedule(name="constant", warmup_epochs=1.0)
         assert [float(schedule(step)) for step in (5, 10, 99)] == pytest.approx([0.05, 0.1, 0.1])
 
 
@@ -59,48 +61,48 @@ GRADIENTS = jax.tree.map(lambda leaf: np.full_like(leaf, 0.5), PARAMS)
 ZEROS = jax.tree.map(np.zeros_like, PARAMS)
 
 
-def updates_of(count, params=PARAMS, gradients=GRADIENTS, **changed):
-    """The updates of `count` steps with constant parameters and gradients and a constant rate of 0.1."""
+def take_steps(steps, params=PARAMS, gradients=GRADIENTS, **changes):
+    """Return the updates of `steps` steps with constant parameters, gradients and learning rate (0.1)."""
     config = settings.default()
-    config.optimizer.update({"weight_decay": 0.0, **changed})
+    config.optimizer.update({"weight_decay": 0.0, **changes})
     transformation = optimizer.make_optimizer(config, optax.constant_schedule(0.1))
     state, updates = transformation.init(params), []
-    for _ in range(count):
+    for _ in range(steps):
         update, state = transformation.update(gradients, state, params)
         updates.append(update)
     return updates
 
 
-def test_momentum_accumulates():
-    first, second, third = updates_of(3, nesterov=False)
+def test_sgd_accumulates_momentum():
+    first, second, third = take_steps(3, nesterov=False)
     expected = [-0.1 * 0.5, -0.1 * (0.5 + 0.9 * 0.5), -0.1 * (0.5 + 0.9 * 0.95)]
     assert [float(update["conv"]["kernel"][0, 0]) for update in (first, second, third)] == pytest.approx(expected)
 
 
-def test_nesterov_looks_one_step_ahead():
-    """As PyTorch has it: velocity = momentum * velocity + gradient; update = gradient + momentum * velocity."""
-    first, second = updates_of(2)
+def test_sgd_with_nesterov_adds_the_momentum_of_the_next_step():
+    """As in PyTorch: velocity = momentum * velocity + gradient; update = gradient + momentum * velocity."""
+    first, second = take_steps(2)
     expected = [-0.1 * (0.5 + 0.9 * 0.5), -0.1 * (0.5 + 0.9 * 0.95)]
     assert [float(update["conv"]["kernel"][0, 0]) for update in (first, second)] == pytest.approx(expected)
 
 
-def test_adam_takes_steps_of_the_learning_rate():
-    """With constant gradients Adam's normalised step is the sign of the gradient."""
-    for update in updates_of(3, name="adam"):
+def test_adam_with_constant_gradients_takes_steps_of_the_learning_rate():
+    """Its normalised step is the sign of the gradient."""
+    for update in take_steps(3, name="adam"):
         np.testing.assert_allclose(update["conv"]["kernel"], -0.1, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("exempt", "norm_decay"), [(False, 0.01), (True, 0.0)])
-def test_weight_decay_is_added_to_the_gradient_and_can_spare_norms_and_biases(exempt, norm_decay):
-    (update,) = updates_of(1, weight_decay=0.01, exempt_norm_and_bias=exempt, momentum=0.0)
+def test_sgd_adds_weight_decay_to_the_gradient_except_for_exempt_norms_and_biases(exempt, norm_decay):
+    (update,) = take_steps(1, weight_decay=0.01, exempt_norm_and_bias=exempt, momentum=0.0)
     np.testing.assert_allclose(update["conv"]["kernel"], -0.1 * (0.5 + 0.01 * 2), rtol=1e-6)
     np.testing.assert_allclose(update["norm"]["scale"], -0.1 * (0.5 + norm_decay * 3), rtol=1e-6)
     np.testing.assert_allclose(update["norm"]["bias"], -0.1 * (0.5 + norm_decay * 1), rtol=1e-6)
 
 
-# By optimizer, what weight decay alone takes off the kernel in a step, as a function of (decay, kernel): trust ratios
-# and Adam's second moment are there so that the step does not depend on the size of the gradient.
-DECAYED = {
+# What weight decay alone subtracts from the kernel in one step, by optimizer, as a function of (decay, kernel). Trust
+# ratios and Adam's second moment make the size of the step independent of the size of the gradient.
+DECAY_STEP = {
     "sgd": lambda decay, kernel: 0.1 * decay * kernel,
     "adam": lambda decay, kernel: 0.1 * np.sign(kernel),
     "adamw": lambda decay, kernel: 0.1 * decay * kernel,
@@ -111,24 +113,27 @@ DECAYED = {
 
 @pytest.mark.parametrize("decay", [0.01, 0.3])
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
-def test_without_a_gradient_weight_decay_moves_kernels_and_nothing_that_is_exempt(name, decay):
-    (update,) = updates_of(1, gradients=ZEROS, name=name, weight_decay=decay, exempt_norm_and_bias=True, nesterov=False)
-    np.testing.assert_allclose(update["conv"]["kernel"], -DECAYED[name](decay, PARAMS["conv"]["kernel"]), rtol=1e-5)
+def test_weight_decay_without_gradient_moves_kernels_and_nothing_exempt(name, decay):
+    (update,) = take_steps(1, gradients=ZEROS, name=name, weight_decay=decay, exempt_norm_and_bias=True, nesterov=False)
+    np.testing.assert_allclose(update["conv"]["kernel"], -DECAY_STEP[name](decay, PARAMS["conv"]["kernel"]), rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, update["norm"], ZEROS["norm"])
 
 
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
-def test_without_a_gradient_or_weight_decay_nothing_moves(name):
-    (update,) = updates_of(1, gradients=ZEROS, name=name)
+def test_nothing_moves_without_gradient_and_weight_decay(name):
+    (update,) = take_steps(1, gradients=ZEROS, name=name)
     jax.tree.map(np.testing.assert_array_equal, update, ZEROS)
 
 
 @pytest.mark.parametrize(("name", "trust_ratio"), [("adamw", 1), ("lamb", 5 / 6), ("lars", 0.001 * 5 / 6)])
-def test_the_first_step_by_hand(name, trust_ratio):
-    """The kernel's norm is 5. Adam's first step is the sign of the gradient, here the gradient itself. Weight decay of
-    one makes it gradient + kernel = [[1, 1], [3, 5]], the norm of which is 6."""
+def test_first_step_equals_a_value_computed_by_hand(name, trust_ratio):
+    """Adam's first step is the sign of the gradient, which here is the gradient itself.
+
+    The kernel has a norm of 5. With a weight decay of 1, the step before the trust ratio is gradient + kernel =
+    [[1, 1], [3, 5]], which has a norm of 6.
+    """
     kernel, gradient = np.float32([[1, 2], [2, 4]]), np.float32([[0, -1], [1, 1]])
-    (update,) = updates_of(1, {"kernel": kernel}, {"kernel": gradient}, name=name, weight_decay=1.0, nesterov=False)
+    (update,) = take_steps(1, {"kernel": kernel}, {"kernel": gradient}, name=name, weight_decay=1.0, nesterov=False)
     np.testing.assert_allclose(update["kernel"], -0.1 * trust_ratio * np.array([[1, 1], [3, 5]]), rtol=1e-5)
 
 
@@ -158,7 +163,7 @@ def lars(weights, gradients, rates, decay, adapt):
         trust_ratio = 0.001 * np.linalg.norm(weights) / np.linalg.norm(decayed) if adapt else 1
         step = rate * trust_ratio * decayed
         velocity = 0.9 * velocity + step
-        weights = weights - (step + 0.9 * velocity)  # as Nesterov has it
+        weights = weights - (step + 0.9 * velocity)  # Nesterov momentum
     return weights
 
 
@@ -166,7 +171,10 @@ def lars(weights, gradients, rates, decay, adapt):
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize("definition", [adamw, lamb, lars])
 def test_several_steps_equal_the_definition(definition, decay, exempt):
-    """In float64, with a learning rate that changes. What is exempt has neither weight decay nor trust ratio."""
+    """The definition is computed in float64, with a changing learning rate.
+
+    Exempt parameters have neither weight decay nor a trust ratio.
+    """
     draw = np.random.default_rng(0).normal
     start = {"kernel": draw(size=(3, 2)), "bias": draw(size=4)}
     gradients = [{"kernel": 0.01 * draw(size=(3, 2)), "bias": draw(size=4)} for _ in range(6)]
@@ -182,32 +190,70 @@ def test_several_steps_equal_the_definition(definition, decay, exempt):
         params = optax.apply_updates(params, updates)
 
     for name in ("kernel", "bias"):
-        spared = exempt and name == "bias"
-        given = [gradient[name] for gradient in gradients]
-        expected = definition(start[name], given, rates, 0.0 if spared else decay, adapt=not spared)
+        is_exempt = exempt and name == "bias"
+        expected = definition(
+            start[name],
+            [gradient[name] for gradient in gradients],
+            rates,
+            0.0 if is_exempt else decay,
+            adapt=not is_exempt,
+        )
         np.testing.assert_allclose(params[name], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
-def test_grad_clip_bounds_the_gradient_before_anything_else_sees_it(name):
+def test_grad_clip_clips_the_gradient_before_everything_else(name):
     clipped = jax.tree.map(lambda leaf: leaf * np.float32(0.1 / optax.global_norm(GRADIENTS)), GRADIENTS)
-    for given, expected in zip(
-        updates_of(2, name=name, weight_decay=0.3, grad_clip=0.1),
-        updates_of(2, gradients=clipped, name=name, weight_decay=0.3),
+    for update, expected in zip(
+        take_steps(2, name=name, weight_decay=0.3, grad_clip=0.1),
+        take_steps(2, gradients=clipped, name=name, weight_decay=0.3),
         strict=True,
     ):
-        jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, rtol=1e-5), given, expected)
+        jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, rtol=1e-5), update, expected)
 
 
 @pytest.mark.parametrize(
     ("section", "name", "message"),
     [
-        ("optimizer", "adm", "unknown optimizer 'adm': did you mean adam"),
-        ("schedule", "cosin", "unknown schedule 'cosin': did you mean cosine"),
+        ("optimizer", "adm", r"unknown optimizer 'adm'\. Did you mean adam"),
+        ("schedule", "cosin", r"unknown schedule 'cosin'\. Did you mean cosine"),
     ],
 )
-def test_unknown_names_are_refused(section, name, message):
+def test_unknown_name_is_an_error(section, name, message):
     config = settings.default()
     config[section].name = name
     with pytest.raises(UserError, match=message):
         optimizer.check(config)
+
+
+# --- Layer-wise learning rates ----------------------------------------------------------------------------------------
+
+
+def test_learning_rate_factors_fall_from_the_head_to_the_stem():
+    model = create_model("resnetv2_164", 10)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))["params"]
+    factors = optimizer.learning_rate_factors(params, 0.1, 0.5, model.stage_sizes)
+    assert factors["head"] == {"kernel": 1.0, "bias": 1.0}
+    assert factors["final_norm"]["scale"] == factors["stage3_block18"]["conv1"]["kernel"] == 0.05
+    assert factors["stage3_block9"]["conv1"]["kernel"] == 0.1 * 0.5**10
+    assert factors["stage2_block18"]["conv1"]["kernel"] == 0.1 * 0.5**19
+    assert factors["stem_conv"]["kernel"] == 0.1 * 0.5 ** (54 + 1)
+
+
+def test_learning_rate_factors_count_frozen_blocks_as_layers():
+    trainable = {"stem_conv": {"kernel": 1}, "stage1_block2": {"conv1": {"kernel": 1}}, "head": {"kernel": 1}}
+    factors = optimizer.learning_rate_factors(trainable, 1.0, 0.5, (2, 3))
+    assert factors == {
+        "stem_conv": {"kernel": 0.5**6},
+        "stage1_block2": {"conv1": {"kernel": 0.5**4}},
+        "head": {"kernel": 1.0},
+    }
+
+
+@pytest.mark.parametrize(("backbone_scale", "layer_decay"), [(0.1, 1.0), (1.0, 0.5)])
+def test_scale_by_layer_multiplies_the_updates(backbone_scale, layer_decay):
+    updates = {"head": {"kernel": jnp.ones(2)}, "stage1_block1": {"conv1": {"kernel": jnp.full(3, 2.0)}}}
+    transformation = optimizer.scale_by_layer(backbone_scale, layer_decay, (1,))
+    scaled, _ = transformation.update(updates, transformation.init(updates))
+    np.testing.assert_array_equal(scaled["head"]["kernel"], 1)
+    np.testing.assert_allclose(scaled["stage1_block1"]["conv1"]["kernel"], 2 * backbone_scale * layer_decay)

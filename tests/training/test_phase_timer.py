@@ -5,52 +5,52 @@ from resnet_jax.training.phase_timer import PhaseTimer
 
 
 @pytest.fixture
-def wait(monkeypatch):
-    """A function that lets seconds pass, in place of the real time."""
+def advance(monkeypatch):
+    """A function that advances a simulated clock by some seconds."""
     now = [100.0]
     monkeypatch.setattr(phase_timer.time, "monotonic", lambda: now[0])
 
-    def passing(seconds):
+    def advance_by(seconds):
         now[0] += seconds
 
-    return passing
+    return advance_by
 
 
-def test_what_is_not_spent_on_anything_else_is_training(wait):
-    counted = PhaseTimer({})
-    with counted.spending("compilation"):
-        wait(30)
-    wait(5)
-    counted.start()  # What was before is start-up.
-    wait(2)
-    with counted.spending("input"):
-        wait(1)
-    with counted.spending("evaluation"):
-        wait(4)
-    with counted.spending("saving"):
-        wait(0.5)
-    wait(3)
-    assert counted.spent() == {"training": 5, "input": 1, "evaluation": 4, "saving": 0.5, "compilation": 30}
-    assert counted.seconds() == 10.5
+def test_training_is_the_time_that_no_other_phase_takes(advance):
+    timer = PhaseTimer({})
+    with timer.measure("compilation"):
+        advance(30)
+    advance(5)
+    timer.start()  # The time before is start-up.
+    advance(2)
+    with timer.measure("input"):
+        advance(1)
+    with timer.measure("evaluation"):
+        advance(4)
+    with timer.measure("saving"):
+        advance(0.5)
+    advance(3)
+    assert timer.seconds_by_phase() == {"training": 5, "input": 1, "evaluation": 4, "saving": 0.5, "compilation": 30}
+    assert timer.total_seconds() == 10.5
 
 
-def test_a_process_goes_on_from_what_those_before_it_spent(wait):
+def test_resumed_process_continues_from_the_saved_seconds(advance):
     first = PhaseTimer({})
-    wait(2)
-    with first.spending("input"):
-        wait(1)
-    second = PhaseTimer(first.spent())
-    with second.spending("compilation"):
-        wait(30)
+    advance(2)
+    with first.measure("input"):
+        advance(1)
+    second = PhaseTimer(first.seconds_by_phase())
+    with second.measure("compilation"):
+        advance(30)
     second.start()
-    wait(4)
-    assert second.spent() == {"training": 6, "input": 1, "evaluation": 0, "saving": 0, "compilation": 30}
-    assert second.seconds() == 7
+    advance(4)
+    assert second.seconds_by_phase() == {"training": 6, "input": 1, "evaluation": 0, "saving": 0, "compilation": 30}
+    assert second.total_seconds() == 7
 
 
-def test_what_ends_in_an_error_is_counted(wait):
-    counted = PhaseTimer({})
-    with pytest.raises(KeyboardInterrupt), counted.spending("evaluation"):
-        wait(4)
+def test_phase_that_ends_in_an_exception_is_counted(advance):
+    timer = PhaseTimer({})
+    with pytest.raises(KeyboardInterrupt), timer.measure("evaluation"):
+        advance(4)
         raise KeyboardInterrupt
-    assert counted.spent()["evaluation"] == 4
+    assert timer.seconds_by_phase()["evaluation"] == 4

@@ -11,10 +11,10 @@ import pytest
 
 import resnet_jax
 from resnet_jax.data.sources import ArraySource, open_sources
-from resnet_jax.data.unreadable_images import UnreadableImages
 from resnet_jax.errors import Preempted, UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 from resnet_jax.training import loop as loops
 from resnet_jax.workdir.workdir import WorkDir
@@ -83,10 +83,10 @@ def straight(tmp_path_factory):
 
 def final_params(workdir):
     directory = WorkDir(str(workdir))
-    directory.open_checkpoints(9, "top1", read_only=True)
     run = load_run(str(workdir))
     wanted = {"params": parallel.abstract(run.variables["params"], parallel.replicated(run.mesh))}
-    items, _ = directory.checkpoints.restore(directory.checkpoints.latest_step(), wanted)
+    with directory.open_checkpoints(9, "top1", read_only=True) as checkpoints:
+        items, _ = checkpoints.restore(checkpoints.latest_step(), wanted)
     return parallel.fetch(items)
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         yield lambda: asked.append(1) or (signum if len(asked) > calls else None)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loops, "interruption", stop_later)
+        patch.setattr(loops, "deferred_signals", stop_later)
         with pytest.raises(KeyboardInterrupt if signum == SIGINT else Preempted):
             resnet_jax.train(tiny_config, str(workdir))
     assert WorkDir(str(workdir)).result() is None
@@ -140,7 +140,9 @@ def test_the_test_figures_are_those_of_the_chosen_checkpoint(tiny_config, workdi
     tiny_config.schedule.name, tiny_config.schedule.step_epochs, tiny_config.schedule.step_factor = "step", (3,), 300.0
     result = resnet_jax.train(tiny_config, str(workdir))
     assert result["checkpoint_step"] < 20
-    scores = score_run(load_run(str(workdir)), open_sources("digits"), "test[:100]", UnreadableImages(0, print))
+    scores = score_run(
+        load_run(str(workdir)), open_sources("digits"), "test[:100]", Reporter(active=False, max_unreadable=0)
+    )
     assert result["test"] == scores
 
 

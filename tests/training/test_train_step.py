@@ -1,24 +1,50 @@
+import dataclasses
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import resnet_jax
+from resnet_jax import randomness
 from resnet_jax.data.sources import open_sources
-from resnet_jax.data.unreadable_images import UnreadableImages
+from resnet_jax.models import variants
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.variants import Variant
+from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
-from resnet_jax.training import experiment as setups
+from resnet_jax.terminal import Reporter
+from resnet_jax.trained_model import TrainedModel
+from resnet_jax.training import experiment as experiments
+from resnet_jax.training.distillation import make_teacher
+from resnet_jax.training.train_step import (
+    compile_train_steps,
+    mean_over_microbatches,
+    split_into_microbatches,
+    update_ema,
+)
+from resnet_jax.workdir.workdir import WorkDir
 
-UNREADABLE = UnreadableImages(0, print)
+
+def build(config, mesh):
+    return experiments.build(config, mesh, open_sources("digits"), Reporter(active=False, max_unreadable=0))
+
+
+def concatenated(metrics_by_call):
+    return {name: np.concatenate([metrics[name] for metrics in metrics_by_call]) for name in metrics_by_call[0]}
 
 
 def take_steps(config, mesh, calls, steps_per_call=1):
+    """Return the state after `calls` calls, and the metrics of each step."""
     config.steps_per_call = steps_per_call
-    experiment = setups.prepare(config, mesh, open_sources("digits"), UNREADABLE)
+    experiment = build(config, mesh)
     state, inputs = experiment.initial_state(), experiment.feed.inputs(0)
-    step, metrics = experiment.compile_steps()[steps_per_call], []
+    step, metrics = compile_train_steps(experiment)[steps_per_call], []
     for _ in range(calls):
         state, metric = step(state, inputs)
         metrics.append(parallel.fetch(metric))
-    return parallel.fetch(state), {name: np.concatenate([metric[name] for metric in metrics]) for name in metrics[0]}
+    return parallel.fetch(state), concatenated(metrics)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +60,8 @@ def take_steps(config, mesh, calls, steps_per_call=1):
     ],
     ids=str,
 )
-def test_any_number_of_devices_gives_the_same_losses(tiny_config, single_device, devices, settings):
-    """BatchNorm sees the whole batch or group, on however many devices; later steps drift apart by rounding."""
+def test_losses_are_the_same_on_any_number_of_devices(tiny_config, single_device, devices, settings):
+    """BatchNorm sees the whole batch or group on any number of devices; later steps differ by accumulated rounding."""
     tiny_config.update_from_flattened_dict(settings)
     _, several = take_steps(tiny_config, parallel.make_mesh(jax.devices()[:devices]), 3)
     _, one = take_steps(tiny_config, single_device, 3)
@@ -43,7 +69,7 @@ def test_any_number_of_devices_gives_the_same_losses(tiny_config, single_device,
     np.testing.assert_allclose(several["gradient_norm"], one["gradient_norm"], rtol=1e-3)
 
 
-def test_several_steps_in_a_call_are_the_steps_one_by_one(tiny_config, single_device):
+def test_call_of_several_steps_equals_single_steps(tiny_config, single_device):
     together, metrics_together = take_steps(tiny_config, single_device, 1, steps_per_call=4)
     singly, metrics_singly = take_steps(tiny_config, single_device, 4)
     assert together.step == singly.step == 4
@@ -54,7 +80,7 @@ def test_several_steps_in_a_call_are_the_steps_one_by_one(tiny_config, single_de
 
 
 def test_dropout_is_a_function_of_seed_and_step(tiny_config, single_device):
-    """At a learning rate of zero for one batch an epoch, nothing but the masks changes from step to step."""
+    """With one batch per epoch and almost no learning rate, only the masks change from step to step."""
     tiny_config.model.stochastic_depth, tiny_config.batch_size, tiny_config.augment.crop_padding = 0.5, 360, 0
     tiny_config.optimizer.learning_rate = 1e-30
     _, once = take_steps(tiny_config, single_device, 3)
@@ -66,9 +92,9 @@ def test_dropout_is_a_function_of_seed_and_step(tiny_config, single_device):
     np.testing.assert_allclose(without["loss"], without["loss"][0], rtol=1e-6)
 
 
-def test_metrics_are_of_the_step(tiny_config, single_device):
+def test_metrics_belong_to_their_step(tiny_config, single_device):
     tiny_config.schedule.warmup_epochs = 1.0
-    experiment = setups.prepare(tiny_config, single_device, open_sources("digits"), UNREADABLE)
+    experiment = build(tiny_config, single_device)
     _, metrics = take_steps(tiny_config, single_device, 2)
     assert metrics.keys() == {"loss", "top1", "learning_rate", "gradient_norm"}
     assert metrics["learning_rate"] == pytest.approx([0.0, 0.1 / experiment.feed.steps_per_epoch])
@@ -76,10 +102,10 @@ def test_metrics_are_of_the_step(tiny_config, single_device):
     assert 0 <= metrics["top1"][0] <= 0.5
 
 
-def test_a_step_moves_every_array(tiny_config, single_device):
-    """At a learning rate of zero, the first of a warm-up, nothing moves but BatchNorm's statistics."""
+def test_step_changes_every_array(tiny_config, single_device):
+    """At a learning rate of zero, in the first step of a warm-up, only the statistics of BatchNorm change."""
     tiny_config.schedule.warmup_epochs = 1.0
-    experiment = setups.prepare(tiny_config, single_device, open_sources("digits"), UNREADABLE)
+    experiment = build(tiny_config, single_device)
     before = parallel.fetch(experiment.initial_state())
     still, _ = take_steps(tiny_config, single_device, 1)
     moved, _ = take_steps(tiny_config, single_device, 2)
@@ -90,23 +116,165 @@ def test_a_step_moves_every_array(tiny_config, single_device):
     assert all(jax.tree.leaves(changed))
 
 
-def test_first_batch_is_what_the_first_step_sees(tiny_config, mesh):
-    """Pictures shown to the user are augmented, and of the very examples of step 0."""
-    tiny_config.augment.crop_padding = 0
-    experiment = setups.prepare(tiny_config, mesh, open_sources("digits"), UNREADABLE)
-    images, labels = experiment.batch(0)
-    inputs = experiment.feed.inputs(0)
-    np.testing.assert_array_equal(labels, np.asarray(inputs.labels)[inputs.order[0]])
-    np.testing.assert_array_equal(images, np.asarray(inputs.pixels)[inputs.order[0]].reshape(-1, 8, 8, 1))
-    assert images.dtype == np.uint8
+# --- Moving averages ---
 
 
-def test_initial_state_depends_on_the_seed_alone(tiny_config, mesh, single_device):
-    def kernel(devices):
-        experiment = setups.prepare(tiny_config, devices, open_sources("digits"), UNREADABLE)
-        return np.asarray(experiment.initial_state().params["stem_conv"]["kernel"])
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.1 * 2 + 0.9 * 10), (8, 0.5 * 2 + 0.5 * 10), (1000, 0.6 * 2 + 0.4 * 10)],
+    ids=["decay 1/10", "decay 9/18", "decay 0.6"],
+)
+def test_update_ema_matches_values_computed_by_hand(step, expected):
+    averages = update_ema({"kernel": jnp.array([2.0])}, {"kernel": jnp.array([10.0])}, 0.6, jnp.int32(step))
+    np.testing.assert_allclose(averages["kernel"], [expected], rtol=1e-6)
 
-    on_eight = kernel(mesh)
-    np.testing.assert_array_equal(on_eight, kernel(single_device))
-    tiny_config.seed = 1
-    assert (on_eight != kernel(mesh)).all()
+
+def test_state_holds_the_average_of_its_past_values(tiny_config, single_device):
+    tiny_config.ema_decay = 0.15  # Applies from the second step on, where (1 + step) / (10 + step) is larger.
+    experiment = build(tiny_config, single_device)
+    state, step = experiment.initial_state(), compile_train_steps(experiment)[1]
+    states = [parallel.fetch(state)]
+    for _ in range(3):
+        state, _ = step(state, experiment.feed.inputs(0))
+        states.append(parallel.fetch(state))
+    expected = {"params": states[0].params, "batch_stats": states[0].batch_stats}
+    for number, decay in enumerate([0.1, 0.15, 0.15], 1):
+        now = {"params": states[number].params, "batch_stats": states[number].batch_stats}
+        expected = jax.tree.map(lambda old, new, decay=decay: decay * old + (1 - decay) * new, expected, now)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6), states[-1].ema, expected
+    )
+    assert states[-1].variables is states[-1].ema
+
+
+def test_trained_model_uses_the_averages(tiny_config, tmp_path):
+    tiny_config.ema_decay = 0.9
+    resnet_jax.train(tiny_config, str(tmp_path))
+    model, directory = resnet_jax.load_run(str(tmp_path)), WorkDir(str(tmp_path))
+    wanted = parallel.abstract(model.variables, parallel.replicated(model.mesh))
+    with directory.open_checkpoints(2, "top1", read_only=True) as checkpoints:
+        items, _ = checkpoints.restore(model.step, {**wanted, "ema": wanted})
+    jax.tree.map(np.testing.assert_array_equal, model.variables, items["ema"])
+    assert (model.variables["params"]["head"]["kernel"] != items["params"]["head"]["kernel"]).any()
+
+
+# --- Microbatches ---
+
+FREEZE_MIX_AND_AVERAGE = {"freeze": ("stem*",), "augment.mixup": 0.4, "ema_decay": 0.9}
+
+
+def mesh_of(size):
+    return parallel.make_mesh(jax.devices()[:size])
+
+
+@pytest.fixture
+def one_block_config(tiny_config, monkeypatch):
+    """A model of one block, because on CPU every microbatch is compiled on its own."""
+    small = functools.partial(ResNet, stage_sizes=(1,), width=8, stem="cifar")
+    monkeypatch.setitem(variants.VARIANTS, "one_block", Variant(small, "no paper", "digits", 8, 10))
+    tiny_config.model.name = "one_block"
+    return tiny_config
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [(1, [[0, 1, 2, 3], [4, 5, 6, 7]]), (2, [[0, 1, 4, 5], [2, 3, 6, 7]]), (4, [[0, 2, 4, 6], [1, 3, 5, 7]])],
+)
+def test_microbatch_takes_the_same_share_of_every_device_and_moves_no_example(devices, expected):
+    mesh = mesh_of(devices)
+    batch = parallel.place(np.arange(8, dtype=np.uint8).reshape(8, 1), parallel.batch_sharded(mesh))
+    split = jax.jit(lambda array: split_into_microbatches(array, 2, mesh)).lower(batch).compile()
+    microbatches = split(batch)
+    assert microbatches[:, :, 0].tolist() == expected
+    for shard in microbatches.addressable_shards:
+        own = 8 // devices * shard.device.id
+        assert sorted(shard.data.ravel().tolist()) == list(range(own, own + 8 // devices))
+    text = split.as_text()
+    assert not any(word in text for word in ("all-", "collective", "reduce-scatter"))
+
+
+def test_mean_over_one_microbatch_is_the_function_itself(single_device):
+    assert mean_over_microbatches(lambda batch, index: (batch, index), "batch", 1, single_device) == ("batch", None)
+
+
+def test_microbatch_receives_its_index(single_device):
+    """Its dropout is drawn from it."""
+    mean = mean_over_microbatches(lambda batch, index: (batch.sum(), 2.0**index), jnp.arange(9.0), 3, single_device)
+    np.testing.assert_allclose(mean, [36 / 3, (1 + 2 + 4) / 3], rtol=1e-6)
+
+
+def test_mean_of_equal_values_is_exact(single_device):
+    """The sum over three microbatches divided by three is not exact, and frozen statistics would drift."""
+    values = jax.random.normal(jax.random.key(0), (1000,))
+    mean = mean_over_microbatches(lambda batch, index: values, jnp.arange(3), 3, single_device)
+    assert ((values + values + values) / 3 != values).any()
+    np.testing.assert_array_equal(mean, values)
+
+
+def take_accumulated_steps(config, mesh, count, steps=1, distilled=False):
+    """Return the state before and after, and the metrics, with batches taken in `count` microbatches."""
+    config.optimizer.accumulate_steps = count
+    experiments.check(config, mesh)
+    experiment = build(config, mesh)
+    if distilled:
+        shape = jax.ShapeDtypeStruct((1, *experiment.feed.image_shape), jnp.float32)
+        variables = experiment.model.lazy_init(randomness.key(9, Use.INITIAL_WEIGHTS), shape, train=False)
+        variables = parallel.place(variables, parallel.replicated(mesh))
+        trained = TrainedModel(
+            experiment.config, experiment.classes, experiment.model, variables, experiment.preprocess, None, mesh
+        )
+        experiment = dataclasses.replace(experiment, teacher=make_teacher(experiment.config.loss, trained))
+    state, metrics = experiment.initial_state(), []
+    before, step = parallel.fetch(state), compile_train_steps(experiment)[1]
+    for _ in range(steps):
+        state, metric = step(state, experiment.feed.inputs(0))
+        metrics.append(parallel.fetch(metric))
+    return before, parallel.fetch(state), concatenated(metrics)
+
+
+def assert_close(one, other):
+    """Compare each array to 1e-5 of its largest value."""
+
+    def compare(path, a, b):
+        error = np.abs(a - b).max(initial=0) / np.abs(b).max(initial=1e-9)
+        assert error < 1e-5, f"{jax.tree_util.keystr(path)}: {error}"
+
+    jax.tree_util.tree_map_with_path(compare, one, other)
+
+
+@pytest.mark.parametrize(
+    ("devices", "count", "settings"),
+    [
+        (2, 2, FREEZE_MIX_AND_AVERAGE),
+        pytest.param(2, 4, FREEZE_MIX_AND_AVERAGE, marks=pytest.mark.slow),
+        pytest.param(1, 4, {}, marks=pytest.mark.slow),
+        pytest.param(8, 2, {"batch_norm.group_size": 4}, marks=pytest.mark.slow),
+        pytest.param(1, 4, {"model.norm": "group_norm", "batch_norm.group_size": 0}, marks=pytest.mark.slow),
+    ],
+    ids=["frozen, mixed, averaged, distilled", "four microbatches", "one device", "eight devices", "group norm"],
+)
+def test_accumulated_step_equals_the_step_of_the_whole_batch(one_block_config, single_device, devices, count, settings):
+    """Holds because the groups of BatchNorm lie within a device's share of a microbatch."""
+    config = one_block_config
+    config.batch_norm.group_size = 8
+    config.update_from_flattened_dict(settings)
+    distilled = settings is FREEZE_MIX_AND_AVERAGE
+    _, whole, metrics_of_whole = take_accumulated_steps(config, single_device, 1, distilled=distilled)
+    before, accumulated, metrics = take_accumulated_steps(config, mesh_of(devices), count, distilled=distilled)
+    assert_close(accumulated, whole)
+    for name in metrics_of_whole:
+        np.testing.assert_allclose(metrics[name], metrics_of_whole[name], rtol=1e-5, err_msg=name)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), accumulated.params["head"], before.params["head"])
+    assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.slow
+def test_microbatches_smaller_than_groups_have_their_own_statistics(one_block_config, single_device):
+    """Running statistics move towards the mean over the microbatches, and the loss differs from the whole batch's."""
+    _, whole, metrics_of_whole = take_accumulated_steps(one_block_config, single_device, 1)
+    _, accumulated, metrics = take_accumulated_steps(one_block_config, single_device, 2)
+    assert metrics["loss"] != pytest.approx(metrics_of_whole["loss"], rel=1e-5)
+    mean = [state.batch_stats["stem_norm"]["mean"] for state in (accumulated, whole)]
+    np.testing.assert_allclose(*mean, rtol=1e-4, atol=1e-6)  # The means agree; variances of microbatches are smaller.
+    var = [state.batch_stats["stem_norm"]["var"] for state in (accumulated, whole)]
+    assert var[0].sum() < var[1].sum()

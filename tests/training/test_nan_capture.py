@@ -10,12 +10,14 @@ import safetensors.numpy
 
 import resnet_jax
 from resnet_jax.data.sources import open_sources
-from resnet_jax.data.unreadable_images import UnreadableImages
-from resnet_jax.diagnostics import broken_step
-from resnet_jax.diagnostics.nan_triage import Part, first_not_finite
+from resnet_jax.diagnostics import replay
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 from resnet_jax.training import experiment as setups
+from resnet_jax.training import nan_capture
+from resnet_jax.training.nan_triage import StepValue, first_not_finite
+from resnet_jax.training.train_step import compile_train_steps
 from resnet_jax.workdir.workdir import WorkDir
 
 
@@ -38,13 +40,15 @@ def train_until_it_breaks(config, workdir) -> tuple[int, str]:
 
 def unbroken(config, calls, step):
     """State and batch before `step`, after calls of so many steps each."""
-    experiment = setups.prepare(config, parallel.make_mesh(), open_sources("digits"), UnreadableImages(0, print))
-    steps, state, done = experiment.compile_steps(set(calls)), experiment.initial_state(), 0
+    experiment = setups.build(
+        config, parallel.make_mesh(), open_sources("digits"), Reporter(active=False, max_unreadable=0)
+    )
+    steps, state, done = compile_train_steps(experiment, set(calls)), experiment.initial_state(), 0
     for count in calls:
         state, _ = steps[count](state, experiment.feed.inputs(done))
         done += count
     assert done == step
-    return parallel.fetch(state), parallel.fetch(experiment.batch(step))
+    return parallel.fetch(state), parallel.fetch(experiment.batch_at(step))
 
 
 def assert_is_saved(workdir, state, batch):
@@ -71,10 +75,10 @@ def test_the_state_before_the_step_its_batch_and_where_it_broke_are_saved(breaki
     assert f"first in {record['first_not_finite']}." in message
     assert f"python main.py debug_nan --workdir={tmp_path}" in message
     assert "the steps before it are taken again" in capsys.readouterr().out
-    broken = broken_step.load(WorkDir(str(tmp_path)))
+    broken = replay.load(WorkDir(str(tmp_path)))
     assert (broken.step, broken.first, broken.state.step) == (step, record["first_not_finite"], step)
     directory = WorkDir(str(tmp_path))
-    parts = broken_step.take_apart(broken, directory.config(), directory.classes())
+    parts = replay.replay(broken, directory.config(), directory.classes())
     assert str(first_not_finite(parts)) == broken.first
 
 
@@ -109,33 +113,31 @@ def test_a_student_breaks_as_any_other(breaking_config, tmp_path):
     step, _ = train_until_it_breaks(breaking_config, tmp_path / "student")
     assert_is_saved(tmp_path / "student", *unbroken(breaking_config, [1] * step, step))
     directory = WorkDir(str(tmp_path / "student"))
-    broken = broken_step.load(directory)
+    broken = replay.load(directory)
     assert broken.labels.shape == (64, 10)
-    assert (
-        str(first_not_finite(broken_step.take_apart(broken, directory.config(), directory.classes()))) == broken.first
-    )
+    assert str(first_not_finite(replay.replay(broken, directory.config(), directory.classes()))) == broken.first
 
 
 def test_what_cannot_be_saved_does_not_hide_what_happened(breaking_config, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(broken_step, "_save", full)
+    monkeypatch.setattr(nan_capture, "_save", full)
     _, message = train_until_it_breaks(breaking_config, tmp_path)
     assert "could not be looked into ([Errno 28] No space left on device)" in message
     assert "The checkpoints before it are intact" in message
 
 
 def test_a_step_that_is_finite_when_it_is_taken_again_is_said_to_be(breaking_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(broken_step, "triage", lambda *_: [Part("result", "loss", 1.0, 0.0)])
+    monkeypatch.setattr(nan_capture, "triage", lambda *_: [StepValue("result", "loss", 1.0, 0.0)])
     _, message = train_until_it_breaks(breaking_config, tmp_path)
     assert "but taken again it was finite" in message
-    assert broken_step.load(WorkDir(str(tmp_path))).first is None
+    assert replay.load(WorkDir(str(tmp_path))).first is None
 
 
 def test_without_a_broken_step_there_is_nothing_to_load(tmp_path):
     with pytest.raises(UserError, match="holds no step that broke"):
-        broken_step.load(WorkDir(str(tmp_path)))
+        replay.load(WorkDir(str(tmp_path)))
 
 
 def test_a_damaged_one_is_told(tmp_path):
@@ -144,4 +146,4 @@ def test_a_damaged_one_is_told(tmp_path):
     for name in ("state.safetensors", "batch.safetensors"):
         (tmp_path / "nan" / name).write_bytes(b"nothing of the sort")
     with pytest.raises(UserError, match=r"cannot be read .*: remove it"):
-        broken_step.load(WorkDir(str(tmp_path)))
+        replay.load(WorkDir(str(tmp_path)))

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.sources import open_sources
-from resnet_jax.data.unreadable_images import UnreadableImages
-from resnet_jax.diagnostics.nan_triage import first_not_finite, triage
 from resnet_jax.models import variants
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import Variant
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
 from resnet_jax.training import experiment as setups
+from resnet_jax.training.nan_triage import first_not_finite, triage
 
 
 def take_apart(config, mesh, spoil=lambda params: None):
     """A run's first step, after `spoil` has changed the parameters."""
-    experiment = setups.prepare(config, mesh, open_sources("digits"), UnreadableImages(0, print))
+    experiment = setups.build(config, mesh, open_sources("digits"), Reporter(active=False, max_unreadable=0))
     state = parallel.fetch(experiment.initial_state())
     spoil(state.params)
-    images, labels = parallel.place(parallel.fetch(experiment.batch(0)), parallel.batch_sharded(mesh))
+    images, labels = parallel.place(parallel.fetch(experiment.batch_at(0)), parallel.batch_sharded(mesh))
     state = parallel.place(state, parallel.replicated(mesh))
     return triage(experiment.config, experiment.model, experiment.preprocess, experiment.teacher, state, images, labels)
 

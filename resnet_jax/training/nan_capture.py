@@ -1,0 +1,139 @@
+"""What a run saves of a step whose loss or gradient norm is not finite, in `nan/` of its directory.
+
+nan.json             the step, and the first value in it that is not finite
+state.safetensors    the state before the step
+batch.safetensors    the augmented images and the labels of the step
+
+A run keeps nothing in advance for this, so it costs healthy runs neither time nor memory. Because a run is a function
+of its settings, taking the steps since the newest checkpoint again leads to the state before the step.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from signal import Signals
+
+import jax
+import numpy as np
+
+from resnet_jax.errors import UserError, first_line
+from resnet_jax.pretrained import weight_files
+from resnet_jax.runtime import parallel, provenance
+from resnet_jax.terminal import Reporter
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.interruption import EXCEPTION_BY_SIGNAL
+from resnet_jax.training.metrics_logger import NonFiniteMetric
+from resnet_jax.training.nan_triage import first_not_finite, triage
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.train_step import TrainStep, compile_train_steps
+from resnet_jax.workdir.checkpoints import Checkpoints
+from resnet_jax.workdir.workdir import WorkDir
+
+FOLDER = "nan"
+REMEDY = (
+    "The checkpoints before it are intact. Start again in a new --workdir, with a lower optimizer.learning_rate, "
+    "more schedule.warmup_epochs or optimizer.grad_clip."
+)
+
+logger = logging.getLogger(__name__)
+
+
+def capture(
+    error: NonFiniteMetric,
+    experiment: Experiment,
+    directory: WorkDir,
+    checkpoints: Checkpoints,
+    train_steps: Mapping[int, TrainStep],
+    reporter: Reporter,
+    received_signal: Callable[[], Signals | None],
+) -> UserError:
+    """Return to the step at which a metric was not finite, find the first such value in it, and save the step.
+
+    Args:
+      error: the metric and the step.
+      experiment, directory, checkpoints: those of the run.
+      train_steps: the compiled steps of the run, by their number of steps per call.
+      reporter: shows progress.
+      received_signal: returns the signal that has asked the run to stop, or None.
+
+    Returns:
+      The error that tells the user what happened, where the step is saved, and what to try.
+
+    Raises:
+      KeyboardInterrupt, Preempted: if a signal asks to stop meanwhile.
+    """
+    logger.info(f"In step {error.step:,} {error.what}. To find out where, the steps before it are taken again ...")
+    try:
+        state = state_before(error.step, experiment, checkpoints, train_steps, reporter, received_signal)
+        batch = parallel.fetch(experiment.batch_at(error.step))
+        images, labels = parallel.place(batch, parallel.batch_sharded(experiment.mesh))
+        first = first_not_finite(triage(experiment, state, images, labels))
+        _save(directory, error, str(first) if first else None, parallel.fetch(state), batch)
+    except (UserError, OSError, jax.errors.JaxRuntimeError) as problem:  # The last one if memory runs out.
+        return UserError(f"{error}; the step could not be analysed ({first_line(problem)}). {REMEDY}")
+    where = f"first in {first}" if first else "but when taken again it was finite, so it depends on rounding"
+    return UserError(
+        f"{error}, {where}. The state before it and its batch are in {directory.path / FOLDER}. "
+        f"Examine them with: python main.py debug_nan --workdir={directory.path}. {REMEDY}"
+    )
+
+
+def state_before(
+    step: int,
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    train_steps: Mapping[int, TrainStep],
+    reporter: Reporter,
+    received_signal: Callable[[], Signals | None],
+) -> TrainState:
+    """Return the state before `step`, which must not be earlier than the newest checkpoint, by taking steps again.
+
+    The result is the same bit for bit if the device is deterministic. If `step` lies within a call of several steps,
+    the steps of that call before it are compiled separately, and may differ in their last bits.
+
+    Raises:
+      KeyboardInterrupt, Preempted: if a signal asks to stop.
+      UserError: if no checkpoint can be restored.
+    """
+    checkpoints.wait()
+    start = 0
+    if checkpoints.latest_step() is None:
+        state = experiment.initial_state()
+    else:
+        start, state, _ = experiment.restore_newest(checkpoints)
+    steps_taken = start
+    pace = parallel.Pace()
+    show_progress = reporter.counter("steps taken again")
+    while steps_taken < step:
+        if received_signal():
+            raise EXCEPTION_BY_SIGNAL[received_signal()]
+        steps = min(experiment.steps_of_call(steps_taken), step - steps_taken)
+        call = train_steps[steps] if steps in train_steps else compile_train_steps(experiment, [steps])[steps]
+        state, metrics = call(state, experiment.feed.inputs(steps_taken))
+        pace(metrics)
+        steps_taken += steps
+        show_progress(steps_taken - start, step - start)
+    return state
+
+
+def _save(
+    directory: WorkDir,
+    error: NonFiniteMetric,
+    first: str | None,
+    state: TrainState,
+    batch: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Write the three files, nan.json last: without it, the others are not mistaken for those of another step."""
+    record = {
+        "step": error.step,
+        "message": str(error),
+        "first_not_finite": first,
+        "provenance": provenance.describe(),
+    }
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state.parts)
+    arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    images, labels = batch
+    directory.remove(f"{FOLDER}/nan.json")
+    directory.write(f"{FOLDER}/state.safetensors", weight_files.packed(arrays))
+    directory.write(f"{FOLDER}/batch.safetensors", weight_files.packed({"images": images, "labels": labels}))
+    directory.write(f"{FOLDER}/nan.json", json.dumps(record, indent=2) + "\n")
