@@ -13,5 +13,5 @@ def test_a_step_that_would_not_fit_is_refused_before_it_is_taken(tmp_path):
     finished = run(*HUGE, f"--workdir={tmp_path / 'run'}")
     assert finished.returncode == 2, finished.stderr
     assert len(finished.stderr.splitlines()) == 1, finished.stderr
-    assert "GB are free there: try --config.batch_size=" in finished.stderr
+    assert "GB are free. Try --config.batch_size=" in finished.stderr
     assert not (tmp_path / "run" / "config.json").exists()
