@@ -1,4 +1,4 @@
-"""What is told of a step that is not finite: how its values grow from layer to layer, and what to try."""
+"""Explanation of a step that is not finite: a table of how its values grow from layer to layer, and remedies."""
 
 from collections.abc import Sequence
 
@@ -7,63 +7,83 @@ import numpy as np
 from resnet_jax.terminal import table
 from resnet_jax.training.nan_triage import BATCH, GRADIENT, LAYER, RESULT, VARIABLE, StepValue, first_not_finite
 
-LARGE = 1e4  # Of healthy networks variables and outputs of layers are orders of magnitude below.
-SHOWN_BEYOND = 3  # the first value that is not finite: what follows from it is not finite either
-SLOWER = "a lower optimizer.learning_rate, more schedule.warmup_epochs or optimizer.grad_clip"
+LARGE = 1e4  # Variables and layer outputs of healthy models are orders of magnitude smaller.
+ROWS_AFTER_FIRST = 3  # What follows from the first non-finite value is not finite either.
+REMEDIES_FOR_GROWTH = "a lower optimizer.learning_rate, more schedule.warmup_epochs or optimizer.grad_clip"
 
 
-def values_table(parts: Sequence[StepValue]) -> str:
-    """How values grow up to the first that is not finite, which is marked: largest magnitudes, and shares not finite.
+def values_table(values: Sequence[StepValue]) -> str:
+    """Format the values of a step as a table, up to shortly after the first that is not finite, which is marked.
 
-    Of parameters and running statistics one stands for all: the first that is not finite, else the largest. Gradients
-    are shown where it is only these that are not finite.
-    """
-    first = first_not_finite(parts)
-    variables = [part for part in parts if part.kind == VARIABLE]
-    shown = first if first in variables else max(variables, key=lambda part: part.largest)
-    listed = [part for part in parts if part.kind != VARIABLE or part is shown]
-    if first is None or first.kind != GRADIENT:
-        listed = [part for part in listed if part.kind != GRADIENT]
-    left_out = 0
-    if first is not None:
-        end = listed.index(first) + 1 + SHOWN_BEYOND
-        listed, left_out = listed[:end], len(listed[end:])
-    rows = []
-    for part in listed:
-        name = f"{part} (of {len(variables):,} variables)" if part is shown else str(part)
-        largest = "" if part.not_finite == 1 else f"{part.largest:.3g}"
-        share = f"{part.not_finite:.2%}" if part.not_finite else ""
-        rows.append((name, largest, share, "<- the first" if part is first else ""))
-    text = table(rows, header=("value", "largest", "not finite", ""))
-    return f"{text}\n... and {left_out:,} more" if left_out else text
-
-
-def remedies(parts: Sequence[StepValue], images: np.ndarray) -> list[str]:
-    """What to try, in sentences, by what was found.
+    Each row holds the largest finite magnitude of one value, and the fraction of it that is not finite. One row stands
+    for all parameters and running statistics: the first that is not finite, or else the largest. Gradients are shown
+    only if everything before them is finite and they are not.
 
     Args:
-      parts: of the step, as `nan_triage.triage` gives them.
-      images: its pictures, [batch, height, width, channels].
+      values: those of the step, as `nan_triage.triage` returns them.
+
+    Example:
+      >>> values = [StepValue("variable", "conv/kernel", 0.5, 0.0), StepValue("layer", "conv", 3.0, 0.25)]
+      >>> print(values_table(values))
+      value                           largest  not finite
+      ------------------------------  -------  ----------  ------------
+      conv/kernel (1 of 1 variables)  0.5
+      conv                            3        25.00%      <- the first
     """
-    first, advice = first_not_finite(parts), []
-    largest = max((part for part in parts if part.kind in (VARIABLE, LAYER)), key=lambda part: part.largest)
+    first = first_not_finite(values)
+    variables = [value for value in values if value.kind == VARIABLE]
+    shown_variable = first if first in variables else max(variables, key=lambda value: value.largest)
+    listed = [value for value in values if value.kind != VARIABLE or value is shown_variable]
+    if first is None or first.kind != GRADIENT:
+        listed = [value for value in listed if value.kind != GRADIENT]
+    num_omitted = 0
+    if first is not None:
+        end = listed.index(first) + 1 + ROWS_AFTER_FIRST
+        num_omitted = len(listed[end:])
+        listed = listed[:end]
+    rows = []
+    for value in listed:
+        name = f"{value} (1 of {len(variables):,} variables)" if value is shown_variable else str(value)
+        largest = "" if value.not_finite == 1 else f"{value.largest:.3g}"
+        fraction = f"{value.not_finite:.2%}" if value.not_finite else ""
+        rows.append((name, largest, fraction, "<- the first" if value is first else ""))
+    text = table(rows, header=("value", "largest", "not finite", ""))
+    return f"{text}\n... and {num_omitted:,} more" if num_omitted else text
+
+
+def remedies(values: Sequence[StepValue], images: np.ndarray) -> list[str]:
+    """Return advice on what to try, in sentences.
+
+    Args:
+      values: those of the step, as `nan_triage.triage` returns them.
+      images: the images of the step, [batch, height, width, channels].
+    """
+    first = first_not_finite(values)
+    largest = max((value for value in values if value.kind in (VARIABLE, LAYER)), key=lambda value: value.largest)
+    advice = []
     if first is None:
-        advice.append("Here the step is finite: what it did in the run hung on the last bits, or on the device.")
+        advice.append("The step is finite here, so its result in the run depends on rounding or on the device.")
     elif first.kind == BATCH:
-        advice.append(f"The {first.name} themselves are not finite: look for the fault in the data and in augment.")
+        advice.append(f"The {first.name} themselves are not finite. Check the data and the settings of augment.")
     elif first.kind == VARIABLE:
-        advice.append(f"{first} was not finite before the step: the update before it was too large. Try {SLOWER}.")
+        advice.append(
+            f"{first} was not finite before the step, because the update before it was too large. "
+            f"Try {REMEDIES_FOR_GROWTH}."
+        )
     elif first.kind == RESULT:
-        advice.append(f"All layers are finite, and the {first} is not: look at the labels and at the settings of loss.")
+        advice.append(f"All layers are finite, but the {first} is not. Check the labels and the settings of loss.")
     elif first.kind == GRADIENT:
         advice.append(
-            "All that comes before is finite: products on the way back pass the largest float. optimizer.grad_clip "
-            "comes too late for that; a lower optimizer.learning_rate or a larger batch_norm.epsilon may help."
+            "Everything before the gradients is finite, so products in the backward pass exceed the largest float. "
+            "optimizer.grad_clip is applied too late to help. A lower optimizer.learning_rate or a larger "
+            "batch_norm.epsilon may help."
         )
     if largest.largest > LARGE and not (first and first.kind == VARIABLE):
-        advice.append(f"Values have grown to {largest.largest:.3g}, in {largest}. Try {SLOWER}.")
-    constant = int((np.ptp(images.reshape(len(images), -1), axis=1) == 0).sum())
-    if constant:
-        of_one_colour = "1 picture is" if constant == 1 else f"{constant:,} pictures are"
-        advice.append(f"{of_one_colour} of one value throughout: python main.py inspect looks through the data set.")
+        advice.append(f"Values have grown to {largest.largest:.3g}, in {largest}. Try {REMEDIES_FOR_GROWTH}.")
+    num_constant = int((np.ptp(images.reshape(len(images), -1), axis=1) == 0).sum())
+    if num_constant:
+        have = "1 image has" if num_constant == 1 else f"{num_constant:,} images have"
+        advice.append(
+            f"{have} the same value in every pixel. Check the dataset with: python main.py inspect --config=..."
+        )
     return advice

@@ -92,14 +92,14 @@ def note(experiment: Experiment, steps: range, inputs: Inputs) -> dict[str, list
     """What a call of the train step is given.
 
     Returns:
-      `steps`, their numbers; `examples` [steps, batch], positions in the training split; `pictures` [steps, batch],
+      `steps`, their numbers; `examples` [steps, batch], positions in the training split; `images` [steps, batch],
       digests of the pictures as they are trained on, each with its label.
     """
     batches = [parallel.fetch(experiment.compiled_batch(inputs, step)) for step in steps]
     return {
         "steps": list(steps),
         "examples": [experiment.feed.positions(step).tolist() for step in steps],
-        "pictures": [[_digest(*example) for example in zip(*batch, strict=True)] for batch in batches],
+        "images": [[_digest(*example) for example in zip(*batch, strict=True)] for batch in batches],
     }
 
 

@@ -1,4 +1,4 @@
-"""Two runs compared bit by bit: what they have learned, what they recorded, and what each step was given."""
+"""Bit-by-bit comparison of two runs: what they learned, what they recorded, and the examples of each step."""
 
 import dataclasses
 import json
@@ -17,20 +17,20 @@ from resnet_jax.training.freezing import Freezing
 from resnet_jax.training.optimizer import make_optimizer, make_schedule
 from resnet_jax.workdir.workdir import WorkDir
 
-TIMINGS = ("train/images_per_second",)
+TIMINGS = ("train/images_per_second",)  # metrics that differ between equal runs
 Leaves = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A leaf that is not the same in both runs.
+    """A leaf that differs between an uninterrupted and an interrupted run.
 
     Attributes:
       leaf: its name.
-      elements: how many it has.
-      differing: how many of them differ in a bit or more.
-      largest: the largest difference of two numbers; None where there is none to tell.
-      remark: in its place, why.
+      elements: how many elements it has.
+      differing: how many of them differ in at least one bit.
+      largest: the largest absolute difference of two elements; None if the leaves cannot be subtracted.
+      remark: why `largest` is None; otherwise empty.
     """
 
     leaf: str
@@ -40,75 +40,102 @@ class Difference:
     remark: str = ""
 
 
-def compare(expected: Leaves, found: Leaves) -> list[Difference]:
-    """The leaves that are not bit for bit the same, or in one of the runs only, in their order."""
+def compare(expected: Leaves, actual: Leaves) -> list[Difference]:
+    """Return the leaves that are not bit-identical, or that only one of the runs has, in the order of `expected`.
+
+    Args:
+      expected: the leaves of the uninterrupted run.
+      actual: the leaves of the interrupted run.
+
+    Example:
+      >>> compare({"bias": np.array([1.0, 2.0])}, {"bias": np.array([1.0, 2.5])})
+      [Difference(leaf='bias', elements=2, differing=1, largest=0.5, remark='')]
+    """
     differences = []
-    for leaf in dict.fromkeys((*expected, *found)):
-        one, other = expected.get(leaf), found.get(leaf)
-        if one is None or other is None:
-            there = "missing in the interrupted run" if other is None else "only in the interrupted run"
-            size = (one if other is None else other).size
-            differences.append(Difference(leaf, size, size, None, there))
-        elif (one.shape, one.dtype) != (other.shape, other.dtype):
-            remark = f"{one.dtype} {list(one.shape)}, interrupted {other.dtype} {list(other.shape)}"
-            differences.append(Difference(leaf, one.size, max(one.size, other.size), None, remark))
-        elif one.tobytes() != other.tobytes():
-            differences.append(_difference(leaf, one, other))
+    for leaf in dict.fromkeys((*expected, *actual)):
+        if leaf not in actual:
+            size = expected[leaf].size
+            differences.append(Difference(leaf, size, size, None, "missing in the interrupted run"))
+        elif leaf not in expected:
+            size = actual[leaf].size
+            differences.append(Difference(leaf, size, size, None, "only in the interrupted run"))
+        elif (expected[leaf].shape, expected[leaf].dtype) != (actual[leaf].shape, actual[leaf].dtype):
+            remark = (
+                f"{expected[leaf].dtype} {list(expected[leaf].shape)}, "
+                f"interrupted {actual[leaf].dtype} {list(actual[leaf].shape)}"
+            )
+            differing = max(expected[leaf].size, actual[leaf].size)
+            differences.append(Difference(leaf, expected[leaf].size, differing, None, remark))
+        elif expected[leaf].tobytes() != actual[leaf].tobytes():
+            differences.append(_difference(leaf, expected[leaf], actual[leaf]))
     return differences
 
 
-def leaves(workdir: str) -> tuple[Leaves, dict]:
-    """All of a run at its newest checkpoint, and where it was made (see `provenance`).
+def read_run(workdir: str) -> tuple[Leaves, dict]:
+    """Read everything that a run has at its newest checkpoint.
 
-    Its step, its arrays by their paths, the metrics that await their report there, and each figure in `metrics.jsonl`
-    but timings.
+    Returns:
+      The leaves: the step, the arrays of the checkpoint by their paths, the metrics in it that have not been reported
+      yet, and every metric in `metrics.jsonl` except timings. And the provenance: where the run was made (see
+      `runtime.provenance`).
     """
     directory = WorkDir(workdir)
     config, classes = directory.config(), directory.classes()
     device = parallel.replicated(parallel.make_mesh(jax.devices()[:1]))
-    abstract = parallel.abstract(_abstract_parts(config, len(classes)), device)
+    abstract = parallel.abstract(_abstract_items(config, len(classes)), device)
     keep, best_metric = config.checkpoint.keep, config.checkpoint.best_metric
     with directory.open_checkpoints(keep, best_metric, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         items, host = checkpoints.restore(step, abstract)
-    paths = jax.tree_util.tree_leaves_with_path(parallel.fetch(items))
-    found = {"step": np.array(step)}
-    found |= {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+    leaves = {"step": np.array(step)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parallel.fetch(items)):
+        leaves[jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
     for name, values in host["monitor"]["since_report"].items():
-        found[f"metrics since the last report/{name}"] = np.array(values)
-    return found | _metrics(pathlib.Path(directory.path) / "metrics.jsonl"), host["provenance"]
+        leaves[f"metrics since the last report/{name}"] = np.array(values)
+    leaves |= _read_metrics(pathlib.Path(directory.path) / "metrics.jsonl")
+    return leaves, host["provenance"]
 
 
-def batches(processes: Sequence[Sequence[Mapping[str, list]]]) -> tuple[Leaves, Leaves]:
-    """What each step was given, from the notes of a run's processes in their order; see `watched_run.note`.
+def effective_inputs(processes: Sequence[Sequence[Mapping[str, list]]]) -> tuple[Leaves, Leaves]:
+    """Split the inputs of a run's steps into those that count and those that were lost.
+
+    A step is lost if a later process resumed from a checkpoint before it and took it again.
+
+    Args:
+      processes: for each process of the run, in order, the notes on its calls of the train step; see
+        `resume_worker.note`.
 
     Returns:
-      What counts, and what was in vain: steps after the checkpoint from which a later process went on.
+      The inputs of the steps that count, and of those that were lost.
     """
-    counting: dict[int, Leaves] = {}
-    in_vain: Leaves = {}
+    effective: dict[int, Leaves] = {}  # by the first step of a call
+    lost: Leaves = {}
     for calls in processes:
-        for step in [step for step in counting if step >= calls[0]["steps"][0]]:
-            in_vain |= counting.pop(step)
+        resumed_from = calls[0]["steps"][0]
+        for step in [step for step in effective if step >= resumed_from]:
+            lost |= effective.pop(step)
         for call in calls:
             first, last = call["steps"][0], call["steps"][-1]
             name = f"step {first}" if first == last else f"steps {first} to {last}"
-            counting[first] = {f"{name}/{kind}": np.array(call[kind]) for kind in ("examples", "pictures")}
-    return {name: leaf for step in counting.values() for name, leaf in step.items()}, in_vain
+            effective[first] = {f"{name}/{kind}": np.array(call[kind]) for kind in ("examples", "images")}
+    return {name: leaf for inputs in effective.values() for name, leaf in inputs.items()}, lost
 
 
-def _difference(leaf: str, one: np.ndarray, other: np.ndarray) -> Difference:
-    rows = [np.frombuffer(array.tobytes(), np.uint8).reshape(array.size, -1) for array in (one, other)]
-    differing = int((rows[0] != rows[1]).any(axis=1).sum())
-    if one.dtype.kind == "U":
-        return Difference(leaf, one.size, differing, None, "digests")
-    with np.errstate(invalid="ignore"):  # Infinities that are the same.
-        apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
-    return Difference(leaf, one.size, differing, float(np.nanmax(apart)))
+def _difference(leaf: str, expected: np.ndarray, actual: np.ndarray) -> Difference:
+    """Compare two arrays of the same shape and dtype."""
+    expected_bytes, actual_bytes = (
+        np.frombuffer(array.tobytes(), np.uint8).reshape(array.size, -1) for array in (expected, actual)
+    )
+    differing = int((expected_bytes != actual_bytes).any(axis=1).sum())
+    if expected.dtype.kind == "U":
+        return Difference(leaf, expected.size, differing, None, "digests")
+    with np.errstate(invalid="ignore"):  # The difference of two equal infinities is NaN, which nanmax ignores.
+        absolute = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
+    return Difference(leaf, expected.size, differing, float(np.nanmax(absolute)))
 
 
-def _abstract_parts(config: ConfigDict, num_classes: int) -> Mapping[str, object]:
-    """Shapes and types of what is in a run's checkpoints."""
+def _abstract_items(config: ConfigDict, num_classes: int) -> Mapping[str, object]:
+    """Return the shapes and dtypes of the items in a run's checkpoints."""
     model = factory.from_config(config, num_classes)
     variables = abstract_variables(model, len(config.dataset.mean))
     optimizer = make_optimizer(config, make_schedule(config, steps_per_epoch=1), model.stage_sizes)
@@ -120,11 +147,12 @@ def _abstract_parts(config: ConfigDict, num_classes: int) -> Mapping[str, object
     return jax.eval_shape(begin, variables).parts
 
 
-def _metrics(path: pathlib.Path) -> Leaves:
-    """Each figure of a metrics file by step and name, and the steps of the lines in their order."""
+def _read_metrics(path: pathlib.Path) -> Leaves:
+    """Read each metric of a metrics file by step and name, and the steps of its lines in order."""
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    found = {"metrics.jsonl/steps": np.array([line["step"] for line in lines])}
+    leaves = {"metrics.jsonl/steps": np.array([line["step"] for line in lines])}
     for line in lines:
-        figures = {name: value for name, value in line.items() if name not in ("step", *TIMINGS)}
-        found |= {f"metrics.jsonl/step {line['step']}/{name}": np.array(value) for name, value in figures.items()}
-    return found
+        for name, value in line.items():
+            if name not in ("step", *TIMINGS):
+                leaves[f"metrics.jsonl/step {line['step']}/{name}"] = np.array(value)
+    return leaves

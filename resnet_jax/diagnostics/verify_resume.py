@@ -106,10 +106,10 @@ def verify_resume(
         process("interrupted", 3, end),
     ]
     show("comparing")
-    straight, provenance = run_diff.leaves(str(root / "straight"))
-    interrupted, _ = run_diff.leaves(str(root / "interrupted"))
-    given, _ = run_diff.batches([calls])
-    given_to_parts, in_vain = run_diff.batches(parts)
+    straight, provenance = run_diff.read_run(str(root / "straight"))
+    interrupted, _ = run_diff.read_run(str(root / "interrupted"))
+    given, _ = run_diff.effective_inputs([calls])
+    given_to_parts, in_vain = run_diff.effective_inputs(parts)
     expected = {**straight, **given, **{f"{name}, {LOST}": given[name] for name in in_vain if name in given}}
     found = {**interrupted, **given_to_parts, **{f"{name}, {LOST}": leaf for name, leaf in in_vain.items()}}
     return Verdict(

@@ -31,7 +31,7 @@ def test_calls_of_several_steps_are_taken_whole(tiny_config, tmp_path, watch, no
     printed = capsys.readouterr().out.splitlines()
     assert list(filter(PROGRESS.fullmatch, printed)) == [f"step {step} of 6" for step in (3, 4, 5, 8)]
     assert [call["steps"] for call in notes()] == [[0, 1, 2], [3], [4], [5, 6, 7]]
-    assert len(notes()[0]["examples"][2]) == len(notes()[0]["pictures"][2]) == 64
+    assert len(notes()[0]["examples"][2]) == len(notes()[0]["images"][2]) == 64
     directory = WorkDir(str(tmp_path / "run"))
     with directory.open_checkpoints(2, "top1", read_only=True) as checkpoints:
         assert (checkpoints.latest_step(), directory.result()) == (8, None)

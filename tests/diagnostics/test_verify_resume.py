@@ -58,7 +58,7 @@ class TestProcedure:
         names = {difference.leaf for difference in verdict.differences}
         assert {"params/head/kernel", "batch_stats/stem_norm/mean", "metrics.jsonl/step 8/train/loss"} <= names
         assert {name for name in names if name.startswith("step ")} == {
-            f"step {step}/{kind}" for step in range(5, 12) for kind in ("examples", "pictures")
+            f"step {step}/{kind}" for step in range(5, 12) for kind in ("examples", "images")
         }
         assert not {"step", "metrics.jsonl/steps", "metrics.jsonl/step 4/train/loss"} & names
         assert f"{len(names):,} of {verdict.leaves:,} leaves differ" in report(verdict)
