@@ -1,8 +1,21 @@
-"""Errors that the user can fix."""
+"""Errors that the user can fix, and the exit codes of the program."""
 
 import contextlib
 import difflib
+import enum
+import pathlib
+import sys
 from collections.abc import Iterable, Iterator
+
+
+class ExitCode(enum.IntEnum):
+    """The exit code of a command."""
+
+    DONE = 0
+    SOME_FAILED = 1  # some inputs failed, or a check found a problem
+    USER_ERROR = 2
+    RESUMABLE = 75  # stopped by SIGTERM, or because another process ended: the same command resumes
+    INTERRUPTED = 130  # stopped by Ctrl-C: the same command resumes
 
 
 class UserError(Exception):
@@ -88,3 +101,9 @@ def needs_extra(feature: str, package: str, extra: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise missing_extra(feature, package, extra) from error
+
+
+def program() -> str:
+    """Return how to start the program, for messages that suggest a command: the way in which the user started it."""
+    name = pathlib.Path(sys.argv[0]).name
+    return name if name.startswith("resnet-jax") else "python main.py"

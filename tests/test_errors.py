@@ -17,8 +17,8 @@ def test_unknown_name_lists_all_names_if_none_is_near():
     assert str(unknown_name("loss", "zzz", ["b", "a"])) == "unknown loss 'zzz'. Choose one of a, b."
 
 
-def test_missing_package_is_reported_with_its_extra(without):
-    without("plotly")
+def test_missing_package_is_reported_with_its_extra(hide_package):
+    hide_package("plotly")
     sentence = r'the report needs plotly, which is not installed\. .* pip install "\.\[report\]"'
     with pytest.raises(UserError, match=sentence), needs_extra("the report", "plotly", "report"):
         import plotly  # noqa: F401

@@ -1,1 +1,1 @@
-"""The verbs of the command line, a module each."""
+"""The command line: one module per command."""

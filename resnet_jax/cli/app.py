@@ -1,117 +1,138 @@
-"""What all verbs share: which ones there are, parsing of flags, and errors told in one sentence.
+"""The program: finds the command, parses its flags, runs it, and reports errors in one sentence.
 
-A verb is a module with absl flags and a function `run`, which returns an exit code. One that takes more than flags
-says in `ARGUMENTS` what they are, and its `run` is given their list. Only the module of the verb that is asked for is
-imported, so two verbs may define flags of the same name.
-
-Exit codes: 0 done, 1 some inputs failed or would spoil a run, 2 the user must change something, 75 stopped by SIGTERM
-or for another process has ended, 130 stopped by Ctrl-C; after these the same command goes on.
+A command is a module of this package that defines absl flags and a function `run`, which returns an `ExitCode`. A
+command that takes more than flags describes these arguments in `ARGUMENTS`, and its `run` receives them as a list. Only
+the module of the command that runs is imported, so several commands can define a flag of the same name.
 """
 
 import errno
+import importlib
 import pathlib
 import re
 import sys
 import traceback
 from types import ModuleType
+from typing import NoReturn
 
-from absl import app, flags
+from absl import app as absl_app
+from absl import flags
 
+import resnet_jax
 from resnet_jax import config as settings
 from resnet_jax import terminal
-from resnet_jax.errors import Preempted, UserError, first_line, unknown_name
+from resnet_jax.errors import ExitCode, Preempted, UserError, first_line, program, unknown_name
 from resnet_jax.runtime import cpu_tuning, library_messages
 
 TUNE_CPU = flags.DEFINE_bool(
-    "tune_cpu", True, "On a CPU, train quicker, with more memory: see resnet_jax/runtime/cpu_tuning.py."
+    "tune_cpu", True, "On a CPU, train faster but use more memory; see resnet_jax/runtime/cpu_tuning.py."
 )
-DONE, SOME_FAILED, USER_ERROR, GO_ON, INTERRUPTED = 0, 1, 2, 75, 130
-VERBS = {
-    "train": "train a network, or go on with the run in the workdir (the verb if none is named)",
-    "benchmark": "measure how fast a recipe trains and what holds it up; or tell what its step takes, on TPUs too",
-    "convert": "turn a TFDS set prepared as tfrecord into array_record files, which training reads",
-    "debug_nan": "take the step apart at which the loss of a run was not finite",
-    "evaluate": "score runs, or published weights, on the test split or other data, and compare them",
-    "export": "write the weights of a run, or published ones, as .safetensors for PyTorch and others",
-    "inspect": "look at every picture of a data set, before training",
-    "models": "list the models: parameters, multiply-adds, paper, published accuracy",
-    "predict": "tell what is in pictures of your own, or which pictures of a folder they are like",
-    "report": "write a page on runs: figures, curves, mistakes; several are compared",
-    "verify_resume": "prove that a run that is interrupted goes on bit for bit as if nothing had happened",
+# In the order in which a new user meets them.
+COMMANDS = {
+    "train": "train a model, or resume the run in the workdir; the default command",
+    "inspect": "check every image of a dataset before training",
+    "evaluate": "score runs or published weights on the test split or other data, and compare them",
+    "predict": "classify images, or find the most similar images in a folder",
+    "report": "write an HTML page with the metrics, curves and mistakes of one or several runs",
+    "export": "write the weights of a run, or published weights, as .safetensors for PyTorch and others",
+    "models": "list the models with parameters, multiply-adds, paper and published accuracy",
+    "benchmark": "measure how fast a recipe trains and what limits it, or analyze its compiled step",
+    "convert": "convert a TFDS dataset from tfrecord to array_record files, which training reads",
+    "verify_resume": "check that an interrupted and resumed run equals an uninterrupted one bit for bit",
+    "debug_nan": "find the layer where the loss or gradient of a run first became non-finite",
 }
-FULL = (errno.ENOSPC, errno.EDQUOT)
-DISK_ERRORS = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_ERRORS = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+RARE_FLAGS = ("coordinator", "num_processes", "process_id", "tune_cpu")  # listed last by --help
 
 
-def pop_verb(argv: list[str]) -> str:
-    """Takes the verb off `argv`; exits where it is unknown."""
+def main() -> NoReturn:
+    """Run the command named in `sys.argv` and exit with its exit code."""
+    if "--version" in sys.argv[1:]:
+        # Not from the metadata of the installation: on PyPI, the name resnet-jax belongs to another project.
+        print(f"resnet-jax {resnet_jax.__version__}")
+        sys.exit(ExitCode.DONE)
+    without_arguments = len(sys.argv) == 1
+    name = _pop_command(sys.argv)
+    command = importlib.import_module(f"resnet_jax.cli.{name}")
+    if without_arguments:
+        _print_help(name, command)
+        sys.exit(ExitCode.USER_ERROR)
+    if "--help" in sys.argv or "-h" in sys.argv:
+        _print_help(name, command)
+        sys.exit(ExitCode.DONE)
+    absl_app.run(
+        lambda argv: _run(command, argv[1:]),
+        flags_parser=lambda argv: _parse_flags(argv, takes_arguments=hasattr(command, "ARGUMENTS")),
+    )
+
+
+def _pop_command(argv: list[str]) -> str:
+    """Remove the name of the command from `argv` and return it. Exits if there is no such command."""
     if len(argv) < 2 or argv[1].startswith("-"):
         return "train"
-    verb = argv.pop(1)
-    if verb not in VERBS:
-        _exit_with(unknown_name("verb", verb, VERBS))
-    return verb
+    name = argv.pop(1)
+    if name not in COMMANDS:
+        _exit_with(unknown_name("command", name, COMMANDS))
+    return name
 
 
-def start(verb: ModuleType) -> None:
-    """Parses the flags and exits with what the verb's `run` returns, or with the code of its error."""
-    arguments = getattr(verb, "ARGUMENTS", None)
+def _run(command: ModuleType, arguments: list[str]) -> int:
+    """Run a command and return its exit code, or the exit code of its error."""
+    if not flags.FLAGS["verbosity"].present:
+        library_messages.silence()
+    if TUNE_CPU.value:
+        cpu_tuning.tune()
+    # These import JAX, so they come after the flags have been parsed: a mistyped flag is reported at once.
+    from resnet_jax.runtime import cluster, compilation_cache
 
-    def main(argv: list[str]) -> int:
-        if not flags.FLAGS["verbosity"].present:
-            library_messages.silence()
-        if TUNE_CPU.value:
-            cpu_tuning.tune()
-        # Imports JAX, which those who mistyped a flag need not wait for.
-        from resnet_jax.runtime import cluster, compilation_cache
-
-        compilation_cache.use()
-        try:
-            exit_code = verb.run(argv[1:]) if arguments else verb.run()
-            sys.stdout.flush()
-            return exit_code
-        except KeyboardInterrupt:
-            return INTERRUPTED
-        except Preempted:
-            return GO_ON
-        except Exception as error:
-            if isinstance(error, BrokenPipeError) and terminal.discard_closed_stdout():
-                return DONE
-            return cluster.leave(_report(error, cluster.lost_another(error)))
-
-    app.run(main, flags_parser=lambda argv: _parse(argv, arguments))
-
-
-def _parse(argv: list[str], arguments: str | None) -> list[str]:
-    if "--help" in argv or "-h" in argv:
-        _print_help(arguments)
-        sys.exit(DONE)
+    compilation_cache.use()
     try:
-        _check_recipe(argv)
+        exit_code = command.run(arguments) if hasattr(command, "ARGUMENTS") else command.run()
+        sys.stdout.flush()
+        return exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Preempted:
+        return ExitCode.RESUMABLE
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and terminal.discard_closed_stdout():
+            return ExitCode.DONE
+        return cluster.leave(_report(error, cluster.lost_another(error)))
+
+
+# --- Flags -----------------------------------------------------------------------------------------------------------
+
+
+def _parse_flags(argv: list[str], takes_arguments: bool) -> list[str]:
+    """Parse the flags and return what remains. Exits with one sentence on any mistake."""
+    try:
+        _check_config_file(argv)
         _check_overrides(argv)
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1 and not arguments:
-            raise UserError(f"unexpected argument {rest[1]!r}: a verb comes first, settings look like --config.seed=1")
-        return rest
+        remaining = flags.FLAGS(argv)
+        if len(remaining) > 1 and not takes_arguments:
+            raise UserError(
+                f"unexpected argument {remaining[1]!r}. The command must come first, and settings look like "
+                "--config.seed=1."
+            )
+        return remaining
     except UserError as error:
         _exit_with(error)
-    except Exception as error:
-        # Of a flag, or of the recipe: what its author did wrong is said in the words of Python.
+    except Exception as error:  # From a flag, or from the Python code of the recipe.
         _exit_with(UserError(_one_sentence(error)))
 
 
-def _check_recipe(argv: list[str]) -> None:
-    """Refuses a recipe that is not there, which `config_flags` would report obscurely."""
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-        recipe = re.fullmatch(r"--?config(=(?P<value>.*))?", argument)
-        if recipe:
-            path = (recipe["value"] or following).partition(":")[0]
+def _check_config_file(argv: list[str]) -> None:
+    """Raise `UserError` for a --config file that does not exist, which `config_flags` would report obscurely."""
+    for argument, next_argument in zip(argv, [*argv[1:], ""], strict=True):
+        flag = re.fullmatch(r"--?config(=(?P<value>.*))?", argument)
+        if flag:
+            path = (flag["value"] or next_argument).partition(":")[0]
             if not pathlib.Path(path).is_file():
-                raise UserError(f"there is no config file {path!r}: the recipes are in configs/")
+                raise UserError(f"there is no config file {path!r}. The recipes are in configs/.")
 
 
 def _check_overrides(argv: list[str]) -> None:
-    """Refuses settings that do not exist, naming the nearest that do."""
+    """Raise `UserError` for a setting that does not exist."""
     known = settings.leaves(settings.default())
     for argument in argv:
         override = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
@@ -120,65 +141,88 @@ def _check_overrides(argv: list[str]) -> None:
 
 
 def _one_sentence(error: Exception) -> str:
-    """An error of flag parsing, without the traceback that `config_flags` wraps into some."""
+    """Return the message of a flag-parsing error, without the traceback that `config_flags` puts into some."""
     text = str(error)
     wrong_type = re.match(r"flag (--config\.([\w.]+)=.*?): ", text)
     if wrong_type:
         config = settings.default()
         section, _, name = wrong_type[2].rpartition(".")
         kind = (settings.get(config, section) if section else config).get_type(name).__name__
-        return f"{wrong_type[1]} is of the wrong type: {wrong_type[2]} is of type {kind}"
+        return f"{wrong_type[1]} has the wrong type: {wrong_type[2]} is of type {kind}"
     missing = re.match(r"flag --(\w+)=None: ", text)
     if missing:
         return f"--{missing[1]} is missing"
     if "Traceback" in text:
-        text = text.strip().splitlines()[-1].partition("Error: ")[2] or text.strip().splitlines()[-1]
+        last_line = text.strip().splitlines()[-1]
+        text = last_line.partition("Error: ")[2] or last_line
     return " ".join(text.split())
 
 
+# --- Help ------------------------------------------------------------------------------------------------------------
+
+
+def _print_help(name: str, command: ModuleType) -> None:
+    """Print the usage of the program and the flags of a command."""
+    print(f"""\
+Train, evaluate and export ResNets in JAX.
+
+usage: {program()} [COMMAND] [--flags]
+
+  {program()} --config=configs/digits.py --workdir=/tmp/digits    # train; run it again to resume
+  {program()} predict --workdir=/tmp/digits IMAGES                # classify images
+
+commands:""")
+    for other_name, purpose in COMMANDS.items():
+        print(f"  {other_name:15s}{purpose}")
+    if hasattr(command, "ARGUMENTS"):
+        print(f"\narguments of {name}: {command.ARGUMENTS}")
+    print(f"\nflags of {name}:")
+    by_module = flags.FLAGS.flags_by_module_dict()
+    modules = ("resnet_jax.cli.flags", command.__name__, __name__)
+    defined = [flag for module in modules for flag in by_module.get(module, [])]
+    for flag in sorted(defined, key=lambda flag: flag.name in RARE_FLAGS):
+        print(f"  --{flag.name:18s}{flag.help}")
+    if any(flag.name == "config" for flag in defined):
+        print("\nEvery setting is a flag too, such as --config.batch_size=256. docs/settings.md lists them.")
+    print(f"\n{program()} COMMAND --help lists the flags of another command; --version prints the version.")
+
+
+# --- Errors ----------------------------------------------------------------------------------------------------------
+
+
 def _report(error: Exception, lost_another: bool) -> int:
-    """Says what went wrong, and returns the exit code."""
+    """Print what went wrong, and return the exit code."""
     if lost_another:
-        sentence = (
-            f"another process of this run has ended ({first_line(error)}): it says why; the same command, in all "
-            "processes, goes on from the last checkpoint"
+        _print_error(
+            f"another process of this run has ended ({first_line(error)}). Its own output says why. Run the same "
+            "command again in all processes to resume from the last checkpoint."
         )
-        _print_error(UserError(sentence))
-        return GO_ON
+        return ExitCode.RESUMABLE
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        place = error.filename or "a file of the run"
-        remedy = "make room there" if error.errno in FULL else "see to its rights and its disk, or choose another place"
-        error = UserError(f"{error.strerror}, at {place}: {remedy}, and run the same command again")
-    if type(error).__module__.startswith("tensorflow.") and hasattr(error, "error_code"):  # No OSErrors, as Python's.
-        error = UserError(
-            f"TensorFlow cannot read or write a file ({first_line(error)}): see to room, rights and network there, and "
-            "run the same command again"
+        remedy = "Free some space" if error.errno in DISK_FULL else "Check its permissions and its disk"
+        _print_error(
+            f"cannot read or write {error.filename or 'a file of the run'} ({error.strerror}). {remedy}, then run the "
+            "same command again."
         )
+        return ExitCode.USER_ERROR
+    # TensorFlow's file errors are not OSErrors.
+    if type(error).__module__.startswith("tensorflow.") and hasattr(error, "error_code"):
+        _print_error(
+            f"TensorFlow cannot read or write a file ({first_line(error)}). Check free space, permissions and network "
+            "there, then run the same command again."
+        )
+        return ExitCode.USER_ERROR
     if isinstance(error, UserError):
         _print_error(error)
-        return USER_ERROR
+        return ExitCode.USER_ERROR
     traceback.print_exception(error)
-    return SOME_FAILED
+    return ExitCode.SOME_FAILED
 
 
-def _print_help(arguments: str | None) -> None:
-    print("usage: python main.py [VERB] [--flags]\n\nverbs:")
-    for verb, purpose in VERBS.items():
-        print(f"  {verb:15s}{purpose}")
-    if arguments:
-        print(f"\nThis verb takes {arguments}.")
-    print("\nflags of this verb:")
-    for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        if module.startswith("resnet_jax."):
-            for flag in defined:
-                print(f"  --{flag.name:16s}{flag.help}")
-    print("\nBeside --config all settings are flags, such as --config.batch_size=256; resnet_jax/config.py lists them.")
-
-
-def _exit_with(error: UserError):
+def _exit_with(error: UserError) -> NoReturn:
     _print_error(error)
-    sys.exit(USER_ERROR)
+    sys.exit(ExitCode.USER_ERROR)
 
 
-def _print_error(error: UserError) -> None:
-    print(f"error: {error}", file=sys.stderr)
+def _print_error(message: UserError | str) -> None:
+    print(f"error: {message}", file=sys.stderr)

@@ -1,67 +1,73 @@
-"""Measure how fast a recipe trains here, and what holds it up; or tell what its train step takes.
+"""Measure how fast a recipe trains on this machine and what limits it, or analyze its compiled train step.
 
-It trains for about a minute, of slow steps for longer, and leaves nothing behind. With `--collectives` it reads the
-compiled train step instead: what devices exchange, its memory and its FLOPs. With `--compile_for` that is done for TPUs
-that need not be there; of the pictures none is read, but to see its size.
+The measurement trains for about a minute, longer if steps are slow, and leaves nothing behind. With `--collectives`,
+the command analyzes the compiled train step instead: the communication between devices, memory and FLOPs. With
+`--compile_for`, it compiles for TPUs that need not be present. The analysis reads images only to learn their size.
 
-With `--format=json` the line has the fields of `training.speed.Speed`, or of `training.analysis.Analysis`.
+With `--format=json`, the keys are the fields of `diagnostics.throughput.Speed` or of
+`diagnostics.step_analysis.StepAnalysis`.
 """
 
 import dataclasses
 import json
 
 from absl import flags
-from ml_collections import config_flags
 
-from resnet_jax.errors import UserError
+from resnet_jax.cli import flags as shared_flags
+from resnet_jax.errors import ExitCode, UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, such as configs/imagenet.py.")
-COLLECTIVES = flags.DEFINE_bool("collectives", False, "Tell what the devices exchange in a train step.")
+CONFIG = shared_flags.define_config("The recipe, such as configs/imagenet.py.")
+FORMAT = shared_flags.define_format()
+COLLECTIVES = flags.DEFINE_bool("collectives", False, "Analyze the compiled step: communication, memory and FLOPs.")
 COMPILE_FOR = flags.DEFINE_string(
-    "compile_for", None, "With --collectives: a TPU slice that need not be there: v5e:2x4, v5p:2x2x1, ..."
+    "compile_for", None, "With --collectives, a TPU slice that need not be present, such as v5e:2x4 or v5p:2x2x1."
 )
 LINK = flags.DEFINE_float(
-    "link_gbytes_per_s", None, "GB/s that a TPU sends in a ring, both ways together: tells the scaling to expect.",
+    "link_gbytes_per_s",
+    None,
+    "With --collectives, the bandwidth in GB/s of a TPU in a ring, both directions together: predicts the scaling.",
     lower_bound=1e-3,
-)  # fmt: skip
-HOP = flags.DEFINE_float(
-    "hop_us", 1.0, "Microseconds that the smallest message takes to a neighbour in the ring.", lower_bound=0.0
 )
-FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Tables for people, or one line of JSON.")
-flags.mark_flag_as_required("config")
+HOP = flags.DEFINE_float(
+    "hop_us", 1.0, "Latency in microseconds of the smallest message to a neighbour in the ring.", lower_bound=0.0
+)
 
 
-def run() -> int:
-    from resnet_jax.diagnostics import hlo, throughput
+def run() -> ExitCode:
     from resnet_jax.terminal import Reporter
 
     if not COLLECTIVES.value and (COMPILE_FOR.value or LINK.value):
-        raise UserError("--compile_for and --link_gbytes_per_s are about what devices exchange: add --collectives")
+        raise UserError("--compile_for and --link_gbytes_per_s need --collectives. Add it.")
     max_unreadable = CONFIG.value.dataset.max_unreadable
     with Reporter(active=FORMAT.value == "text", max_unreadable=max_unreadable) as reporter:
-        found = _analyze(reporter) if COLLECTIVES.value else _measure(reporter)
+        result, text = _analyze(reporter) if COLLECTIVES.value else _measure(reporter)
         if FORMAT.value == "text":
-            reporter.print((hlo if COLLECTIVES.value else throughput).report(found))
+            reporter.print(text)
         else:
-            print(json.dumps(dataclasses.asdict(found)))
-    return 0
+            print(json.dumps(dataclasses.asdict(result)))
+    return ExitCode.DONE
 
 
 def _measure(reporter):
+    """Return the measured speed, and tables for people."""
     from resnet_jax.data.sources import open_sources
     from resnet_jax.diagnostics import throughput
 
     dataset = CONFIG.value.dataset
-    return throughput.measure(CONFIG.value, open_sources(dataset.name, dataset.data_dir), reporter)
+    speed = throughput.measure(CONFIG.value, open_sources(dataset.name, dataset.data_dir), reporter)
+    return speed, throughput.report(speed)
 
 
 def _analyze(reporter):
-    from resnet_jax.diagnostics.hlo import analyze
+    """Return the analysis of the compiled step, and tables for people."""
+    from resnet_jax.diagnostics.step_analysis import analyze_step, format_analysis
     from resnet_jax.runtime import parallel, tpu_topology
     from resnet_jax.training import experiment
 
     mesh = parallel.make_mesh(tpu_topology.describe(COMPILE_FOR.value) if COMPILE_FOR.value else None)
     experiment.check(CONFIG.value, mesh)
-    parts = experiment.build_abstract(CONFIG.value, mesh)
+    abstract_experiment = experiment.build_abstract(CONFIG.value, mesh)
     reporter.print("Compiling the train step ...\n")
-    return analyze(parts, LINK.value and 1e9 * LINK.value, 1e-6 * HOP.value)
+    bytes_per_second = None if LINK.value is None else 1e9 * LINK.value
+    analysis = analyze_step(abstract_experiment, bytes_per_second, 1e-6 * HOP.value)
+    return analysis, format_analysis(analysis)

@@ -1,18 +1,21 @@
-"""Convert a TFDS set from tfrecord files to array_record files."""
+"""Convert a TFDS dataset from tfrecord files to array_record files."""
 
 from absl import flags
 
-DATASET = flags.DEFINE_string("dataset", None, "The TFDS name of the set, such as imagenet2012.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps it; unset: $TFDS_DATA_DIR or TFDS's own folder.")
-TO = flags.DEFINE_string("to", None, "Another folder, to be given as --config.dataset.data_dir afterwards.")
+from resnet_jax.cli import flags as shared_flags
+from resnet_jax.errors import ExitCode
+
+DATASET = flags.DEFINE_string("dataset", None, "The TFDS name of the dataset, such as imagenet2012.")
+DATA_DIR = shared_flags.define_data_dir("The data_dir of TFDS; unset: $TFDS_DATA_DIR, else the default of TFDS.")
+TO = flags.DEFINE_string("to", None, "Another folder. Afterwards, use it as --config.dataset.data_dir.")
 flags.mark_flags_as_required(["dataset", "to"])
 
 
-def run() -> int:
+def run() -> ExitCode:
     from resnet_jax.data.tfrecord_conversion import convert
     from resnet_jax.terminal import Reporter
 
-    reporter = Reporter()
-    folder = convert(DATASET.value, DATA_DIR.value, TO.value, reporter)
-    reporter.print(f"Converted to {folder}: train with --config.dataset.data_dir={TO.value}")
-    return 0
+    with Reporter() as reporter:
+        folder = convert(DATASET.value, DATA_DIR.value, TO.value, reporter)
+        reporter.print(f"Converted to {folder}. Train with --config.dataset.data_dir={TO.value}.")
+    return ExitCode.DONE

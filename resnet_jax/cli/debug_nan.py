@@ -1,46 +1,55 @@
-"""Take the step apart at which the loss of a run was not finite: forward, loss and backward, outside the run.
+"""Find the layer where the loss or gradient of a run first became non-finite.
 
-A run leaves such a step in `nan/` of its directory; its pictures are written there as `batch.png`. With `--format=json`
-the line has `step`, `first_not_finite` (null where the step is finite here), `in_the_run` (the same, as the run found
-it), `parts` (objects with the fields of `training.nan_triage.StepValue`), `remedies`, and `pictures`, a path.
+A run with a non-finite loss or gradient leaves that step in `nan/` of its directory. This command computes the step
+again, outside the run: forward pass, loss and backward pass. It also writes the images of the step as `batch.png`.
+
+With `--format=json`, the keys are `step`, `first_not_finite` (null if the step is finite here), `in_the_run` (the same,
+as found by the run), `parts` (objects with the fields of `training.nan_triage.StepValue`), `remedies`, and `pictures`,
+the path of `batch.png`.
 """
 
 import json
 
-from absl import flags
+from resnet_jax.cli import flags
+from resnet_jax.errors import ExitCode
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
-FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "A table for people, or one line of JSON.")
-flags.mark_flag_as_required("workdir")
+WORKDIR = flags.define_workdir()
+FORMAT = flags.define_format()
 
 
-def run() -> int:
+def run() -> ExitCode:
     from resnet_jax.diagnostics import replay
     from resnet_jax.diagnostics.nan_report import remedies, values_table
-    from resnet_jax.training.nan_triage import first_not_finite
     from resnet_jax.terminal import Reporter
+    from resnet_jax.training.nan_triage import first_not_finite
     from resnet_jax.workdir.workdir import WorkDir
 
-    directory, reporter = WorkDir(WORKDIR.value), Reporter(active=FORMAT.value == "text")
+    directory = WorkDir(WORKDIR.value)
     config, classes = directory.config(), directory.classes()
-    broken = replay.load(directory)
-    reporter.print(f"Taking step {broken.step:,} apart ...")
-    parts = replay.replay(broken, config, classes)
-    pictures = replay.write_images(broken, directory, classes)
-    first, advice = first_not_finite(parts), remedies(parts, broken.images)
-    if FORMAT.value == "json":
-        found = {
-            "step": broken.step,
-            "first_not_finite": first and str(first),
-            "in_the_run": broken.first,
-            "parts": [part._asdict() for part in parts],
-            "remedies": advice,
-            "pictures": str(pictures),
-        }
-        print(json.dumps(found))
-    else:
-        reporter.print(values_table(parts))
-        if (first and str(first)) != broken.first:
-            reporter.print(f"\nNote: in the run it was first in {broken.first or 'nothing'}; bits may differ here.")
-        reporter.print("\n" + "\n".join([*advice, f"Its pictures are in {pictures}."]))
-    return 0
+    with Reporter(active=FORMAT.value == "text") as reporter:
+        broken = replay.load(directory)
+        reporter.print(f"Computing step {broken.step:,} again ...")
+        values = replay.replay(broken, config, classes)
+        image_path = replay.write_images(broken, directory, classes)
+        first = first_not_finite(values)
+        first_name = None if first is None else str(first)
+        advice = remedies(values, broken.images)
+        if FORMAT.value == "json":
+            output = {
+                "step": broken.step,
+                "first_not_finite": first_name,
+                "in_the_run": broken.first,
+                "parts": [value._asdict() for value in values],
+                "remedies": advice,
+                "pictures": str(image_path),
+            }
+            print(json.dumps(output))
+        else:
+            reporter.print(values_table(values))
+            if first_name != broken.first:
+                reporter.print(
+                    f"\nNote: in the run, the first non-finite value was in {broken.first or 'nothing'}. Results may "
+                    "differ in their last bits here."
+                )
+            reporter.print("\n" + "\n".join([*advice, f"The images of the step are in {image_path}."]))
+    return ExitCode.DONE

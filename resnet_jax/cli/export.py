@@ -1,25 +1,28 @@
-"""Write the chosen checkpoint of a run, or published weights, as a file for others."""
+"""Write the chosen checkpoint of a run, or published weights, as a file for other libraries."""
 
 from absl import flags
 
-from resnet_jax.cli import cluster_flags, model_flags
+from resnet_jax.cli import flags as shared_flags
+from resnet_jax.errors import ExitCode
 
-TO = flags.DEFINE_string("to", None, "The file to write: weights.safetensors, named as torchvision or timm does.")
+MODEL = shared_flags.ModelFlags()
+CLUSTER = shared_flags.ClusterFlags()
+TO = flags.DEFINE_string("to", None, "The file to write: weights.safetensors, with the names of torchvision or timm.")
 flags.mark_flag_as_required("to")
 
 
-def run() -> int:
+def run() -> ExitCode:
     from resnet_jax.inference.export import export_weights
     from resnet_jax.pretrained import weight_files
     from resnet_jax.pretrained.naming import scheme_of
     from resnet_jax.runtime import parallel
 
-    model_flags.check_flags("export")
+    MODEL.check("export")
     weight_files.check_target(TO.value)
-    cluster_flags.join()
-    trained = model_flags.load()
-    of = model_flags.CONFIG.value.init_from if trained.step is None else f"the weights of step {trained.step:,}"
+    CLUSTER.join()
+    trained = MODEL.load()
     if parallel.is_main_process():
         export_weights(trained, TO.value)
-        print(f"Wrote {of} to {TO.value}, by the names of {scheme_of(trained.model).name}.")
-    return 0
+        weights = MODEL.config.value.init_from if trained.step is None else f"the weights of step {trained.step:,}"
+        print(f"Wrote {weights} to {TO.value}, with the names of {scheme_of(trained.model).name}.")
+    return ExitCode.DONE

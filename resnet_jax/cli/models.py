@@ -1,7 +1,7 @@
-"""List the models: what each costs, where it comes from, and what accuracy is published for it.
+"""List the models: their cost, paper and published accuracy.
 
-With `--format=json` the line is `{"models": [...]}`, an object for each: `name`, `parameters`, `multiply_adds` of one
-picture, and the fields of `models.variants.Variant`, with `top1` in [0, 1] or null.
+With `--format=json`, the output is `{"models": [...]}` with an object per model: `name`, `parameters`, `multiply_adds`
+of one image, and the fields of `models.variants.Variant`, where `top1` is in [0, 1] or null.
 """
 
 import itertools
@@ -9,32 +9,38 @@ import json
 
 from absl import flags
 
-FILTER = flags.DEFINE_string("filter", "", "Only models with this in their names, such as se, or wide*_2.")
-FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "A table for people, or one line of JSON.")
+from resnet_jax.cli import flags as shared_flags
+from resnet_jax.errors import ExitCode
+
+FORMAT = shared_flags.define_format()
+FILTER = flags.DEFINE_string("filter", "", "List only models whose names contain this, such as se or wide*_2.")
 
 
-def run() -> int:
+def run() -> ExitCode:
     from resnet_jax.models.factory import matching
     from resnet_jax.models.flops import cost
     from resnet_jax.models.variants import VARIANTS
     from resnet_jax.terminal import Reporter
 
-    reporter, rows, names = Reporter(active=FORMAT.value == "text"), [], matching(FILTER.value)
-    for done, name in enumerate(names):
-        reporter.counter("tracing models")(done, len(names))
-        variant = VARIANTS[name]
-        costs = cost(variant.make(num_classes=variant.num_classes), (variant.image_size, variant.image_size, 3))
-        rows.append({"name": name, **vars(costs), **vars(variant)})
-        del rows[-1]["make"]
-    if FORMAT.value == "json":
-        print(json.dumps({"models": rows}))
-    else:
-        reporter.print(_text(rows))
-    return 0
+    names = matching(FILTER.value)
+    rows = []
+    with Reporter(active=FORMAT.value == "text") as reporter:
+        for done, name in enumerate(names):
+            reporter.counter("tracing models")(done, len(names))
+            variant = VARIANTS[name]
+            costs = cost(variant.make(num_classes=variant.num_classes), (variant.image_size, variant.image_size, 3))
+            row = {"name": name, **vars(costs), **vars(variant)}
+            del row["make"]
+            rows.append(row)
+        if FORMAT.value == "json":
+            print(json.dumps({"models": rows}))
+        else:
+            reporter.print(_table(rows))
+    return ExitCode.DONE
 
 
-def _text(rows: list[dict]) -> str:
-    """A table with a line above the models of each paper."""
+def _table(rows: list[dict]) -> str:
+    """Return a table with a heading for each group of models from the same paper."""
     from resnet_jax.terminal import table
 
     cells = [
@@ -47,14 +53,13 @@ def _text(rows: list[dict]) -> str:
         )
         for row in rows
     ]
-    header, rule, *lines = table(
-        cells, ("model", "parameters", "million multiply-adds", "top-1", "as published by")
-    ).split("\n")
+    column_names = ("model", "parameters", "million multiply-adds", "top-1", "as published by")
+    header, rule, *lines = table(cells, column_names).split("\n")
     text = [header, rule]
-    for paper, group in itertools.groupby(zip(rows, lines, strict=True), lambda pair: _about(pair[0])):
-        text += ["", paper, *(line for _, line in group)]
+    for heading, group in itertools.groupby(zip(rows, lines, strict=True), lambda pair: _heading(pair[0])):
+        text += ["", heading, *(line for _, line in group)]
     return "\n".join(text)
 
 
-def _about(row: dict) -> str:
+def _heading(row: dict) -> str:
     return f"{row['paper']} ({row['dataset']}, {row['image_size']} x {row['image_size']} pixels)"

@@ -1,17 +1,18 @@
-"""Tell what is in pictures, or which pictures of a folder they are most like.
+"""Classify images, or find the most similar images in a folder.
 
-    python main.py predict --workdir=/tmp/run cat.jpg pictures/ -        # files, folders, a picture on standard input
-    python main.py predict --workdir=/tmp/run cat.jpg --similar_to=pictures/
+    python main.py predict --workdir=/tmp/run cat.jpg images/ -        # files, folders, an image on standard input
+    python main.py predict --workdir=/tmp/run cat.jpg --similar_to=images/
 
-With `--format=json` the line is `{"checkpoint_step": ..., "failed": ..., "pictures": [...]}`: `failed` is the number of
-pictures that could not be read, those of `--similar_to` included, and for each picture in turn there is an object:
-`picture`, its path; `best`, a list of `{"class": ..., "probability": ...}`, or with `--similar_to` of
-`{"similar": ..., "similarity": ...}`, the best first; and `error`, why it could not be read, or null. With
-`--format=csv` the columns are `picture`, `class_1`, `probability_1`, ..., or `similar_1`, `similarity_1`, ..., and
-`error`. `--features` writes the arrays `features`, float32 [n, width], `names` [n], the paths of the pictures that
-could be read, and `classes`.
+With `--format=json`, the output is `{"checkpoint_step": ..., "failed": ..., "pictures": [...]}`. `failed` is the number
+of images that could not be read, including those of `--similar_to`. `pictures` has one object per image, in order:
+`picture` is its path; `best` is a list of `{"class": ..., "probability": ...}`, or with `--similar_to` of
+`{"similar": ..., "similarity": ...}`, best first; `error` says why the image could not be read, or is null.
 
-Progress is shown on stderr, if that is a terminal. The exit code is 1 where a picture could not be read.
+With `--format=csv`, the columns are `picture`, `class_1`, `probability_1`, ... and `error`; with `--similar_to`,
+`similar_1`, `similarity_1`, ... replace the classes. `--features` writes the arrays `features` (float32 [n, width]),
+`names` [n], the paths of the readable images, and `classes`.
+
+Progress is shown on stderr if that is a terminal. The exit code is 1 if any image could not be read.
 """
 
 import logging
@@ -19,81 +20,85 @@ import sys
 
 from absl import flags
 
-from resnet_jax.cli import model_flags
-from resnet_jax.errors import UserError
+from resnet_jax.cli import flags as shared_flags
+from resnet_jax.errors import ExitCode, UserError
 
 logger = logging.getLogger(__name__)
 
-ARGUMENTS = "pictures: files, folders with all that lies below them, or - for one on standard input"
-FORMAT = flags.DEFINE_enum("format", "text", ["text", "json", "csv"], "Lines for people, one line of JSON, or CSV.")
-TOP = flags.DEFINE_integer("top", 3, "Classes, or similar pictures, that are named for each picture.", lower_bound=1)
-FEATURES = flags.DEFINE_string("features", None, "A file.npz to write: for each picture what the head is applied to.")
-SIMILAR_TO = flags.DEFINE_string("similar_to", None, "A folder, of which the pictures most like each are named.")
+ARGUMENTS = "images: files, folders (with all images below them), or - for one on standard input"
+MODEL = shared_flags.ModelFlags()
+FORMAT = shared_flags.define_format("csv")
+TOP = flags.DEFINE_integer("top", 3, "How many classes, or similar images, to name per image.", lower_bound=1)
+SIMILAR_TO = flags.DEFINE_string("similar_to", None, "A folder in which to find the most similar images.")
+FEATURES = flags.DEFINE_string(
+    "features", None, "An .npz file to write: the features of each image, which the head classifies."
+)
 
 
-def run(arguments: list[str]) -> int:
-    from resnet_jax import terminal
-    from resnet_jax.cli.app import DONE, SOME_FAILED
+def run(arguments: list[str]) -> ExitCode:
     from resnet_jax.inference import predict
     from resnet_jax.inference.features import check
+    from resnet_jax.terminal import Reporter
 
-    model_flags.check_flags("predict")
+    MODEL.check("predict")
     if not arguments:
-        raise UserError("predict takes pictures: name files, folders, or - for one on standard input")
+        raise UserError("predict needs images. Name files, folders, or - for one image on standard input.")
     if FEATURES.value:
         check(FEATURES.value)
-    pictures = predict.find(arguments)
-    others = predict.find_in(SIMILAR_TO.value) if SIMILAR_TO.value else []
-    # Names of files may be any bytes: CSV has them as they are.
+    images = predict.find(arguments)
+    candidates = predict.find_in(SIMILAR_TO.value) if SIMILAR_TO.value else []
+    # File names may contain bytes that are not UTF-8. CSV keeps these bytes.
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape" if FORMAT.value == "csv" else "replace")
-    with terminal.Reporter(active=sys.stderr.isatty(), stream=sys.stderr) as reporter:
-        failed = _predict(pictures, others, reporter)
+    with Reporter(active=sys.stderr.isatty(), stream=sys.stderr) as reporter:
+        failed = _predict(images, candidates, reporter)
         if failed:
-            logger.warning("%s of %s images could not be read.", f"{failed:,}", f"{len(pictures) + len(others):,}")
-    return SOME_FAILED if failed else DONE
+            logger.warning(f"{failed:,} of {len(images) + len(candidates):,} images could not be read.")
+    return ExitCode.SOME_FAILED if failed else ExitCode.DONE
 
 
-def _predict(pictures: list[str], others: list[str], reporter) -> int:
-    """Predict, write the answers, and return how many images could not be read."""
+def _predict(images: list[str], candidates: list[str], reporter) -> int:
+    """Write the predictions and, if requested, the features. Return how many images could not be read."""
     from resnet_jax import terminal
     from resnet_jax.inference import formatters, predict
     from resnet_jax.inference.features import Features
 
-    trained = model_flags.load()
-    scale, names, rank, failed = _ranking(trained, others, reporter)
-    features, writer = Features(), formatters.FORMATS[FORMAT.value](scale, min(TOP.value, len(names)), pictures, names)
-    for some, outputs in predict.outputs(trained, pictures, reporter):
+    trained = MODEL.load()
+    scale, names, rank, failed = _ranking(trained, candidates, reporter)
+    features = Features()
+    formatter = formatters.FORMATS[FORMAT.value](scale, min(TOP.value, len(names)), images, names)
+    for batch, outputs in predict.outputs(trained, images, reporter):
         reporter.clear()
         try:
-            writer.write(predict.answers(some, outputs, rank))
+            formatter.write(predict.answers(batch, outputs, rank))
         except BrokenPipeError:
             if not (FEATURES.value and terminal.discard_closed_stdout()):
                 raise
         failed += len(outputs.problems)
         if FEATURES.value:
-            features.add(some, outputs)
+            features.add(batch, outputs)
     reporter.clear()
-    writer.end(checkpoint_step=trained.step, failed=failed)
+    formatter.end(checkpoint_step=trained.step, failed=failed)
     if FEATURES.value:
         features.write(FEATURES.value, trained.classes)
     return failed
 
 
-def _ranking(trained, others: list[str], reporter):
-    """What answers name: classes by their probabilities, or `others` by their likeness.
+def _ranking(trained, candidates: list[str], reporter):
+    """Choose what to rank: the classes by probability, or the `candidates` by similarity.
 
     Returns:
-      The scale of the answers, all that they may name, what ranks these, and how many pictures could not be read.
+      The scale of the scores, all names that can be ranked, the function that ranks them, and how many candidates could
+      not be read.
     """
     from resnet_jax.inference import formatters, predict, retrieval
     from resnet_jax.inference.features import Features
     from resnet_jax.terminal import printable
 
-    if not others:
+    if not candidates:
         return formatters.PROBABILITY, trained.classes, predict.likeliest(trained.classes, TOP.value), 0
-    among = Features.of(predict.outputs(trained, others, reporter, "the folder"))
-    for picture, problem in among.problems.items():
-        logger.warning("Unreadable: %s: %s", printable(picture), problem)
-    if not among.pictures:
-        raise UserError(f"not one picture of {SIMILAR_TO.value} can be read: name another folder")
-    return formatters.SIMILARITY, among.pictures, retrieval.nearest(among, TOP.value), len(among.problems)
+    features = Features.of(predict.outputs(trained, candidates, reporter, "the folder"))
+    for image, problem in features.problems.items():
+        logger.warning(f"Unreadable: {printable(image)}: {problem}")
+    if not features.pictures:
+        raise UserError(f"no image in {SIMILAR_TO.value} can be read. Choose another folder.")
+    return formatters.SIMILARITY, features.pictures, retrieval.nearest(features, TOP.value), len(features.problems)

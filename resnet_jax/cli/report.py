@@ -1,29 +1,30 @@
-"""Tell all about a trained network on one page, to be opened in any browser: no network is needed, then or ever.
+"""Write an HTML page about a trained model. Any browser opens it, without a network connection.
 
     python main.py report --workdir=/tmp/run                     # writes /tmp/run/report.html
     python main.py report --workdir=/tmp/run /tmp/run2 --to=comparison.html
 
-It scores the network as `evaluate` does, so it needs the data. The test split is for the end: of a run that is not
-finished it reports what the run was validated on.
+The command scores the model as `evaluate` does, so it needs the data. Because the test split is reserved for the final
+result, the page of an unfinished run shows the validation split.
 """
 
 from absl import flags
 
-from resnet_jax.cli import cluster_flags
+from resnet_jax.cli import flags as shared_flags
+from resnet_jax.errors import ExitCode
 
-ARGUMENTS = "further workdirs, to be compared with --workdir"
-WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
+ARGUMENTS = "more workdirs, to compare with --workdir"
+WORKDIR = shared_flags.define_workdir()
+DATA_DIR = shared_flags.define_data_dir()
+CLUSTER = shared_flags.ClusterFlags()
 TO = flags.DEFINE_string("to", None, "The page to write; unset: report.html in the workdir.")
 SPLIT = flags.DEFINE_string(
-    "split", None, "Such as train[:1000]; unset: test, or validation of a run that is not finished."
+    "split", None, "The split to score, such as train[:1000]; unset: test, or validation if the run is not finished."
 )
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where it was in training.")
-flags.mark_flag_as_required("workdir")
 
 
-def run(workdirs: list[str]) -> int:
+def run(workdirs: list[str]) -> ExitCode:
     from resnet_jax import files
-    from resnet_jax.report.collect import gather
+    from resnet_jax.report.collect import collect
     from resnet_jax.report.page import render
     from resnet_jax.runtime import parallel
     from resnet_jax.terminal import Reporter
@@ -32,14 +33,14 @@ def run(workdirs: list[str]) -> int:
     target = "the report", ".html"
     if TO.value:
         files.check_target(TO.value, *target)
-    cluster_flags.join()
+    CLUSTER.join()
     with Reporter(active=parallel.is_main_process()) as reporter:
-        gathered = gather([WORKDIR.value, *workdirs], reporter, SPLIT.value, DATA_DIR.value)
-    if parallel.is_main_process():
-        page = render(gathered).encode(errors="replace")  # Names of files may be any bytes.
-        if TO.value:
-            files.write_target(TO.value, *target, page)
-        else:
-            WorkDir(WORKDIR.value).write("report.html", page)
-        reporter.print(f"Wrote {TO.value or f'{WORKDIR.value}/report.html'}, {len(page) / 1e6:.1f} MB.")
-    return 0
+        report = collect([WORKDIR.value, *workdirs], reporter, SPLIT.value, DATA_DIR.value)
+        if parallel.is_main_process():
+            page = render(report).encode(errors="replace")  # File names may contain bytes that are not UTF-8.
+            if TO.value:
+                files.write_target(TO.value, *target, page)
+            else:
+                WorkDir(WORKDIR.value).write("report.html", page)
+            reporter.print(f"Wrote {TO.value or f'{WORKDIR.value}/report.html'}, {len(page) / 1e6:.1f} MB.")
+    return ExitCode.DONE

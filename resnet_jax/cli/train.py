@@ -1,18 +1,16 @@
-"""Train a network, or go on with the run in the workdir."""
+"""Train a model, or resume the run in the workdir."""
 
-from absl import flags
-from ml_collections import config_flags
+from resnet_jax.cli import flags
+from resnet_jax.errors import ExitCode
 
-from resnet_jax.cli import cluster_flags
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, such as configs/cifar10.py:resnet20.")
-WORKDIR = flags.DEFINE_string("workdir", None, "The run directory, to be made or to go on with.")
-flags.mark_flags_as_required(["config", "workdir"])
+CONFIG = flags.define_config("The recipe, such as configs/cifar10.py:resnet20.")
+WORKDIR = flags.define_workdir("The run directory: a new one, or one to resume.")
+CLUSTER = flags.ClusterFlags()
 
 
-def run() -> int:
+def run() -> ExitCode:
     from resnet_jax.training.train import train
 
-    cluster_flags.join()
+    CLUSTER.join()
     train(CONFIG.value, WORKDIR.value)
-    return 0
+    return ExitCode.DONE

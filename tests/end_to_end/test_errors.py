@@ -1,4 +1,4 @@
-"""Every mistake gets one sentence on stderr, exit code 2 and no traceback."""
+"""Every mistake is reported in one line on stderr, with exit code 2 and without a traceback."""
 
 import json
 import shutil
@@ -11,32 +11,32 @@ from tests.end_to_end.program import SHORT_DIGITS, run
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--config.bath_size=32"], "unknown setting 'bath_size': did you mean batch_size"),
-        (["--config.optimizer.lerning_rate=1"], "unknown setting 'optimizer.lerning_rate': did you mean"),
-        (["--config.seed=one"], "--config.seed=one is of the wrong type: seed is of type int"),
-        (["--config.model.name=resnet19"], "unknown model 'resnet19': did you mean resnet18"),
-        (["--config.dataset.name=mnsit"], "unknown data set 'mnsit': did you mean mnist"),
-        (["--config.dataset.test_split=tset"], "unknown split 'tset': did you mean test"),
-        (["--config.batch_size=0"], "batch_size must be positive"),
+        (["--config.bath_size=32"], "unknown setting 'bath_size'. Did you mean batch_size"),
+        (["--config.optimizer.lerning_rate=1"], "unknown setting 'optimizer.lerning_rate'. Did you mean"),
+        (["--config.seed=one"], "--config.seed=one has the wrong type: seed is of type int"),
+        (["--config.model.name=resnet19"], "unknown model 'resnet19'. Did you mean resnet18"),
+        (["--config.dataset.name=mnsit"], "unknown data set 'mnsit'. Did you mean mnist"),
+        (["--config.dataset.test_split=tset"], "unknown split 'tset'. Did you mean test"),
+        (["--config.batch_size=0"], "batch_size (0) must be positive"),
         (
             ["--process_id=1", "--num_processes=2"],
-            "--num_processes and --process_id go together: --coordinator is missing",
+            "--num_processes and --process_id go together, but --coordinator is missing",
         ),
         (
             ["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
-            "there is no --process_id=2 of --num_processes=2",
+            "--process_id (2) must be at least 0 and less than --num_processes (2)",
         ),
         (["--workdri=/tmp"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
         (["evaluate"], "unexpected argument 'evaluate'"),
-        (["--config.dataset.name=CIFAR-10"], "unknown data set 'CIFAR-10': did you mean"),
+        (["--config.dataset.name=CIFAR-10"], "unknown data set 'CIFAR-10'. Did you mean"),
     ],
 )
-def test_wrong_settings(tmp_path, arguments, sentence):
+def test_wrong_setting_is_reported(tmp_path, arguments, sentence):
     check(run(*SHORT_DIGITS, f"--workdir={tmp_path}/run", *arguments), sentence)
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_batch_size_that_the_devices_cannot_share(tmp_path):
+def test_batch_size_not_divisible_by_the_devices_is_reported(tmp_path):
     finished = run(
         *SHORT_DIGITS,
         f"--workdir={tmp_path}",
@@ -53,31 +53,34 @@ def test_batch_size_that_the_devices_cannot_share(tmp_path):
         (["--workdir=/tmp/x"], "--config is missing"),
         (["--config=configs/digits.py"], "--workdir is missing"),
         (["--config=configs/digits.py:fast", "--workdir=/tmp/x"], "get_config() takes 0 positional arguments"),
-        (["--config=configs/mnist.py:adem", "--workdir=/tmp/x"], "unknown variant 'adem': did you mean adam"),
+        (["--config=configs/mnist.py:adem", "--workdir=/tmp/x"], "unknown variant 'adem'. Did you mean adam"),
         (["--config=configs/imagenet.py:a3", "--workdir=/tmp/x"], "unknown variant 'a3'"),
-        (["evalute"], "unknown verb 'evalute': did you mean evaluate"),
-        (["evaluate", "--workdir=/nowhere"], "/nowhere is no run directory, for it has no config.json"),
-        (["predict", "--workdir=/nowhere"], "predict takes pictures: name files, folders, or -"),
+        (["evalute"], "unknown command 'evalute'. Did you mean evaluate"),
+        (["evaluate", "--workdir=/nowhere"], "/nowhere is not a run directory (no config.json)"),
+        (["predict", "--workdir=/nowhere"], "predict needs images. Name files, folders, or -"),
         (["predict", "cat.jpg"], "predict takes either --workdir, or --config with --config.init_from"),
-        (["predict", "--workdir=/nowhere", "x.jpg", "--features=x.txt"], "cannot write features to x.txt: give a path"),
+        (
+            ["predict", "--workdir=/nowhere", "x.jpg", "--features=x.txt"],
+            "cannot write features to x.txt (wrong suffix). Give a path",
+        ),
     ],
 )
-def test_wrong_commands(arguments, sentence):
+def test_wrong_command_is_reported(arguments, sentence):
     check(run(*arguments), sentence)
 
 
-def test_unwritable_workdir(tmp_path):
+def test_unwritable_workdir_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     check(run(*SHORT_DIGITS, f"--workdir={tmp_path}/file/run"), "cannot write to the workdir")
 
 
-def test_a_workdir_that_belongs_to_another_run(finished_run):
+def test_workdir_of_another_run_is_reported(finished_run):
     finished = run(*SHORT_DIGITS, f"--workdir={finished_run}", "--config.seed=7")
-    check(finished, "this workdir belongs to another run, which differs in seed (there 0, here 7)")
+    check(finished, "this workdir belongs to another run, which differs in seed (stored 0, now 7)")
 
 
-def test_evaluating_without_a_test_split(tmp_path, finished_run):
-    """The config is as a run with --config.dataset.test_split=none stores it."""
+def test_missing_test_split_is_reported(tmp_path, finished_run):
+    """The stored config is what a run with --config.dataset.test_split=none writes."""
     shutil.copytree(finished_run, tmp_path / "run")
     config = json.loads((finished_run / "config.json").read_text())
     config["dataset"]["test_split"] = "none"
@@ -88,11 +91,11 @@ def test_evaluating_without_a_test_split(tmp_path, finished_run):
     )
 
 
-def test_help_lists_verbs_and_flags():
+def test_help_lists_commands_and_flags():
     finished = run("evaluate", "--help")
     assert finished.returncode == 0
-    for part in ("train", "evaluate", "--workdir", "--format"):
-        assert part in finished.stdout
+    for name in ("train", "evaluate", "--workdir", "--format"):
+        assert name in finished.stdout
 
 
 def check(finished, sentence):

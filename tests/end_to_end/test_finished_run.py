@@ -1,4 +1,4 @@
-"""What can be had of a run that is finished."""
+"""Commands on a finished run."""
 
 import json
 
@@ -6,7 +6,7 @@ from resnet_jax.workdir.workdir import WorkDir
 from tests.end_to_end.program import SHORT_DIGITS, run, start
 
 
-def test_evaluate_prints_the_figures_of_the_training(finished_run):
+def test_evaluate_prints_the_metrics_of_the_training(finished_run):
     result = WorkDir(str(finished_run)).result()
     evaluated = run("evaluate", f"--workdir={finished_run}", "--format=json")
     assert evaluated.returncode == 0, evaluated.stderr
@@ -17,15 +17,15 @@ def test_evaluate_prints_the_figures_of_the_training(finished_run):
     assert f"{result['test']['top1']:.2%}" in table.stdout
 
 
-def test_nobody_needs_to_read_to_the_end(finished_run):
-    """As where the output is piped to `head`."""
+def test_closed_stdout_is_not_an_error(finished_run):
+    """For example, when the output is piped to `head`."""
     process = start("evaluate", f"--workdir={finished_run}", "--format=json")
     process.stdout.close()
     assert process.wait(timeout=120) == 0, process.stderr.read()
     assert process.stderr.read() == ""
 
 
-def test_a_finished_run_prints_its_result_again(finished_run):
+def test_training_a_finished_run_prints_its_result_again(finished_run):
     again = run(*SHORT_DIGITS, f"--workdir={finished_run}")
     assert again.returncode == 0
     assert "This run is finished." in again.stdout

@@ -1,17 +1,17 @@
-"""The list of models as a user calls it."""
+"""The command `models`."""
 
 import json
 
 from tests.end_to_end.program import run
 
 
-def test_the_table_says_what_is_published():
+def test_json_output_has_published_and_computed_values():
     finished = run("models", "--filter=resnet50", "--format=json")
     assert finished.returncode == 0, finished.stderr
     (line,) = finished.stdout.splitlines()
-    found = {model.pop("name"): model for model in json.loads(line)["models"]}
-    assert {"resnet50", "wide_resnet50_2", "seresnet50", "fixup_resnet50"} < found.keys()
-    assert found["resnet50"] == {
+    models = {model.pop("name"): model for model in json.loads(line)["models"]}
+    assert {"resnet50", "wide_resnet50_2", "seresnet50", "fixup_resnet50"} < models.keys()
+    assert models["resnet50"] == {
         "parameters": 25_557_032,
         "multiply_adds": 4_089_184_256,
         "paper": "He et al. 2015, Deep Residual Learning, arXiv:1512.03385; v1.5: Goyal et al. 2017, arXiv:1706.02677",
@@ -23,7 +23,7 @@ def test_the_table_says_what_is_published():
     }
 
 
-def test_the_table_for_people_names_each_paper_once():
+def test_table_names_each_paper_once():
     lines = run("models", "--filter=resnet20").stdout.splitlines()
     assert [line.split() for line in lines[:1] + lines[-1:]] == [
         ["model", "parameters", "million", "multiply-adds", "top-1", "as", "published", "by"],
@@ -32,7 +32,7 @@ def test_the_table_for_people_names_each_paper_once():
     assert sum("arXiv:1512.03385 (CIFAR-10, 32 x 32 pixels)" in line for line in lines) == 1
 
 
-def test_an_unknown_name_is_an_error_in_one_sentence():
+def test_unknown_model_is_reported():
     finished = run("models", "--filter=resnet51")
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr.startswith("error: unknown model 'resnet51': did you mean resnet")
+    assert finished.stderr.startswith("error: unknown model 'resnet51'. Did you mean resnet")

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.end_to_end.program import ROOT, SHORT_DIGITS, TINY, WITHOUT_TENSORFLOW
+from tests.end_to_end.program import ROOT, SHORT_DIGITS, TINY_PROGRAM, WITHOUT_TENSORFLOW
 
 # A batch that one to four processes can share, and a rate that does not depend on the number of epochs.
 BY_STEP = (
@@ -26,7 +26,7 @@ BY_STEP = (
 LONG = ("--config.num_epochs=8", "--config.evaluate_every_epochs=2", "--config.checkpoint.every_epochs=2")
 
 
-def start(number, *arguments, program=TINY, each=lambda process: (), **environment):
+def start(number, *arguments, program=TINY_PROGRAM, each=lambda process: (), **environment):
     """Starts processes of one run, without TensorBoard; `each` gives arguments to one of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -119,7 +119,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(tmp_path, 
         assert codes[process] == 75, complaints[process]
         assert "Traceback" not in complaints[process]
         assert "error: another process of this run has ended (" in complaints[process]
-        assert "the same command, in all processes, goes on from the last checkpoint" in complaints[process]
+        assert "Run the same command again in all processes to resume from the last checkpoint" in complaints[process]
     codes, outputs, complaints = end(start(2 if victim else 1, *arguments))
     assert set(codes) == {0}, complaints
     assert re.search("Resuming from step [1-9]", outputs[0])
@@ -163,7 +163,7 @@ def test_slurm_tells_processes_of_one_another(finished_run):
     """No flag does: JAX takes the port of the first from the number of the job."""
     job = {"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
     job["SLURM_JOB_ID"] = str(os.getpid())
-    command = [sys.executable, TINY, "evaluate", f"--workdir={finished_run}", "--format=json"]
+    command = [sys.executable, TINY_PROGRAM, "evaluate", f"--workdir={finished_run}", "--format=json"]
     processes = [
         subprocess.Popen(
             command,

@@ -1,0 +1,119 @@
+"""Flags that several commands share.
+
+absl registers a flag when it is defined. So each shared flag is defined by a function that a command calls at import:
+only the flags of the command that runs exist.
+"""
+
+from absl import flags
+from absl.flags import FlagHolder
+from ml_collections import config_flags
+
+from resnet_jax.errors import UserError
+
+
+def define_config(description: str = "The recipe, such as configs/cifar10.py.", required: bool = True) -> FlagHolder:
+    """Define --config, and with it a flag for every setting, such as --config.seed."""
+    holder = config_flags.DEFINE_config_file("config", None, description)
+    if required:
+        flags.mark_flag_as_required("config")
+    return holder
+
+
+def define_workdir(description: str = "The run directory.", required: bool = True) -> FlagHolder:
+    """Define --workdir."""
+    holder = flags.DEFINE_string("workdir", None, description)
+    if required:
+        flags.mark_flag_as_required("workdir")
+    return holder
+
+
+def define_format(*more: str) -> FlagHolder:
+    """Define --format with the values text, json and `more`."""
+    description = "How to print the result. json is a single line, the last on stdout."
+    return flags.DEFINE_enum("format", "text", ["text", "json", *more], description)
+
+
+def define_data_dir(description: str = "The location of the data, if it has moved since training.") -> FlagHolder:
+    """Define --data_dir."""
+    return flags.DEFINE_string("data_dir", None, description)
+
+
+class ClusterFlags:
+    """--coordinator, --num_processes and --process_id: how the processes of a run find each other.
+
+    JAX detects TPU pods and Slurm jobs without them.
+    """
+
+    def __init__(self):
+        self._coordinator = flags.DEFINE_string(
+            "coordinator", None, "HOST:PORT of process 0, for several machines other than a TPU pod or a Slurm job."
+        )
+        self._num_processes = flags.DEFINE_integer("num_processes", None, "How many processes there are in all.")
+        self._process_id = flags.DEFINE_integer("process_id", None, "The index of this process, from 0.")
+
+    def join(self) -> None:
+        """Connect to the other processes, if there are any. Call this before anything that touches a device.
+
+        Raises:
+          UserError: if only some of the flags are given, or if the first process cannot be reached.
+        """
+        holders = (self._coordinator, self._num_processes, self._process_id)
+        missing = [f"--{holder.name}" for holder in holders if holder.value is None]
+        if missing and len(missing) < len(holders):
+            are = "is" if len(missing) == 1 else "are"
+            raise UserError(
+                f"--coordinator, --num_processes and --process_id go together, but {' and '.join(missing)} {are} "
+                "missing. Give all three or none."
+            )
+        if not missing and not 0 <= self._process_id.value < self._num_processes.value:
+            raise UserError(
+                f"--process_id ({self._process_id.value}) must be at least 0 and less than --num_processes "
+                f"({self._num_processes.value})."
+            )
+        # Imports JAX, so it comes after the flags have been checked: a mistake is reported at once.
+        from resnet_jax.runtime import cluster
+
+        cluster.start(self._coordinator.value, self._num_processes.value, self._process_id.value)
+
+
+class ModelFlags:
+    """--workdir for a run, or in its place --config with --config.init_from for published weights.
+
+    Attributes:
+      workdir, config: the flags.
+    """
+
+    def __init__(self):
+        self.workdir = define_workdir(required=False)
+        self.config = define_config("In place of --workdir, a recipe with --config.init_from=WEIGHTS.", required=False)
+
+    def check(self, command: str) -> None:
+        """Check that exactly one of both is given.
+
+        Raises:
+          UserError: otherwise. The message names the command.
+        """
+        if (self.workdir.value is None) == (self.config.value is None):
+            raise UserError(f"{command} takes either --workdir, or --config with --config.init_from")
+        if self.config.value is not None and not self.config.value.init_from:
+            raise UserError("--config.init_from is missing. Set it to the weights to load.")
+
+    def load(self, split: str | None = None, data_dir: str | None = None):
+        """Return the `TrainedModel` that the flags name.
+
+        For published weights, the data determines the class names and the image size.
+
+        Args:
+          split: the split of that data; None: the test split.
+          data_dir: the location of that data; None: as the recipe says.
+        """
+        from resnet_jax.data.sources import open_sources
+        from resnet_jax.pretrained.load import load_pretrained, open_pretrained
+        from resnet_jax.trained_model import load_run
+
+        if self.workdir.value:
+            return load_run(self.workdir.value)
+        config = self.config.value
+        weights = open_pretrained(config.init_from)
+        sources = open_sources(config.dataset.name, data_dir or config.dataset.data_dir)
+        return load_pretrained(config, weights, sources, split)

@@ -1,0 +1,54 @@
+"""The program without a command, --help and --version."""
+
+import subprocess
+import sys
+
+import pytest
+
+import resnet_jax
+from resnet_jax.cli import app
+from resnet_jax.errors import program
+from tests.conftest import ROOT
+
+WITHOUT_JAX = (
+    "import sys; sys.modules['jax'] = None; sys.argv[0] = 'main.py'; from resnet_jax.cli import app; app.main()"
+)
+
+
+def run_without_jax(*arguments):
+    return subprocess.run([sys.executable, "-c", WITHOUT_JAX, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_help_needs_no_jax_and_lists_commands_in_order():
+    finished = run_without_jax("--help")
+    assert finished.returncode == 0, finished.stderr
+    lines = [line.split()[0] for line in finished.stdout.splitlines() if line.strip()]
+    commands = [line for line in lines if line in app.COMMANDS]
+    assert commands == list(app.COMMANDS)
+    assert lines.index("usage:") < lines.index("train") < lines.index("--config") < lines.index("--coordinator")
+
+
+@pytest.mark.parametrize("command", [name for name in app.COMMANDS if name != "train"])
+def test_help_of_a_command_needs_no_jax(command):
+    finished = run_without_jax(command, "--help")
+    assert finished.returncode == 0, finished.stderr
+    assert f"flags of {command}:" in finished.stdout
+
+
+def test_program_without_arguments_prints_the_help():
+    finished = run_without_jax()
+    assert (finished.returncode, finished.stdout) == (2, run_without_jax("--help").stdout)
+
+
+def test_version_needs_no_jax():
+    finished = run_without_jax("--version")
+    assert (finished.returncode, finished.stdout) == (0, f"resnet-jax {resnet_jax.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("invoked", "expected"),
+    [("main.py", "python main.py"), ("/usr/bin/resnet-jax", "resnet-jax"), ("-c", "python main.py")],
+)
+def test_program_is_named_as_invoked(monkeypatch, invoked, expected):
+    monkeypatch.setattr(sys, "argv", [invoked])
+    assert program() == expected
