@@ -170,7 +170,7 @@ class TorchPictures:
 
         picture = Image.open(self._source.name(index)).convert("RGB")
         top, left, height, width = crops.random_box(
-            picture.height, picture.width, torch.rand(crops.DRAWS).numpy(), SCALE, RATIO
+            picture.height, picture.width, torch.rand(crops.NUM_DRAWS).numpy(), SCALE, RATIO
         )
         box = (left, top, left + width, top + height)
         picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)

@@ -1,4 +1,11 @@
-"""Which part of a picture is shown to the network, and its resizing on the host, where pictures differ in size."""
+"""Choice of the region of an image that is cropped, and resizing on the host.
+
+A streaming feed uses this module, because its images differ in size. A resident feed crops on the device, with boxes of
+the same distribution (`augment.boxes.crop_boxes`).
+
+Resizing is our own combination of three OpenCV calls: OpenCV's bilinear resizing does not anti-alias, and PIL, which
+does, takes five times as long.
+"""
 
 import math
 from typing import NamedTuple
@@ -6,12 +13,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-MOST_SHRINKING = 2.4  # by the filter of three taps; for more it is too short, and its middle becomes negative
-DRAWS = 40  # numbers that `random_box` needs: ten attempts of four
+MAX_FILTER_FACTOR = 2.4  # beyond this the three-tap filter is too short: its middle tap becomes negative
+NUM_DRAWS = 40  # numbers that `random_box` needs: four for each of ten attempts
 
 
 class Box(NamedTuple):
-    """A part of a picture, in pixels; it may lie between them."""
+    """A region of an image in pixels; its edges may lie between pixels."""
 
     top: float
     left: float
@@ -22,56 +29,73 @@ class Box(NamedTuple):
 def random_box(
     height: int, width: int, draws: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)
 ) -> Box:
-    """A part to train on, of random size, shape and place (Szegedy et al. 2014, "Going deeper with convolutions", 6).
+    """Choose a region to train on, of random size, shape and position, as torchvision's `RandomResizedCrop` does.
+
+    Szegedy et al. 2014, "Going deeper with convolutions", section 6.
 
     Args:
-      height, width: of the picture.
-      draws: `DRAWS` numbers, uniform in [0, 1).
-      scale: the least and the largest share of the picture's area.
-      ratio: the least and the largest width to height, drawn evenly in their logarithm.
+      height, width: size of the image.
+      draws: `NUM_DRAWS` numbers, uniform in [0, 1).
+      scale: smallest and largest fraction of the area of the image.
+      ratio: smallest and largest aspect ratio, width over height; log-uniform between them.
 
     Returns:
-      The first of ten attempts that fits into the picture; else the largest part in its middle of an allowed shape.
+      The first of ten attempts that fits into the image, in whole pixels; if none fits, `central_box`.
+
+    Example:
+      >>> random_box(200, 200, np.full(NUM_DRAWS, 0.5), scale=(0.08, 1.0))
+      Box(top=27, left=27, height=147, width=147)
     """
     for area_draw, ratio_draw, top_draw, left_draw in draws.reshape(-1, 4).tolist():
         area = height * width * (scale[0] + (scale[1] - scale[0]) * area_draw)
-        shape = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * ratio_draw)
-        box_height, box_width = round(math.sqrt(area / shape)), round(math.sqrt(area * shape))
+        aspect = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * ratio_draw)
+        box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < box_height <= height and 0 < box_width <= width:
             top = math.floor(top_draw * (height - box_height + 1))
             left = math.floor(left_draw * (width - box_width + 1))
             return Box(top, left, box_height, box_width)
+    return central_box(height, width, ratio)
+
+
+def central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
+    """Return the largest region in the middle of an image whose aspect ratio lies within `ratio`, in whole pixels."""
     box_height, box_width = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
-def center_box(height: int, width: int, resize: int, crop: int) -> Box:
-    """The square in the middle that remains when the short side is resized to `resize`, and `crop` is cut out."""
+def center_square(height: int, width: int, resize: int, crop: int) -> Box:
+    """Return the square that remains when the short side is resized to `resize` and the central `crop` pixels are kept.
+
+    Example:
+      >>> center_square(300, 400, resize=256, crop=256)
+      Box(top=0.0, left=50.0, height=300.0, width=300.0)
+    """
     side = min(height, width) * crop / resize
     return Box((height - side) / 2, (width - side) / 2, side, side)
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resizes uint8 [height, width, channels] to [size, size, channels], bilinear, without aliasing.
+    """Resize uint8 [height, width, channels] to [size, size, channels], bilinear, with anti-aliasing.
 
-    Shrinking by a factor f with a triangle filter of that width, as PIL and PyTorch do it, blurs with variance f² / 6,
-    of which bilinear interpolation gives 1/6. A filter of three taps gives the rest here, which takes a fifth of the
-    time. Of larger factors, the average over blocks of pixels takes a part first.
+    Shrinking by a factor f with a triangle filter of that width, as PIL and PyTorch do, blurs with variance f² / 6, of
+    which bilinear interpolation provides 1/6. Here a three-tap filter provides the rest, in a fifth of the time. For
+    larger factors, averaging over blocks of pixels comes first.
     """
     height, width, channels = pixels.shape
     if (height, width) != (size, size):
-        rows, columns = (math.ceil(side / (MOST_SHRINKING * size)) for side in (height, width))
-        if rows > 1 or columns > 1:
-            shrunk = (math.ceil(width / columns), math.ceil(height / rows))
+        block_height = math.ceil(height / (MAX_FILTER_FACTOR * size))
+        block_width = math.ceil(width / (MAX_FILTER_FACTOR * size))
+        if block_height > 1 or block_width > 1:
+            shrunk = (math.ceil(width / block_width), math.ceil(height / block_height))
             pixels = cv2.resize(pixels, shrunk, interpolation=cv2.INTER_AREA)
-        taps = [_taps(side / size) for side in pixels.shape[1::-1]]
-        if any(len(tap) > 1 for tap in taps):
-            pixels = cv2.sepFilter2D(pixels, -1, *taps, borderType=cv2.BORDER_REPLICATE)
+        filters = [_filter_taps(side / size) for side in pixels.shape[1::-1]]
+        if any(len(taps) > 1 for taps in filters):
+            pixels = cv2.sepFilter2D(pixels, -1, *filters, borderType=cv2.BORDER_REPLICATE)
         pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
     return pixels.reshape(size, size, channels)  # OpenCV drops a single channel.
 
 
-def _taps(factor: float) -> np.ndarray:
-    """The filter along one side before it shrinks by `factor`, up to `MOST_SHRINKING`; below 1 none is needed."""
-    side = max(0.0, (factor**2 - 1) / 12)
-    return np.array([side, 1 - 2 * side, side]) if side else np.ones(1)
+def _filter_taps(factor: float) -> np.ndarray:
+    """Return the filter for one side before it shrinks by `factor`, at most `MAX_FILTER_FACTOR`; [1] if it grows."""
+    outer = max(0.0, (factor**2 - 1) / 12)
+    return np.array([outer, 1 - 2 * outer, outer]) if outer else np.ones(1)

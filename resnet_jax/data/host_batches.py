@@ -144,8 +144,8 @@ class TrainingBatches:
 
     def _box(self, epoch: int, place: int, height: int, width: int) -> Box:
         if not self.scale:
-            return crops.center_box(height, width, resize=1, crop=1)
-        draws = randomness.uniform(self.seed, Use.CROPPING, (epoch, place), crops.DRAWS)
+            return crops.center_square(height, width, resize=1, crop=1)
+        draws = randomness.uniform(self.seed, Use.CROPPING, (epoch, place), crops.NUM_DRAWS)
         return crops.random_box(height, width, draws, self.scale)
 
 
@@ -182,7 +182,7 @@ class EvaluationBatches:
         return rows
 
     def box(self, height: int, width: int) -> Box:
-        return crops.center_box(height, width, self.resize, crop=self.loader.shape[0])
+        return crops.center_square(height, width, self.resize, crop=self.loader.shape[0])
 
 
 @functools.lru_cache(maxsize=2)

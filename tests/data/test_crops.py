@@ -11,7 +11,7 @@ SCALE = (0.08, 1.0)
 
 
 def draws(seed):
-    return np.random.default_rng(seed).random(crops.DRAWS)
+    return np.random.default_rng(seed).random(crops.NUM_DRAWS)
 
 
 def boxes(height, width, scale, count=1000):
@@ -54,7 +54,7 @@ class TestRandomBox:
         assert crops.random_box(300, 400, draws(1), SCALE) != crops.random_box(300, 400, draws(2), SCALE)
 
     def test_the_first_attempt_that_fits_is_taken(self):
-        whole = np.zeros(crops.DRAWS)
+        whole = np.zeros(crops.NUM_DRAWS)
         whole[0::4], whole[1::4] = 1, 0.5  # The whole area, and square: fits into no oblong.
         fits = whole.copy()
         fits[4:8] = 0, 0.5, 0, 0
@@ -66,7 +66,7 @@ class TestRandomBox:
         [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10)), (100, 100, (0, 0, 100, 100))],
     )
     def test_where_none_fits_it_is_the_largest_allowed_shape_in_the_middle(self, height, width, expected):
-        too_wide = np.ones(crops.DRAWS) * 0.99  # All of the area, at 4:3.
+        too_wide = np.ones(crops.NUM_DRAWS) * 0.99  # All of the area, at 4:3.
         assert crops.random_box(height, width, too_wide, (1.0, 1.0)) == expected
 
 
@@ -76,12 +76,12 @@ def test_the_centre_box_is_what_resizing_the_short_side_and_cutting_out_leaves(h
     factor = 256 / min(height, width)
     resized_height, resized_width = height * factor, width * factor
     top, left = (resized_height - 224) / 2, (resized_width - 224) / 2
-    box = crops.center_box(height, width, resize=256, crop=224)
+    box = crops.center_square(height, width, resize=256, crop=224)
     assert box == pytest.approx((top / factor, left / factor, 224 / factor, 224 / factor))
 
 
 def test_a_centre_box_without_a_margin_is_the_largest_square():
-    assert crops.center_box(30, 50, resize=1, crop=1) == (0, 10, 30, 30)
+    assert crops.center_square(30, 50, resize=1, crop=1) == (0, 10, 30, 30)
 
 
 def noisy_picture(height, width, channels=3):

@@ -1,1 +1,1 @@
-"""Augmentation of batches on the device, by pure functions: `pipeline.from_config` puts them together."""
+"""Augmentation of batches on the device, as pure functions; `pipeline.from_config` composes them."""

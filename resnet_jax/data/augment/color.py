@@ -1,7 +1,12 @@
-"""Changes of colour, with the meaning that they have in PIL and torchvision.
+"""Colour augmentations with the semantics of PIL and torchvision.
 
-All take pictures [batch, height, width, channels] in [0, 255], grey or RGB, and return the like; integers are rounded
-to the nearest (PIL rounds down: up to one level less). Factors and the like are one number, or one a picture [batch].
+All functions take images [batch, height, width, channels] in [0, 255], greyscale or RGB, and return images of the same
+shape and dtype. Integers are rounded to the nearest level (PIL rounds down, to at most one level less). Factors, shifts
+and thresholds are a number, or one number per image [batch].
+
+The functions are our own because PIL and torchvision process images on the host, while these run inside the compiled
+train step on whole batches, and because tests hold them to PIL's results: exactly for `equalize`, `posterize` and
+`solarize`, within one level for the others (`adjust_hue` is compared with `colorsys`).
 """
 
 import functools
@@ -9,27 +14,27 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.data.augment.pixels import per_picture, to_dtype
+from resnet_jax.data.augment.pixels import per_image, to_dtype
 
-RED_GREEN_BLUE_IN_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as in PIL
 
 
 def color_jitter(
     key: jax.Array, images: jax.Array, brightness: float, contrast: float, saturation: float, hue: float
 ) -> jax.Array:
-    """Changes brightness, contrast, saturation and hue of each picture at random, in random order.
+    """Change brightness, contrast, saturation and hue of each image at random, in random order.
 
     Howard 2013, "Some Improvements on Deep Convolutional Neural Network Based Image Classification", as in torchvision.
-    The order is one for the whole batch: each adjustment is then computed once, not at every place in the order.
+    The order is the same for the whole batch, so that each adjustment is computed once instead of once per position.
 
     Args:
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255].
-      brightness, contrast, saturation: strengths: the factor of a picture is uniform in [max(0, 1 - s), 1 + s].
-      hue: the shift is uniform in [-hue, hue], as a share of the colour circle, at most 0.5.
+      brightness, contrast, saturation: with strength s, the factor of an image is uniform in [max(0, 1 - s), 1 + s].
+      hue: the shift is uniform in [-hue, hue], as a fraction of the colour circle, at most 0.5.
 
     Returns:
-      As `images`.
+      Images of the same shape and dtype.
     """
     order_key, brightness_key, contrast_key, saturation_key, hue_key = jax.random.split(key, 5)
 
@@ -52,22 +57,22 @@ def color_jitter(
 
 
 def adjust_brightness(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Multiplies pixels by `factor`: 0 is black, 1 changes nothing."""
+    """Multiply pixels by `factor`: 0 is black, 1 changes nothing."""
     return _blend(jnp.zeros_like(images), images, factor)
 
 
 def adjust_contrast(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Moves pixels away from the mean grey of the picture: 0 is that grey, 1 changes nothing."""
+    """Blend each image with its mean grey: 0 is that grey, 1 changes nothing, more increases contrast."""
     return _blend(_grey(images.mean((1, 2), dtype=jnp.float32, keepdims=True)), images, factor)
 
 
 def adjust_saturation(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Moves pixels away from their grey: 0 is a grey picture, 1 changes nothing. Grey pictures stay as they are."""
+    """Blend each pixel with its grey: 0 is a grey image, 1 changes nothing. Greyscale images stay unchanged."""
     return _blend(_grey(images), images, factor)
 
 
 def adjust_hue(images: jax.Array, shift: jax.Array | float) -> jax.Array:
-    """Turns the colour circle by `shift` of a full turn, from red towards green. Grey pictures stay as they are."""
+    """Rotate the hue by `shift` of a full turn, from red towards green. Greyscale images stay unchanged."""
     if images.shape[-1] == 1:
         return images
     pixels = images.astype(jnp.float32)
@@ -75,7 +80,7 @@ def adjust_hue(images: jax.Array, shift: jax.Array | float) -> jax.Array:
     value = jnp.maximum(jnp.maximum(red, green), blue)
     least = jnp.minimum(jnp.minimum(red, green), blue)
     chroma = value - least
-    # The hue in sixths of a turn, measured from the strongest channel. Where there is no chroma, any hue will do.
+    # Hue in sixths of a turn, measured from the strongest channel. Without chroma, the hue does not matter.
     scale = 1 / jnp.where(chroma > 0, chroma, 1)
     hue = jnp.where(
         value == red,
@@ -83,69 +88,69 @@ def adjust_hue(images: jax.Array, shift: jax.Array | float) -> jax.Array:
         jnp.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale),
     )
     # With n of 5, 3, 1 for red, green, blue: v - c * max(0, min(k, 4 - k, 1)), k = (n + hue) modulo 6, is HSV to RGB.
-    place = hue[..., None] + 6 * per_picture(shift) + jnp.array([5.0, 3.0, 1.0])
-    place -= 6 * jnp.floor(place / 6)  # Ten times as fast as % on CPU.
-    turned = value[..., None] - chroma[..., None] * jnp.minimum(place, 4 - place).clip(0, 1)
-    return to_dtype(turned, images.dtype)
+    position = hue[..., None] + 6 * per_image(shift) + jnp.array([5.0, 3.0, 1.0])
+    position -= 6 * jnp.floor(position / 6)  # Ten times as fast as % on CPU.
+    rotated = value[..., None] - chroma[..., None] * jnp.minimum(position, 4 - position).clip(0, 1)
+    return to_dtype(rotated, images.dtype)
 
 
 def adjust_sharpness(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Moves pixels away from a smoothed picture: 0 is smooth, 1 changes nothing. The outermost pixels stay."""
+    """Blend each image with a smoothed one: 0 is smooth, 1 changes nothing. The outermost pixels stay unchanged."""
     pixels = images.astype(jnp.float32)
     rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
     neighbourhood = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     inner = pixels[:, 1:-1, 1:-1]
-    smooth = (neighbourhood + 4 * inner) / 13  # The kernel of PIL's ImageFilter.SMOOTH: 5 amid eight ones.
+    smooth = (neighbourhood + 4 * inner) / 13  # The kernel of PIL's ImageFilter.SMOOTH: 5 surrounded by ones.
     return images.at[:, 1:-1, 1:-1].set(to_dtype(_blend(smooth, inner, factor), images.dtype))
 
 
 def autocontrast(images: jax.Array) -> jax.Array:
-    """Stretches each channel of each picture so that it reaches from 0 to 255; one of a single value stays."""
+    """Stretch each channel of each image to the range 0 to 255; a constant channel stays unchanged."""
     pixels = images.astype(jnp.float32)
     darkest, brightest = pixels.min((1, 2), keepdims=True), pixels.max((1, 2), keepdims=True)
     span = brightest - darkest
-    # Integers divided with rounding down, as PIL does: the half keeps inexact division from falling below a whole one.
+    # Integer division that rounds down, as in PIL. Adding 0.5 keeps an inexact quotient from dropping below an integer.
     stretched = jnp.floor(((pixels - darkest) * 255 + 0.5) / jnp.where(span > 0, span, 1))
     return to_dtype(jnp.where(span > 0, stretched, pixels), images.dtype)
 
 
 def equalize(images: jax.Array) -> jax.Array:
-    """Maps the grey levels of each channel of each picture so that all are about equally frequent, as PIL does."""
+    """Equalize the histogram of each channel of each image, as PIL does."""
     channels = jnp.arange(images.shape[-1])
     levels = to_dtype(images, jnp.int32)
 
-    def equalized(picture: jax.Array) -> jax.Array:
-        counts = jnp.zeros(256 * len(channels), jnp.int32).at[256 * channels + picture].add(1).reshape(-1, 256)
+    def equalize_image(image: jax.Array) -> jax.Array:
+        counts = jnp.zeros(256 * len(channels), jnp.int32).at[256 * channels + image].add(1).reshape(-1, 256)
         below = jnp.cumsum(counts, axis=1) - counts
-        # The brightest level is to become 255, so the step leaves out its pixels.
-        step = below[channels, picture.max((0, 1))][:, None] // 255
+        # The brightest level must become 255, so the step excludes its pixels.
+        step = below[channels, image.max((0, 1))][:, None] // 255
         table = jnp.where(step > 0, (step // 2 + below) // jnp.maximum(step, 1), jnp.arange(256))
-        return table[channels, picture]
+        return table[channels, image]
 
-    return to_dtype(jax.vmap(equalized)(levels), images.dtype)
+    return to_dtype(jax.vmap(equalize_image)(levels), images.dtype)
 
 
 def posterize(images: jax.Array, bits: jax.Array | int) -> jax.Array:
-    """Keeps the highest `bits` of the eight in each value, 1 to 8."""
-    step = jnp.left_shift(1, 8 - per_picture(bits).astype(jnp.int32))
+    """Keep the highest `bits` (1 to 8) of the eight bits of each value."""
+    step = jnp.left_shift(1, 8 - per_image(bits).astype(jnp.int32))
     return to_dtype(to_dtype(images, jnp.int32) // step * step, images.dtype)
 
 
 def solarize(images: jax.Array, threshold: jax.Array | float) -> jax.Array:
-    """Inverts values that are `threshold` or above: 256 changes nothing, 0 is the negative."""
+    """Invert values of at least `threshold`: 256 changes nothing, 0 is the negative."""
     pixels = images.astype(jnp.float32)
-    return to_dtype(jnp.where(pixels >= per_picture(threshold), 255 - pixels, pixels), images.dtype)
+    return to_dtype(jnp.where(pixels >= per_image(threshold), 255 - pixels, pixels), images.dtype)
 
 
 def _grey(images: jax.Array) -> jax.Array:
-    """float32 [batch, height, width, 1]."""
+    """Convert to greyscale: float32 [batch, height, width, 1]."""
     pixels = images.astype(jnp.float32)
     if images.shape[-1] == 1:
         return pixels
-    # A sum over so short an axis is slow in XLA on CPU, and a matrix product inexact on TPU.
-    return sum(share * pixels[..., channel, None] for channel, share in enumerate(RED_GREEN_BLUE_IN_GREY))
+    # A reduction over such a short axis is slow in XLA on CPU, and a matrix product is inexact on TPU.
+    return sum(weight * pixels[..., channel, None] for channel, weight in enumerate(LUMA_WEIGHTS))
 
 
 def _blend(start: jax.Array, images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """The way from `start` to `images`, gone to `factor` of its length: beyond 1, further than `images`."""
-    return to_dtype(start + per_picture(factor) * (images.astype(jnp.float32) - start), images.dtype)
+    """Interpolate from `start` (factor 0) to `images` (factor 1); larger factors extrapolate."""
+    return to_dtype(start + per_image(factor) * (images.astype(jnp.float32) - start), images.dtype)

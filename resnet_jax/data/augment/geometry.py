@@ -1,4 +1,4 @@
-"""Which part of a picture is seen, and how it lies: crops, mirroring, rotation."""
+"""Augmentations that move the content of an image: crops, flips and rotations."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,9 @@ from resnet_jax.data.augment.pixels import Fill, to_dtype
 
 
 def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
-    """Pads each picture with black and cuts its size out again at a random place (He et al. 2015, 4.2, with padding 4).
+    """Pad each image with black and crop it to its original size at a random position.
+
+    He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2, with padding 4.
 
     Args:
       key: a PRNG key.
@@ -16,7 +18,8 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
       padding: pixels on each side.
 
     Returns:
-      As `images`; every offset in [0, 2 * padding] is equally likely, in each direction and for each picture.
+      Images of the same shape and dtype. In each direction and for each image, every offset in [0, 2 * padding] is
+      equally likely.
     """
     batch, height, width, channels = images.shape
     padded = jnp.pad(images, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
@@ -29,22 +32,22 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
 
 
 def random_horizontal_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirrors each picture of [batch, height, width, channels] left to right with probability 1/2."""
+    """Mirror each image of [batch, height, width, channels] left to right with probability 1/2."""
     mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
 def random_rotation(key: jax.Array, images: jax.Array, degrees: float, fill: Fill = 0) -> jax.Array:
-    """Turns each picture about its centre, by an angle uniform in [-degrees, degrees], with bilinear interpolation.
+    """Rotate each image about its centre by an angle uniform in [-degrees, degrees], with bilinear interpolation.
 
     Args:
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255].
       degrees: the largest angle.
-      fill: what comes into the corners.
+      fill: value of the pixels that come from outside the image.
 
     Returns:
-      As `images`.
+      Images of the same shape and dtype.
     """
     angles = jax.random.uniform(key, images.shape[:1], minval=-degrees, maxval=degrees)
     return affine.warp(images, affine.rotation(angles), fill)
@@ -57,34 +60,37 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     size: int | None = None,
 ) -> jax.Array:
-    """Cuts a random rectangle out of each picture and resizes it.
+    """Crop a random box out of each image and resize it (Szegedy et al. 2014, "Going deeper with convolutions", 6).
 
-    Szegedy et al. 2014, "Going deeper with convolutions", section 6.
+    The distribution of the boxes is torchvision's, and the same as on the host (`crops.random_box`): draw up to ten
+    boxes and take the first that fits into the image. A streaming feed crops on the host, because its images differ in
+    size. Host and device use different keys, (seed, epoch, place in the epoch) and (seed, step), because the host draws
+    with NumPy's Philox, whose 64-bit integers the devices lack. So a resident and a streaming run see crops of the same
+    distribution, but not the same crops.
 
     Args:
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255].
-      scale: smallest and largest share of the area that is cut out; the share is uniform between them.
-      ratio: smallest and largest width over height; log-uniform between them, as far as the rectangle fits into the
-        picture (see `boxes.draw`).
-      size: as for `resized_crop`.
+      scale: smallest and largest fraction of the area to crop; uniform between them.
+      ratio: smallest and largest aspect ratio, width over height; log-uniform between them.
+      size: see `resized_crop`.
 
     Returns:
-      As `images`, in that size.
+      Images of the same dtype, in the requested size.
     """
-    return resized_crop(images, boxes.draw(key, *images.shape[:3], scale, ratio), size)
+    return resized_crop(images, boxes.random_crop_boxes(key, *images.shape[:3], scale, ratio), size)
 
 
-def resized_crop(images: jax.Array, crops: jax.Array, size: int | None = None) -> jax.Array:
-    """Resizes a rectangle of each picture: bilinear, and without aliasing where it becomes smaller.
+def resized_crop(images: jax.Array, crop_boxes: jax.Array, size: int | None = None) -> jax.Array:
+    """Crop a box out of each image and resize it, bilinear, with anti-aliasing where it shrinks.
 
     Args:
       images: [batch, height, width, channels] in [0, 255].
-      crops: float32 [batch, 4]: top, left, height and width of the rectangles in pixels, wholly within the picture.
-      size: pixels on a side of what comes out; unset: the height and width of the pictures.
+      crop_boxes: float32 [batch, 4]: top, left, height and width in pixels; each box lies wholly within the image.
+      size: height and width of the result in pixels; by default those of `images`.
 
     Returns:
-      As `images`, in that size.
+      Images of the same dtype, in the requested size.
     """
     height, width = (size, size) if size else images.shape[1:3]
 
@@ -93,4 +99,4 @@ def resized_crop(images: jax.Array, crops: jax.Array, size: int | None = None) -
         shape = height, width, image.shape[-1]
         return jax.image.scale_and_translate(image, shape, (0, 1), zoom, -zoom * box[:2], "linear")
 
-    return to_dtype(jax.vmap(crop)(images.astype(jnp.float32), crops), images.dtype)
+    return to_dtype(jax.vmap(crop)(images.astype(jnp.float32), crop_boxes), images.dtype)

@@ -1,4 +1,4 @@
-"""All that the settings `augment` ask for, one after another, and the check of these settings."""
+"""The augmentation pipeline that the settings `augment` describe, and the check of these settings."""
 
 import enum
 import math
@@ -15,7 +15,7 @@ Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array
 
 
 class Stream(enum.IntEnum):
-    """Where each augmentation draws from, so that switching one on does not change what the others draw."""
+    """Random stream of each augmentation, so that enabling one does not change what the others draw."""
 
     RANDOM_RESIZED_CROP = 0
     CROP_PADDING = 1
@@ -32,32 +32,43 @@ def from_config(
     augment: ConfigDict,
     num_classes: int,
     fill: Sequence[float],
-    crops_resized_on_host: bool = False,
+    crops_on_host: bool = False,
     image_size: int | None = None,
 ) -> Augment:
-    """A pure function to augmented images and their labels.
+    """Return a pure function that augments a batch.
 
     Args:
       augment: the settings `augment`.
-      num_classes: how many classes the labels are of.
-      fill: the data set's mean pixel, a value in [0, 255] for each channel: what is erased or comes into a picture
-        from outside is then zero after normalisation. (The border of `crop_padding` is black.)
-      crops_resized_on_host: whether the feed has done `random_resized_crop` already.
-      image_size: pixels on a side to which `random_resized_crop` resizes, where pictures will be resized to it anyway;
-        unset: their own size. What follows works on pictures as they are then.
+      num_classes: number of classes.
+      fill: the dataset's mean pixel, one value in [0, 255] per channel. Pixels that are erased or that come from
+        outside the image get this value, which is zero after normalisation. (The border of `crop_padding` is black.)
+      crops_on_host: whether the feed has already done `random_resized_crop`.
+      image_size: height and width in pixels to which `random_resized_crop` resizes, for images that will be resized to
+        it anyway; by default the size of the images. Later augmentations work on images of that size.
 
     Returns:
-      A function of a PRNG key, images uint8 [batch, height, width, channels] and labels int32 [batch] to images and
-      labels. With mixup, images come out as float32, still in [0, 255]. With mixup or cutmix, labels come out as
-      float32 [batch, num_classes], each row a distribution over the classes, and an odd batch raises `UserError`.
+      A function of a PRNG key, images uint8 [batch, height, width, channels] and labels int32 [batch], which returns
+      augmented images and their labels. With mixup, images become float32, still in [0, 255]. With mixup or cutmix,
+      labels become float32 [batch, num_classes], each row a distribution over the classes, and an odd batch raises
+      `UserError`.
+
+    Example:
+      >>> from resnet_jax import config
+      >>> settings = config.default().augment
+      >>> settings.horizontal_flip = True
+      >>> augment = from_config(settings, num_classes=10, fill=(0, 0, 0))
+      >>> images = jax.numpy.zeros((4, 8, 8, 3), "uint8")
+      >>> augmented, labels = augment(jax.random.key(0), images, jax.numpy.arange(4))
+      >>> augmented.shape
+      (4, 8, 8, 3)
     """
     fill = tuple(fill)
 
     def apply(key: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         keys = {stream: jax.random.fold_in(key, stream) for stream in Stream}
-        if augment.random_resized_crop and not crops_resized_on_host:
-            key_of_crop, scale = keys[Stream.RANDOM_RESIZED_CROP], augment.random_resized_crop
-            images = geometry.random_resized_crop(key_of_crop, images, scale, size=image_size)
+        if augment.random_resized_crop and not crops_on_host:
+            crop_key, scale = keys[Stream.RANDOM_RESIZED_CROP], augment.random_resized_crop
+            images = geometry.random_resized_crop(crop_key, images, scale, size=image_size)
         if augment.crop_padding:
             images = geometry.random_crop(keys[Stream.CROP_PADDING], images, augment.crop_padding)
         if augment.horizontal_flip:
@@ -82,26 +93,26 @@ def from_config(
 
 
 def check(augment: ConfigDict, batch_size: int) -> None:
-    """Raises `UserError` for values of the settings `augment` that cannot work, naming the setting."""
-    if (augment.mixup or augment.cutmix) and batch_size % 2:
-        raise UserError(f"augment.mixup and augment.cutmix mix two by two: batch_size must be even, not {batch_size}")
+    """Raise `UserError` for invalid values of the settings `augment`, naming the setting."""
+    if augment.mixup or augment.cutmix:
+        mixing.check_batch_size(batch_size)
     scale, jitter, operations = augment.random_resized_crop, augment.color_jitter, augment.randaugment
     if scale and not (_are_numbers(scale, (2,)) and 0 < scale[0] <= scale[1] <= 1):
-        wanted = "the least and the largest share of the area, such as '(0.08, 1.0)'"
-        raise _refusal(augment, "random_resized_crop", wanted)
+        valid = "the smallest and the largest fraction of the area, such as '(0.08, 1.0)'"
+        raise _invalid(augment, "random_resized_crop", valid)
     if not 0 <= augment.rotation <= 180:
-        raise _refusal(augment, "rotation", "degrees from 0 to 180")
+        raise _invalid(augment, "rotation", "degrees from 0 to 180")
     if jitter and not (_are_numbers(jitter, (4,)) and min(jitter) >= 0 and jitter[3] <= 0.5):
-        wanted = "four numbers from 0, the last (hue) up to 0.5, such as '(0.4, 0.4, 0.4, 0.1)'"
-        raise _refusal(augment, "color_jitter", wanted)
+        valid = "four numbers of at least 0, the last (hue) at most 0.5, such as '(0.4, 0.4, 0.4, 0.1)'"
+        raise _invalid(augment, "color_jitter", valid)
     if operations and not (_are_numbers(operations, (2, 3)) and _is_randaugment(*operations)):
-        wanted = "a whole number of operations, a magnitude from 0 to 10 and perhaps its deviation, such as '(2, 9)'"
-        raise _refusal(augment, "randaugment", wanted)
+        valid = "the number of operations, a magnitude from 0 to 10 and optionally its std, such as '(2, 9)'"
+        raise _invalid(augment, "randaugment", valid)
     if not 0 <= augment.random_erasing <= 1:
-        raise _refusal(augment, "random_erasing", "a probability from 0 to 1")
+        raise _invalid(augment, "random_erasing", "a probability from 0 to 1")
     for name in ("cutout", "mixup", "cutmix"):
         if not 0 <= augment[name] < math.inf:
-            raise _refusal(augment, name, "0 (off) or positive")
+            raise _invalid(augment, name, "0 (off) or positive")
 
 
 def _are_numbers(values: tuple, lengths: tuple[int, ...]) -> bool:
@@ -112,5 +123,5 @@ def _is_randaugment(num_ops: float, magnitude: float, magnitude_std: float = 0.0
     return isinstance(num_ops, int) and num_ops >= 1 and 0 <= magnitude <= 10 and magnitude_std >= 0
 
 
-def _refusal(augment: ConfigDict, name: str, wanted: str) -> UserError:
-    return UserError(f"augment.{name} must be {wanted}, not {augment[name]}")
+def _invalid(augment: ConfigDict, name: str, valid: str) -> UserError:
+    return UserError(f"augment.{name} must be {valid}, not {augment[name]}")

@@ -1,16 +1,16 @@
-"""RandAugment (Cubuk et al. 2019): a few operations of a list, drawn for each picture, all at one magnitude.
+"""RandAugment (Cubuk et al. 2019): a few random operations per image, all with the same magnitude.
 
-The list is the paper's; every operation grows stronger with the magnitude, and the ranges are those of AutoAugment
-(Cubuk et al. 2018), with the strength s = magnitude / 10 and, where it says ±, a random sign:
+The list of operations is the paper's, and the ranges are those of AutoAugment (Cubuk et al. 2018). Every operation
+grows stronger with the magnitude. The strength s is magnitude / 10, and ± stands for a random sign:
 
 | operation | at strength s | at magnitude 10 |
 | --- | --- | --- |
 | identity, autocontrast, equalize | the same at every magnitude | |
-| solarize | inverts values from 256 (1 - s) | a negative |
+| solarize | inverts values from 256 (1 - s) | the negative |
 | posterize | keeps 8 - 4 s bits, rounded | 4 bits |
 | color, contrast, brightness, sharpness | factor 1 ± 0.9 s | 0.1 or 1.9 |
 | rotate | ± 30 s degrees | ± 30 degrees |
-| shear x, shear y | ± 0.3 s pixels a pixel, about the centre | ± 0.3 |
+| shear x, shear y | ± 0.3 s pixels per pixel, about the centre | ± 0.3 |
 | translate x, translate y | ± 0.45 s of the width or height | ± 0.45 |
 """
 
@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from resnet_jax.data.augment import affine, color
 from resnet_jax.data.augment.pixels import Fill
 
-# From pictures and signed strengths [batch] in [-1, 1] to pictures.
-RECOLORINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+# Functions of images and signed strengths [batch] in [-1, 1], which return images.
+COLOR_OPERATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "identity": lambda images, strength: images,
     "autocontrast": lambda images, strength: color.autocontrast(images),
     "equalize": lambda images, strength: color.equalize(images),
@@ -34,7 +34,7 @@ RECOLORINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "brightness": lambda images, strength: color.adjust_brightness(images, 1 + 0.9 * strength),
     "sharpness": lambda images, strength: color.adjust_sharpness(images, 1 + 0.9 * strength),
 }
-# From signed strengths [batch] in [-1, 1], height and width to the matrices of `affine.warp`.
+# Functions of signed strengths [batch] in [-1, 1], height and width, which return the matrices for `affine.warp`.
 WARPS: dict[str, Callable[[jax.Array, int, int], jax.Array]] = {
     "rotate": lambda strength, height, width: affine.rotation(30 * strength),
     "shear_x": lambda strength, height, width: affine.shear_x(0.3 * strength),
@@ -42,24 +42,25 @@ WARPS: dict[str, Callable[[jax.Array, int, int], jax.Array]] = {
     "translate_x": lambda strength, height, width: affine.translation(0.45 * strength * width, 0),
     "translate_y": lambda strength, height, width: affine.translation(0, 0.45 * strength * height),
 }
-OPERATIONS = (*RECOLORINGS, *WARPS)
+OPERATIONS = (*COLOR_OPERATIONS, *WARPS)
 
 
 def randaugment(
     key: jax.Array, images: jax.Array, num_ops: int, magnitude: float, magnitude_std: float = 0.0, fill: Fill = 0
 ) -> jax.Array:
-    """Applies `num_ops` operations to each picture, each drawn uniformly from the list, one after another.
+    """Apply `num_ops` operations to each image in sequence, each drawn uniformly from the list.
 
     Args:
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255].
-      num_ops: operations a picture; the same one may be drawn again.
-      magnitude: of all of them, 0 to 10.
-      magnitude_std: deviation of normal noise on the magnitude of each operation, clipped to [0, 10].
-      fill: what comes into the picture where a warp leaves a gap.
+      num_ops: operations per image; the same operation may be drawn again.
+      magnitude: magnitude of all operations, 0 to 10.
+      magnitude_std: standard deviation of normal noise on the magnitude of each operation; the sum is clipped to
+        [0, 10].
+      fill: value of the pixels that a warp takes from outside the image.
 
     Returns:
-      As `images`.
+      Images of the same shape and dtype.
     """
     batch = images.shape[:1]
 
@@ -68,37 +69,37 @@ def randaugment(
         which = jax.random.randint(which_key, batch, 0, len(OPERATIONS))
         noise = magnitude_std * jax.random.normal(noise_key, batch)
         strength = jax.random.rademacher(sign_key, batch) * jnp.clip(magnitude + noise, 0, 10) / 10
-        return apply(images, which, strength, fill), None
+        return apply_operations(images, which, strength, fill), None
 
-    # A loop, since XLA on CPU would merge operations written out and compute the first again wherever the next reads.
+    # A loop, because XLA on CPU would fuse unrolled operations and recompute the first wherever the next reads it.
     images, _ = jax.lax.scan(augment, images, jax.random.split(key, num_ops))
     return images
 
 
-def apply(images: jax.Array, which: jax.Array, strength: jax.Array, fill: Fill = 0) -> jax.Array:
-    """Applies one operation to each picture.
+def apply_operations(images: jax.Array, which: jax.Array, strength: jax.Array, fill: Fill = 0) -> jax.Array:
+    """Apply one operation to each image.
 
-    Every picture goes through every recolouring and through one warp, whose matrix is that of its operation, and one of
-    the results is kept. (A switch under vmap computes all, too, and as many warps as there are kinds. A loop over the
-    pictures with a switch computes only what is kept and is faster on CPU, but it would leave an accelerator idle, and
-    every device of several would have to fetch the whole batch.)
+    Every image goes through all colour operations and through one warp, with the matrix of its operation, and one of
+    the results is kept. (A switch under vmap also computes all of them, and one warp per kind of warp. A loop over the
+    images with a switch computes only what is kept and is faster on CPU, but it would leave an accelerator idle, and
+    each of several devices would have to fetch the whole batch.)
 
     Args:
       images: [batch, height, width, channels] in [0, 255].
       which: int32 [batch], indices into `OPERATIONS`.
       strength: float32 [batch] in [-1, 1], the magnitude / 10 with a sign.
-      fill: what comes into the picture where a warp leaves a gap.
+      fill: value of the pixels that a warp takes from outside the image.
 
     Returns:
-      As `images`.
+      Images of the same shape and dtype.
     """
     height, width = images.shape[1:3]
     matrices = affine.identity(len(images))
-    for index, matrix_of in enumerate(WARPS.values(), start=len(RECOLORINGS)):
+    for index, warp_matrices in enumerate(WARPS.values(), start=len(COLOR_OPERATIONS)):
         chosen = (which == index)[:, None, None]
-        matrices = jnp.where(chosen, matrix_of(strength, height, width), matrices)
+        matrices = jnp.where(chosen, warp_matrices(strength, height, width), matrices)
     result = affine.warp(images, matrices, fill)
-    for index, recolor in enumerate(RECOLORINGS.values()):
+    for index, recolor in enumerate(COLOR_OPERATIONS.values()):
         chosen = (which == index)[:, None, None, None]
         result = jnp.where(chosen, recolor(images, strength), result)
     return result

@@ -10,19 +10,19 @@ FILL = (10, 200, 90)
 warp = jax.jit(affine.warp, static_argnums=2)
 
 
-def warped(picture, matrices):
-    """`picture` through each matrix."""
-    return np.asarray(warp(jnp.repeat(jnp.asarray(picture)[None], len(matrices), 0), matrices, FILL)).astype(int)
+def warp_by_each(image, matrices):
+    """Warp `image` by each matrix."""
+    return np.asarray(warp(jnp.repeat(jnp.asarray(image)[None], len(matrices), 0), matrices, FILL)).astype(int)
 
 
-def transformed_by_pil(picture, matrix):
-    """PIL measures from the corner at the top left, we from the centre."""
-    height, width = picture.shape[:2]
+def warp_with_pil(image, matrix):
+    """Warp with PIL, which measures from the top left corner and not from the centre."""
+    height, width = image.shape[:2]
     matrix = np.asarray(matrix, np.float64)
     centre = np.array([width / 2, height / 2])
     offset = matrix[:, 2] + centre - matrix[:, :2] @ centre
     coefficients = np.concatenate([matrix[:, :2], offset[:, None]], axis=1).reshape(-1).tolist()
-    image = Image.fromarray(picture)
+    image = Image.fromarray(image)
     method, resample = Image.Transform.AFFINE, Image.Resampling.BILINEAR
     return np.asarray(image.transform(image.size, method, coefficients, resample=resample, fillcolor=FILL)).astype(int)
 
@@ -37,33 +37,33 @@ MATRICES = {
 
 
 @pytest.mark.parametrize("name", MATRICES)
-def test_warps_as_pil_does(smooth, name):
-    pictures = warped(smooth, MATRICES[name])
-    for picture, matrix in zip(pictures, MATRICES[name], strict=True):
-        assert np.abs(picture - transformed_by_pil(smooth, matrix)).max() <= 1
-    assert (pictures == FILL).all(-1).any()
+def test_warp_agrees_with_pil(smooth, name):
+    images = warp_by_each(smooth, MATRICES[name])
+    for image, matrix in zip(images, MATRICES[name], strict=True):
+        assert np.abs(image - warp_with_pil(smooth, matrix)).max() <= 1
+    assert (images == FILL).all(-1).any()
 
 
-def test_rotates_anticlockwise_as_pil_does(smooth):
+def test_rotation_is_anticlockwise_as_in_pil(smooth):
     angles = [-170.0, -20.0, 33.0, 90.0]
-    for picture, angle in zip(warped(smooth, affine.rotation(jnp.array(angles))), angles, strict=True):
+    for image, angle in zip(warp_by_each(smooth, affine.rotation(jnp.array(angles))), angles, strict=True):
         expected = Image.fromarray(smooth).rotate(angle, Image.Resampling.BILINEAR, fillcolor=FILL)
-        assert np.abs(picture - np.asarray(expected).astype(int)).max() <= 1
+        assert np.abs(image - np.asarray(expected).astype(int)).max() <= 1
 
 
-def test_moves_by_whole_pixels_exactly(noise):
+def test_translation_by_whole_pixels_is_exact(noise):
     moved = np.asarray(warp(jnp.asarray(noise), affine.translation(jnp.full(5, 3), -2), FILL))
     np.testing.assert_array_equal(moved[:, :-2, 3:], noise[:, 2:, :-3])
     assert (moved[:, -2:] == FILL).all()
     assert (moved[:, :, :3] == FILL).all()
 
 
-def test_identity_changes_nothing(noise):
+def test_identity_warp_changes_nothing(noise):
     np.testing.assert_array_equal(warp(jnp.asarray(noise), affine.identity(5), FILL), noise)
 
 
-def test_floats_are_not_rounded(smooth):
-    picture = smooth.astype(np.float32)
-    halfway = np.asarray(warp(picture[None], affine.translation(jnp.array([0.5]), 0), 0.0))[0]
+def test_warp_does_not_round_floats(smooth):
+    image = smooth.astype(np.float32)
+    halfway = np.asarray(warp(image[None], affine.translation(jnp.array([0.5]), 0), 0.0))[0]
     assert halfway.dtype == np.float32
-    np.testing.assert_allclose(halfway[:, 1:], (picture[:, 1:] + picture[:, :-1]) / 2, rtol=1e-5)
+    np.testing.assert_allclose(halfway[:, 1:], (image[:, 1:] + image[:, :-1]) / 2, rtol=1e-5)

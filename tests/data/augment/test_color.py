@@ -20,44 +20,44 @@ ENHANCERS = {
 
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("adjust", ENHANCERS)
-def test_enhances_as_pil_does(noise, adjust, channels):
-    """Within a level, as PIL rounds down; each picture of the batch with a factor of its own."""
+def test_adjustments_agree_with_pil(noise, adjust, channels):
+    """Allow one level of difference, since PIL rounds down. Each image of the batch has its own factor."""
     images = noise[..., :channels]
     adjusted = np.asarray(jax.jit(adjust)(images, FACTORS))
     assert adjusted.dtype == np.uint8
-    for picture, original, factor in zip(adjusted, images, FACTORS, strict=True):
+    for result, original, factor in zip(adjusted, images, FACTORS, strict=True):
         image = Image.fromarray(original if channels == 3 else original[..., 0])
         expected = np.asarray(ENHANCERS[adjust](image).enhance(float(factor))).reshape(original.shape)
-        assert np.abs(picture.astype(int) - expected.astype(int)).max() <= 1
+        assert np.abs(result.astype(int) - expected.astype(int)).max() <= 1
 
 
 equalize = jax.jit(color.equalize)
 
 
-def as_pil(images, function):
-    return np.stack([np.asarray(function(Image.fromarray(picture))) for picture in images])
+def apply_with_pil(images, function):
+    return np.stack([np.asarray(function(Image.fromarray(image))) for image in images])
 
 
-def test_equalizes_exactly_as_pil_does(noise, smooth):
+def test_equalize_equals_pil(noise, smooth):
     flat = np.full((1, 20, 28, 3), 77, np.uint8)
     few = np.where(noise[:1] > 100, 3, 9).astype(np.uint8)
     images = np.concatenate([noise, smooth[None], flat, few])
-    np.testing.assert_array_equal(equalize(images), as_pil(images, ImageOps.equalize))
+    np.testing.assert_array_equal(equalize(images), apply_with_pil(images, ImageOps.equalize))
 
 
-def test_equalized_pictures_use_all_levels_about_equally():
+def test_equalize_spreads_levels_about_evenly():
     dark = np.round(255 * np.random.default_rng(0).random((1, 64, 64, 3)) ** 3).astype(np.uint8)
     before, after = (np.histogram(images, bins=8, range=(0, 256))[0] for images in (dark, equalize(dark)))
     assert before.max() > 6 * before.min()
     assert after.max() < 1.5 * after.min()
 
 
-def test_autocontrast_is_pils(noise, smooth):
+def test_autocontrast_agrees_with_pil(noise, smooth):
     flat = np.full((1, 20, 28, 3), 77, np.uint8)
     images = np.concatenate([noise, smooth[None], smooth[None] // 3 + 40, flat])
-    stretched, expected = np.asarray(jax.jit(color.autocontrast)(images)), as_pil(images, ImageOps.autocontrast)
+    stretched, expected = np.asarray(jax.jit(color.autocontrast)(images)), apply_with_pil(images, ImageOps.autocontrast)
     darkest, brightest = images.min((1, 2), keepdims=True), images.max((1, 2), keepdims=True)
-    # Where a level becomes a whole number, PIL's rounding error may lead to the number below: 255 may become 254.
+    # Where a level becomes an integer, PIL's rounding error may give the integer below it: 254 instead of 255.
     whole = (images - darkest).astype(int) * 255 % np.maximum(brightest - darkest, 1) == 0
     np.testing.assert_array_equal(stretched[~whole], expected[~whole])
     assert (np.isin(stretched.astype(int) - expected, [0, 1])).all()
@@ -65,35 +65,35 @@ def test_autocontrast_is_pils(noise, smooth):
     assert (stretched.min((1, 2))[:-1] == 0).all()
 
 
-def test_posterizes_exactly_as_pil_does(noise):
+def test_posterize_equals_pil(noise):
     kept = np.array([1, 3, 4, 7, 8])
-    for posterized, picture, bits in zip(color.posterize(noise, kept), noise, kept, strict=True):
-        np.testing.assert_array_equal(posterized, ImageOps.posterize(Image.fromarray(picture), int(bits)))
+    for posterized, image, bits in zip(color.posterize(noise, kept), noise, kept, strict=True):
+        np.testing.assert_array_equal(posterized, ImageOps.posterize(Image.fromarray(image), int(bits)))
 
 
-def test_solarizes_exactly_as_pil_does(noise):
+def test_solarize_equals_pil(noise):
     thresholds = np.array([0, 60, 128, 255, 256])
-    for solarized, picture, threshold in zip(color.solarize(noise, thresholds), noise, thresholds, strict=True):
-        np.testing.assert_array_equal(solarized, ImageOps.solarize(Image.fromarray(picture), int(threshold)))
+    for solarized, image, threshold in zip(color.solarize(noise, thresholds), noise, thresholds, strict=True):
+        np.testing.assert_array_equal(solarized, ImageOps.solarize(Image.fromarray(image), int(threshold)))
 
 
-def test_hue_turns_the_colour_circle():
-    """As colorsys has it, for random colours, pure ones and greys."""
+def test_adjust_hue_agrees_with_colorsys():
+    """Compare random colours, pure colours and greys."""
     rng = np.random.default_rng(0)
     corners = np.array(np.meshgrid([0, 255], [0, 255], [0, 255])).reshape(3, -1).T
     greys = np.repeat(rng.integers(0, 256, (8, 1)), 3, axis=1)
     colours = np.concatenate([corners, greys, rng.integers(0, 256, (184, 3))]).astype(np.uint8)
     shifts = [-0.5, -0.2, 0.0, 0.1, 0.5]
     images = np.repeat(colours.reshape(1, 10, 20, 3), len(shifts), 0)
-    turned = np.asarray(jax.jit(color.adjust_hue)(images, jnp.array(shifts)))
-    for picture, shift in zip(turned, shifts, strict=True):
-        for changed, colour in zip(picture.reshape(-1, 3), colours, strict=True):
+    rotated = np.asarray(jax.jit(color.adjust_hue)(images, jnp.array(shifts)))
+    for image, shift in zip(rotated, shifts, strict=True):
+        for changed, colour in zip(image.reshape(-1, 3), colours, strict=True):
             hue, saturation, value = colorsys.rgb_to_hsv(*(colour / 255))
             expected = 255 * np.array(colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value))
             np.testing.assert_allclose(changed, expected, atol=0.501)
 
 
-def test_hue_leaves_grey_pictures_alone(noise):
+def test_adjust_hue_keeps_greyscale_images(noise):
     grey = noise[..., :1]
     np.testing.assert_array_equal(color.adjust_hue(grey, 0.3), grey)
 
@@ -101,8 +101,8 @@ def test_hue_leaves_grey_pictures_alone(noise):
 jitter = jax.jit(color.color_jitter)
 
 
-def test_jitter_draws_factors_from_the_whole_range():
-    """Plain grey pictures only get brighter or darker, by the factor."""
+def test_color_jitter_draws_factors_from_the_whole_range():
+    """Plain grey images only get brighter or darker, by the factor."""
     images = np.full((4000, 2, 2, 3), 100, np.float32)
     factors = np.asarray(jitter(jax.random.key(0), images, 0.4, 0.0, 0.0, 0.0))[:, 0, 0, 0] / 100
     counts, _ = np.histogram(factors, bins=10, range=(0.6 - 1e-5, 1.4 + 1e-5))
@@ -115,8 +115,8 @@ def test_jitter_draws_factors_from_the_whole_range():
 
 
 def invariants(images):
-    """What each of brightness, contrast, saturation and hue leaves alone, nearly, in pictures that are not clipped."""
-    value, least, grey = images.max(-1), images.min(-1), images @ np.array(color.RED_GREEN_BLUE_IN_GREY)
+    """Return what each adjustment nearly preserves in images that are not clipped, by the name of the adjustment."""
+    value, least, grey = images.max(-1), images.min(-1), images @ np.array(color.LUMA_WEIGHTS)
     return {
         "brightness": images / images.mean((1, 2, 3), keepdims=True),
         "contrast": grey.mean((1, 2)),
@@ -126,7 +126,7 @@ def invariants(images):
 
 
 @pytest.mark.parametrize("strength", range(4))
-def test_each_strength_of_jitter_is_that_of_its_adjustment(noise, strength):
+def test_color_jitter_strengths_control_their_adjustments(noise, strength):
     strengths = [0.0] * 4
     strengths[strength] = 0.2
     images = 100 + 0.2 * noise.astype(np.float32)
@@ -137,8 +137,8 @@ def test_each_strength_of_jitter_is_that_of_its_adjustment(noise, strength):
     assert np.abs(after[others[name]] / before[others[name]] - 1).max() > 0.01
 
 
-def test_jitter_applies_all_four_in_random_order(monkeypatch):
-    """Each adjustment appends a digit of its own to the pixels, in the system to base four."""
+def test_color_jitter_applies_all_adjustments_in_random_order(monkeypatch):
+    """Let each adjustment append its own digit to the pixels, in base four."""
     for digit, name in enumerate(("brightness", "contrast", "saturation")):
         monkeypatch.setattr(color, f"adjust_{name}", lambda images, factor, digit=digit: 4 * images + digit)
     monkeypatch.setattr(color, "adjust_hue", lambda images, shift: 4 * images + 3)
@@ -151,6 +151,6 @@ def test_jitter_applies_all_four_in_random_order(monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_jitter_without_strength_changes_nothing(noise, channels):
+def test_color_jitter_with_zero_strength_changes_nothing(noise, channels):
     images = noise[..., :channels]
     np.testing.assert_array_equal(jitter(jax.random.key(0), images, 0.0, 0.0, 0.0, 0.0), images)

@@ -9,30 +9,30 @@ from resnet_jax.data.augment import geometry
 random_rotation = jax.jit(geometry.random_rotation)
 
 
-def numbered(batch=64, size=6):
-    """Pictures in which every pixel of every picture has a value of its own, none of them zero."""
+def numbered_images(batch=64, size=6):
+    """Return images in which every pixel of every image has its own value, none of them zero."""
     return jnp.arange(1, batch * size * size + 1).reshape(batch, size, size, 1)
 
 
-def test_random_crop_cuts_a_window_out_of_the_padded_picture():
-    images, padding = numbered(), 2
+def test_random_crop_returns_a_window_of_the_padded_image():
+    images, padding = numbered_images(), 2
     cropped = np.asarray(geometry.random_crop(jax.random.key(0), images, padding))
     padded = np.pad(images, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
     offsets = []
-    for picture, border in zip(cropped, padded, strict=True):
+    for image, padded_image in zip(cropped, padded, strict=True):
         windows = {
-            (top, left): border[top : top + 6, left : left + 6] for top in range(5) for left in range(5)
+            (top, left): padded_image[top : top + 6, left : left + 6] for top in range(5) for left in range(5)
         }  # fmt: skip
-        matching = [offset for offset, window in windows.items() if (window == picture).all()]
+        matching = [offset for offset, window in windows.items() if (window == image).all()]
         assert len(matching) == 1
         offsets.append(matching[0])
-    assert len(set(offsets)) > 15  # Of 25; each picture is moved on its own.
+    assert len(set(offsets)) > 15  # Of 25; each image has its own offset.
 
 
 def test_random_crop_reaches_every_offset_equally():
-    images = numbered(batch=9000, size=3)
+    images = numbered_images(batch=9000, size=3)
     cropped = np.asarray(geometry.random_crop(jax.random.key(1), images, 1))
-    # Where the middle pixel of the original lies tells the offset.
+    # The position of the original's middle pixel gives the offset.
     middle = np.asarray(images)[:, 1, 1, 0]
     counts = [(cropped[:, row, column, 0] == middle).sum() for row in range(3) for column in range(3)]
     assert sum(counts) == 9000
@@ -40,8 +40,8 @@ def test_random_crop_reaches_every_offset_equally():
     assert max(counts) < 1150
 
 
-def test_horizontal_flip_mirrors_half_of_the_pictures():
-    images = numbered(batch=1000, size=4)
+def test_horizontal_flip_mirrors_half_of_the_images():
+    images = numbered_images(batch=1000, size=4)
     flipped = np.asarray(geometry.random_horizontal_flip(jax.random.key(0), images))
     mirrored = (flipped == np.asarray(images)[:, :, ::-1]).all((1, 2, 3))
     same = (flipped == np.asarray(images)).all((1, 2, 3))
@@ -49,13 +49,13 @@ def test_horizontal_flip_mirrors_half_of_the_pictures():
     assert 440 < mirrored.sum() < 560  # 500 expected, with a standard deviation of 16.
 
 
-def test_random_rotation_turns_by_angles_up_to_the_given_one():
-    """A bright spot right of the centre tells the angle."""
+def test_random_rotation_draws_angles_up_to_the_limit():
+    """Measure the angle by a bright spot right of the centre."""
     size, distance = 41, 16
     images = np.zeros((2000, size, size, 1), np.float32)
     images[:, size // 2, size // 2 + distance] = 255
-    turned = np.asarray(random_rotation(jax.random.key(0), images, 30.0))[..., 0]
-    weights = turned / turned.sum((1, 2), keepdims=True)
+    rotated = np.asarray(random_rotation(jax.random.key(0), images, 30.0))[..., 0]
+    weights = rotated / rotated.sum((1, 2), keepdims=True)
     rows, columns = np.arange(size) - size // 2, np.arange(size) - size // 2
     up, right = -(weights.sum(2) * rows).sum(1), (weights.sum(1) * columns).sum(1)
     angles = np.degrees(np.arctan2(up, right))
@@ -66,65 +66,66 @@ def test_random_rotation_turns_by_angles_up_to_the_given_one():
 
 
 def test_random_rotation_fills_corners(smooth):
-    """Turned by 20 degrees or more, this picture loses all four corners."""
-    turned = np.asarray(random_rotation(jax.random.key(0), np.repeat(smooth[None], 50, 0), 40.0, (1, 2, 3)))
-    corners = (turned[:, [0, 0, -1, -1], [0, -1, 0, -1]] == (1, 2, 3)).all((1, 2))
+    """A rotation by 20 degrees or more fills all four corners of this image."""
+    rotated = np.asarray(random_rotation(jax.random.key(0), np.repeat(smooth[None], 50, 0), 40.0, (1, 2, 3)))
+    corners = (rotated[:, [0, 0, -1, -1], [0, -1, 0, -1]] == (1, 2, 3)).all((1, 2))
     assert 15 < corners.sum() < 50
 
 
-@pytest.mark.parametrize("pictures", ["noise", "smooth"])
-def test_resized_crop_is_pils(request, pictures):
-    images = np.resize(request.getfixturevalue(pictures), (5, 20, 28, 3))
+@pytest.mark.parametrize("content", ["noise", "smooth"])
+def test_resized_crop_agrees_with_pil(request, content):
+    images = np.resize(request.getfixturevalue(content), (5, 20, 28, 3))
     crops = np.array([[0, 0, 20, 28], [3, 5, 4, 6], [2.5, 1.25, 10.75, 20.5], [10, 0, 10, 28], [19, 27, 1, 1]])
     resized = np.asarray(jax.jit(geometry.resized_crop)(images, crops.astype(np.float32)))
     assert resized.dtype == np.uint8
-    for picture, original, (top, left, height, width) in zip(resized, images, crops, strict=True):
+    for image, original, (top, left, height, width) in zip(resized, images, crops, strict=True):
         box = (left, top, left + width, top + height)
         expected = np.asarray(Image.fromarray(original).resize((28, 20), Image.Resampling.BILINEAR, box=box))
-        assert np.abs(picture.astype(int) - expected.astype(int)).max() <= 1
+        assert np.abs(image.astype(int) - expected.astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("size", [7, 50])
-def test_resized_crop_comes_in_the_size_asked_for(noise, size):
-    """Straight from the picture, whether it has to shrink or to grow, as PIL does it."""
+def test_resized_crop_has_the_requested_size(noise, size):
+    """Each crop is resized directly from the image, whether it shrinks or grows, as in PIL."""
     crops = np.array([[0, 0, 20, 28], [3, 5, 4, 6], [2.5, 1.25, 10.75, 20.5], [10, 0, 10, 28], [19, 27, 1, 1]])
     resized = np.asarray(jax.jit(geometry.resized_crop, static_argnums=2)(noise, crops.astype(np.float32), size))
     assert (resized.shape, resized.dtype) == ((5, size, size, 3), np.uint8)
-    for picture, original, (top, left, height, width) in zip(resized, noise, crops, strict=True):
+    for image, original, (top, left, height, width) in zip(resized, noise, crops, strict=True):
         box = (left, top, left + width, top + height)
         expected = np.asarray(Image.fromarray(original).resize((size, size), Image.Resampling.BILINEAR, box=box))
-        assert np.abs(picture.astype(int) - expected.astype(int)).max() <= 1
+        assert np.abs(image.astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_random_resized_crop_draws_the_same_parts_for_every_size(smooth):
-    """What it shows in a larger size is what it shows in the usual one, resized."""
+def test_random_resized_crop_draws_the_same_boxes_for_every_size(smooth):
+    """A crop at a larger size shows the same region as a crop at the usual size."""
     images, key = np.repeat(smooth[None, :, :20].astype(np.float32), 8, 0), jax.random.key(0)
     usual, larger = (geometry.random_resized_crop(key, images, (0.3, 0.8), size=size) for size in (None, 60))
     assert larger.shape == (8, 60, 60, 3)
-    inside = np.s_[:, 3:-3, 3:-3]  # At the border the larger one shows more than can be told from the smaller.
+    inside = np.s_[:, 3:-3, 3:-3]  # At the border the larger crop shows more than can be derived from the smaller.
     expected = jax.image.resize(usual, larger.shape, "bilinear")
     assert np.abs(larger - expected)[inside].max() < 8
     assert np.abs(larger - expected[::-1])[inside].max() > 80
 
 
-def test_random_resized_crop_shows_parts_of_the_area_asked_for():
-    """Slopes of one grey level a pixel become as much gentler as the part that is shown is smaller than the picture."""
-    rows, columns = np.meshgrid(np.arange(24.0), np.arange(32.0), indexing="ij")
-    slopes = np.repeat(np.stack([rows, columns], axis=-1)[None], 4000, 0)
-    crop = jax.jit(geometry.random_resized_crop, static_argnums=2)
-    shown = np.asarray(crop(jax.random.key(0), slopes.astype(np.float32), (0.2, 0.5)))
-    height, width = 24 * (shown[:, 12, 16, 0] - shown[:, 11, 16, 0]), 32 * (shown[:, 12, 16, 1] - shown[:, 12, 15, 1])
-    counts, _ = np.histogram(height * width / (24 * 32), bins=10, range=(0.199, 0.501))
-    assert counts.sum() == 4000
-    assert counts.min() > 320  # 400 each expected, with a standard deviation of 19.
-    assert counts.max() < 480
-    ratios = np.histogram(np.log(width / height), bins=2, range=(np.log(0.749), np.log(1.334)))[0]
-    assert ratios.sum() == 4000
-    assert abs(ratios[0] - 2000) < 150
-    assert len(np.unique(shown[:, 12, 16, 0].round(3))) > 1000  # Each picture has a crop of its own.
+def test_random_resized_crop_draws_areas_and_ratios_uniformly():
+    """Measure the size of the crops by gradients, which get flatter as the cropped region gets smaller."""
+    rows, columns = np.meshgrid(np.arange(96.0), np.arange(128.0), indexing="ij")
+    slopes = np.repeat(np.stack([rows, columns], axis=-1)[None], 2000, 0)
+    crop = jax.jit(geometry.random_resized_crop, static_argnums=(2, 3, 4))
+    shown = np.asarray(crop(jax.random.key(0), slopes.astype(np.float32), (0.2, 0.5), (3 / 4, 4 / 3), 8))
+    height, width = 8 * (shown[:, 4, 4, 0] - shown[:, 3, 4, 0]), 8 * (shown[:, 4, 4, 1] - shown[:, 4, 3, 1])
+    # Sides are whole pixels, which moves a few areas and ratios out of the range.
+    counts, _ = np.histogram(height * width / (96 * 128), bins=10, range=(0.195, 0.51))
+    assert counts.sum() == 2000
+    assert counts.min() > 150  # 200 each expected, with a standard deviation of 13.
+    assert counts.max() < 250
+    ratios = np.histogram(np.log(width / height), bins=2, range=(np.log(0.735), np.log(1.36)))[0]
+    assert ratios.sum() == 2000
+    assert abs(ratios[0] - 1000) < 90
+    assert len(np.unique(shown[:, 4, 4, 0].round(3))) > 100  # Each image has its own crop.
 
 
-def test_a_single_grey_picture_will_do(noise):
+def test_geometry_accepts_a_single_greyscale_image(noise):
     images, key = noise[:1, ..., :1], jax.random.key(0)
     for change, *args in (
         (geometry.random_crop, 2),

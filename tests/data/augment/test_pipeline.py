@@ -24,10 +24,10 @@ ON = {
 LABELS = np.arange(8, dtype=np.int32) % 5
 
 
-def augment_with(crops_resized_on_host=False, fill=FILL, image_size=None, jit=True, **chosen):
+def augment_with(crops_on_host=False, fill=FILL, image_size=None, jit=True, **chosen):
     config = settings.default().augment
     config.update(chosen)
-    augment = pipeline.from_config(config, 5, fill, crops_resized_on_host, image_size)
+    augment = pipeline.from_config(config, 5, fill, crops_on_host, image_size)
     return jax.jit(augment) if jit else augment
 
 
@@ -36,7 +36,7 @@ def images(noise):
     return np.concatenate([noise, noise[:3, ::-1]])
 
 
-def test_all_off_changes_nothing(images):
+def test_disabled_pipeline_changes_nothing(images):
     same, labels = augment_with()(jax.random.key(0), images, LABELS)
     np.testing.assert_array_equal(same, images)
     np.testing.assert_array_equal(labels, LABELS)
@@ -44,7 +44,7 @@ def test_all_off_changes_nothing(images):
 
 
 @pytest.mark.parametrize("name", ON)
-def test_settings_choose_and_the_key_decides(images, name):
+def test_augmentation_is_enabled_by_its_setting_and_decided_by_the_key(images, name):
     augment = augment_with(**{name: ON[name]})
     first, labels = augment(jax.random.key(0), images, LABELS)
     again, _ = augment(jax.random.key(0), images, LABELS)
@@ -64,15 +64,15 @@ def test_settings_choose_and_the_key_decides(images, name):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The keys that each augmentation was called with, by its setting, in the order of the calls; they do nothing."""
+    """Replace the augmentations by spies; return their keys by the name of their setting, in the order of the calls."""
     keys = {}
 
     def spy(owner, function, name):
-        def note(key, images, *args, **_):
+        def record(key, images, *args, **_):
             keys[name] = tuple(jax.random.key_data(key).tolist())
             return (images, args[0]) if name == "mixup" else images
 
-        monkeypatch.setattr(owner, function, note)
+        monkeypatch.setattr(owner, function, record)
 
     spy(geometry, "random_resized_crop", "random_resized_crop")
     spy(geometry, "random_crop", "crop_padding")
@@ -86,30 +86,30 @@ def calls(monkeypatch):
     return keys
 
 
-def called(calls, images, crops_resized_on_host=False, **chosen):
+def record_calls(calls, images, crops_on_host=False, **chosen):
     calls.clear()
-    augment_with(crops_resized_on_host, jit=False, **chosen)(jax.random.key(7), images, LABELS)
+    augment_with(crops_on_host, jit=False, **chosen)(jax.random.key(7), images, LABELS)
     return dict(calls)
 
 
-def test_each_draws_for_itself_whatever_else_is_on(calls, images):
-    together = called(calls, images, **ON)
+def test_augmentation_draws_do_not_depend_on_the_others(calls, images):
+    together = record_calls(calls, images, **ON)
     assert len(set(together.values())) == len(together) == 9
     for name in together:
-        assert called(calls, images, **{name: ON[name]}) == {name: together[name]}
+        assert record_calls(calls, images, **{name: ON[name]}) == {name: together[name]}
 
 
-def test_order_is_that_of_the_settings(calls, images):
+def test_augmentations_run_in_the_order_of_the_settings(calls, images):
     """Geometry, then colour, then erasing, then mixing."""
     expected = [name for name in ON if name != "cutmix"]
-    assert list(called(calls, images, **ON)) == expected
+    assert list(record_calls(calls, images, **ON)) == expected
 
 
-def test_crops_that_the_host_has_resized_are_left_alone(calls, images):
-    assert set(called(calls, images, crops_resized_on_host=True, **ON)) == set(ON) - {"random_resized_crop", "cutmix"}
+def test_crops_done_on_the_host_are_not_repeated(calls, images):
+    assert set(record_calls(calls, images, crops_on_host=True, **ON)) == set(ON) - {"random_resized_crop", "cutmix"}
 
 
-def test_crops_come_in_the_size_that_the_network_wants(images):
+def test_crops_have_the_image_size_of_the_model(images):
     key, scale = jax.random.key(3), (0.3, 1.0)
     augmented, _ = augment_with(image_size=40, random_resized_crop=scale)(key, images, LABELS)
     assert (augmented.shape, augmented.dtype) == ((8, 40, 40, 3), jnp.uint8)
@@ -120,12 +120,12 @@ def test_crops_come_in_the_size_that_the_network_wants(images):
     )
 
 
-def test_without_such_crops_pictures_keep_their_size(images):
+def test_image_size_is_kept_without_random_resized_crop(images):
     augmented, _ = augment_with(image_size=40, crop_padding=2, rotation=15.0)(jax.random.key(0), images, LABELS)
     assert augmented.shape == images.shape
 
 
-def test_gaps_are_filled_with_the_mean_and_the_border_with_black(images):
+def test_erased_pixels_get_the_mean_and_the_crop_border_is_black(images):
     erased, _ = augment_with(fill=(120.4, 0.0, 99.6), cutout=8)(jax.random.key(0), images, LABELS)
     changed = (np.asarray(erased) != images).any(-1)
     assert changed.any((1, 2)).all()
@@ -134,8 +134,8 @@ def test_gaps_are_filled_with_the_mean_and_the_border_with_black(images):
     assert set(np.unique(moved)) == {0, 50}
 
 
-def test_all_together_need_no_communication_between_devices(mesh):
-    """Compiled for a batch split over eight devices, two pictures each."""
+def test_augmentations_need_no_communication_between_devices(mesh):
+    """Compile for a batch that is split over eight devices, with two images each."""
     split, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     noise = np.random.default_rng(0).integers(0, 256, (16, 12, 12, 3)).astype(np.uint8)
     key = jax.device_put(jax.random.key(0), everywhere)
@@ -154,7 +154,7 @@ def test_all_together_need_no_communication_between_devices(mesh):
 
 
 @pytest.mark.parametrize("chosen", [{}, ON, {"randaugment": (1, 10)}, {"random_resized_crop": (1, 1), "cutout": 0}])
-def test_settings_that_work_are_accepted(chosen):
+def test_check_accepts_valid_settings(chosen):
     config = settings.default().augment
     config.update(chosen)
     pipeline.check(config, 64)
@@ -163,23 +163,23 @@ def test_settings_that_work_are_accepted(chosen):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("random_resized_crop", (0.08,), "the least and the largest share of the area"),
-        ("random_resized_crop", (0.0, 1.0), "the least and the largest share of the area"),
-        ("random_resized_crop", (0.5, 0.4), "the least and the largest share of the area"),
-        ("random_resized_crop", (0.5, 1.1), "the least and the largest share of the area"),
-        ("random_resized_crop", ("a", "b"), "the least and the largest share of the area"),
+        ("random_resized_crop", (0.08,), "the smallest and the largest fraction of the area"),
+        ("random_resized_crop", (0.0, 1.0), "the smallest and the largest fraction of the area"),
+        ("random_resized_crop", (0.5, 0.4), "the smallest and the largest fraction of the area"),
+        ("random_resized_crop", (0.5, 1.1), "the smallest and the largest fraction of the area"),
+        ("random_resized_crop", ("a", "b"), "the smallest and the largest fraction of the area"),
         ("rotation", -1.0, "degrees from 0 to 180, not -1.0"),
         ("rotation", 181.0, "degrees from 0 to 180, not 181.0"),
         ("rotation", float("nan"), "degrees from 0 to 180, not nan"),
-        ("color_jitter", (0.4, 0.4, 0.4), "four numbers from 0"),
-        ("color_jitter", (0.4, -0.4, 0.4, 0.1), "four numbers from 0"),
-        ("color_jitter", (0.4, 0.4, 0.4, 0.6), "the last (hue) up to 0.5"),
-        ("randaugment", (2,), "a whole number of operations, a magnitude from 0 to 10"),
-        ("randaugment", (0, 9), "a whole number of operations"),
-        ("randaugment", (1.5, 9), "a whole number of operations"),
+        ("color_jitter", (0.4, 0.4, 0.4), "four numbers of at least 0"),
+        ("color_jitter", (0.4, -0.4, 0.4, 0.1), "four numbers of at least 0"),
+        ("color_jitter", (0.4, 0.4, 0.4, 0.6), "the last (hue) at most 0.5"),
+        ("randaugment", (2,), "the number of operations, a magnitude from 0 to 10"),
+        ("randaugment", (0, 9), "the number of operations"),
+        ("randaugment", (1.5, 9), "the number of operations"),
         ("randaugment", (2, 11), "a magnitude from 0 to 10"),
-        ("randaugment", (2, 9, -0.5), "perhaps its deviation"),
-        ("randaugment", (2, 9, 0.5, 1), "perhaps its deviation"),
+        ("randaugment", (2, 9, -0.5), "optionally its std"),
+        ("randaugment", (2, 9, 0.5, 1), "optionally its std"),
         ("random_erasing", 1.5, "a probability from 0 to 1, not 1.5"),
         ("random_erasing", -0.1, "a probability from 0 to 1, not -0.1"),
         ("cutout", -1, "0 (off) or positive, not -1"),
@@ -187,7 +187,7 @@ def test_settings_that_work_are_accepted(chosen):
         ("cutmix", float("inf"), "0 (off) or positive, not inf"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(name, value, message):
+def test_check_rejects_invalid_settings(name, value, message):
     config = settings.default().augment
     config[name] = value
     with pytest.raises(UserError) as error:
@@ -198,10 +198,10 @@ def test_settings_that_cannot_work_are_refused(name, value, message):
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
-def test_pictures_are_mixed_two_by_two(name):
+def test_check_rejects_an_odd_batch_size_for_mixing(name):
     config = settings.default().augment
     pipeline.check(config, 63)
     config[name] = 1.0
     pipeline.check(config, 64)
-    with pytest.raises(UserError, match="batch_size must be even, not 63"):
+    with pytest.raises(UserError, match=r"batch_size \(63\) is odd\. Choose an even batch_size\."):
         pipeline.check(config, 63)

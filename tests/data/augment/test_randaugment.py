@@ -10,11 +10,11 @@ from resnet_jax.data.augment.randaugment import OPERATIONS
 FILL = (10, 200, 90)
 STRENGTHS = (-1.0, -0.43, 0.0, 0.43, 1.0)
 GRADED = [name for name in OPERATIONS if name not in ("identity", "autocontrast", "equalize")]
-apply = jax.jit(randaugment.apply, static_argnums=3)
+apply_operations = jax.jit(randaugment.apply_operations, static_argnums=3)
 
 
 def affine(image, matrix, translation=(0, 0)):
-    """PIL's transform with `matrix` [2, 2] about the centre of the picture."""
+    """PIL's transform with `matrix` [2, 2] about the centre of the image."""
     centre = np.array(image.size) / 2
     matrix = np.asarray(matrix)
     offset = centre - matrix @ centre - np.asarray(translation)
@@ -23,8 +23,8 @@ def affine(image, matrix, translation=(0, 0)):
     return image.transform(image.size, method, coefficients, resample=resample, fillcolor=FILL)
 
 
-# What the table in the module's docstring says, done by PIL.
-BY_PIL = {
+# The operations in the table of the module's docstring, as PIL implements them.
+PIL_OPERATIONS = {
     "identity": lambda image, s: image,
     "autocontrast": lambda image, s: ImageOps.autocontrast(image),
     "equalize": lambda image, s: ImageOps.equalize(image),
@@ -42,51 +42,55 @@ BY_PIL = {
 }
 
 
-def applied(picture):
-    """`picture` after every operation at every strength, in one batch: [operations, strengths, height, width, 3]."""
+def apply_all(image):
+    """Apply every operation at every strength, in one batch.
+
+    Returns:
+      Images [strengths, height, width, 3] by the name of the operation.
+    """
     which = np.repeat(np.arange(len(OPERATIONS)), len(STRENGTHS))
     strengths = np.tile(np.array(STRENGTHS, np.float32), len(OPERATIONS))
-    images = np.asarray(apply(np.repeat(picture[None], len(which), 0), which, strengths, FILL))
-    return dict(zip(OPERATIONS, images.reshape(len(OPERATIONS), len(STRENGTHS), *picture.shape), strict=True))
+    images = np.asarray(apply_operations(np.repeat(image[None], len(which), 0), which, strengths, FILL))
+    return dict(zip(OPERATIONS, images.reshape(len(OPERATIONS), len(STRENGTHS), *image.shape), strict=True))
 
 
-def test_the_operations_are_the_papers():
-    assert set(OPERATIONS) == set(BY_PIL)
+def test_operations_are_those_of_the_paper():
+    assert set(OPERATIONS) == set(PIL_OPERATIONS)
     assert len(OPERATIONS) == 14
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_does_what_pil_does(smooth, name):
-    for picture, strength in zip(applied(smooth)[name], STRENGTHS, strict=True):
-        expected = np.asarray(BY_PIL[name](Image.fromarray(smooth), strength))
-        assert np.abs(picture.astype(int) - expected.astype(int)).max() <= 1
+def test_operation_agrees_with_pil(smooth, name):
+    for image, strength in zip(apply_all(smooth)[name], STRENGTHS, strict=True):
+        expected = np.asarray(PIL_OPERATIONS[name](Image.fromarray(smooth), strength))
+        assert np.abs(image.astype(int) - expected.astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("name", GRADED)
-def test_grows_with_the_magnitude_from_nothing(smooth, name):
-    change = np.abs(applied(smooth)[name].astype(int) - smooth).mean((1, 2, 3))
+def test_operation_grows_with_the_magnitude_from_zero(smooth, name):
+    change = np.abs(apply_all(smooth)[name].astype(int) - smooth).mean((1, 2, 3))
     assert change[0] > change[1] > change[2] == 0 < change[3] < change[4]
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """A function of randaugment's arguments to the operations and strengths that it draws, [num_ops, 4000] each."""
+    """Return a function of randaugment's arguments that returns the operations and strengths drawn, [num_ops, 4000]."""
 
-    def note(images, which, strength, fill):
-        """The pictures are notebooks here: each application moves the lines down by one and writes a new one on top."""
+    def record(images, which, strength, fill):
+        """Record the draws in the images: move all lines down by one and write the new draw on top."""
         line = jnp.stack([which.astype(jnp.float32), strength], axis=-1)[:, None, :, None]
         return jnp.concatenate([line, images[:, :-1]], axis=1)
 
     def draw(num_ops, *magnitude):
         empty = jnp.full((4000, num_ops, 2, 1), jnp.nan)
-        notes = jax.jit(randaugment.randaugment, static_argnums=2)(jax.random.key(0), empty, num_ops, *magnitude)
-        return np.moveaxis(np.asarray(notes)[..., 0], (0, 2), (2, 0))
+        records = jax.jit(randaugment.randaugment, static_argnums=2)(jax.random.key(0), empty, num_ops, *magnitude)
+        return np.moveaxis(np.asarray(records)[..., 0], (0, 2), (2, 0))
 
-    monkeypatch.setattr(randaugment, "apply", note)
+    monkeypatch.setattr(randaugment, "apply_operations", record)
     return draw
 
 
-def test_draws_operations_and_signs_evenly(drawn):
+def test_randaugment_draws_operations_and_signs_evenly(drawn):
     operations, strengths = drawn(2, 9)
     for which in operations:
         counts = np.bincount(which.astype(int), minlength=14)
@@ -100,16 +104,16 @@ def test_draws_operations_and_signs_evenly(drawn):
     assert 0.44 < (strengths > 0)[operations < 7].mean() < 0.56
 
 
-def test_magnitude_varies_by_its_deviation_within_its_range(drawn):
+def test_randaugment_magnitude_varies_by_its_std_within_its_range(drawn):
     magnitudes = 10 * np.abs(drawn(1, 5.0, 0.5)[1])
     assert abs(magnitudes.mean() - 5) < 0.05
     assert abs(magnitudes.std() - 0.5) < 0.05
     clipped = 10 * np.abs(drawn(1, 9.0, 1.0)[1])
     assert clipped.max() <= 10
-    assert 0.12 < (clipped > 10 - 1e-5).mean() < 0.20  # Of a normal distribution, 16 % lie above one deviation.
+    assert 0.12 < (clipped > 10 - 1e-5).mean() < 0.20  # 16 % of a normal distribution lie above one standard deviation.
 
 
-def test_grey_pictures_are_changed_each_in_its_own_way(smooth):
+def test_randaugment_draws_separately_for_each_greyscale_image(smooth):
     images = np.repeat(smooth[None, ..., :1], 32, 0)
     changed = np.asarray(jax.jit(randaugment.randaugment, static_argnums=(2, 3))(jax.random.key(0), images, 2, 9))
     assert changed.dtype == np.uint8
