@@ -1,10 +1,11 @@
-"""What all tests share: eight simulated devices, a compilation cache, a tiny network, and the real data where it is."""
+"""Shared fixtures: eight simulated devices, a compilation cache, a tiny model, and real datasets if present."""
 
 import os
 import pathlib
 
-# Before JAX is imported: its settings are read once. What is compiled here is small and runs for a moment, so LLVM need
-# not optimise it, which halves the time to compile. Subprocesses have XLA_FLAGS of their own: they run as for users.
+# JAX reads these settings once, so set them before it is imported. Programs compiled in tests are small and run only
+# briefly. Without LLVM's optimisations they compile in half the time. Subprocesses have their own XLA_FLAGS, because
+# they run as for users.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
@@ -18,23 +19,24 @@ import resnet_jax
 from resnet_jax import config as settings
 from resnet_jax.models import variants
 from resnet_jax.runtime import parallel
-from tests.end_to_end.tiny import TINY
+from tests.end_to_end.tiny import TINY_VARIANT
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def pytest_configure(config):
-    """Compiled programs are kept between tests and between runs of the suite, for subprocesses too.
+    """Cache compiled programs between tests and between runs of the suite, for subprocesses too.
 
-    A worker of pytest-xdist has its own: without a limit JAX does not lock them, and would read what is half written.
+    Each worker of pytest-xdist has its own copy of the cache: JAX locks a cache only if its size is limited, and would
+    otherwise read files that another worker has half written.
     """
     cache = config.cache.mkdir("jax")
     if "PYTEST_XDIST_WORKER" in os.environ:
-        own = config.cache.mkdir(f"jax-{os.environ['PYTEST_XDIST_WORKER']}")
-        cache = shutil.copytree(cache, own, dirs_exist_ok=True)
+        worker_cache = config.cache.mkdir(f"jax-{os.environ['PYTEST_XDIST_WORKER']}")
+        cache = shutil.copytree(cache, worker_cache, dirs_exist_ok=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user"))  # Not in the user's home.
+    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user"))  # Leave the user's home alone.
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
@@ -48,13 +50,13 @@ def pytest_collect_file():
 
 @pytest.fixture(autouse=True)
 def tiny_variant(monkeypatch):
-    """A network that compiles in a second, by the name "tiny"."""
-    monkeypatch.setitem(variants.VARIANTS, "tiny", TINY)
+    """Register a model named "tiny" that compiles in a second."""
+    monkeypatch.setitem(variants.VARIANTS, "tiny", TINY_VARIANT)
 
 
 @pytest.fixture
 def tiny_config():
-    """Two short epochs of the tiny network on digits."""
+    """Settings for two short epochs of the tiny model on digits."""
     config = settings.default()
     config.model.name = "tiny"
     config.dataset.train_split = "train[:400]"
@@ -67,21 +69,21 @@ def tiny_config():
 
 
 @pytest.fixture(scope="session")
-def place_of_tiny_run(tmp_path_factory) -> pathlib.Path:
+def tiny_run_path(tmp_path_factory) -> pathlib.Path:
     return tmp_path_factory.mktemp("runs") / "tiny"
 
 
 @pytest.fixture
-def tiny_run(place_of_tiny_run, tiny_config) -> pathlib.Path:
-    """The place of the finished run that `tiny_config` makes, trained once for all tests: they leave it as it is."""
-    if not (place_of_tiny_run / "result.json").exists():
-        resnet_jax.train(tiny_config, str(place_of_tiny_run))
-    return place_of_tiny_run
+def tiny_run(tiny_run_path, tiny_config) -> pathlib.Path:
+    """The directory of a finished run of `tiny_config`, trained once for all tests. Tests must not change it."""
+    if not (tiny_run_path / "result.json").exists():
+        resnet_jax.train(tiny_config, str(tiny_run_path))
+    return tiny_run_path
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> pathlib.Path:
-    """The place of a run of `SHORT_DIGITS` that nothing has interrupted; tests leave it as it is."""
+    """The directory of an uninterrupted run of `SHORT_DIGITS`. Tests must not change it."""
     from tests.end_to_end.program import SHORT_DIGITS, run
 
     workdir = tmp_path_factory.mktemp("runs") / "finished"
@@ -92,7 +94,7 @@ def finished_run(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def mesh():
-    """All eight devices."""
+    """A mesh of all eight devices."""
     return parallel.make_mesh()
 
 
@@ -104,36 +106,37 @@ def single_device():
 
 @pytest.fixture(scope="session")
 def test_data() -> pathlib.Path:
-    """The folder of real data sets; without it the tests that need them are skipped."""
+    """The folder of real datasets. Tests that need it are skipped if it is not set."""
     if "RESNET_JAX_TEST_DATA" not in os.environ:
-        pytest.skip("RESNET_JAX_TEST_DATA names no folder with real data sets")
+        pytest.skip("RESNET_JAX_TEST_DATA is not set to a folder with real datasets")
     return (ROOT / os.environ["RESNET_JAX_TEST_DATA"]).resolve()
 
 
 @pytest.fixture
-def without(monkeypatch):
-    """Makes a package look not installed."""
+def hide_package(monkeypatch):
+    """Return a function that makes a package look as if it were not installed."""
     return lambda package: monkeypatch.setitem(sys.modules, package, None)
 
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """gs://bucket as a store that takes whole files only; it lies in a directory, which is returned."""
+    """Emulate gs://bucket, a store without appending to files, in a local directory, and return that directory."""
     from etils.epath import gpath, testing
 
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # It would look for a real bucket.
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # TensorFlow would look for a real bucket.
 
     def local(path):
         return str(path).replace("gs://bucket", str(tmp_path / "bucket"))
 
-    def translated(original, *paths, **options):
+    def call_with_local_paths(original, *paths, **options):
         return original(*map(local, paths), **options)
 
-    def opened(original, path, mode):
+    def open_local(original, path, mode):
         assert "a" not in mode, "a bucket's files cannot be appended to"
         return original(local(path), mode)
 
     names = ("copy", "exists", "isdir", "listdir", "makedirs", "mkdir", "remove", "rename", "replace", "rmtree", "stat")
     (tmp_path / "bucket").mkdir()
-    with testing.mock_epath(open=opened, glob=translated, **dict.fromkeys(names, translated)):
+    translated = dict.fromkeys((*names, "glob"), call_with_local_paths)
+    with testing.mock_epath(open=open_local, **translated):
         yield tmp_path / "bucket"

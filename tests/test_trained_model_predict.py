@@ -22,7 +22,7 @@ from resnet_jax.models.factory import create_model
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel, load_run
-from tests.end_to_end import pictures
+from tests.end_to_end import image_files
 
 CLASSES = tuple("abcd")
 
@@ -124,7 +124,7 @@ def test_smaller_pictures_are_enlarged_as_evaluation_does_on_the_device(run_of):
 
 
 def test_colours_become_grey_for_a_network_of_grey_pictures(run_of, tmp_path):
-    run, colour = run_of(channels=1), pictures.picture(0)
+    run, colour = run_of(channels=1), image_files.random_image(0)
     colour.save(tmp_path / "colour.png")
     grey = ImageFile((tmp_path / "colour.png").read_bytes()).pixels(channels=1)
     np.testing.assert_array_equal(
@@ -176,8 +176,8 @@ def test_what_cannot_be_predicted_is_told(digits, images, problem):
 def test_the_first_file_that_cannot_be_read_is_named(run_of, tmp_path):
     files = [*[tmp_path / f"{number}.jpg" for number in range(40)], tmp_path / "cut.jpg"]
     for number, file in enumerate(files):
-        pictures.picture(number).save(file)
-    files[-1].write_bytes(pictures.unreadable()["cut.jpg"])
+        image_files.random_image(number).save(file)
+    files[-1].write_bytes(image_files.unreadable_image_files()["cut.jpg"])
     with pytest.raises(UserError, match=r"cut.jpg cannot be read"):
         run_of().predict(files)
 

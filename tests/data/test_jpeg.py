@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data import jpeg
-from tests.end_to_end.pictures import encoded
+from tests.end_to_end.image_files import encode_image
 
 SIZE = (150, 200)  # height, width
 
@@ -24,18 +24,18 @@ def of_pil(file, mode="RGB"):
 
 def test_the_size_is_known_of_the_common_kind_alone(image):
     for common in (image, image.convert("L")):
-        assert jpeg.size(encoded(common, "JPEG")) == SIZE
-    assert jpeg.size(encoded(image, "JPEG", progressive=True)) == SIZE
-    assert jpeg.size(encoded(image.convert("CMYK"), "JPEG")) is None
-    assert jpeg.size(encoded(image, "PNG")) is None
-    assert jpeg.size(encoded(image, "JPEG")[:50]) is None
+        assert jpeg.size(encode_image(common, "JPEG")) == SIZE
+    assert jpeg.size(encode_image(image, "JPEG", progressive=True)) == SIZE
+    assert jpeg.size(encode_image(image.convert("CMYK"), "JPEG")) is None
+    assert jpeg.size(encode_image(image, "PNG")) is None
+    assert jpeg.size(encode_image(image, "JPEG")[:50]) is None
 
 
 @pytest.mark.parametrize("quality", [60, 95])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("more", [{}, {"progressive": True}, {"restart_marker_rows": 2}], ids=str)
 def test_rows_down_to_any_bottom_are_those_of_pil(image, quality, subsampling, more):
-    file = encoded(image, "JPEG", quality=quality, subsampling=subsampling, **more)
+    file = encode_image(image, "JPEG", quality=quality, subsampling=subsampling, **more)
     whole = of_pil(file)
     np.testing.assert_array_equal(jpeg.decode(file, 3), whole)
     for bottom in range(1, SIZE[0] + 1, 7):
@@ -45,15 +45,15 @@ def test_rows_down_to_any_bottom_are_those_of_pil(image, quality, subsampling, m
 
 
 def test_less_is_decoded_where_less_is_needed(image):
-    assert jpeg.decode(encoded(image, "JPEG"), 3, bottom=40).shape == (48, 200, 3)
-    assert jpeg.decode(encoded(image, "JPEG"), 3, bottom=149).shape == (*SIZE, 3)
-    grey = encoded(image.convert("L"), "JPEG")
+    assert jpeg.decode(encode_image(image, "JPEG"), 3, bottom=40).shape == (48, 200, 3)
+    assert jpeg.decode(encode_image(image, "JPEG"), 3, bottom=149).shape == (*SIZE, 3)
+    grey = encode_image(image.convert("L"), "JPEG")
     np.testing.assert_array_equal(jpeg.decode(grey, 1, bottom=40)[:40], of_pil(grey, "L")[:40])
 
 
 @pytest.mark.parametrize("more", [{}, {"restart_marker_rows": 1}], ids=str)
 def test_a_cut_file_is_refused_even_where_the_rows_that_are_needed_are_whole(image, more):
-    file = encoded(image, "JPEG", **more)
+    file = encode_image(image, "JPEG", **more)
     for part in np.linspace(0.3, 0.99, 30):
         with pytest.raises(ValueError, match=r"\w"):
             jpeg.decode(file[: int(part * len(file))], 3, bottom=20)
@@ -61,7 +61,7 @@ def test_a_cut_file_is_refused_even_where_the_rows_that_are_needed_are_whole(ima
 
 @pytest.mark.parametrize("shrink", [2, 4, 8])
 def test_it_is_decoded_at_a_fraction_of_its_size(image, shrink):
-    small = jpeg.decode(encoded(image, "JPEG", quality=95), 3, shrink)
+    small = jpeg.decode(encode_image(image, "JPEG", quality=95), 3, shrink)
     assert small.shape == (-(-SIZE[0] // shrink), -(-SIZE[1] // shrink), 3)
     expected = np.asarray(image.resize(small.shape[1::-1], Image.Resampling.BOX), np.int32)
     assert np.abs(small - expected).mean() < 4

@@ -1,7 +1,7 @@
-"""Google Cloud Storage in little, on this machine: what TensorFlow, tensorstore and Google's own client ask of it.
+"""A local server that emulates Google Cloud Storage, as far as TensorFlow, tensorstore and Google's client use it.
 
-It keeps objects in memory and speaks the JSON API over HTTP. TensorFlow knows only the real addresses, by HTTPS: to it
-the server is a proxy that answers in their name.
+It keeps objects in memory and speaks the JSON API over HTTP. TensorFlow connects only to the real addresses, by HTTPS.
+For TensorFlow, the server is a proxy that answers in place of those addresses.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ ROUTES = (
     ("GET", f"{BUCKET}(/storageLayout)?", "describe"),
     ("GET", f"{BUCKET}/o", "list"),
     ("GET", OBJECT, "look_up"),
-    ("GET", "/[^/]+/(?P<name>.+)", "download"),  # TensorFlow reads by the XML API.
+    ("GET", "/[^/]+/(?P<name>.+)", "download"),  # TensorFlow reads through the XML API.
     ("DELETE", OBJECT, "delete"),
     ("POST", f"{OBJECT}/rewriteTo/b/[^/]+/o/(?P<to>[^/]+)", "copy"),
     ("POST", f"/upload{BUCKET}/o", "upload"),
@@ -37,25 +37,29 @@ class Object(NamedTuple):
 
 
 class FakeStorage(ThreadingHTTPServer):
-    """Whatever bucket is asked for, it is the same one.
+    """An HTTP server with a single bucket, which stands for buckets of all names.
 
     Attributes:
-      objects: what is in it, by name.
-      not_understood: requests that it has no answer for.
-      when_written: what is to be done once an object of that name is there.
-      environment: variables that lead a program here.
+      objects: the objects in the bucket, by name.
+      unsupported_requests: requests that the server could not answer.
+      on_write: functions to call once, after an object of this name has been written.
+      environment: environment variables that make a program use this server.
     """
 
     daemon_threads = True
 
     def __init__(self, certificates: str):
-        """`certificates` is a file to be written: of the authority that programs are to trust."""
+        """Start listening on a free port.
+
+        Args:
+          certificates: a file to write, with the certificate of the authority that programs must trust.
+        """
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, Object] = {}
-        self.not_understood: list[str] = []
-        self.when_written: dict[str, Callable[[], None]] = {}
-        self.sessions: dict[str, str] = {}
-        self.numbers = itertools.count(1)
+        self.unsupported_requests: list[str] = []
+        self.on_write: dict[str, Callable[[], None]] = {}
+        self.sessions: dict[str, str] = {}  # names of objects, by the id of their upload session
+        self.numbers = itertools.count(1)  # generations and session ids
         self.lock = threading.Lock()
         authority = trustme.CA()
         authority.cert_pem.write_to_path(certificates)
@@ -64,9 +68,9 @@ class FakeStorage(ThreadingHTTPServer):
         url = f"http://127.0.0.1:{self.server_port}"
         self.environment = {
             "HTTPS_PROXY": url,
-            "CURL_CA_BUNDLE": certificates,  # TensorFlow's
+            "CURL_CA_BUNDLE": certificates,  # read by TensorFlow
             "TENSORSTORE_GCS_HTTP_URL": url,
-            "STORAGE_EMULATOR_HOST": url,  # google-cloud-storage's
+            "STORAGE_EMULATOR_HOST": url,  # read by google-cloud-storage
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "nobody",
         }
 
@@ -78,8 +82,12 @@ class FakeStorage(ThreadingHTTPServer):
             self.shutdown()
 
 
-class _Refused(Exception):
-    """A status of HTTP that is no success."""
+class _HttpError(Exception):
+    """Ends a request with an HTTP error status."""
+
+    def __init__(self, status: int):
+        super().__init__(status)
+        self.status = status
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -87,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: FakeStorage
 
     def do_CONNECT(self):
-        """From here on it is the server that the client wanted to be connected with."""
+        """Accept a proxy request, and answer on this connection as the server that the client wants to reach."""
         self.send_response(200)
         self.end_headers()
         self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
@@ -95,18 +103,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         url = urlsplit(self.path)
-        self.query, self.body = dict(parse_qsl(url.query)), self.receive()
+        self.query = dict(parse_qsl(url.query))
+        self.body = self.receive()
         for method, pattern, action in ROUTES:
             if method == self.command and (match := re.fullmatch(pattern, url.path)):
                 names = {key: unquote(value) for key, value in match.groupdict().items()}
                 with self.server.lock:
                     try:
                         answer = getattr(self, action)(**names)
-                    except _Refused as refused:
-                        answer = b"", refused.args[0], {}
+                    except _HttpError as error:
+                        answer = b"", error.status, {}
                 self.send(*answer)
                 return
-        self.server.not_understood.append(f"{self.command} {self.path}")
+        self.server.unsupported_requests.append(f"{self.command} {self.path}")
         self.send(b"", 400, {})
 
     do_GET = do_DELETE = do_POST = do_PUT = answer
@@ -129,20 +138,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_):
-        """Keeps silent."""
+        """Do not log requests."""
 
     def describe(self):
         return _json({"name": "bucket", "location": "US"})
 
     def list(self):
-        """All of it, in one page."""
+        """Return all matching objects in one page."""
         prefix, delimiter = self.query.get("prefix", ""), self.query.get("delimiter")
         items, folders = [], set()
         for name in sorted(self.server.objects):
             if name.startswith(prefix):
-                head, found, _ = name[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
-                if found:
-                    folders.add(prefix + head + delimiter)
+                relative_name = name[len(prefix) :]
+                if delimiter and delimiter in relative_name:
+                    folders.add(prefix + relative_name.partition(delimiter)[0] + delimiter)
                 else:
                     items.append(self.resource(name))
         return _json({"items": items, "prefixes": sorted(folders)})
@@ -156,12 +165,13 @@ class _Handler(BaseHTTPRequestHandler):
     def download(self, name):
         content, generation = self.get(name)
         headers = {"X-Goog-Generation": str(generation)}
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not wanted:
+        byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not byte_range:
             return content, 200, headers
-        first, last = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
+        first = int(byte_range[1])
+        last = min(int(byte_range[2] or len(content)), len(content) - 1)
         if first > last:
-            raise _Refused(416)
+            raise _HttpError(416)
         return content[first : last + 1], 206, {**headers, "Content-Range": f"bytes {first}-{last}/{len(content)}"}
 
     def delete(self, name):
@@ -180,25 +190,26 @@ class _Handler(BaseHTTPRequestHandler):
         return b"", 200, {"Location": f"https://{self.headers['Host']}{urlsplit(self.path).path}?upload_id={session}"}
 
     def upload_in_session(self):
-        """TensorFlow sends a file at once."""
+        """Take the whole object: TensorFlow sends a file in one request."""
         if not re.fullmatch(rf"bytes (0-\d+|\*)/{len(self.body)}", self.headers["Content-Range"]):
-            raise _Refused(501)
+            raise _HttpError(501)
         return _json(self.put(self.server.sessions[self.query["upload_id"]], self.body))
 
     def get(self, name: str) -> Object:
         if name not in self.server.objects:
-            raise _Refused(404)
+            raise _HttpError(404)
         if self.query.get("ifGenerationNotMatch") == str(self.server.objects[name].generation):
-            raise _Refused(304)
+            raise _HttpError(304)
         return self.server.objects[name]
 
     def put(self, name: str, content: bytes) -> dict:
-        """Writes an object, if nobody has done so before; returns its resource."""
-        there = self.server.objects.get(name, Object(b"", 0))
-        if self.query.get("ifGenerationMatch", str(there.generation)) != str(there.generation):
-            raise _Refused(412)
+        """Write an object, unless the client expects another generation of it, and return its resource."""
+        generation = str(self.server.objects[name].generation if name in self.server.objects else 0)
+        if self.query.get("ifGenerationMatch", generation) != generation:
+            raise _HttpError(412)
         self.server.objects[name] = Object(content, next(self.server.numbers))
-        self.server.when_written.pop(name, lambda: None)()
+        if name in self.server.on_write:
+            self.server.on_write.pop(name)()
         return self.resource(name)
 
     def resource(self, name: str) -> dict:

@@ -1,4 +1,4 @@
-"""Starts the real program, as a user does, with a tiny network to choose besides."""
+"""Start the real program as a user does, with one more model to choose from: the tiny one."""
 
 import os
 import pathlib
@@ -8,9 +8,9 @@ import sys
 ROOT = pathlib.Path(__file__).parents[2]
 HERE = ROOT / "tests" / "end_to_end"
 
-TINY = str(HERE / "tiny.py")  # the program with a network that compiles in a second
+TINY_PROGRAM = str(HERE / "tiny.py")  # main.py with a model that compiles in a second
 
-# Digits in little: a few seconds a run, most of which go into its start.
+# A small run on digits. It takes a few seconds, most of them to start.
 SHORT_DIGITS = (
     "--config=configs/digits.py",
     "--config.model.name=tiny",
@@ -21,13 +21,19 @@ SHORT_DIGITS = (
     "--config.ema_decay=0.9",
 )
 
-# An environment for a program: Python runs a module on its path that hides TensorFlow, as if it were not installed.
-# A run starts in half the time, without TensorBoard.
+# Environment variables for a program: Python runs a module on this path that hides TensorFlow, as if it were not
+# installed. A run without TensorBoard starts in half the time.
 WITHOUT_TENSORFLOW = {"PYTHONPATH": os.pathsep.join([str(HERE / "without_tensorflow"), str(ROOT)])}
 
 
-def start(*arguments: str, program: str = TINY, **environment: str) -> subprocess.Popen:
-    """Starts the program with these arguments, or another one, such as `main.py`, on a single device."""
+def start(*arguments: str, program: str = TINY_PROGRAM, **environment: str) -> subprocess.Popen:
+    """Start the program on a single device.
+
+    Args:
+      *arguments: its command line.
+      program: a Python file, such as `main.py`.
+      **environment: environment variables to add or replace.
+    """
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         [sys.executable, program, *arguments],
@@ -40,7 +46,7 @@ def start(*arguments: str, program: str = TINY, **environment: str) -> subproces
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Runs it to its end."""
+    """Start the program (see `start`) and wait until it ends."""
     process = start(*arguments, **environment)
     stdout, stderr = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

@@ -1,4 +1,4 @@
-"""A run whose workdir is a bucket of Google Cloud Storage, as on a TPU pod; a server of our own stands in for it."""
+"""A run with its workdir in a Google Cloud Storage bucket, as on a TPU pod. A local server emulates the bucket."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from tests.end_to_end.fake_storage import FakeStorage, Object
 from tests.end_to_end.program import SHORT_DIGITS, run, start
-from tests.faults.comparison import assert_equal_runs
+from tests.faults.run_comparison import assert_equal_runs
 
 WORKDIR = "--workdir=gs://bucket/run"
 
@@ -21,42 +21,48 @@ def storage(tmp_path):
 
 
 def saved_steps(storage):
-    """There is no renaming in a bucket: Orbax marks what is complete."""
-    found = (re.fullmatch(r"run/checkpoints/(\d+)/commit_success.txt", name) for name in storage.objects)
-    return sorted(int(match[1]) for match in found if match)
+    """Return the steps of complete checkpoints.
+
+    Objects in a bucket cannot be renamed, so Orbax marks complete checkpoints with a file.
+    """
+    matches = (re.fullmatch(r"run/checkpoints/(\d+)/commit_success.txt", name) for name in storage.objects)
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def run_until(storage, name, signum):
-    """A run that gets the signal when a file of its checkpoint of step 16, of 32, has been written."""
+    """Run, and send a signal once this file of the checkpoint of step 16 (of 32) has been written."""
     process = start(*SHORT_DIGITS, WORKDIR, **storage.environment)
-    storage.when_written[f"run/checkpoints/16/{name}"] = lambda: process.send_signal(signum)
+    storage.on_write[f"run/checkpoints/16/{name}"] = lambda: process.send_signal(signum)
     stdout, stderr = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def flip_a_bit(storage, step):
-    """Of the parameters of a checkpoint."""
+def flip_one_bit(storage, step):
+    """Flip one bit of the parameters in a checkpoint."""
     name = max(
         (name for name in storage.objects if name.startswith(f"run/checkpoints/{step}/params/")),
         key=lambda name: len(storage.objects[name].content),
     )
     content, generation = storage.objects[name]
     middle = len(content) // 2
-    changed = bytes([content[middle] ^ 1])
-    storage.objects[name] = Object(content[:middle] + changed + content[middle + 1 :], generation + 1_000_000)
+    flipped = bytes([content[middle] ^ 1])
+    storage.objects[name] = Object(content[:middle] + flipped + content[middle + 1 :], generation + 1_000_000)
 
 
-def download(storage, place):
+def download(storage, directory):
+    """Write the objects as files, and return the run directory among them."""
     for name, (content, _) in storage.objects.items():
         if not name.endswith("/"):
-            path = place / name
+            path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-    return place / "run"
+    return directory / "run"
 
 
 @pytest.mark.slow
-def test_a_run_is_killed_stopped_damaged_and_goes_on_to_the_same_parameters(tmp_path, storage, finished_run):
+def test_run_in_a_bucket_that_is_killed_stopped_and_damaged_ends_with_the_same_parameters(
+    tmp_path, storage, finished_run
+):
     killed = run_until(storage, "_CHECKPOINT_METADATA", signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
     assert saved_steps(storage) == [8]
@@ -66,12 +72,12 @@ def test_a_run_is_killed_stopped_damaged_and_goes_on_to_the_same_parameters(tmp_
     assert "Resuming from step 8 of 32 in gs://bucket/run" in stopped.stdout
     assert "run/result.json" not in storage.objects
 
-    newest, before = saved_steps(storage)[-1], saved_steps(storage)[-2]
-    flip_a_bit(storage, newest)
+    *_, previous, newest = saved_steps(storage)
+    flip_one_bit(storage, newest)
     resumed = run(*SHORT_DIGITS, WORKDIR, **storage.environment)
     assert resumed.returncode == 0, resumed.stderr
     assert f"Checkpoint {newest} is damaged" in resumed.stdout
-    assert f"Resuming from step {before} of" in resumed.stdout
+    assert f"Resuming from step {previous} of" in resumed.stdout
     assert any(name.startswith(f"run/damaged/{newest}/") for name in storage.objects)
 
     evaluated = run("evaluate", WORKDIR, "--format=json", **storage.environment)
@@ -79,4 +85,4 @@ def test_a_run_is_killed_stopped_damaged_and_goes_on_to_the_same_parameters(tmp_
     result = json.loads((finished_run / "result.json").read_text())
     assert json.loads(evaluated.stdout.splitlines()[-1])["top1"] == result["test"]["top1"]
     assert_equal_runs(download(storage, tmp_path), finished_run)
-    assert storage.not_understood == []
+    assert storage.unsupported_requests == []

@@ -1,4 +1,4 @@
-"""The data doctor as a user calls it."""
+"""The command `inspect`."""
 
 import json
 
@@ -8,8 +8,8 @@ from PIL import Image
 from tests.end_to_end.program import run
 
 
-def test_a_real_folder(tmp_path, test_data):
-    """Ants and bees, of which DATA.md and the directories themselves say how many there are."""
+def test_inspect_counts_the_images_of_a_real_folder(tmp_path, test_data):
+    """The folder holds photographs of ants and bees; DATA.md states how many."""
     finished = run(
         "inspect",
         "--config=configs/folder.py",
@@ -19,22 +19,22 @@ def test_a_real_folder(tmp_path, test_data):
     )
     assert finished.returncode == 0, finished.stderr
     (line,) = finished.stdout.splitlines()
-    found = json.loads(line)
-    assert found["splits"]["train"]["classes"] == {"ants": 62, "bees": 60}
-    assert found["splits"]["val"]["classes"] == {"ants": 35, "bees": 35}
-    assert found["parts"]["training"] == {"split": "train", "examples": 122}
-    assert found["memory"]["feed"] == "streaming"
-    assert found["memory"]["device_bytes"] == 32 * 224 * 224 * 3
-    assert not any(found[key] for key in ("unreadable", "ignored", "repeated", "would_spoil", "worth_knowing"))
-    assert found["contact_sheet"] == f"{tmp_path}/sheet.png"
-    assert Image.open(found["contact_sheet"]).width > 8 * 128
+    inspection = json.loads(line)
+    assert inspection["splits"]["train"]["classes"] == {"ants": 62, "bees": 60}
+    assert inspection["splits"]["val"]["classes"] == {"ants": 35, "bees": 35}
+    assert inspection["parts"]["training"] == {"split": "train", "examples": 122}
+    assert inspection["memory"]["feed"] == "streaming"
+    assert inspection["memory"]["device_bytes"] == 32 * 224 * 224 * 3
+    assert not any(inspection[key] for key in ("unreadable", "ignored", "repeated", "would_spoil", "worth_knowing"))
+    assert inspection["contact_sheet"] == f"{tmp_path}/sheet.png"
+    assert Image.open(inspection["contact_sheet"]).width > 8 * 128
 
 
-def test_a_folder_that_would_spoil_a_run(tmp_path):
-    picture = Image.fromarray(np.arange(75, dtype=np.uint8).reshape(5, 5, 3))
+def test_inspect_fails_on_a_folder_with_leakage_and_too_few_images(tmp_path):
+    image = Image.fromarray(np.arange(75, dtype=np.uint8).reshape(5, 5, 3))
     for split in ("train", "val"):
         (tmp_path / split / "cat").mkdir(parents=True)
-        picture.save(tmp_path / split / "cat" / "one.png")
+        image.save(tmp_path / split / "cat" / "one.png")
     (tmp_path / "train" / "cat" / "empty.png").touch()
     finished = run(
         "inspect",

@@ -10,16 +10,16 @@ import time
 
 import pytest
 
-from tests.end_to_end import pictures
+from tests.end_to_end import image_files
 from tests.end_to_end import test_processes as processes
-from tests.end_to_end.program import ROOT, TINY, WITHOUT_TENSORFLOW, run
-from tests.faults.comparison import assert_equal_runs, wait_for
+from tests.end_to_end.program import ROOT, TINY_PROGRAM, WITHOUT_TENSORFLOW, run
+from tests.faults.run_comparison import assert_equal_runs, wait_for
 
 # The real program with a network that compiles in a second, which also notes which examples each step is given.
 NOTING = """
 import functools, json, os, runpy, sys
 from resnet_jax.models import variants
-from tests.end_to_end.tiny import TINY
+from tests.end_to_end.tiny import TINY_VARIANT
 from resnet_jax.data import workers
 from resnet_jax.data.host_batches import TrainingBatches
 
@@ -36,7 +36,7 @@ class Noting:
 
 import contextlib
 arrays = workers.arrays
-variants.VARIANTS["tiny"] = TINY
+variants.VARIANTS["tiny"] = TINY_VARIANT
 
 @contextlib.contextmanager
 def noting_arrays(fill, numbers, shape, num_workers):
@@ -62,7 +62,7 @@ STEPS = 4 * 6
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return pictures.make_folder(tmp_path_factory.mktemp("pictures") / "shapes", train=16, val=5)
+    return image_files.make_image_folder(tmp_path_factory.mktemp("pictures") / "shapes", train=16, val=5)
 
 
 @pytest.fixture
@@ -148,9 +148,9 @@ def test_ctrl_c_saves_and_leaves_no_process_behind(tmp_path, start_noting):
 
 
 def test_bad_files_are_named_and_the_run_goes_through(tmp_path):
-    root = pictures.make_folder(tmp_path / "shapes", train=8, val=3)
-    bad = pictures.unreadable()
-    for name, content in {**bad, **pictures.odd_but_readable()}.items():
+    root = image_files.make_image_folder(tmp_path / "shapes", train=8, val=3)
+    bad = image_files.unreadable_image_files()
+    for name, content in {**bad, **image_files.unusual_image_files()}.items():
         (root / "train" / "dot" / name).write_bytes(content)
     (root / "val" / "dot" / "empty.jpg").write_bytes(b"")
     (root / "train" / "dot" / "notes.txt").write_text("Not looked at.")
@@ -213,7 +213,7 @@ def test_a_folder_may_be_moved(tmp_path, folder):
     shutil.copytree(folder, tmp_path / "there" / "shapes")
     recipe = f"--config={ROOT}/configs/folder.py:tiny"
     arguments = [recipe, *SHORT[1:], "--config.num_epochs=2", "--config.dataset.name=folder:there/shapes"]
-    command = [sys.executable, TINY, *arguments, f"--workdir={tmp_path}/run"]
+    command = [sys.executable, TINY_PROGRAM, *arguments, f"--workdir={tmp_path}/run"]
     environment = {**os.environ, "XLA_FLAGS": "", **WITHOUT_TENSORFLOW}
     trained = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert trained.returncode == 0, trained.stderr

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.end_to_end.program import run
-from tests.faults.comparison import LONG_DIGITS
+from tests.faults.run_comparison import LONG_DIGITS
 
 
 @pytest.fixture(scope="session")

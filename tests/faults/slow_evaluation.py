@@ -8,7 +8,7 @@ import time
 sys.path.insert(0, "")
 
 from resnet_jax.runtime import parallel
-from tests.end_to_end.program import TINY
+from tests.end_to_end.program import TINY_PROGRAM
 
 place_rows = parallel.place_rows  # Called for every batch that is evaluated.
 (workdir,) = (pathlib.Path(argument.partition("=")[2]) for argument in sys.argv if argument.startswith("--workdir="))
@@ -21,4 +21,4 @@ def slowly(*arguments):
 
 
 parallel.place_rows = slowly
-runpy.run_path(TINY, run_name="__main__")
+runpy.run_path(TINY_PROGRAM, run_name="__main__")

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from tests.end_to_end.program import SHORT_DIGITS, run
-from tests.faults.comparison import assert_equal_runs, saved_steps
+from tests.faults.run_comparison import assert_equal_runs, saved_steps
 
 
 @pytest.fixture

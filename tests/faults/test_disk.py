@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.end_to_end.program import ROOT, WITHOUT_TENSORFLOW, run, start
-from tests.faults.comparison import LONG_DIGITS, assert_equal_runs, saved_steps, wait_for
+from tests.faults.run_comparison import LONG_DIGITS, assert_equal_runs, saved_steps, wait_for
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(disk, uninter
     assert process.returncode == 2, stderr
     assert "Traceback" not in stderr
     last_line = stderr.splitlines()[-1]  # TensorFlow warns before it, if its event file has found no room either.
-    assert re.search("cannot save a checkpoint in .*: make room|No space left on device", last_line), stderr
+    assert re.search("cannot save a checkpoint in .*[Ff]ree some space|No space left on device", last_line), stderr
     assert "run the same command again" in last_line
     (disk / "filler").unlink()
     resumed = run(*LONG_DIGITS, f"--workdir={workdir}")

@@ -20,7 +20,7 @@ from resnet_jax import config_check
 from resnet_jax.cli import app
 from resnet_jax.data.augment import pipeline
 from resnet_jax.data.decode import ImageFile, Unreadable
-from resnet_jax.diagnostics import broken_step
+from resnet_jax.diagnostics import replay
 from resnet_jax.errors import UserError
 from resnet_jax.pretrained import weight_files
 from resnet_jax.pretrained.load import open_pretrained
@@ -106,7 +106,7 @@ def test_records_of_a_run(tmp_path, name, content):
         elif name == "figures.json":
             Checkpoints(epath.Path(tmp_path), 2, "top1", read_only=True).close()
         else:
-            broken_step.load(WorkDir(str(tmp_path)))
+            replay.load(WorkDir(str(tmp_path)))
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,9 @@ def checkpoint(tmp_path_factory):
     place = tmp_path_factory.mktemp("runs")
     directory = WorkDir(str(place))
     saved = {"params": {"kernel": np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)}}
-    directory.open_checkpoints(2, "top1")
     host = {"monitor": {"seconds": 0.1}, "examples": {"training": 5}}
-    directory.checkpoints.save(7, saved, host, {"top1": 0.5, "loss": 1.0})
-    directory.close()
+    with directory.open_checkpoints(2, "top1") as checkpoints:
+        checkpoints.save(7, saved, host, {"top1": 0.5, "loss": 1.0})
     files = {path: path.read_bytes() for path in (place / "checkpoints" / "7").rglob("*") if path.is_file()}
     return place, saved, {path: content for path, content in files.items() if content}
 
@@ -132,15 +131,14 @@ def test_files_of_a_checkpoint(checkpoint, single_device, data):
     path.write_bytes(data.draw(damaged(files[path]), label="content"))
     directory = WorkDir(str(place))
     try:
-        directory.open_checkpoints(2, "top1", read_only=True)
-        wanted = parallel.abstract(saved, parallel.replicated(single_device))
-        restored, host = directory.checkpoints.restore(7, wanted)
+        with directory.open_checkpoints(2, "top1", read_only=True) as checkpoints:
+            wanted = parallel.abstract(saved, parallel.replicated(single_device))
+            restored, host = checkpoints.restore(7, wanted)
         jax.tree.map(np.testing.assert_array_equal, restored, saved)
         assert host == {"monitor": {"seconds": 0.1}, "examples": {"training": 5}}
     except UserError as error:
         assert "\n" not in str(error)
     finally:
-        directory.close()
         path.write_bytes(files[path])
 
 

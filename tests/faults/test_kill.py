@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.end_to_end.program import WITHOUT_TENSORFLOW, run, start
-from tests.faults.comparison import LONG_DIGITS, assert_equal_runs, saved_steps, wait_for
+from tests.faults.run_comparison import LONG_DIGITS, assert_equal_runs, saved_steps, wait_for
 
 KILLS = 10
 LONGER_DIGITS = (*LONG_DIGITS, "--config.num_epochs=60")

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from tests.end_to_end.program import SHORT_DIGITS, WITHOUT_TENSORFLOW, run, start
-from tests.faults.comparison import assert_equal_runs, wait_for
+from tests.faults.run_comparison import assert_equal_runs, wait_for
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.end_to_end.program import WITHOUT_TENSORFLOW, run, start
-from tests.faults.comparison import LONG_DIGITS, assert_equal_runs, saved_steps, untimed_records, wait_for
+from tests.faults.run_comparison import LONG_DIGITS, assert_equal_runs, saved_steps, untimed_records, wait_for
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
 

@@ -11,10 +11,10 @@ from resnet_jax.errors import UserError
 from resnet_jax.inference import predict
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import Outputs
-from tests.end_to_end.pictures import unreadable
+from tests.end_to_end.image_files import unreadable_image_files
 from tests.recording_reporter import RecordingReporter
 
-BAD = unreadable()
+BAD = unreadable_image_files()
 REPORTER = Reporter(active=False)
 
 

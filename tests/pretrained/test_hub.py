@@ -73,8 +73,8 @@ def test_other_failures_are_one_sentence(hub):
     assert "(401 Client Error)" in refusal("hf://owner/name")
 
 
-def test_not_installed(without):
-    without("huggingface_hub")
+def test_not_installed(hide_package):
+    hide_package("huggingface_hub")
     assert "pip install huggingface_hub" in refusal("hf://owner/name")
 
 

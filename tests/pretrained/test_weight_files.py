@@ -213,14 +213,14 @@ def test_no_file_a_directory_and_another_kind_of_file(tmp_path):
     assert "ends in .safetensors, .pth" in refusal(tmp_path / "w.npz")
 
 
-def test_without_torch_one_sentence_says_what_to_do(tmp_path, without):
+def test_without_torch_one_sentence_says_what_to_do(tmp_path, hide_package):
     (tmp_path / "w.pth").write_bytes(b"")
-    without("torch")
+    hide_package("torch")
     assert refusal(tmp_path / "w.pth").endswith("pip install torch, or have its arrays saved as .safetensors")
 
 
-def test_without_torch_safetensors_are_read(tmp_path, without):
-    without("torch")
+def test_without_torch_safetensors_are_read(tmp_path, hide_package):
+    hide_package("torch")
     weight_files.write(str(tmp_path / "w.safetensors"), Weights(ARRAYS, {}))
     assert_same(weight_files.read(str(tmp_path / "w.safetensors")).arrays, ARRAYS)
 

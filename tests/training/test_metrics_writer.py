@@ -123,8 +123,8 @@ def test_line_cut_short_by_a_full_disk_is_removed_and_not_written_twice(tmp_path
     assert [line["step"] for line in lines(tmp_path)] == [10, 20]
 
 
-def test_missing_tensorflow_is_logged_and_metrics_are_kept(tmp_path, without, caplog):
-    without("tensorflow")
+def test_missing_tensorflow_is_logged_and_metrics_are_kept(tmp_path, hide_package, caplog):
+    hide_package("tensorflow")
     with caplog.at_level(logging.INFO, "resnet_jax"):
         write(tmp_path, 0, [10]).close()
     assert lines(tmp_path) == [{"step": 10, "train/loss": 1.0}]
@@ -132,8 +132,8 @@ def test_missing_tensorflow_is_logged_and_metrics_are_kept(tmp_path, without, ca
     assert not list(tmp_path.glob("events*"))
 
 
-def test_metrics_file_in_a_bucket_is_rewritten_as_a_whole(bucket, without):
-    without("clu")  # TensorBoard's writer would look for a real bucket.
+def test_metrics_file_in_a_bucket_is_rewritten_as_a_whole(bucket, hide_package):
+    hide_package("clu")  # TensorBoard's writer would look for a real bucket.
     writer = MetricsWriter(epath.Path("gs://bucket/run"), 0)
     (bucket / "run").mkdir()
     for step in (10, 20):

@@ -1,12 +1,12 @@
-"""Hides TensorFlow and TensorBoard from a program: Python runs a module of this name at its start."""
+"""Hide TensorFlow and TensorBoard from a program. Python runs a module of this name when it starts."""
 
 from importlib.machinery import PathFinder
 
-find_spec = PathFinder.find_spec
+original_find_spec = PathFinder.find_spec
 
 
 def find_spec_without_tensorflow(name, path=None, target=None):
-    return None if name.split(".")[0] in ("tensorflow", "tensorboard") else find_spec(name, path, target)
+    return None if name.split(".")[0] in ("tensorflow", "tensorboard") else original_find_spec(name, path, target)
 
 
 PathFinder.find_spec = find_spec_without_tensorflow
