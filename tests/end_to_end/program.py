@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -50,3 +51,45 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     process = start(*arguments, **environment)
     stdout, stderr = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def start_processes(num_processes, *arguments, program=TINY_PROGRAM, arguments_of=lambda process: (), **environment):
+    """Start the processes of one run, without TensorBoard, and return them.
+
+    Args:
+      num_processes: how many.
+      *arguments: the command line of all of them.
+      program: a Python file.
+      arguments_of: returns more arguments for the process of this number.
+      **environment: environment variables to add or replace.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "XLA_FLAGS": "", **WITHOUT_TENSORFLOW, **environment}
+    processes = []
+    for process in range(num_processes):
+        command = [sys.executable, program, *arguments, *arguments_of(process)]
+        if num_processes > 1:
+            command += [
+                f"--coordinator={address}",
+                f"--num_processes={num_processes}",
+                f"--process_id={process}",
+            ]
+        processes.append(
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    return processes
+
+
+def wait_for_processes(processes, seconds=600):
+    """Wait until all processes have ended, and return their exit codes, their stdout and their stderr.
+
+    Args:
+      processes: as `start_processes` returns them.
+      seconds: how long to wait for each.
+    """
+    outputs = [process.communicate(timeout=seconds) for process in processes]
+    return [process.returncode for process in processes], *zip(*outputs, strict=True)

@@ -1,11 +1,10 @@
-"""Runs of several processes, as on several machines: together they are one run."""
+"""Runs of several processes, as on several machines."""
 
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,58 +12,36 @@ import time
 import numpy as np
 import pytest
 
-from tests.end_to_end.program import ROOT, SHORT_DIGITS, TINY_PROGRAM, WITHOUT_TENSORFLOW
+from tests.end_to_end.program import (
+    ROOT,
+    SHORT_DIGITS,
+    TINY_PROGRAM,
+    WITHOUT_TENSORFLOW,
+    start_processes,
+    wait_for_processes,
+)
 
-# A batch that one to four processes can share, and a rate that does not depend on the number of epochs.
-BY_STEP = (
+# A batch size that one to four processes can share, and a learning rate that does not depend on the number of epochs.
+LOG_EVERY_STEP = (
     *SHORT_DIGITS,
     "--config.log_every_steps=1",
     "--config.batch_size=48",
     "--config.schedule.name=constant",
 )
-# To be interrupted: some seconds, of which most go into steps.
+# A run to interrupt. It takes some seconds, most of them in its steps.
 LONG = ("--config.num_epochs=8", "--config.evaluate_every_epochs=2", "--config.checkpoint.every_epochs=2")
 
 
-def start(number, *arguments, program=TINY_PROGRAM, each=lambda process: (), **environment):
-    """Starts processes of one run, without TensorBoard; `each` gives arguments to one of them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "XLA_FLAGS": "", **WITHOUT_TENSORFLOW, **environment}
-    together = (f"--coordinator={address}", f"--num_processes={number}") if number > 1 else ()
-    return [
-        subprocess.Popen(
-            [
-                *(sys.executable, program, *arguments, *each(process), *together),
-                *([f"--process_id={process}"] if number > 1 else []),
-            ],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(number)
-    ]
-
-
-def end(processes, seconds=600):
-    """Exit codes, and what the processes printed and complained of, within so many seconds."""
-    outputs = [process.communicate(timeout=seconds) for process in processes]
-    return [process.returncode for process in processes], *zip(*outputs, strict=True)
-
-
-def train(number, workdir, epochs, *arguments, **environment):
-    """Trains to the end; returns what each process printed."""
-    arguments = (*BY_STEP, f"--config.num_epochs={epochs}", f"--workdir={workdir}", *arguments)
-    codes, outputs, complaints = end(start(number, *arguments, **environment))
-    assert codes == [0] * number, complaints
-    return outputs
+def train(num_processes, workdir, epochs, *arguments, **environment):
+    """Train to the end, and return the stdout of each process."""
+    arguments = (*LOG_EVERY_STEP, f"--config.num_epochs={epochs}", f"--workdir={workdir}", *arguments)
+    codes, stdout, stderr = wait_for_processes(start_processes(num_processes, *arguments, **environment))
+    assert codes == [0] * num_processes, stderr
+    return stdout
 
 
 def losses(workdir):
-    """By step, as they were logged: each of them once."""
+    """Return the logged losses by step, after checking that each step was logged once."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "train/loss" in line]
     assert steps == list(range(1, len(steps) + 1))
@@ -72,95 +49,100 @@ def losses(workdir):
 
 
 @pytest.mark.slow
-def test_any_number_of_processes_is_the_same_run(tmp_path):
-    """Its first steps have the losses of a single process, also after a resume with another number of processes.
+def test_losses_do_not_depend_on_the_number_of_processes(tmp_path):
+    """The first losses equal those of a single process, also after resuming with another number of processes.
 
-    Later they drift apart by rounding, faster where weights are trained and steps large: of a resumed run the first
-    loss is the same, the next two are near. Another batch would change them in the first or second digit.
+    Later losses drift apart by rounding, and faster if the weights are already trained and the updates are large. So
+    only the first loss of a resumed run is equal, and the next two are close. Another batch would change the first or
+    second digit.
     """
-    by_clock = ("--config.checkpoint.every_minutes=0.001", "--config.checkpoint.keep=50")
-    outputs = {number: train(number, tmp_path / str(number), 1) for number in (1, 4)}
-    outputs[2] = train(2, tmp_path / "2", 1, *by_clock, PYTHONPATH=str(ROOT))  # With TensorBoard.
+    save_often = ("--config.checkpoint.every_minutes=0.001", "--config.checkpoint.keep=50")
+    stdout = {count: train(count, tmp_path / str(count), 1) for count in (1, 4)}
+    stdout[2] = train(2, tmp_path / "2", 1, *save_often, PYTHONPATH=str(ROOT))  # With TensorBoard.
     expected = losses(tmp_path / "1")
-    for number in (2, 4):
-        workdir, (main_output, *other_outputs) = tmp_path / str(number), outputs[number]
-        assert "Checkpoint of step" in main_output
-        assert "epoch" not in "".join(other_outputs)
+    for count in (2, 4):
+        workdir = tmp_path / str(count)
+        main_stdout, *other_stdout = stdout[count]
+        assert "Checkpoint of step" in main_stdout
+        assert "epoch" not in "".join(other_stdout)
         assert json.loads((workdir / "result.json").read_text())["test"]["examples"] == 359
         assert len(losses(workdir)) == len(expected)
         np.testing.assert_allclose(losses(workdir)[:3], expected[:3], rtol=1e-5)
-    assert len(list((tmp_path / "2" / "checkpoints").iterdir())) > 1  # Saved by the clock, amid the epoch.
+    assert len(list((tmp_path / "2" / "checkpoints").iterdir())) > 1  # Some were saved within the epoch.
     assert len(list((tmp_path / "2").glob("events*"))) == 1
     resumed = {}
-    for number in (1, 4):
-        workdir = shutil.copytree(tmp_path / "2", tmp_path / f"2_and_{number}")
-        train(number, workdir, 2)
-        resumed[number] = losses(workdir)[len(expected) : len(expected) + 3]
+    for count in (1, 4):
+        workdir = shutil.copytree(tmp_path / "2", tmp_path / f"2_and_{count}")
+        train(count, workdir, 2)
+        resumed[count] = losses(workdir)[len(expected) : len(expected) + 3]
     np.testing.assert_allclose(resumed[4][0], resumed[1][0], rtol=1e-5)
     np.testing.assert_allclose(resumed[4], resumed[1], rtol=2e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(tmp_path, victim):
-    """Its sockets are closed, so the others mostly know at once; if it is JAX that notices first, it aborts them."""
-    arguments = (*BY_STEP, *LONG, f"--workdir={tmp_path}")
-    processes = start(3, *arguments)
+def test_killed_process_ends_the_others_and_the_run_resumes(tmp_path, victim):
+    """The sockets of a killed process are closed, so the others usually notice at once.
+
+    If JAX notices first, it aborts the other processes.
+    """
+    arguments = (*LOG_EVERY_STEP, *LONG, f"--workdir={tmp_path}")
+    processes = start_processes(3, *arguments)
     while not any(path.name.isdecimal() for path in (tmp_path / "checkpoints").glob("*")):
-        assert all(process.poll() is None for process in processes), end(processes)
+        assert all(process.poll() is None for process in processes), wait_for_processes(processes)
         time.sleep(0.02)
     processes[victim].kill()
-    codes, _, complaints = end(processes, seconds=90)
+    codes, _, stderr = wait_for_processes(processes, seconds=90)
     assert codes[victim] == -signal.SIGKILL
     for process in {0, 1, 2} - {victim}:
         if codes[process] == -signal.SIGABRT:
-            assert "This most likely indicates that another task died" in complaints[process]
+            assert "This most likely indicates that another task died" in stderr[process]
             continue
-        assert codes[process] == 75, complaints[process]
-        assert "Traceback" not in complaints[process]
-        assert "error: another process of this run has ended (" in complaints[process]
-        assert "Run the same command again in all processes to resume from the last checkpoint" in complaints[process]
-    codes, outputs, complaints = end(start(2 if victim else 1, *arguments))
-    assert set(codes) == {0}, complaints
-    assert re.search("Resuming from step [1-9]", outputs[0])
+        assert codes[process] == 75, stderr[process]
+        assert "Traceback" not in stderr[process]
+        assert "error: another process of this run has ended (" in stderr[process]
+        assert "Run the same command again in all processes to resume from the last checkpoint" in stderr[process]
+    codes, stdout, stderr = wait_for_processes(start_processes(2 if victim else 1, *arguments))
+    assert set(codes) == {0}, stderr
+    assert re.search("Resuming from step [1-9]", stdout[0])
     losses(tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["test"]["examples"] == 359
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_at_the_same_step_and_the_run_goes_on(tmp_path):
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    train(2, straight, 8, *LONG)
-    processes = start(2, *BY_STEP, *LONG, f"--workdir={stopped}")
+def test_signal_to_one_process_stops_all_at_the_same_step_and_the_run_resumes(tmp_path):
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
+    train(2, uninterrupted, 8, *LONG)
+    processes = start_processes(2, *LOG_EVERY_STEP, *LONG, f"--workdir={stopped}")
     while not (stopped / "metrics.jsonl").exists():
-        assert all(process.poll() is None for process in processes), end(processes)
+        assert all(process.poll() is None for process in processes), wait_for_processes(processes)
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGTERM)
-    codes, outputs, complaints = end(processes)
-    assert codes == [75, 75], complaints
-    assert "".join(complaints).count("Traceback") == 0
-    assert "the same command goes on from there" in outputs[0]
+    codes, stdout, stderr = wait_for_processes(processes)
+    assert codes == [75, 75], stderr
+    assert "".join(stderr).count("Traceback") == 0
+    assert "Run the same command again to resume" in stdout[0]
     assert not (stopped / "result.json").exists()
     train(2, stopped, 8, *LONG)
-    assert losses(stopped) == losses(straight)
+    assert losses(stopped) == losses(uninterrupted)
 
 
 @pytest.mark.slow
-def test_workdirs_that_are_not_the_same_are_refused(tmp_path):
-    def own(process):
+def test_processes_with_different_workdirs_are_refused(tmp_path):
+    def own_workdir(process):
         return [f"--workdir={tmp_path / f'of_{process}'}"]
 
-    codes, _, complaints = end(start(2, *BY_STEP, each=own))
-    assert codes == [2, 2], complaints
-    for text in complaints:
-        assert "error: 1 of 2 processes do not see the workdir" in text
+    codes, _, stderr = wait_for_processes(start_processes(2, *LOG_EVERY_STEP, arguments_of=own_workdir))
+    assert codes == [2, 2], stderr
+    for text in stderr:
+        assert "error: 1 of 2 processes cannot see the workdir" in text
         assert "Traceback" not in text
     assert list((tmp_path / "of_0").iterdir()) == []
 
 
 @pytest.mark.slow
-def test_slurm_tells_processes_of_one_another(finished_run):
-    """No flag does: JAX takes the port of the first from the number of the job."""
+def test_processes_of_a_slurm_job_find_one_another_without_flags(finished_run):
+    """JAX derives the port of the first process from the id of the job."""
     job = {"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
     job["SLURM_JOB_ID"] = str(os.getpid())
     command = [sys.executable, TINY_PROGRAM, "evaluate", f"--workdir={finished_run}", "--format=json"]
@@ -182,10 +164,10 @@ def test_slurm_tells_processes_of_one_another(finished_run):
         )
         for rank in ("0", "1")
     ]
-    codes, outputs, complaints = end(processes)
-    assert codes == [0, 0], complaints
-    scores = json.loads(outputs[0].splitlines()[-1])
+    codes, stdout, stderr = wait_for_processes(processes)
+    assert codes == [0, 0], stderr
+    scores = json.loads(stdout[0].splitlines()[-1])
     result = json.loads((finished_run / "result.json").read_text())
     assert (scores["top1"], scores["examples"]) == (result["test"]["top1"], result["test"]["examples"])
     assert scores["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
-    assert "{" not in outputs[1]
+    assert "{" not in stdout[1]

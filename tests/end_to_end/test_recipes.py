@@ -1,4 +1,4 @@
-"""Every shipped recipe, with every variant that its docstring names."""
+"""All recipes in configs/, with the variants that their docstrings name."""
 
 import importlib.util
 
@@ -18,7 +18,7 @@ def load(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_passes_all_checks_and_states_its_command(recipe, mesh):
+def test_recipe_passes_all_checks_and_states_its_command(recipe, mesh):
     module = load(recipe)
     experiment.check(module.get_config(), mesh)
     assert f"python main.py --config=configs/{recipe}.py" in module.__doc__
@@ -26,25 +26,25 @@ def test_passes_all_checks_and_states_its_command(recipe, mesh):
 
 @pytest.mark.parametrize("model", ["resnet20", "resnet50", "resnet110"])
 @pytest.mark.parametrize("recipe", ["cifar10", "cifar100"])
-def test_cifar_takes_any_model(recipe, model, mesh):
+def test_cifar_recipe_accepts_any_model(recipe, model, mesh):
     config = load(recipe).get_config(model)
     experiment.check(config, mesh)
     assert (config.model.name, config.model.stem) == (model, "cifar")
 
 
 @pytest.mark.parametrize(
-    ("variant", "data", "frozen", "scale"),
+    ("variant", "dataset", "frozen", "scale"),
     [("cifar10", "cifar10", (), 0.1), ("folder", "folder:", (), 0.1), ("head", "cifar10", ("stem*", "stage*"), 1.0)],
 )
-def test_fine_tuning_has_a_folder_and_a_head(variant, data, frozen, scale, mesh):
+def test_finetune_recipe_has_variants_for_a_folder_and_for_the_head_only(variant, dataset, frozen, scale, mesh):
     config = load("finetune").get_config(variant)
     experiment.check(config, mesh)
     assert (config.model.name, config.dataset.image_size) == ("resnet50", 224)
-    assert config.dataset.name == data
+    assert config.dataset.name == dataset
     assert (config.freeze, config.optimizer.backbone_scale) == (frozen, scale)
 
 
-def test_adam_on_mnist_is_the_setting_of_the_keras_tutorials(mesh):
+def test_mnist_recipe_with_adam_matches_the_keras_tutorials(mesh):
     config = load("mnist").get_config("adam")
     experiment.check(config, mesh)
     assert (config.optimizer.name, config.optimizer.learning_rate, config.schedule.name) == ("adam", 1e-3, "constant")

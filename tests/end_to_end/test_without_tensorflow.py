@@ -1,4 +1,7 @@
-"""On prepared data nothing needs TensorFlow: it is hidden from the program here, as if it were not installed."""
+"""Runs without TensorFlow, which is hidden from the program as if it were not installed.
+
+Only preparing a TFDS dataset needs TensorFlow.
+"""
 
 import json
 
@@ -8,7 +11,8 @@ from tests.end_to_end.program import SHORT_DIGITS, WITHOUT_TENSORFLOW, run
 
 
 def train_and_evaluate(tmp_path, *arguments, **environment):
-    workdir, environment = f"--workdir={tmp_path}/run", {**WITHOUT_TENSORFLOW, **environment}
+    workdir = f"--workdir={tmp_path}/run"
+    environment = {**WITHOUT_TENSORFLOW, **environment}
     trained = run(*arguments, workdir, **environment)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.count("TensorBoard is off") == 1
@@ -19,12 +23,12 @@ def train_and_evaluate(tmp_path, *arguments, **environment):
     assert scores["top1"] == json.loads((tmp_path / "run" / "result.json").read_text())["test"]["top1"]
 
 
-def test_digits(tmp_path):
+def test_digits_recipe_runs_without_tensorflow(tmp_path):
     train_and_evaluate(tmp_path, *SHORT_DIGITS)
 
 
 @pytest.mark.slow
-def test_a_prepared_tfds_set(tmp_path, test_data):
+def test_prepared_tfds_dataset_is_read_without_tensorflow(tmp_path, test_data):
     train_and_evaluate(
         tmp_path,
         "--config=configs/cifar10.py:resnet20",
@@ -37,8 +41,8 @@ def test_a_prepared_tfds_set(tmp_path, test_data):
     )
 
 
-def test_preparing_a_set_says_that_it_needs_tensorflow(tmp_path):
-    """The archive is there, so that nothing needs to be downloaded."""
+def test_preparing_a_tfds_dataset_without_tensorflow_fails_with_advice(tmp_path):
+    """The archive is already in place, so nothing is downloaded."""
     manual = tmp_path / "data" / "downloads" / "manual"
     manual.mkdir(parents=True)
     (manual / "cifar-10-binary.tar.gz").write_bytes(b"")

@@ -1,6 +1,6 @@
 """The real program with one more model, "tiny", which compiles in a second.
 
-    python tests/end_to_end/tiny.py --config=configs/digits.py --config.model.name=tiny --workdir=/tmp/run
+python tests/end_to_end/tiny.py --config=configs/digits.py --config.model.name=tiny --workdir=/tmp/run
 """
 
 import functools
