@@ -40,7 +40,8 @@ class Teacher:
         Returns:
           float32 [batch, classes].
         """
-        return self.model.apply(variables, self.preprocess(images), train=False)
+        # Linen's type includes the pairs that `apply` returns if some collection is mutable.
+        return self.model.apply(variables, self.preprocess(images), train=False)  # type: ignore[return-value]
 
     def loss(self, logits: jax.Array, teacher_logits: jax.Array, label_loss: jax.Array) -> jax.Array:
         """Return weight * soft_loss + (1 - weight) * label_loss."""

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 
@@ -30,6 +31,13 @@ from resnet_jax.workdir.workdir import WorkDir
 Observe = Callable[[Experiment, int, int, Inputs], None]
 
 logger = logging.getLogger(__name__)
+
+
+class Validation(NamedTuple):
+    """Metrics of the validation split, and whether they are the best of the run so far."""
+
+    metrics: dict[str, float]
+    is_best: bool
 
 
 class Loop:
@@ -90,8 +98,9 @@ class Loop:
         feed, pace = self.experiment.feed, parallel.Pace()
         with self._open_logs(), deferred_signals() as self._received_signal, self._non_finite_metrics_explained():
             self._log_start()
-            if self._owes_evaluation:
-                self._end_epoch(self.step // feed.steps_per_epoch)
+            if self._owes_evaluation:  # It was interrupted.
+                epochs_done = self.step // feed.steps_per_epoch
+                self._save_if_due(epochs_done, self._evaluate_if_due(epochs_done))
 
             for epoch in range(self.step // feed.steps_per_epoch, self._config.num_epochs):
                 for step, steps in self.experiment.calls_of_epoch(self.step):
@@ -107,7 +116,8 @@ class Loop:
                     self._metrics.record(metrics, steps)
                     if self.step % feed.steps_per_epoch:  # The last step of an epoch is saved after its evaluation.
                         self._save_or_stop_if_requested()
-                self._end_epoch(epoch + 1)
+                validation = self._evaluate_if_due(epoch + 1)
+                self._save_if_due(epoch + 1, validation)
 
             self._checkpoints.wait()
             if self._stop_requested():
@@ -172,37 +182,37 @@ class Loop:
 
     # --- Evaluation and saving.
 
-    def _end_epoch(self, epochs_done: int) -> None:
-        """Evaluate, save and stop, each if it is due after `epochs_done` epochs."""
+    def _evaluate_if_due(self, epochs_done: int) -> Validation | None:
+        """Evaluate on the validation split if it is due; None if it is not, or if it was interrupted."""
         is_last = epochs_done == self._config.num_epochs
-        validation_metrics, is_best = None, False
         self._owes_evaluation = self.experiment.validation is not None and (
             is_last or epochs_done % self._config.evaluate_every_epochs == 0
         )
-        if self._owes_evaluation:
-            self._metrics.collect()  # Waits for the steps, so that their time does not count as evaluation.
-            with self._metrics.paused("evaluation"):
-                validation_metrics, is_best = self._validate()
-            self._owes_evaluation = validation_metrics is None
-        save_is_due = is_last or epochs_done % self._config.checkpoint.every_epochs == 0 or self._save_is_due()
+        if not self._owes_evaluation:
+            return None
+        self._metrics.collect()  # Waits for the steps, so that their time does not count as evaluation.
+        with self._metrics.paused("evaluation"):
+            examples = self.experiment.validation
+            example_metrics = self._evaluate(self.state.variables, examples, self._stop_requested)
+            if example_metrics is None:
+                return None
+            metrics = dataclasses.asdict(summarize(example_metrics, len(examples)))
+            is_best = self._checkpoints.metrics.is_best(metrics)
+            self._metrics.log_validation(metrics, is_best, example_metrics, examples)
+        self._owes_evaluation = False
+        return Validation(metrics, is_best)
+
+    def _save_if_due(self, epochs_done: int, validation: Validation | None) -> None:
+        """Save after an epoch if it is due: every so often, at the end, for a new best, and before a stop."""
+        is_last = epochs_done == self._config.num_epochs
+        is_due = is_last or epochs_done % self._config.checkpoint.every_epochs == 0 or self._save_is_due()
         stop_requested = self._stop_requested()
-        if save_is_due or is_best or stop_requested:
-            self._save(validation_metrics)
+        if is_due or stop_requested or (validation is not None and validation.is_best):
+            self._save(validation)
         if stop_requested:
             self._stop()
 
-    def _validate(self) -> tuple[dict[str, float] | None, bool]:
-        """Return the metrics of the validation split, None if interrupted, and whether they are the best so far."""
-        examples = self.experiment.validation
-        example_metrics = self._evaluate(self.state.variables, examples, self._stop_requested)
-        if example_metrics is None:
-            return None, False
-        metrics = dataclasses.asdict(summarize(example_metrics, len(examples)))
-        is_best = self._checkpoints.metrics.is_best(metrics)
-        self._metrics.log_validation(metrics, is_best, example_metrics, examples)
-        return metrics, is_best
-
-    def _save(self, validation_metrics: dict[str, float] | None = None) -> None:
+    def _save(self, validation: Validation | None = None) -> None:
         """Save a checkpoint, once the state is known to be finite and all metrics up to it are on disk."""
         self._metrics.collect()
         self._writer.flush()
@@ -214,7 +224,7 @@ class Loop:
                 "provenance": provenance.describe(),
             }
             items = parallel.fetch(self.state.parts)
-            self._checkpoints.save(self.step, items, host, validation_metrics)
+            self._checkpoints.save(self.step, items, host, None if validation is None else validation.metrics)
         self._saved_at = time.monotonic()
 
     # --- Requests to save and to stop. In a run of several processes, all of them act at the same step.

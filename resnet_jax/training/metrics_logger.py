@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from resnet_jax import config as settings
 from resnet_jax import image_grid
 from resnet_jax.data.feed import EvaluationData
-from resnet_jax.evaluation.metrics import ExampleMetrics
+from resnet_jax.evaluation.metrics import ExampleMetrics, worst_mistakes
 from resnet_jax.runtime.parallel import CALLS_AHEAD, fetch
 from resnet_jax.terminal import Reporter, duration, scores_table, table
 from resnet_jax.training.metrics_writer import MetricsWriter
@@ -50,6 +50,7 @@ class _Call(NamedTuple):
     is_reported: bool
 
     def is_finished(self) -> bool:
+        # type: ignore[attr-defined]
         return all(value.is_ready() for value in self.metrics.values())
 
 
@@ -79,7 +80,7 @@ class MetricsLogger:
         self._unfetched: list[_Call] = []
         self.resume(0, {})
 
-    def resume(self, step: int, saved: Mapping[str, object]) -> None:
+    def resume(self, step: int, saved: Mapping[str, Any]) -> None:
         """Continue at `step` with what `state_to_save` returned when the run was saved there; {} for a new run."""
         self._steps_recorded = step
         self._steps_fetched = step
@@ -212,8 +213,7 @@ class MetricsLogger:
         """Report the metrics of the validation split, and write its worst mistakes as images to TensorBoard."""
         names = ("loss", "top1", "top5")
         self._writer.scalars(self._steps_fetched, {f"validation/{name}": metrics[name] for name in names})
-        mistakes = np.flatnonzero(example_metrics.prediction != example_metrics.label)
-        worst = mistakes[np.argsort(-example_metrics.loss[mistakes], kind="stable")][:IMAGES_SHOWN]
+        worst = worst_mistakes(example_metrics, IMAGES_SHOWN)
         if len(worst):
             pairs = zip(example_metrics.label[worst], example_metrics.prediction[worst], strict=True)
             captions = [f"is {self._classes[label]}\nsaid {self._classes[prediction]}" for label, prediction in pairs]
@@ -262,7 +262,7 @@ def parameter_table(params: dict) -> str:
     return table(rows, header=("layers", "arrays", "parameters"))
 
 
-def conclusion(result: Mapping[str, object], path) -> str:
+def conclusion(result: Mapping[str, Any], path) -> str:
     """Return the summary of a finished or interrupted run: metrics of the chosen checkpoint, time, and directory."""
     lines = []
     scores = {split: result[split] for split in ("validation", "test") if result[split]}

@@ -142,7 +142,7 @@ def read_curves(directory: epath.Path) -> dict[str, Curve]:
         step = record.pop("step")
         for name, value in record.items():
             curve = curves.setdefault(name, Curve([], []))
-            curve.steps.append(step)
+            curve.steps.append(int(step))
             curve.values.append(value)
     return curves
 

@@ -1,5 +1,8 @@
 """The training state: everything that a train step changes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -35,7 +38,7 @@ class TrainState:
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
-    def parts(self) -> dict[str, object]:
+    def parts(self) -> dict[str, Any]:
         """The items of a checkpoint, by name. The step is not an item, since it numbers the checkpoint."""
         return {
             "params": self.params,
@@ -71,7 +74,9 @@ def create(
     return begin(variables, optimizer, freezing, averages)
 
 
-def begin(variables: dict, optimizer: optax.GradientTransformation, freezing: Freezing, averages: bool) -> TrainState:
+def begin(
+    variables: Mapping, optimizer: optax.GradientTransformation, freezing: Freezing, averages: bool
+) -> TrainState:
     """Return the state before the first step of a model with these variables. For the arguments, see `create`."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(

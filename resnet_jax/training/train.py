@@ -52,7 +52,7 @@ def train(
       >>> config.num_epochs = 2
       >>> result = resnet_jax.train(config, tempfile.mkdtemp())  # doctest: +SKIP
     """
-    if workers.is_starting():
+    if workers.is_worker_starting():
         raise UserError('A script that trains on streamed images must do so under if __name__ == "__main__":.')
     mesh = parallel.make_mesh()
     config = config.copy_and_resolve_references()

@@ -5,7 +5,7 @@ average, metrics. The rest of the module is what it calls by name.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -64,7 +64,7 @@ def train_step(
         on_microbatch, (images, labels), config.optimizer.accumulate_steps, experiment.mesh
     )
     metrics["learning_rate"] = jnp.asarray(experiment.schedule(state.step), jnp.float32)
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
 
     # Update.
     updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, trainable)
@@ -87,7 +87,7 @@ def loss_fn(
     teacher_variables: dict | None = None,
     microbatch_index: jax.Array | None = None,
     extra_collections: Sequence[str] = (),
-) -> tuple[jax.Array, tuple[jax.Array, dict]]:
+) -> tuple[jax.Array, tuple[jax.Array, Mapping]]:
     """Return the mean loss of a batch, to be differentiated with respect to `trainable`.
 
     Args:
@@ -122,7 +122,7 @@ def loss_fn(
     return loss, (logits, updated)
 
 
-def update_ema(averages: dict, variables: dict, decay: float, step: jax.Array) -> dict:
+def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: jax.Array) -> dict:
     """Return decay * averages + (1 - decay) * variables.
 
     Polyak & Juditsky 1992, with the exponential weights of Szegedy et al. 2015 (section 8). The decay is at most
@@ -198,7 +198,7 @@ def split_into_microbatches(array: jax.Array, count: int, mesh: Mesh) -> jax.Arr
 # --- Compilation ------------------------------------------------------------------------------------------------------
 
 
-def make_train_step(experiment: Experiment, steps: int = 1) -> TrainStep:
+def make_train_step(experiment: Experiment, steps: int = 1) -> jax.stages.Wrapped:
     """Return a `jax.jit` function that takes `steps` consecutive steps per call.
 
     Returns:
@@ -244,12 +244,12 @@ def compile_train_steps(
     Raises:
       UserError: if a step needs more memory than the devices have left beside the state and resident data.
     """
-    compiled = {}
+    train_steps: dict[int, TrainStep] = {}
     for steps in steps_per_call or experiment.call_sizes():
         lowered = lower_train_step(experiment, steps, state)
-        program = memory_estimate.compile_step(lowered, experiment.config, experiment.mesh)
-        memory_estimate.check(program, experiment.feed.arriving_inputs(), experiment.config, experiment.mesh)
+        compiled = memory_estimate.compile_step(lowered, experiment.config, experiment.mesh)
+        memory_estimate.check(compiled, experiment.feed.arriving_inputs(), experiment.config, experiment.mesh)
+        train_steps[steps] = compiled
         if experiment.teacher is not None:
-            program = functools.partial(program, teacher_variables=experiment.teacher.variables)
-        compiled[steps] = program
-    return compiled
+            train_steps[steps] = functools.partial(compiled, teacher_variables=experiment.teacher.variables)
+    return train_steps

@@ -1,4 +1,4 @@
-"""Runs that break, and what they leave of the step."""
+"""What a run saves when its loss or gradient is not finite."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from resnet_jax.diagnostics import replay
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
-from resnet_jax.training import experiment as setups
+from resnet_jax.training import experiment as experiments
 from resnet_jax.training import nan_capture
 from resnet_jax.training.nan_triage import StepValue, first_not_finite
 from resnet_jax.training.train_step import compile_train_steps
@@ -23,7 +23,7 @@ from resnet_jax.workdir.workdir import WorkDir
 
 @pytest.fixture
 def breaking_config(tiny_config):
-    """The rate is harmless in the first epoch, of five steps, and hopeless in the second."""
+    """The learning rate is harmless in the first epoch of five steps, and far too large in the second."""
     tiny_config.num_epochs, tiny_config.log_every_steps = 3, 4
     tiny_config.schedule.name, tiny_config.schedule.step_epochs = "step", (1.0,)
     tiny_config.schedule.step_factor = 1e20
@@ -31,16 +31,16 @@ def breaking_config(tiny_config):
     return tiny_config
 
 
-def train_until_it_breaks(config, workdir) -> tuple[int, str]:
-    """The step that the error names, and the error."""
+def train_until_not_finite(config, workdir) -> tuple[int, str]:
+    """Return the step that the error names, and its message."""
     with pytest.raises(UserError, match=r"became (nan|inf) at step \d+") as raised:
         resnet_jax.train(config, str(workdir))
     return int(re.search(r"at step (\d+)", str(raised.value))[1]), str(raised.value)
 
 
-def unbroken(config, calls, step):
-    """State and batch before `step`, after calls of so many steps each."""
-    experiment = setups.build(
+def state_and_batch_before(config, calls, step):
+    """Return state and batch before `step`, after calls that take the given numbers of steps."""
+    experiment = experiments.build(
         config, parallel.make_mesh(), open_sources("digits"), Reporter(active=False, max_unreadable=0)
     )
     steps, state, done = compile_train_steps(experiment, set(calls)), experiment.initial_state(), 0
@@ -65,11 +65,11 @@ def assert_is_saved(workdir, state, batch):
     np.testing.assert_array_equal(saved["labels"], labels, strict=True)
 
 
-def test_the_state_before_the_step_its_batch_and_where_it_broke_are_saved(breaking_config, tmp_path, capsys):
-    """Bit for bit those of a run that stops before it."""
-    step, message = train_until_it_breaks(breaking_config, tmp_path)
+def test_capture_saves_state_batch_and_first_non_finite_value(breaking_config, tmp_path, capsys):
+    """They equal bit for bit those of a run that stops before the step."""
+    step, message = train_until_not_finite(breaking_config, tmp_path)
     assert 5 < step < 10
-    assert_is_saved(tmp_path, *unbroken(breaking_config, [1] * step, step))
+    assert_is_saved(tmp_path, *state_and_batch_before(breaking_config, [1] * step, step))
     record = json.loads((tmp_path / "nan" / "nan.json").read_text())
     assert record["step"] == step
     assert f"first in {record['first_not_finite']}." in message
@@ -83,67 +83,67 @@ def test_the_state_before_the_step_its_batch_and_where_it_broke_are_saved(breaki
 
 
 @pytest.mark.slow
-def test_the_step_may_lie_within_a_call(breaking_config, tmp_path):
-    """Of three steps, and before there is any checkpoint."""
+def test_capture_works_within_a_call_of_several_steps(breaking_config, tmp_path):
+    """The call takes three steps, and there is no checkpoint yet."""
     breaking_config.steps_per_call, breaking_config.schedule.step_epochs = 3, (0.2,)
-    step, _ = train_until_it_breaks(breaking_config, tmp_path)
+    step, _ = train_until_not_finite(breaking_config, tmp_path)
     assert 1 < step < 5
     calls = {1: [1], 2: [2], 3: [3], 4: [3, 1]}[step]
-    assert_is_saved(tmp_path, *unbroken(breaking_config, calls, step))
+    assert_is_saved(tmp_path, *state_and_batch_before(breaking_config, calls, step))
 
 
-def test_a_run_that_goes_on_breaks_again_and_leaves_the_same(breaking_config, tmp_path):
-    broke = train_until_it_breaks(breaking_config, tmp_path)
+def test_resumed_run_captures_the_same_step(breaking_config, tmp_path):
+    broke = train_until_not_finite(breaking_config, tmp_path)
     files = [tmp_path / "nan" / name for name in ("state.safetensors", "batch.safetensors")]
     before = [file.read_bytes() for file in files]
     for file in files:
         file.write_bytes(b"of another step")
-    assert train_until_it_breaks(breaking_config, tmp_path) == broke
+    assert train_until_not_finite(breaking_config, tmp_path) == broke
     assert [file.read_bytes() for file in files] == before
 
 
 @pytest.mark.slow
-def test_a_student_breaks_as_any_other(breaking_config, tmp_path):
-    """Its labels are soft, as well, and a stem is frozen."""
+def test_capture_works_with_distillation(breaking_config, tmp_path):
+    """With soft labels and a frozen stem."""
     teacher = breaking_config.copy_and_resolve_references()
     teacher.num_epochs = 1
     resnet_jax.train(teacher, str(tmp_path / "teacher"))
     breaking_config.loss.distill_from, breaking_config.augment.mixup = str(tmp_path / "teacher"), 0.2
     breaking_config.freeze = ("stem*",)
-    step, _ = train_until_it_breaks(breaking_config, tmp_path / "student")
-    assert_is_saved(tmp_path / "student", *unbroken(breaking_config, [1] * step, step))
+    step, _ = train_until_not_finite(breaking_config, tmp_path / "student")
+    assert_is_saved(tmp_path / "student", *state_and_batch_before(breaking_config, [1] * step, step))
     directory = WorkDir(str(tmp_path / "student"))
     broken = replay.load(directory)
     assert broken.labels.shape == (64, 10)
     assert str(first_not_finite(replay.replay(broken, directory.config(), directory.classes()))) == broken.first
 
 
-def test_what_cannot_be_saved_does_not_hide_what_happened(breaking_config, tmp_path, monkeypatch):
+def test_failed_save_does_not_hide_the_error(breaking_config, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nan_capture, "_save", full)
-    _, message = train_until_it_breaks(breaking_config, tmp_path)
-    assert "could not be looked into ([Errno 28] No space left on device)" in message
+    _, message = train_until_not_finite(breaking_config, tmp_path)
+    assert "could not be analysed ([Errno 28] No space left on device)" in message
     assert "The checkpoints before it are intact" in message
 
 
-def test_a_step_that_is_finite_when_it_is_taken_again_is_said_to_be(breaking_config, tmp_path, monkeypatch):
+def test_error_says_if_the_step_is_finite_when_taken_again(breaking_config, tmp_path, monkeypatch):
     monkeypatch.setattr(nan_capture, "triage", lambda *_: [StepValue("result", "loss", 1.0, 0.0)])
-    _, message = train_until_it_breaks(breaking_config, tmp_path)
-    assert "but taken again it was finite" in message
+    _, message = train_until_not_finite(breaking_config, tmp_path)
+    assert "but when taken again it was finite" in message
     assert replay.load(WorkDir(str(tmp_path))).first is None
 
 
-def test_without_a_broken_step_there_is_nothing_to_load(tmp_path):
+def test_load_without_saved_step_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds no step that broke"):
         replay.load(WorkDir(str(tmp_path)))
 
 
-def test_a_damaged_one_is_told(tmp_path):
+def test_load_of_damaged_files_is_an_error(tmp_path):
     (tmp_path / "nan").mkdir()
     (tmp_path / "nan" / "nan.json").write_text('{"step": 3, "first_not_finite": null}')
     for name in ("state.safetensors", "batch.safetensors"):
         (tmp_path / "nan" / name).write_bytes(b"nothing of the sort")
-    with pytest.raises(UserError, match=r"cannot be read .*: remove it"):
+    with pytest.raises(UserError, match=r"cannot be read .*\. Remove it"):
         replay.load(WorkDir(str(tmp_path)))

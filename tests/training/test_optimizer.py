@@ -203,7 +203,7 @@ def test_several_steps_equal_the_definition(definition, decay, exempt):
 
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
 def test_grad_clip_clips_the_gradient_before_everything_else(name):
-    clipped = jax.tree.map(lambda leaf: leaf * np.float32(0.1 / optax.global_norm(GRADIENTS)), GRADIENTS)
+    clipped = jax.tree.map(lambda leaf: leaf * np.float32(0.1 / optax.tree.norm(GRADIENTS)), GRADIENTS)
     for update, expected in zip(
         take_steps(2, name=name, weight_decay=0.3, grad_clip=0.1),
         take_steps(2, gradients=clipped, name=name, weight_decay=0.3),

@@ -1,4 +1,4 @@
-"""Whole runs of a tiny network, within this process, on eight devices."""
+"""Whole runs of a tiny model, within this process, on eight devices."""
 
 import contextlib
 import json
@@ -17,6 +17,7 @@ from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 from resnet_jax.training import loop as loops
+from resnet_jax.training.train_step import compile_train_steps
 from resnet_jax.workdir.workdir import WorkDir
 
 
@@ -29,7 +30,7 @@ def workdir(tmp_path):
     return tmp_path / "run"
 
 
-def test_leaves_a_run_directory_with_all_that_it_promises(tiny_config, workdir, capsys):
+def test_train_leaves_a_complete_run_directory(tiny_config, workdir, capsys):
     result = resnet_jax.train(tiny_config, str(workdir))
     assert result["test"]["examples"] == 100  # The whole split, its partial last batch included.
     assert result["validation"]["examples"] == 40
@@ -40,11 +41,11 @@ def test_leaves_a_run_directory_with_all_that_it_promises(tiny_config, workdir, 
     assert [record["step"] for record in records(workdir) if "train/loss" in record] == [2, 4, 6, 8, 10]
     assert [record["step"] for record in records(workdir) if "validation/loss" in record] == [5, 10]
     output = capsys.readouterr().out
-    for part in ("optimizer.learning_rate", "total", "Examples: 360 for training, 40 for validation.", str(workdir)):
-        assert part in output
+    for text in ("optimizer.learning_rate", "total", "Examples: 360 for training, 40 for validation.", str(workdir)):
+        assert text in output
 
 
-def test_the_checkpoint_that_is_scored_is_the_best_on_validation(tiny_config, workdir):
+def test_best_checkpoint_on_validation_is_scored(tiny_config, workdir):
     tiny_config.num_epochs, tiny_config.checkpoint.keep, tiny_config.schedule.name = 4, 1, "constant"
     result = resnet_jax.train(tiny_config, str(workdir))
     validation = {
@@ -56,14 +57,14 @@ def test_the_checkpoint_that_is_scored_is_the_best_on_validation(tiny_config, wo
     assert load_run(str(workdir)).step == result["checkpoint_step"]
 
 
-def test_a_finished_run_is_not_trained_again(tiny_config, tiny_run, capsys):
+def test_finished_run_is_not_trained_again(tiny_config, tiny_run, capsys):
     before = (tiny_run / "metrics.jsonl").read_text()
     assert resnet_jax.train(tiny_config, str(tiny_run)) == WorkDir(str(tiny_run)).result()
     assert (tiny_run / "metrics.jsonl").read_text() == before
     assert "This run is finished." in capsys.readouterr().out
 
 
-def test_a_finished_run_can_be_lengthened(tiny_config, tiny_run, workdir, capsys):
+def test_finished_run_can_be_lengthened(tiny_config, tiny_run, workdir, capsys):
     shutil.copytree(tiny_run, workdir)
     tiny_config.num_epochs = 3
     resnet_jax.train(tiny_config, str(workdir))
@@ -76,9 +77,9 @@ def test_a_finished_run_can_be_lengthened(tiny_config, tiny_run, workdir, capsys
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """The place of a run that nothing has stopped, once it has been made."""
-    return tmp_path_factory.mktemp("runs") / "straight"
+def uninterrupted(tmp_path_factory):
+    """Directory of an uninterrupted run, which the first test that needs it trains."""
+    return tmp_path_factory.mktemp("runs") / "uninterrupted"
 
 
 def final_params(workdir):
@@ -93,15 +94,13 @@ def final_params(workdir):
 @pytest.mark.parametrize(
     ("calls", "signum"),
     [(0, SIGINT), (2, SIGTERM), (3, SIGTERM), (6, SIGINT), (8, SIGTERM)],
-    ids=["amid an epoch", "in evaluation", "after evaluation", "in the last evaluation", "at the end"],
+    ids=["within an epoch", "in evaluation", "after evaluation", "in the last evaluation", "at the end"],
 )
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
-    tiny_config, straight, workdir, monkeypatch, calls, signum
-):
-    """In calls of three steps, of the five in an epoch; saving by the clock after each of them."""
+def test_stopped_run_resumes_as_if_uninterrupted(tiny_config, uninterrupted, workdir, monkeypatch, calls, signum):
+    """Calls take three steps, an epoch has five, and a checkpoint is saved after each call."""
     tiny_config.steps_per_call, tiny_config.checkpoint.every_minutes = 3, 1e-9
-    if not (straight / "result.json").exists():
-        resnet_jax.train(tiny_config, str(straight))
+    if not (uninterrupted / "result.json").exists():
+        resnet_jax.train(tiny_config, str(uninterrupted))
     asked = []
 
     @contextlib.contextmanager
@@ -113,18 +112,18 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         with pytest.raises(KeyboardInterrupt if signum == SIGINT else Preempted):
             resnet_jax.train(tiny_config, str(workdir))
     assert WorkDir(str(workdir)).result() is None
-    result, expected = resnet_jax.train(tiny_config, str(workdir)), WorkDir(str(straight)).result()
+    result, expected = resnet_jax.train(tiny_config, str(workdir)), WorkDir(str(uninterrupted)).result()
     assert (result["test"], result["checkpoint_step"]) == (expected["test"], expected["checkpoint_step"])
-    jax.tree.map(np.testing.assert_array_equal, final_params(workdir), final_params(straight))
+    jax.tree.map(np.testing.assert_array_equal, final_params(workdir), final_params(uninterrupted))
     untimed = [
         [{key: value for key, value in record.items() if "images_per_second" not in key} for record in records(path)]
-        for path in (straight, workdir)
+        for path in (uninterrupted, workdir)
     ]
     assert untimed[0] == untimed[1]
 
 
-def test_checkpoints_are_saved_when_they_are_due(tiny_config, workdir):
-    """Every other epoch, at the last step, and besides when the figures are the best so far."""
+def test_checkpoints_are_saved_when_due(tiny_config, workdir):
+    """They are due every other epoch, at the last step, and when the metrics are the best so far."""
     tiny_config.num_epochs, tiny_config.checkpoint.keep, tiny_config.checkpoint.every_epochs = 5, 9, 2
     tiny_config.evaluate_every_epochs, tiny_config.schedule.name = 3, "constant"
     resnet_jax.train(tiny_config, str(workdir))
@@ -134,8 +133,8 @@ def test_checkpoints_are_saved_when_they_are_due(tiny_config, workdir):
     assert saved == {10, 15, 20, 25}
 
 
-def test_the_test_figures_are_those_of_the_chosen_checkpoint(tiny_config, workdir):
-    """Not of the last one, where a better one came before: here the rate is hopeless in the last epoch."""
+def test_test_metrics_belong_to_the_chosen_checkpoint(tiny_config, workdir):
+    """Not to the last one: here the learning rate is far too large in the last epoch."""
     tiny_config.num_epochs, tiny_config.checkpoint.best_metric = 4, "loss"
     tiny_config.schedule.name, tiny_config.schedule.step_epochs, tiny_config.schedule.step_factor = "step", (3,), 300.0
     result = resnet_jax.train(tiny_config, str(workdir))
@@ -146,15 +145,15 @@ def test_the_test_figures_are_those_of_the_chosen_checkpoint(tiny_config, workdi
     assert result["test"] == scores
 
 
-def test_other_data_is_another_run(tiny_config, workdir):
+def test_run_on_other_data_is_refused(tiny_config, workdir):
     tiny_config.dataset.train_split = "train"
     digits = open_sources("digits")
 
-    def part(split, size, classes):
+    def source(split, size, classes):
         return ArraySource(digits[split].images[:size], digits[split].labels[:size], classes)
 
     def sources(size, classes=tuple("0123456789")):
-        return {"train": part("train", size, classes), "test": part("test", 100, classes)}
+        return {"train": source("train", size, classes), "test": source("test", 100, classes)}
 
     resnet_jax.train(tiny_config, str(workdir), sources(400))
     tiny_config.num_epochs = 3
@@ -162,16 +161,16 @@ def test_other_data_is_another_run(tiny_config, workdir):
         resnet_jax.train(tiny_config, str(workdir), sources(400, tuple("abcdefghij")))
     with pytest.raises(UserError, match="a run on other data"):
         resnet_jax.train(tiny_config, str(workdir), sources(300))
-    assert WorkDir(str(workdir)).result()  # All that was there is there still.
+    assert WorkDir(str(workdir)).result()  # Nothing was removed.
 
 
-def test_a_workdir_of_another_run_is_refused(tiny_config, tiny_run):
+def test_workdir_of_another_run_is_refused(tiny_config, tiny_run):
     tiny_config.optimizer.learning_rate = 0.05
-    with pytest.raises(UserError, match=r"differs in optimizer.learning_rate \(there 0.1, here 0.05\)"):
+    with pytest.raises(UserError, match=r"differs in optimizer.learning_rate \(stored 0.1, now 0.05\)"):
         resnet_jax.train(tiny_config, str(tiny_run))
 
 
-def test_without_validation_the_last_checkpoint_is_scored(tiny_config, workdir):
+def test_last_checkpoint_is_scored_without_validation(tiny_config, workdir):
     tiny_config.dataset.validation_split = "none"
     result = resnet_jax.train(tiny_config, str(workdir))
     assert result["validation"] is None
@@ -179,14 +178,14 @@ def test_without_validation_the_last_checkpoint_is_scored(tiny_config, workdir):
     assert not any("validation/loss" in record for record in records(workdir))
 
 
-def test_the_test_split_can_be_left_alone(tiny_config, workdir):
+def test_test_split_can_be_left_out(tiny_config, workdir):
     tiny_config.dataset.test_split = "none"
     assert resnet_jax.train(tiny_config, str(workdir))["test"] is None
     assert WorkDir(str(workdir)).config().dataset.test_split == "none"
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint_before_it(tiny_config, workdir):
-    """The rate is harmless in the warm-up's first epoch and hopeless after it."""
+def test_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny_config, workdir):
+    """The learning rate is harmless in the first epoch and far too large after it."""
     tiny_config.num_epochs = 4
     tiny_config.schedule.name, tiny_config.schedule.step_epochs = "step", (1.0,)
     tiny_config.schedule.step_factor = 1e20
@@ -198,8 +197,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint_befor
     assert WorkDir(str(workdir)).result() is None
 
 
-def test_trains_on_ones_own_source(tiny_config, workdir):
-    """Two classes of pictures that differ in brightness, which any network learns."""
+def test_train_accepts_own_sources(tiny_config, workdir):
+    """The images of two classes differ in brightness, which any model learns."""
     generator = np.random.default_rng(0)
 
     def source(size):
@@ -217,16 +216,42 @@ def test_trains_on_ones_own_source(tiny_config, workdir):
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 3])
-def test_a_profiler_trace_is_written(tiny_config, workdir, steps_per_call):
-    """Also where no call begins within the steps, but one takes them."""
+def test_profiler_trace_is_written(tiny_config, workdir, steps_per_call):
+    """Also if a call takes the profiled steps but begins before them."""
     tiny_config.profile_steps, tiny_config.steps_per_call = "1:3", steps_per_call
     resnet_jax.train(tiny_config, str(workdir))
     (trace,) = workdir.glob("plugins/profile/*/*.xplane.pb")
     assert trace.stat().st_size > 10_000
 
 
-def test_between_two_reports_nothing_is_fetched_from_the_devices(tiny_config, workdir, monkeypatch):
-    """Two epochs of six steps, a report of every third: fetched four calls later, or when all is saved at the end."""
+def test_every_call_forbids_implicit_transfers_and_is_annotated_with_its_step(tiny_config, workdir, monkeypatch):
+    guards, annotated = [], []
+
+    def compile_recording(experiment, state):
+        def record(step):
+            def call(*arguments):
+                guards.append(jax.config.jax_transfer_guard_host_to_device)
+                return step(*arguments)
+
+            return call
+
+        return {steps: record(step) for steps, step in compile_train_steps(experiment, state=state).items()}
+
+    class RecordingAnnotation(jax.profiler.StepTraceAnnotation):
+        def __init__(self, name, step_num):
+            annotated.append((name, step_num))
+            super().__init__(name, step_num=step_num)
+
+    monkeypatch.setattr(loops, "compile_train_steps", compile_recording)
+    monkeypatch.setattr(jax.profiler, "StepTraceAnnotation", RecordingAnnotation)
+    resnet_jax.train(tiny_config, str(workdir))
+    assert guards == ["disallow"] * 10
+    assert annotated == [("train", step) for step in range(10)]
+    assert jax.config.jax_transfer_guard_host_to_device != "disallow"
+
+
+def test_nothing_is_fetched_between_reports(tiny_config, workdir, monkeypatch):
+    """Two epochs of six steps, a report every third: fetched four calls later, or when a checkpoint is saved."""
     tiny_config.dataset.validation_split, tiny_config.log_every_steps = "none", 3
     tiny_config.checkpoint.every_epochs = 2
     fetches, before_step, device_get = [], {}, jax.device_get
@@ -236,5 +261,7 @@ def test_between_two_reports_nothing_is_fetched_from_the_devices(tiny_config, wo
         str(workdir),
         observe=lambda experiment, step, steps, inputs: before_step.update({step: len(fetches)}),
     )
-    fetched = {step: before_step[step + 1] - before_step[step] for step in range(11)}  # in each step and what follows
+    fetched = {
+        step: before_step[step + 1] - before_step[step] for step in range(11)
+    }  # in each step and what follows it
     assert sorted(step for step, count in fetched.items() if count) == [6, 9]
