@@ -1,1 +1,1 @@
-"""Scoring a network: every example exactly once."""
+"""Evaluation of models: every example is scored exactly once."""

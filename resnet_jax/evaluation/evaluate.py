@@ -1,7 +1,9 @@
-"""Evaluation: every example exactly once, in batches of one shape, on all devices."""
+"""Evaluation: score every example exactly once, in batches of one shape, on all devices."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import flax.linen as nn
 import jax
@@ -9,21 +11,45 @@ import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.data import feed_config
-from resnet_jax.data.dataset import common_classes, open_split, select
-from resnet_jax.data.in_memory import InMemoryExamples
+from resnet_jax.data.dataset import common_classes, open_evaluation_data, select_split
+from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import Source
-from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import metrics
 from resnet_jax.evaluation.metrics import ExampleMetrics
-from resnet_jax.evaluation.tta import make_see
+from resnet_jax.evaluation.tta import make_apply
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel
 
-Evaluate = Callable[..., metrics.ExampleMetrics | None]
+MAX_CLASSES_LISTED = 10
+
+# --- The compiled evaluation ------------------------------------------------------------------------------------------
+
+
+class Evaluate(Protocol):
+    """Function that scores examples; see `make_evaluate`."""
+
+    def __call__(
+        self,
+        variables: dict,
+        examples: EvaluationData,
+        interrupted: Callable[[], object] = lambda: False,
+        reporter: Reporter | None = None,
+    ) -> ExampleMetrics | None:
+        """Score all examples that can be read.
+
+        Args:
+          variables: variables of the model, replicated over the mesh.
+          examples: the examples.
+          interrupted: called after each batch; if it returns something true, evaluation stops and returns None.
+          reporter: shows the progress; None: no progress is shown.
+
+        Returns:
+          Metrics in the order of the examples, as host arrays.
+        """
 
 
 def make_evaluate(
@@ -33,153 +59,146 @@ def make_evaluate(
     mesh: Mesh,
     *,
     tta: str | None = None,
-    numbers: Sequence[int] | None = None,
-    keep: bool = False,
+    label_map: Sequence[int] | None = None,
+    keep_log_probabilities: bool = False,
 ) -> Evaluate:
-    """A function from variables and examples to the `ExampleMetrics` of all that can be read, in order, in host memory.
-
-    Its third argument, if given, tells after each batch whether to stop: it returns None then. Its fourth, a
-    `Reporter`, shows how many examples have been given to the devices.
-
-    It compiles once and can be called again with other variables and other examples. Should the devices not share
-    `batch_size` evenly, a slightly larger one is used.
+    """Return a function that scores examples. It compiles once, and then takes any variables and any examples.
 
     Args:
-      model, preprocess: the network, and what its pictures go through.
-      batch_size: examples at a time.
+      model: the model.
+      preprocess: the preprocessing of its images.
+      batch_size: examples per batch over all devices; rounded up to a multiple of the number of devices.
       mesh: the devices.
-      tta: test-time augmentation, see `views`.
-      numbers: what the network calls the classes, by the examples' labels; unset: the same.
-      keep: whether the outcomes hold the probabilities of all classes.
+      tta: test-time augmentation, see `tta.make_apply`.
+      label_map: the model's number of each class, by the label of the examples; None: they are the same.
+      keep_log_probabilities: whether the result includes the log-probabilities of all classes.
     """
-    batch_size = -(-batch_size // mesh.size) * mesh.size
-    rows, see = parallel.local_rows(mesh, batch_size), make_see(model, tta)
+    batch_size = math.ceil(batch_size / mesh.size) * mesh.size
+    local_rows = parallel.local_rows(mesh, batch_size)
+    apply = make_apply(model, tta)
 
-    def step(variables: dict, images: jax.Array, labels: jax.Array, positions: jax.Array) -> metrics.ExampleMetrics:
-        return metrics.outcomes(see(variables, preprocess(images)), labels, positions, keep)
+    def score_batch(variables: dict, images: jax.Array, labels: jax.Array, positions: jax.Array) -> ExampleMetrics:
+        logits = apply(variables, preprocess(images))
+        return metrics.example_metrics(logits, labels, positions, keep_log_probabilities)
 
-    # Replicated results: then every process can read all of them.
-    step = parallel.jit(step, mesh)
+    # The results are replicated, so that every process can read all of them.
+    score_batch = parallel.jit(score_batch, mesh)
 
     def evaluate(
         variables: dict,
-        examples: InMemoryExamples | StreamedExamples,
+        examples: EvaluationData,
         interrupted: Callable[[], object] = lambda: False,
         reporter: Reporter | None = None,
-    ) -> metrics.ExampleMetrics | None:
-        show = reporter.counter("scoring examples") if reporter else None
-        parts, pace = [], parallel.Pace()
-        for images, known in examples.batches(batch_size, rows):
-            labels = known.labels
-            if numbers is not None:
-                labels = np.where(labels == NO_LABEL, NO_LABEL, np.asarray(numbers, np.int32)[labels])
-            arrays = images, labels, known.positions.astype(np.int32)
-            parts.append(step(variables, *parallel.place_rows(arrays, mesh, batch_size)))
-            pace(parts[-1])
-            if show:
-                show(min(len(parts) * batch_size, len(examples)), len(examples))
+    ) -> ExampleMetrics | None:
+        show_progress = reporter.counter("scoring examples") if reporter else None
+        pace = parallel.Pace()
+        batches = []
+        for images, info in examples.batches(batch_size, local_rows):
+            labels = info.labels if label_map is None else _map_labels(info.labels, label_map)
+            arrays = images, labels, info.positions.astype(np.int32)
+            batches.append(score_batch(variables, *parallel.place_rows(arrays, mesh, batch_size)))
+            pace(batches[-1])
+            if show_progress:
+                show_progress(min(len(batches) * batch_size, len(examples)), len(examples))
             if interrupted():
                 return None
-        outcomes = jax.tree.map(lambda *part: np.concatenate(part), *parallel.fetch(parts))
-        given = outcomes.position[outcomes.position >= 0]
-        if not np.array_equal(np.sort(given), np.arange(len(examples))):
-            raise RuntimeError(f"{len(given)} examples were given instead of each of {len(examples)} once")
-        scored = outcomes.label != NO_LABEL
-        return jax.tree.map(lambda values: values[scored], outcomes)
+        results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parallel.fetch(batches))
+        positions = results.position[results.position >= 0]  # Padding has negative positions.
+        if not np.array_equal(np.sort(positions), np.arange(len(examples))):
+            raise RuntimeError(f"{len(positions)} examples were evaluated instead of each of {len(examples)} once")
+        readable = results.label != NO_LABEL
+        return jax.tree.map(lambda array: array[readable], results)
 
     return evaluate
 
 
-# --- Scoring a trained network: on a split of its data set, or on another one that has classes of the same names.
+def _map_labels(labels: np.ndarray, label_map: Sequence[int]) -> np.ndarray:
+    """Renumber labels, and keep `NO_LABEL`."""
+    return np.where(labels == NO_LABEL, NO_LABEL, np.asarray(label_map, np.int32)[labels])
 
 
-CLASSES_NAMED = 10
+# --- Scoring a trained model, on its own dataset or on another one with classes of the same names --------------------
 
 
-def open_examples(
-    run: TrainedModel,
-    selection: Subset,
-    reporter: Reporter,
-    other_data: bool = False,
-) -> InMemoryExamples | StreamedExamples:
-    """Examples as a trained network takes them.
-
-    Args:
-      run: the network.
-      selection: the examples; the network must know their classes, by their names.
-      reporter: shows the progress of reading, and registers the images that cannot be read.
-      other_data: whether they are of another data set than the run's: then their pictures are brought to the size that
-        the network sees, whatever they are.
-
-    Raises:
-      UserError: for examples of classes that the network does not know, or with other channels than it takes.
-    """
-    unknown = set(selection.classes) - set(run.classes)
-    if unknown:
-        raise UserError(
-            f"this network tells {_some(run.classes)} apart, but the data has {_some(selection.classes)}, "
-            f"of which it does not know {', '.join(sorted(unknown)[:CLASSES_NAMED])}: name other data, or another run"
-        )
-    if selection.channels > len(run.preprocess.mean):
-        selection = selection.in_grey()
-    run.preprocess.check(feed_config.image_shape(selection)[-1])
-    dataset = run.config.dataset
-    if other_data:
-        return feed_config.given_examples(dataset, selection, feed_config.num_workers(dataset), reporter)
-    return open_split(dataset, selection, reporter)
-
-
-def score(
-    run: TrainedModel,
-    examples: InMemoryExamples | StreamedExamples,
-    classes: Sequence[str],
-    reporter: Reporter,
-    tta: str | None = None,
-    keep: bool = False,
-) -> ExampleMetrics:
-    """The outcomes of a trained network: of every example that can be read exactly one.
-
-    Args:
-      run: the network.
-      examples: as `open_examples` gives them.
-      classes: the names of their classes; in the outcomes labels are numbered as the network does.
-      reporter: shows the progress of scoring.
-      tta: test-time augmentation, see `views`.
-      keep: whether the outcomes hold the probabilities of all classes.
-
-    Raises:
-      UserError: if too many of the examples cannot be read.
-    """
-    number_of = {name: number for number, name in enumerate(run.classes)}
-    evaluate = make_evaluate(
-        run.model,
-        run.preprocess,
-        run.config.batch_size,
-        run.mesh,
-        tta=tta,
-        numbers=[number_of[name] for name in classes],
-        keep=keep,
-    )
-    return evaluate(run.variables, examples, reporter=reporter)
-
-
-def score_run(
-    run: TrainedModel,
-    sources: Mapping[str, Source],
-    split: str,
-    reporter: Reporter,
-) -> dict:
-    """The means of a trained network on a split, such as "test", as a dict of `metrics.Scores`.
+def score_run(trained: TrainedModel, sources: Mapping[str, Source], split: str, reporter: Reporter) -> dict:
+    """Return the mean metrics of a trained model on a split such as "test", as a dict of `metrics.MeanMetrics`.
 
     Raises:
       UserError: as `open_examples` and `score` do.
     """
     common_classes(sources)
-    selection = select(run.config.dataset, sources, split, reporter)
-    outcomes = score(run, open_examples(run, selection, reporter), selection.classes, reporter)
-    return dataclasses.asdict(metrics.summarize(outcomes, len(selection)))
+    subset = select_split(trained.config.dataset, sources, split, reporter)
+    examples = open_examples(trained, subset, reporter)
+    results = score(trained, examples, subset.classes, reporter)
+    return dataclasses.asdict(metrics.summarize(results, len(subset)))
 
 
-def _some(classes: Sequence[str]) -> str:
-    more = ", ..." if len(classes) > CLASSES_NAMED else ""
-    return f"the {len(classes):,} classes {', '.join(classes[:CLASSES_NAMED])}{more}"
+def open_examples(
+    trained: TrainedModel, subset: Subset, reporter: Reporter, is_other_dataset: bool = False
+) -> EvaluationData:
+    """Open examples in the form that a trained model takes.
+
+    Args:
+      trained: the trained model.
+      subset: the examples; the model must know their classes, by name.
+      reporter: shows the progress of reading, and counts the images that cannot be read.
+      is_other_dataset: whether the examples belong to another dataset than the one the model was trained on. Their
+        images are then resized to the size that the model sees in evaluation.
+
+    Raises:
+      UserError: for examples of classes that the model does not know, or with other channels than it takes.
+    """
+    unknown = set(subset.classes) - set(trained.classes)
+    if unknown:
+        names = ", ".join(sorted(unknown)[:MAX_CLASSES_LISTED])
+        raise UserError(
+            f"the data has classes that this model does not know ({names}). The model knows "
+            f"{_list_classes(trained.classes)}; the data has {_list_classes(subset.classes)}. Choose other data or "
+            "another run."
+        )
+    if subset.channels > len(trained.preprocess.mean):
+        subset = subset.as_grayscale()
+    trained.preprocess.check(feed_config.image_shape(subset)[-1])
+    dataset = trained.config.dataset
+    if is_other_dataset:
+        return feed_config.external_examples(dataset, subset, feed_config.num_workers(dataset), reporter)
+    return open_evaluation_data(dataset, subset, reporter)
+
+
+def score(
+    trained: TrainedModel,
+    examples: EvaluationData,
+    classes: Sequence[str],
+    reporter: Reporter,
+    tta: str | None = None,
+    keep_log_probabilities: bool = False,
+) -> ExampleMetrics:
+    """Score every example that can be read exactly once.
+
+    Args:
+      trained: the trained model.
+      examples: examples from `open_examples`.
+      classes: the names of their classes. The labels in the result are numbered as the model numbers its classes.
+      reporter: shows the progress of scoring.
+      tta: test-time augmentation, see `tta.make_apply`.
+      keep_log_probabilities: whether the result includes the log-probabilities of all classes.
+
+    Raises:
+      UserError: if too many of the examples cannot be read.
+    """
+    number_of_class = {name: number for number, name in enumerate(trained.classes)}
+    evaluate = make_evaluate(
+        trained.model,
+        trained.preprocess,
+        trained.config.batch_size,
+        trained.mesh,
+        tta=tta,
+        label_map=[number_of_class[name] for name in classes],
+        keep_log_probabilities=keep_log_probabilities,
+    )
+    return evaluate(trained.variables, examples, reporter=reporter)
+
+
+def _list_classes(classes: Sequence[str]) -> str:
+    more = ", ..." if len(classes) > MAX_CLASSES_LISTED else ""
+    return f"{len(classes):,} classes ({', '.join(classes[:MAX_CLASSES_LISTED])}{more})"

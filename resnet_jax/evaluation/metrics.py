@@ -1,4 +1,4 @@
-"""Scores of classification, from logits to figures."""
+"""Classification metrics: of each example, their means, and a detailed report."""
 
 import dataclasses
 import itertools
@@ -13,14 +13,20 @@ from scipy import stats
 
 from resnet_jax.errors import UserError
 
+# --- Metrics of each example ------------------------------------------------------------------------------------------
+
 
 class ExampleMetrics(NamedTuple):
-    """What came out for each example, all of shape [n] but for the last.
+    """Metrics of n examples, one entry per example.
 
-    position: int32, which example it is; label: int32; loss: float32, cross-entropy in nats; prediction: int32, the
-    likeliest class; confidence: float32, the probability that is given to it; in_top5: bool, the label is among the
-    five likeliest classes (among all, where there are fewer); log_probabilities: float32 [n, classes], or None where
-    nobody asked for them.
+    Attributes:
+      position: int32 [n], which example of the evaluation data it is.
+      label: int32 [n].
+      loss: float32 [n], cross-entropy in nats.
+      prediction: int32 [n], the class with the highest probability.
+      confidence: float32 [n], the probability of the predicted class.
+      in_top5: bool [n], whether the label is among the five most probable classes (with fewer classes: always).
+      log_probabilities: float32 [n, classes]; None if they were not requested.
     """
 
     position: jax.Array | np.ndarray
@@ -32,11 +38,58 @@ class ExampleMetrics(NamedTuple):
     log_probabilities: jax.Array | np.ndarray | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """Means over `examples` examples: cross-entropy (negative log-likelihood) in nats, and accuracies in [0, 1].
+def example_metrics(
+    logits: jax.Array, labels: jax.Array, positions: jax.Array, keep_log_probabilities: bool = False
+) -> ExampleMetrics:
+    """Compute the metrics of each example. Equal logits rank by class number.
 
-    unreadable: how many more there are that could not be scored.
+    Args:
+      logits: float32 [batch, classes].
+      labels: int32 [batch].
+      positions: int32 [batch], copied to the result.
+      keep_log_probabilities: whether the result includes the log-probabilities of all classes.
+
+    Example:
+      >>> logits, labels = jnp.array([[0.0, 2.0], [3.0, 1.0]]), jnp.array([1, 1])
+      >>> example_metrics(logits, labels, jnp.arange(2)).prediction.tolist()
+      [1, 0]
+    """
+    _, most_probable = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    log_probabilities = jax.nn.log_softmax(logits)
+    return ExampleMetrics(
+        position=positions,
+        label=labels,
+        loss=optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+        prediction=most_probable[:, 0].astype(jnp.int32),
+        confidence=jnp.exp(jnp.max(log_probabilities, axis=-1)),
+        in_top5=jnp.any(most_probable == labels[:, None], axis=-1),
+        log_probabilities=log_probabilities if keep_log_probabilities else None,
+    )
+
+
+def worst_mistakes(examples: ExampleMetrics, count: int) -> np.ndarray:
+    """Return the indices of the wrongly classified examples with the highest loss, at most `count`, worst first.
+
+    Args:
+      examples: metrics as host arrays.
+      count: how many indices to return at most.
+    """
+    mistakes = np.flatnonzero(examples.prediction != examples.label)
+    return mistakes[np.argsort(-examples.loss[mistakes], kind="stable")][:count]
+
+
+# --- Means over examples ----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanMetrics:
+    """Means over all examples that could be read.
+
+    Attributes:
+      loss: cross-entropy (negative log-likelihood) in nats.
+      top1, top5: accuracies in [0, 1].
+      examples: how many examples the means are over.
+      unreadable: how many more examples could not be read.
     """
 
     loss: float
@@ -46,55 +99,50 @@ class Scores:
     unreadable: int = 0
 
 
-def outcomes(logits: jax.Array, labels: jax.Array, positions: jax.Array, keep: bool = False) -> ExampleMetrics:
-    """Judges float32 logits [batch, classes] by int32 labels [batch]; equal logits rank by class number.
+def summarize(examples: ExampleMetrics, total: int) -> MeanMetrics:
+    """Average the metrics of examples in float64.
 
-    With `keep`, the outcomes hold the probabilities of all classes.
+    Args:
+      examples: metrics as host arrays; no example may occur twice.
+      total: how many examples there are, including those that could not be read.
+
+    Raises:
+      UserError: if no example could be read.
+      ValueError: if an example occurs twice or its position is not in [0, total).
     """
-    _, likeliest = jax.lax.top_k(logits, min(5, logits.shape[-1]))
-    log_probabilities = jax.nn.log_softmax(logits)
-    return ExampleMetrics(
-        position=positions,
-        label=labels,
-        loss=optax.softmax_cross_entropy_with_integer_labels(logits, labels),
-        prediction=likeliest[:, 0].astype(jnp.int32),
-        confidence=jnp.exp(jnp.max(log_probabilities, axis=-1)),
-        in_top5=jnp.any(likeliest == labels[:, None], axis=-1),
-        log_probabilities=log_probabilities if keep else None,
-    )
-
-
-def summarize(outcome: ExampleMetrics, total: int) -> Scores:
-    """Averages the outcomes of host arrays, in float64; no example of `total` ones may have two."""
-    scored = len(outcome.position)
+    scored = len(examples.position)
     if not scored:
-        raise UserError(f"not one of {total:,} examples could be scored")
-    if len(np.unique(outcome.position)) != scored or outcome.position.min() < 0 or outcome.position.max() >= total:
-        raise ValueError(f"{scored} outcomes of {total} examples are not of different ones")
-    return Scores(
-        loss=float(np.mean(outcome.loss, dtype=np.float64)),
-        top1=float(np.mean(outcome.prediction == outcome.label)),
-        top5=float(np.mean(outcome.in_top5)),
+        raise UserError(f"none of the {total:,} examples could be read")
+    if len(np.unique(examples.position)) != scored or examples.position.min() < 0 or examples.position.max() >= total:
+        raise ValueError(f"the {scored} scored examples are not {scored} different ones of {total}")
+    return MeanMetrics(
+        loss=float(np.mean(examples.loss, dtype=np.float64)),
+        top1=float(np.mean(examples.prediction == examples.label)),
+        top5=float(np.mean(examples.in_top5)),
         examples=scored,
         unreadable=total - scored,
     )
 
 
-# --- What is to be known of a network's answers beyond their means: how sure figures are, calibration, and each class.
+# --- Detailed report: confidence intervals, calibration, and metrics of each class ------------------------------------
 
 
-BINS = 15
-LEVEL = 0.95
-MOST_PAIRS = 50
+CALIBRATION_BINS = 15
+CONFIDENCE_LEVEL = 0.95
+MAX_CONFUSED_PAIRS = 50
 
 Interval = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Bin:
-    """The examples of a confidence in (low, high]: how many, their mean confidence, and how many of them were right.
+class CalibrationBin:
+    """Examples whose confidence is in (low, high].
 
-    confidence, accuracy: in [0, 1], None where there are no examples.
+    Attributes:
+      low, high: bounds of the bin.
+      examples: how many examples are in the bin.
+      confidence: their mean confidence; None if there are none.
+      accuracy: their accuracy in [0, 1]; None if there are none.
     """
 
     low: float
@@ -105,11 +153,16 @@ class Bin:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassScores:
-    """Of one class: `examples` that are of it, and how many were `predicted` to be.
+class ClassMetrics:
+    """Metrics of one class. Ratios are in [0, 1], and None if their denominator is zero.
 
-    precision: the share of the predicted that are of it; recall: the share of its examples that were found; f1: their
-    harmonic mean. In [0, 1], None where there is nothing to take a share of.
+    Attributes:
+      name: the name of the class.
+      examples: how many examples belong to the class.
+      predicted: how many examples are predicted to belong to it.
+      precision: fraction of the predicted examples that belong to the class.
+      recall: fraction of its examples that are predicted correctly.
+      f1: harmonic mean of precision and recall.
     """
 
     name: str
@@ -122,7 +175,7 @@ class ClassScores:
 
 @dataclasses.dataclass(frozen=True)
 class ConfusedPair:
-    """`count` examples of the class `label` were taken for `prediction`: a `share` of its examples, in [0, 1]."""
+    """`count` examples of class `label` are predicted as `prediction`: a `share` of that class, in [0, 1]."""
 
     label: str
     prediction: str
@@ -131,96 +184,119 @@ class ConfusedPair:
 
 
 @dataclasses.dataclass(frozen=True)
-class Assessment:
-    """Of a network on a split.
+class ClassificationReport:
+    """Metrics of a model on a split.
 
     Attributes:
-      scores: the means.
-      top1_interval, top5_interval: of the accuracies, 95 % confidence (Wilson 1927).
-      ece: expected calibration error, in [0, 1]: how far confidence is from accuracy, over 15 bins of equal width,
-        weighted by their examples (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2).
-      bins: of the reliability diagram, from low to high.
-      classes: by label.
-      confused: pairs of classes, the most frequent first, at most 50.
+      means: means over all examples.
+      top1_interval, top5_interval: 95 % confidence intervals of the accuracies (Wilson 1927).
+      ece: expected calibration error, in [0, 1]: mean distance of confidence from accuracy, over 15 bins of equal width
+        weighted by their number of examples (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2).
+      bins: bins of the reliability diagram, from low to high confidence.
+      classes: metrics of each class, by label.
+      confused: pairs of confused classes, the most frequent first, at most 50.
     """
 
-    scores: Scores
+    means: MeanMetrics
     top1_interval: Interval
     top5_interval: Interval
     ece: float
-    bins: tuple[Bin, ...]
-    classes: tuple[ClassScores, ...]
+    bins: tuple[CalibrationBin, ...]
+    classes: tuple[ClassMetrics, ...]
     confused: tuple[ConfusedPair, ...]
 
 
-def assess(outcomes: ExampleMetrics, classes: Sequence[str], total: int) -> Assessment:
-    """Judges the outcomes of host arrays, of `total` examples, each at most once.
+def classification_report(examples: ExampleMetrics, classes: Sequence[str], total: int) -> ClassificationReport:
+    """Compute the detailed report of a model.
+
+    Args:
+      examples: metrics as host arrays; no example may occur twice.
+      classes: the names of the classes, by label.
+      total: how many examples there are, including those that could not be read.
 
     Raises:
-      UserError: if there are none.
+      UserError: if no example could be read.
     """
-    scores, bins = summarize(outcomes, total), reliability(outcomes)
-    return Assessment(
-        scores=scores,
-        top1_interval=wilson(round(scores.top1 * scores.examples), scores.examples),
-        top5_interval=wilson(round(scores.top5 * scores.examples), scores.examples),
-        ece=sum(each.examples * abs(each.confidence - each.accuracy) for each in bins if each.examples)
-        / scores.examples,
+    means = summarize(examples, total)
+    bins = calibration_bins(examples)
+    calibration_errors = [
+        calibration_bin.examples * abs(calibration_bin.confidence - calibration_bin.accuracy)
+        for calibration_bin in bins
+        if calibration_bin.examples
+    ]
+    return ClassificationReport(
+        means=means,
+        top1_interval=wilson_interval(round(means.top1 * means.examples), means.examples),
+        top5_interval=wilson_interval(round(means.top5 * means.examples), means.examples),
+        ece=sum(calibration_errors) / means.examples,
         bins=bins,
-        classes=_by_class(outcomes, classes),
-        confused=_confused(outcomes, classes),
+        classes=_class_metrics(examples, classes),
+        confused=_confused_pairs(examples, classes),
     )
 
 
-def wilson(successes: int, trials: int) -> Interval:
-    """The interval that holds a probability with 95 % confidence (Wilson 1927), by what came out of some trials."""
-    interval = stats.binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
+def wilson_interval(successes: int, trials: int) -> Interval:
+    """Return the 95 % confidence interval of a success probability (Wilson 1927).
+
+    Example:
+      >>> low, high = wilson_interval(81, 263)
+      >>> print(f"{low:.4f} to {high:.4f}")
+      0.2553 to 0.3662
+    """
+    interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE_LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def reliability(outcomes: ExampleMetrics) -> tuple[Bin, ...]:
-    """Confidence and accuracy in bins of equal width."""
-    edges = np.linspace(0, 1, BINS + 1)
-    numbers = np.digitize(outcomes.confidence, edges[1:-1], right=True)
-    right, bins = outcomes.prediction == outcomes.label, []
+def calibration_bins(examples: ExampleMetrics) -> tuple[CalibrationBin, ...]:
+    """Return mean confidence and accuracy in bins of equal width."""
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    bin_numbers = np.digitize(examples.confidence, edges[1:-1], right=True)
+    is_correct = examples.prediction == examples.label
+    bins = []
     for number, (low, high) in enumerate(itertools.pairwise(edges)):
-        inside = numbers == number
-        means = None, None
+        inside = bin_numbers == number
+        confidence = accuracy = None
         if inside.any():
-            means = float(np.mean(outcomes.confidence[inside], dtype=np.float64)), float(np.mean(right[inside]))
-        bins.append(Bin(float(low), float(high), int(inside.sum()), *means))
+            confidence = float(np.mean(examples.confidence[inside], dtype=np.float64))
+            accuracy = float(np.mean(is_correct[inside]))
+        bins.append(CalibrationBin(float(low), float(high), int(inside.sum()), confidence, accuracy))
     return tuple(bins)
 
 
-def confusion_matrix(outcomes: ExampleMetrics, num_classes: int) -> np.ndarray:
-    """How many examples of each class (rows) were taken for each class (columns): int [classes, classes]."""
-    pairs = outcomes.label.astype(np.int64) * num_classes + outcomes.prediction
+def confusion_matrix(examples: ExampleMetrics, num_classes: int) -> np.ndarray:
+    """Count the examples of each class (rows) by their predicted class (columns): int [classes, classes]."""
+    pairs = examples.label.astype(np.int64) * num_classes + examples.prediction
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def _by_class(outcomes: ExampleMetrics, classes: Sequence[str]) -> tuple[ClassScores, ...]:
-    right = outcomes.label[outcomes.prediction == outcomes.label]
-    counts = (np.bincount(labels, minlength=len(classes)) for labels in (outcomes.label, outcomes.prediction, right))
+def _class_metrics(examples: ExampleMetrics, classes: Sequence[str]) -> tuple[ClassMetrics, ...]:
+    def count(labels: np.ndarray) -> list[int]:
+        return np.bincount(labels, minlength=len(classes)).tolist()
+
+    num_examples = count(examples.label)
+    num_predicted = count(examples.prediction)
+    num_correct = count(examples.label[examples.prediction == examples.label])
     return tuple(
-        ClassScores(
+        ClassMetrics(
             name,
-            int(examples),
-            int(predicted),
-            precision=float(found / predicted) if predicted else None,
-            recall=float(found / examples) if examples else None,
-            f1=float(2 * found / (examples + predicted)) if examples + predicted else None,
+            total,
+            predicted,
+            precision=correct / predicted if predicted else None,
+            recall=correct / total if total else None,
+            f1=2 * correct / (total + predicted) if total + predicted else None,
         )
-        for name, examples, predicted, found in zip(classes, *counts, strict=True)
+        for name, total, predicted, correct in zip(classes, num_examples, num_predicted, num_correct, strict=True)
     )
 
 
-def _confused(outcomes: ExampleMetrics, classes: Sequence[str]) -> tuple[ConfusedPair, ...]:
-    wrong = outcomes.prediction != outcomes.label
-    pairs = np.stack([outcomes.label[wrong], outcomes.prediction[wrong]])
-    pairs, counts = np.unique(pairs, axis=1, return_counts=True)
-    examples = np.bincount(outcomes.label, minlength=len(classes))
-    return tuple(
-        ConfusedPair(classes[label], classes[prediction], int(counts[each]), float(counts[each] / examples[label]))
-        for each in np.argsort(-counts, kind="stable")[:MOST_PAIRS]
-        for label, prediction in [pairs[:, each]]
-    )
+def _confused_pairs(examples: ExampleMetrics, classes: Sequence[str]) -> tuple[ConfusedPair, ...]:
+    wrong = examples.prediction != examples.label
+    pairs = np.stack([examples.label[wrong], examples.prediction[wrong]], axis=1)
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    class_sizes = np.bincount(examples.label, minlength=len(classes))
+    confused = []
+    for index in np.argsort(-counts, kind="stable")[:MAX_CONFUSED_PAIRS]:
+        label, prediction = pairs[index]
+        count = int(counts[index])
+        confused.append(ConfusedPair(classes[label], classes[prediction], count, float(count / class_sizes[label])))
+    return tuple(confused)

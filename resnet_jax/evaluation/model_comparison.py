@@ -1,4 +1,4 @@
-"""Networks that are scored on the same examples, be it one or several that are to be compared."""
+"""Scoring of one or several models on the same examples, and their statistical comparison."""
 
 import dataclasses
 import functools
@@ -12,29 +12,34 @@ import numpy as np
 from scipy import stats
 
 from resnet_jax.data import splits
-from resnet_jax.data.dataset import common_classes, select
+from resnet_jax.data.dataset import common_classes, select_split
+from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.folder import canonical_name
-from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.sources import open_sources
-from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation import metrics
 from resnet_jax.evaluation.evaluate import open_examples, score
-from resnet_jax.evaluation.metrics import Assessment, ExampleMetrics, assess
+from resnet_jax.evaluation.metrics import (
+    ClassificationReport,
+    ExampleMetrics,
+    classification_report,
+    example_metrics,
+)
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel
 
-# --- Networks beside one another: whether they differ by more than chance, and what they say together.
+# --- Statistics over several models -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class McNemar:
-    """Of two networks on the same examples: how many only the first had right, and how many only the second.
+    """McNemar's test of two models on the same examples (McNemar 1947, with the exact binomial distribution).
 
-    p_value: how likely a split at least as uneven is, were both equally good (McNemar 1947, by the exact binomial
-    distribution).
+    Attributes:
+      only_first: how many examples only the first model classifies correctly.
+      only_second: how many examples only the second model classifies correctly.
+      p_value: the probability of a difference at least this large if both models were equally good.
     """
 
     only_first: int
@@ -43,230 +48,254 @@ class McNemar:
 
 
 def mcnemar(first: ExampleMetrics, second: ExampleMetrics) -> McNemar:
-    """Compares two networks by the examples that one had right and the other wrong."""
+    """Compare two models by the examples that only one of them classifies correctly."""
     if not np.array_equal(first.label, second.label):
-        raise ValueError("these are outcomes of different examples")
-    first_right, second_right = first.prediction == first.label, second.prediction == second.label
-    only_first, only_second = int(np.sum(first_right & ~second_right)), int(np.sum(second_right & ~first_right))
+        raise ValueError("the metrics are of different examples")
+    first_correct = first.prediction == first.label
+    second_correct = second.prediction == second.label
+    only_first = int(np.sum(first_correct & ~second_correct))
+    only_second = int(np.sum(second_correct & ~first_correct))
     differing = only_first + only_second
     p_value = float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
     return McNemar(only_first, only_second, p_value)
 
 
 def ensemble(members: Sequence[ExampleMetrics]) -> ExampleMetrics:
-    """The outcomes of networks that answer together, by the mean of their probabilities, which they must hold.
+    """Score an ensemble that predicts the mean of its members' probabilities.
 
     (Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", 2.4.)
+
+    Args:
+      members: metrics of the members on the same examples, with log-probabilities.
     """
     first = members[0]
     if not all(np.array_equal(member.label, first.label) for member in members):
-        raise ValueError("these are outcomes of different examples")
-    # Of their sum, which as logits is the same as their mean.
+        raise ValueError("the metrics are of different examples")
+    # The sum of the probabilities: as logits, it is equivalent to their mean.
     logits = functools.reduce(np.logaddexp, (member.log_probabilities for member in members))
-    return parallel.fetch(metrics.outcomes(*map(jnp.asarray, (logits, first.label, first.position))))
+    return parallel.fetch(example_metrics(jnp.asarray(logits), jnp.asarray(first.label), jnp.asarray(first.position)))
 
+
+# --- Scoring several models on the same examples ----------------------------------------------------------------------
 
 
 def check_distinct(workdirs: Sequence[str]) -> None:
-    """Raises `UserError` where one directory is named twice: nothing is learned from comparing a run with itself."""
-    places = list(map(os.path.realpath, workdirs))
-    for place, workdir in enumerate(workdirs):
-        if places[place] in places[:place]:
-            raise UserError(f"{workdir} is named twice: compare it with another run")
+    """Raise `UserError` if a run directory occurs twice."""
+    paths = [os.path.realpath(workdir) for workdir in workdirs]
+    for index, workdir in enumerate(workdirs):
+        if paths[index] in paths[:index]:
+            raise UserError(f"a run cannot be compared with itself ({workdir} is given twice). Name another run.")
 
 
-class Scored(NamedTuple):
-    """The outcomes of a network, and where to look at the pictures."""
+class ScoredExamples(NamedTuple):
+    """Metrics of a model on each example, and the examples."""
 
-    outcomes: ExampleMetrics
-    examples: InMemoryExamples | StreamedExamples
+    metrics: ExampleMetrics
+    examples: EvaluationData
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
-    """Networks by name, and the examples that they are scored on.
+class Evaluator:
+    """One or several trained models, and the examples on which they are scored.
 
     Attributes:
-      runs: the networks; they tell the same classes apart.
-      dataset: the name of the data set.
-      split: what the examples are, such as "test".
-      selection: the examples.
-      reporter: shows the progress of reading and scoring, and counts the images that cannot be read.
+      models: the trained models by name; all of them have the same classes.
+      dataset: the name of the dataset.
+      split: the split, such as "test".
+      subset: its examples.
+      reporter: shows the progress, and counts the images that cannot be read.
     """
 
-    runs: Mapping[str, TrainedModel]
+    models: Mapping[str, TrainedModel]
     dataset: str
     split: str
-    selection: Subset
+    subset: Subset
     reporter: Reporter
-    _resident: list[InMemoryExamples] = dataclasses.field(default_factory=list, repr=False)
+    _in_memory: list[EvaluationData] = dataclasses.field(default_factory=list, repr=False)
 
     @classmethod
     def open(
         cls,
-        runs: Mapping[str, TrainedModel],
+        models: Mapping[str, TrainedModel],
         reporter: Reporter,
         split: str | None = None,
         dataset: str | None = None,
         data_dir: str | None = None,
-    ) -> "Trial":
-        """Opens the data of the first network, or another set.
+    ) -> "Evaluator":
+        """Open the dataset of the first model, or another one.
 
         Args:
-          runs: one network or more.
-          reporter: shows the progress, and counts the images that cannot be read; its `max_unreadable` is set to the
-            `dataset.max_unreadable` of the first network.
-          split: unset: the test split of the first network, of another set its own, or the only one it has.
-          dataset: the name of another data set, whose classes must be among theirs, by name.
-          data_dir: where it is; unset: as in training.
+          models: one or more trained models by name.
+          reporter: shows the progress, and counts the images that cannot be read. Its limit is set to the
+            `dataset.max_unreadable` of the first model.
+          split: the split to score; None: the test split of the first model, or for another dataset its test split or
+            its only split.
+          dataset: the name of another dataset; the models must know its classes, by name.
+          data_dir: where the data is; None: where it was in training.
 
         Raises:
-          UserError: if there is no such data or split, or the networks tell different classes apart.
+          UserError: if there is no such dataset or split, or the models have different classes.
         """
-        first_name, first = next(iter(runs.items()))
-        for name, run in runs.items():
-            if set(run.classes) != set(first.classes):
-                raise UserError(f"{name} tells other classes apart than {first_name}: compare networks of the same")
-        settings, dataset = first.config.dataset.copy_and_resolve_references(), dataset and canonical_name(dataset)
-        if dataset and dataset != settings.name:
+        first_name, first = next(iter(models.items()))
+        for name, model in models.items():
+            if set(model.classes) != set(first.classes):
+                raise UserError(f"{name} and {first_name} have different classes. Compare models of the same classes.")
+        settings = first.config.dataset.copy_and_resolve_references()
+        dataset = canonical_name(dataset) if dataset else settings.name
+        is_other_dataset = dataset != settings.name
+        if is_other_dataset:
             settings.update(name=dataset, data_dir=None, train_split="train", validation_split="", test_split="")
         sources = open_sources(settings.name, data_dir or settings.data_dir)
         common_classes(sources)
         splits.resolve(settings, sources)
-        if settings.name != first.config.dataset.name:
-            settings.validation_split = settings.validation_split or "none"  # Nobody held a part of it out.
-            split = split or (next(iter(sources)) if len(sources) == 1 else None)
+        if is_other_dataset:
+            # No run has held out a part of this dataset for validation.
+            settings.validation_split = settings.validation_split or "none"
+            if split is None and len(sources) == 1:
+                split = next(iter(sources))
         split = split or settings.test_split
         if split == "none":
-            raise UserError(f"there is no test split: name another with --split, of {', '.join(sources)}")
+            raise UserError(f"there is no test split. Choose a split with --split ({', '.join(sources)}).")
         reporter.max_unreadable = settings.max_unreadable
-        selection = select(settings, sources, split, reporter)
-        return cls(runs, settings.name, split, selection, reporter)
+        subset = select_split(settings, sources, split, reporter)
+        return cls(models, settings.name, split, subset, reporter)
 
-    def score(self, name: str, tta: str | None = None) -> Scored:
-        """Scores a network; its outcomes number the classes as the first one does, and can be compared.
+    def score(self, name: str, tta: str | None = None) -> ScoredExamples:
+        """Score a model. Classes are numbered as the first model numbers them, so that models can be compared.
 
         Args:
-          name: of the network.
-          tta: test-time augmentation, see `views`.
+          name: the name of the model.
+          tta: test-time augmentation, see `tta.make_apply`.
 
         Raises:
-          UserError: as `scoring.open_examples` and `scoring.score` do.
+          UserError: as `evaluate.open_examples` and `evaluate.score` do.
         """
-        run = self.runs[name]
-        examples, keep = self._examples(run), len(self.runs) > 1
-        outcomes = score(run, examples, self.selection.classes, self.reporter, tta, keep)
-        return Scored(_renumbered(outcomes, run.classes, self.classes), examples)
+        model = self.models[name]
+        examples = self._open_examples(model)
+        keep_log_probabilities = len(self.models) > 1
+        results = score(model, examples, self.subset.classes, self.reporter, tta, keep_log_probabilities)
+        return ScoredExamples(_renumber_classes(results, model.classes, self.classes), examples)
 
-    def _examples(self, run: TrainedModel) -> InMemoryExamples | StreamedExamples:
-        """Those in memory are the same for all networks, and are read once."""
-        if run.config.dataset.name != self.dataset:
-            return open_examples(run, self.selection, self.reporter, other_data=True)
-        if run.config.dataset.feed != "resident":
-            return open_examples(run, self.selection, self.reporter)
-        if not self._resident:
-            self._resident.append(open_examples(run, self.selection, self.reporter))
-        return self._resident[0]
+    def _open_examples(self, model: TrainedModel) -> EvaluationData:
+        """Open the examples for a model. Examples in memory are the same for all models and are read only once."""
+        if model.config.dataset.name != self.dataset:
+            return open_examples(model, self.subset, self.reporter, is_other_dataset=True)
+        if model.config.dataset.feed != "resident":
+            return open_examples(model, self.subset, self.reporter)
+        if not self._in_memory:
+            self._in_memory.append(open_examples(model, self.subset, self.reporter))
+        return self._in_memory[0]
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, by the number that the outcomes give them."""
-        return next(iter(self.runs.values())).classes
+        """The names of the classes, by their number in the metrics."""
+        return next(iter(self.models.values())).classes
 
 
-def _renumbered(outcomes: ExampleMetrics, classes: tuple[str, ...], wanted: tuple[str, ...]) -> ExampleMetrics:
-    """Outcomes that number the same classes in another order."""
-    if classes == wanted:
-        return outcomes
-    numbers = np.array([wanted.index(name) for name in classes], np.int32)
-    return outcomes._replace(
-        label=numbers[outcomes.label],
-        prediction=numbers[outcomes.prediction],
-        log_probabilities=outcomes.log_probabilities[:, np.argsort(numbers)],
+def _renumber_classes(
+    examples: ExampleMetrics, classes: tuple[str, ...], new_classes: tuple[str, ...]
+) -> ExampleMetrics:
+    """Renumber the classes of metrics from their order in `classes` to their order in `new_classes`."""
+    if classes == new_classes:
+        return examples
+    new_numbers = np.array([new_classes.index(name) for name in classes], np.int32)
+    return examples._replace(
+        label=new_numbers[examples.label],
+        prediction=new_numbers[examples.prediction],
+        log_probabilities=examples.log_probabilities[:, np.argsort(new_numbers)],
     )
 
 
-# --- What came out of scoring networks on the same examples: figures of each, and how they compare.
+# --- Comparison -------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Results:
-    """Of the networks of a trial, by name.
+class Comparison:
+    """Metrics of one or several models on the same examples, and how they compare.
 
     Attributes:
-      split: what the examples are.
-      networks: in a single view of each picture.
-      scored: the outcomes that these are of, and where to look at the pictures.
-      augmented: with the test-time augmentation `tta`; empty where nobody asked.
-      tta: its name, or None.
-      ensemble: what they say together, in a single view; None for one network alone.
-      comparisons: McNemar's test, by pairs of names.
+      split: the split that was scored.
+      reports: the metrics of each model, by name, for a single view of each image.
+      scored: the metrics on each example from which `reports` are computed, by name.
+      tta: the name of the test-time augmentation, or None.
+      tta_reports: the metrics of each model with test-time augmentation; empty if `tta` is None.
+      ensemble: the metrics of the ensemble of all models, for a single view; None for a single model.
+      mcnemar: McNemar's test, by pair of names.
     """
 
     split: str
-    networks: Mapping[str, Assessment]
-    scored: Mapping[str, Scored]
-    augmented: Mapping[str, Assessment]
+    reports: Mapping[str, ClassificationReport]
+    scored: Mapping[str, ScoredExamples]
     tta: str | None
-    ensemble: Assessment | None
-    comparisons: Mapping[tuple[str, str], McNemar]
+    tta_reports: Mapping[str, ClassificationReport]
+    ensemble: ClassificationReport | None
+    mcnemar: Mapping[tuple[str, str], McNemar]
 
 
-def judge(trial: Trial, tta: str | None = None) -> Results:
-    """Scores all networks of a trial, with `tta` once more with that test-time augmentation; see `Trial.score`.
+def compare(evaluator: Evaluator, tta: str | None = None) -> Comparison:
+    """Score all models of an evaluator and compare them.
+
+    Args:
+      evaluator: the models and the examples.
+      tta: a test-time augmentation with which to score all models once more, see `tta.make_apply`.
 
     Raises:
-      UserError: as `Trial.score` does.
+      UserError: as `Evaluator.score` does.
     """
 
-    def assessed(outcomes) -> Assessment:
-        return assess(outcomes, trial.classes, len(trial.selection))
+    def report(examples: ExampleMetrics) -> ClassificationReport:
+        return classification_report(examples, evaluator.classes, len(evaluator.subset))
 
-    scored = {name: trial.score(name) for name in trial.runs}
-    outcomes = {name: of.outcomes for name, of in scored.items()}
-    return Results(
-        split=trial.split,
-        networks={name: assessed(of) for name, of in outcomes.items()},
+    scored = {name: evaluator.score(name) for name in evaluator.models}
+    metrics = {name: scored_examples.metrics for name, scored_examples in scored.items()}
+    tta_reports = {}
+    if tta:
+        tta_reports = {name: report(evaluator.score(name, tta).metrics) for name in evaluator.models}
+    return Comparison(
+        split=evaluator.split,
+        reports={name: report(examples) for name, examples in metrics.items()},
         scored=scored,
-        augmented={name: assessed(trial.score(name, tta).outcomes) for name in trial.runs} if tta else {},
         tta=tta,
-        ensemble=assessed(ensemble(list(outcomes.values()))) if len(outcomes) > 1 else None,
-        comparisons={
-            (first, second): mcnemar(outcomes[first], outcomes[second])
-            for first, second in itertools.combinations(outcomes, 2)
+        tta_reports=tta_reports,
+        ensemble=report(ensemble(list(metrics.values()))) if len(metrics) > 1 else None,
+        mcnemar={
+            (first, second): mcnemar(metrics[first], metrics[second])
+            for first, second in itertools.combinations(metrics, 2)
         },
     )
 
 
-def as_json(results: Results, steps: Mapping[str, int | None]) -> dict[str, object]:
-    """JSON values: of one network its figures, of several a list of these, their ensemble, and comparisons.
+def as_json(comparison: Comparison, steps: Mapping[str, int | None]) -> dict[str, object]:
+    """Return JSON values: the metrics of a single model, or of several models with their ensemble and comparisons.
 
-    `steps` has the steps that the networks had been trained for, by name.
+    Args:
+      comparison: the results.
+      steps: how many steps each model has been trained for, by name; None for pretrained weights.
     """
-    networks = [
+    models = [
         {
             "name": name,
-            "split": results.split,
+            "split": comparison.split,
             "workdir": None if steps[name] is None else name,
             "checkpoint_step": steps[name],
-            **_values(of),
-            "tta": {results.tta: _values(results.augmented[name])} if results.tta else None,
+            **_report_as_json(report),
+            "tta": {comparison.tta: _report_as_json(comparison.tta_reports[name])} if comparison.tta else None,
         }
-        for name, of in results.networks.items()
+        for name, report in comparison.reports.items()
     ]
-    if results.ensemble is None:
-        return networks[0]
+    if comparison.ensemble is None:
+        return models[0]
     return {
-        "split": results.split,
-        "runs": networks,
-        "ensemble": _values(results.ensemble),
+        "split": comparison.split,
+        "runs": models,
+        "ensemble": _report_as_json(comparison.ensemble),
         "comparisons": [
-            {"first": first, "second": second, **vars(test)} for (first, second), test in results.comparisons.items()
+            {"first": first, "second": second, **vars(test)} for (first, second), test in comparison.mcnemar.items()
         ],
     }
 
 
-def _values(assessment: Assessment) -> dict[str, object]:
-    """The fields of an assessment, with those of its scores among them."""
-    values = dataclasses.asdict(assessment)
-    return {**values.pop("scores"), **values}
+def _report_as_json(report: ClassificationReport) -> dict[str, object]:
+    """Return the fields of a report, with its means on the same level."""
+    values = dataclasses.asdict(report)
+    return {**values.pop("means"), **values}

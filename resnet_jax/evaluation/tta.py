@@ -1,6 +1,6 @@
-"""How often a network looks at a picture that is scored: once, or with test-time augmentation.
+"""Test-time augmentation: a model sees each image once or, to score it better, in several versions.
 
-A figure with such augmentation is another one than that of a single view, and is told apart by its name.
+Metrics with test-time augmentation are not comparable to those of a single view, so they are reported under its name.
 """
 
 from collections.abc import Callable
@@ -9,26 +9,28 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# From float32 pictures [batch, height, width, channels] to others, each of which is seen besides the first.
+# Each maps float32 images [batch, height, width, channels] to a second version of them.
 AUGMENTATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"flip": lambda images: images[:, :, ::-1]}
 
-See = Callable[[dict, jax.Array], jax.Array]
+ApplyModel = Callable[[dict, jax.Array], jax.Array]
 
 
-def make_see(model: nn.Module, tta: str | None = None) -> See:
-    """A function from variables and normalised pictures to logits, float32 [batch, classes].
+def make_apply(model: nn.Module, tta: str | None = None) -> ApplyModel:
+    """Return a function from variables and normalised images to logits, float32 [batch, classes].
 
     Args:
-      model: the network.
-      tta: "flip" has it look at the mirrored picture as well; the logits are those of the mean of both probabilities.
+      model: the model.
+      tta: "flip" also applies the model to the mirrored image and returns the logits of the mean of both probabilities;
+        None: a single view.
     """
 
-    def look(variables: dict, images: jax.Array) -> jax.Array:
+    def apply_once(variables: dict, images: jax.Array) -> jax.Array:
         return model.apply(variables, images, train=False)
 
-    def look_twice(variables: dict, images: jax.Array) -> jax.Array:
-        once, again = look(variables, images), look(variables, AUGMENTATIONS[tta](images))
-        # Of the sum of the probabilities, which as logits is the same as their mean.
-        return jnp.logaddexp(jax.nn.log_softmax(once), jax.nn.log_softmax(again))
+    def apply_twice(variables: dict, images: jax.Array) -> jax.Array:
+        logits = apply_once(variables, images)
+        augmented_logits = apply_once(variables, AUGMENTATIONS[tta](images))
+        # The sum of the probabilities: as logits, it is equivalent to their mean.
+        return jnp.logaddexp(jax.nn.log_softmax(logits), jax.nn.log_softmax(augmented_logits))
 
-    return look if tta is None else look_twice
+    return apply_once if tta is None else apply_twice

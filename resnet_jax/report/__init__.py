@@ -1,1 +1,1 @@
-"""All about trained networks, on one page."""
+"""The HTML report on trained models."""

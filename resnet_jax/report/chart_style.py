@@ -1,6 +1,6 @@
-"""What all charts of a report share: plotly, colours, and how it is put on the page.
+"""Style that all charts of a report share: colours, layout, and their embedding in the page.
 
-page.css gives text and lines their colours, by light or dark.
+page.css sets the colours of text and lines for the light and the dark theme.
 """
 
 import html
@@ -8,19 +8,21 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-# Okabe & Ito 2008, "Color Universal Design": told apart by the colour-blind, and legible on white and on black.
+# Okabe & Ito 2008, "Color Universal Design": distinguishable for colour-blind readers, legible on white and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 BLUE, VERMILION = COLOURS[:2]
-GREY, PALE = "#808080", "rgba(128, 128, 128, 0.22)"
-CLEAR = "rgba(0, 0, 0, 0)"
-SIZE = 13  # of text, in pixels
-LONGEST_NAME = 14  # characters, beside an axis
+GREY = "#808080"
+PALE_GREY = "rgba(128, 128, 128, 0.22)"
+TRANSPARENT = "rgba(0, 0, 0, 0)"
+FONT_SIZE = 13  # pixels
+MAX_LABEL_LENGTH = 14  # characters, beside an axis
 
 
 def as_html(chart: go.Figure, name: str) -> str:
-    """The element and the script that draws it, with `name` as its id. It needs plotly.js, and fills its surroundings.
+    """Return the HTML element of a chart, with `name` as its id, and the script that draws it.
 
-    Plotly writes its data as JSON without < and >, which cannot end the script.
+    The page must include plotly.js. The chart fills its parent element. Plotly escapes < and > in its JSON data, so the
+    data cannot end the script.
     """
     return chart.to_html(
         full_html=False,
@@ -33,37 +35,48 @@ def as_html(chart: go.Figure, name: str) -> str:
 
 
 def empty_chart(xaxis: Mapping = {}, yaxis: Mapping = {}, **settings) -> go.Figure:
-    """A chart to draw in, with settings of its axes and of its layout."""
+    """Return an empty chart in the common style, with further settings of its axes and its layout."""
     return go.Figure(layout=layout(xaxis=axis(**xaxis), yaxis=axis(**yaxis), **settings))
 
 
 def layout(**settings) -> dict:
-    """Plotly's settings of a chart: those that all have, and others."""
+    """Return Plotly's layout settings in the common style, updated with `settings`."""
     return {
         "template": "none",
-        "paper_bgcolor": CLEAR,
-        "plot_bgcolor": CLEAR,
-        "font": {"family": "system-ui, sans-serif", "size": SIZE, "color": GREY},
+        "paper_bgcolor": TRANSPARENT,
+        "plot_bgcolor": TRANSPARENT,
+        "font": {"family": "system-ui, sans-serif", "size": FONT_SIZE, "color": GREY},
         "margin": {"l": 8, "r": 22, "t": 8, "b": 8},
         "hovermode": "x unified",
         "legend": {"orientation": "h", "traceorder": "normal", "yanchor": "bottom", "y": 1.01, "x": 0},
-        "modebar": {"orientation": "v", "bgcolor": CLEAR, "color": GREY, "activecolor": BLUE},
+        "modebar": {"orientation": "v", "bgcolor": TRANSPARENT, "color": GREY, "activecolor": BLUE},
         **settings,
     }
 
 
 def axis(**settings) -> dict:
-    """The same, of an axis."""
-    common = {"automargin": True, "gridcolor": PALE, "zeroline": False, "linecolor": PALE, "title_font_size": SIZE}
-    return {**common, **settings}
+    """Return Plotly's axis settings in the common style, updated with `settings`."""
+    return {
+        "automargin": True,
+        "gridcolor": PALE_GREY,
+        "zeroline": False,
+        "linecolor": PALE_GREY,
+        "title_font_size": FONT_SIZE,
+        **settings,
+    }
 
 
-def short(name: str) -> str:
-    """A name, of which the middle is left out where it is long: what tells names apart is often at their end."""
-    half = LONGEST_NAME // 2
-    return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[1 - half :]}"
+def shorten(name: str) -> str:
+    """Shorten a long name in its middle, because names often differ only at their end.
+
+    Example:
+      >>> shorten("tmp/run_of_monday")
+      'tmp/run…monday'
+    """
+    half = MAX_LABEL_LENGTH // 2
+    return name if len(name) <= MAX_LABEL_LENGTH else f"{name[:half]}…{name[1 - half :]}"
 
 
-def text(name: str) -> str:
-    """A name for plotly, which takes what it is given for HTML."""
+def escape(name: str) -> str:
+    """Escape a name for Plotly, which interprets text as HTML."""
     return html.escape(name, quote=False)

@@ -1,4 +1,4 @@
-"""All that a report tells of: what runs left in their directories, and how their networks answer."""
+"""Data of a report: what runs have left in their directories, and the scores of their models."""
 
 import dataclasses
 import os
@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from resnet_jax.data import splits
 from resnet_jax.data.dataset import VALIDATION
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation.metrics import Assessment, confusion_matrix
-from resnet_jax.evaluation.model_comparison import McNemar, Trial, check_distinct, judge
-from resnet_jax.report.example_images import Gallery, choose
+from resnet_jax.evaluation.metrics import ClassificationReport, confusion_matrix
+from resnet_jax.evaluation.model_comparison import Evaluator, McNemar, check_distinct, compare
+from resnet_jax.report.example_images import Gallery, choose_galleries
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel, load_run
 from resnet_jax.training.metrics_writer import Curve, read_curves
@@ -22,19 +22,19 @@ from resnet_jax.workdir.workdir import WorkDir
 
 @dataclasses.dataclass(frozen=True)
 class ReportedRun:
-    """A run and its network.
+    """A run and the scores of its model.
 
     Attributes:
-      name: what it is called on the page.
-      workdir: its directory.
+      name: the name of the run on the page.
+      workdir: the run directory.
       config: the resolved settings.
-      result: what `result.json` holds; None while the run is not done.
-      step: of the checkpoint that was scored.
-      parameters: of the network.
-      curves: how its figures went, by names like "train/loss".
-      assessment: its answers, judged.
-      confusion: how many examples of each class (rows) were taken for each: int [classes, classes].
-      galleries: pictures and what it said of them.
+      result: the content of `result.json`; None for an unfinished run.
+      step: the step of the checkpoint that was scored.
+      parameters: number of parameters of the model.
+      curves: training curves by name, such as "train/loss".
+      metrics: the metrics of the model on the split.
+      confusion: number of examples of each class (rows) by predicted class (columns): int [classes, classes].
+      galleries: example images with their predictions.
     """
 
     name: str
@@ -44,96 +44,98 @@ class ReportedRun:
     step: int
     parameters: int
     curves: Mapping[str, Curve]
-    assessment: Assessment
+    metrics: ClassificationReport
     confusion: np.ndarray
     galleries: Sequence[Gallery]
 
 
 @dataclasses.dataclass(frozen=True)
-class Gathered:
-    """Runs whose networks were scored on the same examples.
+class ReportData:
+    """Runs whose models have been scored on the same examples.
 
     Attributes:
-      split: what these are, such as "test".
+      split: the split that was scored, such as "test".
       classes: the names of the classes.
-      runs: one or more, by other names.
-      ensemble: what several say together; None of one alone.
-      comparisons: McNemar's test, by pairs of their names.
+      runs: one or more runs with different names.
+      ensemble: the metrics of the ensemble of all models; None for a single run.
+      mcnemar: McNemar's test, by pair of run names.
     """
 
     split: str
     classes: tuple[str, ...]
     runs: tuple[ReportedRun, ...]
-    ensemble: Assessment | None
-    comparisons: Mapping[tuple[str, str], McNemar]
+    ensemble: ClassificationReport | None
+    mcnemar: Mapping[tuple[str, str], McNemar]
 
 
-def gather(
-    workdirs: Sequence[str],
-    reporter: Reporter,
-    split: str | None = None,
-    data_dir: str | None = None,
-) -> Gathered:
-    """Reads run directories, and scores their networks.
+def collect(
+    workdirs: Sequence[str], reporter: Reporter, split: str | None = None, data_dir: str | None = None
+) -> ReportData:
+    """Read run directories and score their models.
 
     Args:
-      workdirs: one or more.
+      workdirs: one or more run directories.
       reporter: shows the progress, and counts the images that cannot be read.
-      split: of the data set of the first; unset: the test split, or what it was validated on, where there is no test
-        split or a run is not finished, for the test split is for the end.
-      data_dir: where the data is; unset: as in training.
+      split: a split of the first run's dataset. None: the test split, or the examples on which the first run was
+        validated if it has no test split or if any run is unfinished, because the test split is reserved for the final
+        result.
+      data_dir: where the data is; None: where it was in training.
 
     Raises:
-      UserError: as `load_run`, `Trial.open` and `Trial.score` do, and for a directory that is named twice.
+      UserError: as `load_run`, `Evaluator.open` and `Evaluator.score` do, and for a run directory that is given twice.
     """
     check_distinct(workdirs)
-    directories = {name: WorkDir(workdir) for name, workdir in _names(workdirs).items()}
-    networks = {name: load_run(str(directory.path)) for name, directory in directories.items()}
+    directories = {name: WorkDir(workdir) for name, workdir in _run_names(workdirs).items()}
+    models = {name: load_run(str(directory.path)) for name, directory in directories.items()}
     results = {name: directory.result() for name, directory in directories.items()}
     if split is None:
-        dataset = next(iter(networks.values())).config.dataset
+        dataset = next(iter(models.values())).config.dataset
         if dataset.test_split == "none" or not all(results.values()):
-            split = _validation(dataset)
-    trial = Trial.open(networks, reporter, split, data_dir=data_dir)
-    judged = judge(trial)
+            split = _validation_split(dataset)
+    evaluator = Evaluator.open(models, reporter, split, data_dir=data_dir)
+    comparison = compare(evaluator)
 
-    def reported(name: str, network: TrainedModel) -> ReportedRun:
-        scored = judged.scored[name]
+    def describe_run(name: str, model: TrainedModel) -> ReportedRun:
+        scored = comparison.scored[name]
         return ReportedRun(
             name=name,
             workdir=str(directories[name].path),
-            config=network.config,
+            config=model.config,
             result=results[name],
-            step=network.step,
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"])),
+            step=model.step,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"])),
             curves=read_curves(directories[name].path),
-            assessment=judged.networks[name],
-            confusion=confusion_matrix(scored.outcomes, len(trial.classes)),
-            galleries=choose(scored, trial.classes, trial.selection.name),
+            metrics=comparison.reports[name],
+            confusion=confusion_matrix(scored.metrics, len(evaluator.classes)),
+            galleries=choose_galleries(scored, evaluator.classes, evaluator.subset.name),
         )
 
-    return Gathered(
-        split=trial.split,
-        classes=trial.classes,
-        runs=tuple(reported(name, network) for name, network in networks.items()),
-        ensemble=judged.ensemble,
-        comparisons=judged.comparisons,
+    return ReportData(
+        split=evaluator.split,
+        classes=evaluator.classes,
+        runs=tuple(describe_run(name, model) for name, model in models.items()),
+        ensemble=comparison.ensemble,
+        mcnemar=comparison.mcnemar,
     )
 
 
-def _validation(dataset: ConfigDict) -> str:
-    """The split that a run was validated on, by a name that is no other's.
+def _validation_split(dataset: ConfigDict) -> str:
+    """Return an unambiguous name of the split on which a run was validated.
 
-    Some data sets call another one "validation", such as that which ImageNet is tested on.
+    Some datasets have another split that is called "validation", such as the one on which ImageNet models are tested.
     """
     if dataset.validation_split not in ("", "none"):
         return dataset.validation_split
     if VALIDATION in splits.names(dataset.train_split) + splits.names(dataset.test_split):
-        raise UserError(f"what this run was validated on has no name, for {VALIDATION} is another split: give --split")
+        raise UserError(
+            f"the examples on which this run was validated have no name, because {VALIDATION!r} is another split of "
+            "this dataset. Choose a split with --split."
+        )
     return VALIDATION
 
 
-def _names(workdirs: Sequence[str]) -> dict[str, str]:
-    """Directories by their last names, or whole where these are not enough to tell them apart."""
-    last = [os.path.basename(os.path.normpath(workdir)) for workdir in workdirs]
-    return dict(zip(last if len(set(last)) == len(last) else workdirs, workdirs, strict=True))
+def _run_names(workdirs: Sequence[str]) -> dict[str, str]:
+    """Return the run directories by their base names, or by their whole paths if base names occur twice."""
+    base_names = [os.path.basename(os.path.normpath(workdir)) for workdir in workdirs]
+    names = base_names if len(set(base_names)) == len(base_names) else workdirs
+    return dict(zip(names, workdirs, strict=True))

@@ -1,4 +1,4 @@
-"""Which pictures a report shows, and what the network said of them."""
+"""Example images of a report, with the predictions of the model."""
 
 import base64
 import dataclasses
@@ -8,30 +8,31 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from resnet_jax.evaluation.metrics import ExampleMetrics
-from resnet_jax.evaluation.model_comparison import Scored
+from resnet_jax.evaluation.metrics import worst_mistakes
+from resnet_jax.evaluation.model_comparison import ScoredExamples
 
-MISTAKES = 16
-OTHERS = 8  # the most certain, and the least
-LARGEST = 192  # pixels on the longer side
-KEPT_WHOLE = 96  # of smaller ones every pixel is shown
+NUM_MISTAKES = 16
+NUM_LEAST_AND_MOST_CERTAIN = 8  # of each
+MAX_SIDE = 192  # pixels; larger images are shrunk to it
+MAX_PIXELATED_SIDE = 96  # pixels; up to this size, every pixel is kept and visible
 
 
 @dataclasses.dataclass(frozen=True)
-class ShownPicture:
-    """A picture and its answer.
+class ExampleImage:
+    """An image and its prediction.
 
     Attributes:
-      uri: the picture itself, as a data URI.
-      small: whether it is so small that its pixels are to be seen when it is enlarged.
-      name: which example it is.
-      label, prediction: its class, and the one that it was taken for.
-      confidence: the probability that was given to the prediction.
-      probability: the one that was given to its class.
+      uri: the image as a data URI.
+      is_small: whether the image is so small that its pixels stay visible when it is enlarged.
+      name: the name of the example.
+      label: its class.
+      prediction: the predicted class.
+      confidence: the probability of the predicted class.
+      probability: the probability of its own class.
     """
 
     uri: str
-    small: bool
+    is_small: bool
     name: str
     label: str
     prediction: str
@@ -41,64 +42,76 @@ class ShownPicture:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Pictures that have something in common: a title, and a sentence on how they were chosen."""
+    """A group of images with a title and a sentence on how they were chosen."""
 
     title: str
-    text: str
-    pictures: tuple[ShownPicture, ...]
+    description: str
+    images: tuple[ExampleImage, ...]
 
 
-def choose(scored: Scored, classes: Sequence[str], name_of: Callable[[int], str]) -> list[Gallery]:
-    """The worst mistakes, and those that the network was least and most certain of; a gallery without any is left out.
+def choose_galleries(scored: ScoredExamples, classes: Sequence[str], name_of: Callable[[int], str]) -> list[Gallery]:
+    """Choose the worst mistakes and the least and most certain predictions. Empty galleries are left out.
 
     Args:
-      scored: the outcomes, and where to look at the pictures.
-      classes: their names.
-      name_of: what people know an example by, given its position in the selection.
+      scored: the metrics of each example, and the examples.
+      classes: the names of the classes.
+      name_of: a function from the position of an example in its subset to its name.
     """
-    outcomes = scored.outcomes
-    mistakes = np.flatnonzero(outcomes.prediction != outcomes.label)
-    worst = mistakes[np.argsort(-outcomes.loss[mistakes], kind="stable")][:MISTAKES]
-    by_confidence = np.argsort(outcomes.confidence, kind="stable")
-    chosen = {
-        "The worst mistakes": ("Those whose class was given the least probability.", worst),
-        "Least certain": ("Pictures for which no class was likely, right or wrong.", by_confidence[:OTHERS]),
-        "Most certain": ("Pictures that were given the highest probabilities of all.", by_confidence[::-1][:OTHERS]),
-    }
+    by_confidence = np.argsort(scored.metrics.confidence, kind="stable")
+    choices = [
+        (
+            "Worst mistakes",
+            "Misclassified images whose own class got the lowest probability.",
+            worst_mistakes(scored.metrics, NUM_MISTAKES),
+        ),
+        (
+            "Least certain",
+            "Images for which no class got a high probability, whether classified correctly or not.",
+            by_confidence[:NUM_LEAST_AND_MOST_CERTAIN],
+        ),
+        (
+            "Most certain",
+            "Images whose predicted class got the highest probability.",
+            by_confidence[::-1][:NUM_LEAST_AND_MOST_CERTAIN],
+        ),
+    ]
     return [
-        Gallery(title, text, _shown(scored, which, classes, name_of))
-        for title, (text, which) in chosen.items()
-        if len(which)
+        Gallery(title, description, _example_images(scored, indices, classes, name_of))
+        for title, description, indices in choices
+        if len(indices)
     ]
 
 
-def _shown(
-    scored: Scored, which: np.ndarray, classes: Sequence[str], name_of: Callable[[int], str]
-) -> tuple[ShownPicture, ...]:
-    outcomes: ExampleMetrics = scored.outcomes
-    positions = outcomes.position[which]
-    images, origins = scored.examples.images_at(positions), scored.examples.subset_positions[positions]
+def _example_images(
+    scored: ScoredExamples, indices: np.ndarray, classes: Sequence[str], name_of: Callable[[int], str]
+) -> tuple[ExampleImage, ...]:
+    metrics = scored.metrics
+    positions = metrics.position[indices]
+    images = scored.examples.images_at(positions)
+    subset_positions = scored.examples.subset_positions[positions]
     return tuple(
-        ShownPicture(
+        ExampleImage(
             uri=data_uri(image),
-            small=max(image.shape) <= KEPT_WHOLE,
-            name=name_of(int(origin)),
-            label=classes[outcomes.label[index]],
-            prediction=classes[outcomes.prediction[index]],
-            confidence=float(outcomes.confidence[index]),
-            probability=float(np.exp(-outcomes.loss[index])),
+            is_small=max(image.shape) <= MAX_PIXELATED_SIDE,
+            name=name_of(int(subset_position)),
+            label=classes[metrics.label[index]],
+            prediction=classes[metrics.prediction[index]],
+            confidence=float(metrics.confidence[index]),
+            probability=float(np.exp(-metrics.loss[index])),
         )
-        for index, image, origin in zip(which, images, origins, strict=True)
+        for index, image, subset_position in zip(indices, images, subset_positions, strict=True)
     )
 
 
-def data_uri(image: np.ndarray) -> str:
-    """uint8 [height, width, channels], channels 1 or 3: a small picture as a PNG, others as JPEGs, made smaller."""
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    kind, options = "png", {"optimize": True}
-    if max(picture.size) > KEPT_WHOLE:
-        picture.thumbnail((LARGEST, LARGEST))
-        kind, options = "jpeg", {"quality": 85}
+def data_uri(pixels: np.ndarray) -> str:
+    """Encode uint8 [height, width, channels] with 1 or 3 channels: small images as PNG, large ones shrunk, as JPEG."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    if max(image.size) > MAX_PIXELATED_SIDE:
+        file_format = "jpeg"
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
+        image.save(file, file_format, quality=85)
+    else:
+        file_format = "png"
+        image.save(file, file_format, optimize=True)
+    return f"data:image/{file_format};base64,{base64.b64encode(file.getvalue()).decode()}"

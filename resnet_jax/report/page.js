@@ -1,6 +1,6 @@
 "use strict";
 
-// Tables that sort by a click on a heading: numbers by data-value, all else as text.
+// A click on a heading sorts its table: cells with data-value as numbers, all others as text.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
@@ -10,7 +10,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     heading.append(button);
     button.addEventListener("click", () => {
       const direction = heading.ariaSort === "ascending" ? "descending" : "ascending";
-      headings.forEach((other) => other.removeAttribute("aria-sort"));
+      headings.forEach((cell) => cell.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", direction);
       sort(table.tBodies[0], column, direction === "ascending" ? 1 : -1);
     });
@@ -18,26 +18,28 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 
 function sort(body, column, sign) {
-  const compare = (one, other) => {
-    const [first, second] = [one.cells[column], other.cells[column]];
+  const compare = (firstRow, secondRow) => {
+    const first = firstRow.cells[column];
+    const second = secondRow.cells[column];
     return "value" in first.dataset
       ? first.dataset.value - second.dataset.value
       : first.textContent.localeCompare(second.textContent, undefined, { numeric: true });
   };
-  body.append(...[...body.rows].sort((one, other) => sign * compare(one, other)));
+  body.append(...[...body.rows].sort((first, second) => sign * compare(first, second)));
 }
 
-// A finger that draws on a chart scrolls the page.
+// On touch screens, dragging a chart scrolls the page instead of zooming.
 if (matchMedia("(pointer: coarse)").matches) {
   for (const chart of document.querySelectorAll(".js-plotly-plot")) {
     Plotly.relayout(chart, { dragmode: false });
   }
 }
 
-// On paper charts are scaled to their columns, whatever width they were drawn for.
+// In print, charts are scaled to the width of their columns.
 addEventListener("beforeprint", () => {
   for (const drawing of document.querySelectorAll(".main-svg")) {
-    const [width, height] = [drawing.getAttribute("width"), drawing.getAttribute("height")];
+    const width = drawing.getAttribute("width");
+    const height = drawing.getAttribute("height");
     drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
     drawing.parentElement.style.setProperty("--shape", `${width} / ${height}`);
   }

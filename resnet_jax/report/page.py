@@ -1,22 +1,30 @@
-"""The page of a report: one file of HTML that holds all it shows, and asks no other place for anything."""
+"""The page of a report: a single HTML file that contains everything it shows and loads nothing else."""
 
 import importlib.resources
 import json
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from resnet_jax import config as settings
 from resnet_jax.report import chart_style, facts, prediction_charts, training_charts
-from resnet_jax.report.collect import Gathered, ReportedRun
+from resnet_jax.report.collect import ReportData, ReportedRun
 from resnet_jax.runtime import provenance
 
 
 class Chart(NamedTuple):
-    """A chart, the shape of its place (a class of page.css), and how to read it."""
+    """A chart on the page.
+
+    Attributes:
+      title: its heading.
+      html: its HTML element.
+      shape: the class of page.css that determines its size.
+      caption: how to read it; may be empty.
+    """
 
     title: str
     html: Markup
@@ -24,8 +32,8 @@ class Chart(NamedTuple):
     caption: str
 
 
-def render(gathered: Gathered) -> str:
-    """The page. What is from elsewhere, such as names of classes and files, is escaped wherever it stands."""
+def render(data: ReportData) -> str:
+    """Render the page. Names of classes and files, and all other data, are escaped wherever they occur."""
     environment = Environment(
         loader=PackageLoader("resnet_jax.report", ""),
         autoescape=True,
@@ -35,82 +43,80 @@ def render(gathered: Gathered) -> str:
     )
     environment.filters["percent"] = _percent
     return environment.get_template("page.html").render(
-        css=Markup(_file("page.css")),
-        javascript=Markup(_file("page.js")),
+        css=Markup(_read_resource("page.css")),
+        javascript=Markup(_read_resource("page.js")),
         plotly=Markup(get_plotlyjs()),
-        gathered=gathered,
-        title=facts.title(gathered),
-        notes=facts.notes(gathered),
+        data=data,
+        title=facts.title(data),
+        caveats=facts.caveats(data),
         facts=facts.facts,
-        changed=facts.changed,
-        differing=facts.differing(gathered),
-        settings=lambda run: _as_json(settings.leaves(run.config)),
-        training_charts=list(_training(gathered)),
-        answer_charts=lambda run, number: list(_answers(run, gathered.classes, number)),
-        time_chart=_time(gathered),
-        made=provenance.describe(),
+        changed_settings=facts.changed_settings,
+        differing_settings=facts.differing_settings(data),
+        all_settings=lambda run: _as_json(settings.leaves(run.config)),
+        training_charts=list(_training_charts(data)),
+        time_chart=_time_chart(data),
+        prediction_charts=lambda run, number: list(_prediction_charts(run, data.classes, number)),
+        provenance=provenance.describe(),
     )
 
 
-def _training(gathered: Gathered) -> Iterator[Chart]:
-    """How training went, all runs in each chart; what no run has figures of is left out."""
-    runs = {run.name: run.curves for run in gathered.runs}
-    recorded = {figure for figures in runs.values() for figure in figures}
+def _training_charts(data: ReportData) -> Iterator[Chart]:
+    """Return the training curves, all runs in each chart. A metric that no run has recorded gets no chart."""
+    runs = {run.name: run.curves for run in data.runs}
+    recorded = {name for curves in runs.values() for name in curves}
     if recorded & {"train/loss", "validation/loss"}:
         caption = (
-            "Lower is better. Training, dotted, is measured on augmented pictures and by the loss that is minimised, "
-            "label smoothing and the like included, so it may lie above validation."
+            "Lower is better. The training loss (dotted) is measured on augmented images and includes label smoothing "
+            "and the like, so it may be higher than the validation loss."
         )
         yield Chart("Loss", _html(training_charts.loss(runs), "loss"), "wide", caption)
     if recorded & {"train/top1", "validation/top1"}:
-        caption = "The share of pictures whose class was found the likeliest, of training ones (dotted) augmented."
+        caption = "The share of images that are classified correctly. Training images (dotted) are augmented."
         yield Chart("Top-1 accuracy", _html(training_charts.top1(runs), "top1"), "wide", caption)
     if "train/learning_rate" in recorded:
         yield Chart("Learning rate", _html(training_charts.learning_rate(runs), "learning_rate"), "low", "")
 
 
-def _answers(run: ReportedRun, classes: tuple[str, ...], number: int) -> Iterator[Chart]:
-    """How sure the network is of its answers, and what it confuses; `number` tells runs apart."""
-    caption = (
-        "Examples by the probability that was given to the answer. Where that can be trusted, bars end at the "
-        "vermilion marks: below them the network is too sure of itself, above not enough. Whiskers are 95\u00a0% "
-        "intervals; the lower bars count the examples, on a logarithmic scale."
-    )
-    yield Chart(
-        "Calibration",
-        _html(prediction_charts.reliability(run.assessment.bins), f"reliability{number}"),
-        "tall",
-        caption,
-    )
-    numbered = len(classes) <= prediction_charts.MOST_NUMBERED
-    how = "Numbers are examples" if numbered else "Point at a cell for its numbers, draw a box to enlarge it"
-    caption = (
-        f"A row for each class, a column for each answer. Right answers are blue, mistakes vermilion. {how}; "
-        "each colour is strongest where there are most."
-    )
-    shape = "square" if len(classes) <= prediction_charts.MOST_NAMED else "large"
-    yield Chart(
-        "Confusion", _html(prediction_charts.confusion(run.confusion, classes), f"confusion{number}"), shape, caption
-    )
-
-
-def _time(gathered: Gathered) -> Chart | None:
-    """Where the time went, of runs that are done and have kept account of it."""
-    spent = {run.name: run.result["spent"] for run in gathered.runs if run.result and "spent" in run.result}
+def _time_chart(data: ReportData) -> Chart | None:
+    """Return the chart of how finished runs spent their time, if any of them has recorded it."""
+    spent = {run.name: run.result["spent"] for run in data.runs if run.result and "spent" in run.result}
     if not spent:
         return None
     caption = (
-        "Waiting is for pictures that were not ready; saving is what training waited for it. Compilation comes on top "
-        "of the time that is told above."
+        "Waiting for data: the next batch was not ready. Saving: only the time for which training had to wait. "
+        "Compilation is not included in the time stated above."
     )
-    return Chart("Time", _html(training_charts.spent(spent, several=len(gathered.runs) > 1), "spent"), "bars", caption)
+    chart = training_charts.time_spent(spent, show_names=len(data.runs) > 1)
+    return Chart("Time", _html(chart, "spent"), "bars", caption)
 
 
-def _html(chart, name: str) -> Markup:
+def _prediction_charts(run: ReportedRun, classes: tuple[str, ...], number: int) -> Iterator[Chart]:
+    """Return the reliability diagram and the confusion matrix of the run with this number on the page."""
+    caption = (
+        "Accuracy by confidence, the probability of the predicted class. In a calibrated model, the bars end at the "
+        "vermilion marks; bars that end below them show overconfidence, above them underconfidence. Whiskers are "
+        "95\u00a0% intervals. The lower bars count the examples, on a logarithmic scale."
+    )
+    diagram = prediction_charts.reliability_diagram(run.metrics.bins)
+    yield Chart("Calibration", _html(diagram, f"reliability{number}"), "tall", caption)
+    if len(classes) <= prediction_charts.MAX_CLASSES_WITH_COUNTS:
+        counts = "Numbers count examples."
+    else:
+        counts = "Point at a cell to see its count; draw a box to zoom in."
+    caption = (
+        "One row per class, one column per predicted class. Correct predictions are blue, mistakes vermilion, each "
+        f"strongest where they are most frequent. {counts}"
+    )
+    shape = "square" if len(classes) <= prediction_charts.MAX_CLASSES_WITH_NAMES else "large"
+    matrix = prediction_charts.confusion_matrix(run.confusion, classes)
+    yield Chart("Confusion matrix", _html(matrix, f"confusion{number}"), shape, caption)
+
+
+def _html(chart: go.Figure, name: str) -> Markup:
     return Markup(chart_style.as_html(chart, name))
 
 
-def _file(name: str) -> str:
+def _read_resource(name: str) -> str:
     return (importlib.resources.files("resnet_jax.report") / name).read_text()
 
 

@@ -1,4 +1,4 @@
-"""Charts of a network's answers: how far its probabilities can be trusted, and what it confuses."""
+"""Charts of predictions: how well calibrated they are, and which classes are confused."""
 
 from collections.abc import Sequence
 
@@ -6,36 +6,43 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from resnet_jax.evaluation.metrics import Bin, wilson
+from resnet_jax.evaluation.metrics import CalibrationBin, wilson_interval
 from resnet_jax.report import chart_style
 
-MISTAKES_TO_RIGHT = [
+# Vermilion for mistakes (negative values), blue for correct predictions (positive values), each fading towards 0.
+CONFUSION_COLOURS = [
     (0, "rgba(213, 94, 0, 0.85)"),
     (0.5, "rgba(213, 94, 0, 0)"),
     (0.5, "rgba(0, 114, 178, 0)"),
     (1, "rgba(0, 114, 178, 0.75)"),
 ]
-MOST_NUMBERED = 20  # classes of a confusion matrix with numbers in its cells
-MOST_NAMED = 40  # and with names beside it
+MAX_CLASSES_WITH_COUNTS = 20  # With more classes, the cells of a confusion matrix show no counts.
+MAX_CLASSES_WITH_NAMES = 40  # With more classes, its axes show no names.
+
+# --- Reliability diagram ----------------------------------------------------------------------------------------------
 
 
-def reliability(bins: Sequence[Bin]) -> go.Figure:
-    """Accuracy by confidence, with 95 % intervals, above the numbers of examples that had such confidence."""
-    there = [each for each in bins if each.examples]
-    middles, widths = [(each.low + each.high) / 2 for each in there], [each.high - each.low for each in there]
-    accuracies, confidences = [each.accuracy for each in there], [each.confidence for each in there]
-    intervals = [wilson(round(each.accuracy * each.examples), each.examples) for each in there]
-    told = [(f"{each.low:.1%} to {each.high:.1%}", each.examples, each.confidence) for each in there]
+def reliability_diagram(bins: Sequence[CalibrationBin]) -> go.Figure:
+    """Draw accuracy by confidence, with 95 % intervals, above the number of examples in each bin."""
+    bins = [calibration_bin for calibration_bin in bins if calibration_bin.examples]
     chart = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.74, 0.26], vertical_spacing=0.06)
     chart.update_layout(chart_style.layout(hovermode="closest", bargap=0))
-    bars = {
-        "x": middles,
-        "width": widths,
-        "customdata": told,
-        "marker": {"line": {"width": 1.5, "color": chart_style.CLEAR}},
-    }
+    _add_accuracies(chart, bins)
+    _add_confidences(chart, bins)
+    _add_diagonal(chart)
+    _add_example_counts(chart, bins)
+    _set_axes(chart, max_examples=max(calibration_bin.examples for calibration_bin in bins))
+    return chart
+
+
+def _add_accuracies(chart: go.Figure, bins: Sequence[CalibrationBin]) -> None:
+    accuracies = [calibration_bin.accuracy for calibration_bin in bins]
+    intervals = [
+        wilson_interval(round(calibration_bin.accuracy * calibration_bin.examples), calibration_bin.examples)
+        for calibration_bin in bins
+    ]
     chart.add_bar(
-        **bars,
+        **_bar_settings(bins),
         y=accuracies,
         name="accuracy",
         marker_color=chart_style.BLUE,
@@ -52,9 +59,12 @@ def reliability(bins: Sequence[Bin]) -> go.Figure:
         row=1,
         col=1,
     )
+
+
+def _add_confidences(chart: go.Figure, bins: Sequence[CalibrationBin]) -> None:
     chart.add_scatter(
-        x=middles,
-        y=confidences,
+        x=_bin_centers(bins),
+        y=[calibration_bin.confidence for calibration_bin in bins],
         name="mean confidence",
         mode="markers",
         marker={"symbol": "line-ew-open", "size": 16, "line": {"width": 2.5}, "color": chart_style.VERMILION},
@@ -62,6 +72,10 @@ def reliability(bins: Sequence[Bin]) -> go.Figure:
         row=1,
         col=1,
     )
+
+
+def _add_diagonal(chart: go.Figure) -> None:
+    """Draw the line on which accuracy equals confidence."""
     chart.add_scatter(
         x=[0, 1],
         y=[0, 1],
@@ -72,9 +86,12 @@ def reliability(bins: Sequence[Bin]) -> go.Figure:
         row=1,
         col=1,
     )
+
+
+def _add_example_counts(chart: go.Figure, bins: Sequence[CalibrationBin]) -> None:
     chart.add_bar(
-        **bars,
-        y=[each.examples for each in there],
+        **_bar_settings(bins),
+        y=[calibration_bin.examples for calibration_bin in bins],
         name="examples",
         marker_color=chart_style.GREY,
         showlegend=False,
@@ -82,59 +99,91 @@ def reliability(bins: Sequence[Bin]) -> go.Figure:
         row=2,
         col=1,
     )
+
+
+def _set_axes(chart: go.Figure, max_examples: int) -> None:
     chart.update_xaxes(chart_style.axis(range=[0, 1], tickformat=".0%"))
-    chart.update_yaxes(chart_style.axis(range=[0, 1.02], tickformat=".0%", title_text="accuracy"), row=1)
-    # From a half, so that a single example is seen.
-    most = np.log10(max(each.examples for each in there))
-    chart.update_yaxes(
-        chart_style.axis(type="log", range=[np.log10(0.5), most + 0.2], dtick=1, title_text="examples"), row=2
-    )
     chart.update_xaxes(title_text="confidence", row=2)
-    return chart
+    chart.update_yaxes(chart_style.axis(range=[0, 1.02], tickformat=".0%", title_text="accuracy"), row=1)
+    # The logarithmic axis starts at one half, so that the bar of a single example is visible.
+    log_range = [np.log10(0.5), np.log10(max_examples) + 0.2]
+    chart.update_yaxes(chart_style.axis(type="log", range=log_range, dtick=1, title_text="examples"), row=2)
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> go.Figure:
-    """How many examples of each class (rows) were taken for each: right answers blue, mistakes vermilion.
+def _bin_centers(bins: Sequence[CalibrationBin]) -> list[float]:
+    return [(calibration_bin.low + calibration_bin.high) / 2 for calibration_bin in bins]
 
-    Both have a scale of their own, for there are mostly far more of the former. Of few classes the cells have numbers.
+
+def _bar_settings(bins: Sequence[CalibrationBin]) -> dict:
+    return {
+        "x": _bin_centers(bins),
+        "width": [calibration_bin.high - calibration_bin.low for calibration_bin in bins],
+        "customdata": [
+            (
+                f"{calibration_bin.low:.1%} to {calibration_bin.high:.1%}",
+                calibration_bin.examples,
+                calibration_bin.confidence,
+            )
+            for calibration_bin in bins
+        ],
+        "marker": {"line": {"width": 1.5, "color": chart_style.TRANSPARENT}},
+    }
+
+
+# --- Confusion matrix -------------------------------------------------------------------------------------------------
+
+
+def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> go.Figure:
+    """Draw a confusion matrix, with correct predictions in blue and mistakes in vermilion.
+
+    The two colours have separate scales, because there are usually far more correct predictions than mistakes. With few
+    classes, the cells show counts.
 
     Args:
-      matrix: int [classes, classes].
-      classes: their names.
+      matrix: number of examples of each class (rows) by predicted class (columns): int [classes, classes].
+      classes: the names of the classes.
     """
-    right, names = np.eye(len(matrix), dtype=bool), [chart_style.text(name) for name in classes]
-    most = np.where(right, matrix[right].max(), np.where(right, 0, matrix).max()).clip(1)
-    # Whatever there is at all is seen, be it little.
-    shade = np.where(matrix > 0, 25 + 75 * matrix / most, 0).round().astype(np.int8)
-    numbers = {}
-    if len(classes) <= MOST_NUMBERED:
+    names = [chart_style.escape(name) for name in classes]
+    counts = {}
+    if len(classes) <= MAX_CLASSES_WITH_COUNTS:
         text = np.where(matrix > 0, [[f"{count:,}" for count in row] for row in matrix], "")
-        numbers = {"text": text, "texttemplate": "%{text}"}
+        counts = {"text": text, "texttemplate": "%{text}"}
     chart = chart_style.empty_chart(hovermode="closest", margin={"l": 8, "r": 8, "t": 8, "b": 8})
     chart.add_heatmap(
         x=names,
         y=names,
-        z=np.where(right, shade, -shade),
+        z=_shades(matrix),
         customdata=matrix.astype(np.min_scalar_type(int(matrix.max()))),
         zmin=-100,
         zmax=100,
-        colorscale=MISTAKES_TO_RIGHT,
+        colorscale=CONFUSION_COLOURS,
         showscale=False,
-        xgap=1 if numbers else 0,
-        ygap=1 if numbers else 0,
-        hovertemplate="is <b>%{y}</b><br>taken for <b>%{x}</b><br>%{customdata:,} examples<extra></extra>",
-        **numbers,
+        xgap=1 if counts else 0,
+        ygap=1 if counts else 0,
+        hovertemplate="class <b>%{y}</b><br>predicted as <b>%{x}</b><br>%{customdata:,} examples<extra></extra>",
+        **counts,
     )
-    named = len(classes) <= MOST_NAMED
-    labels = {
+    show_names = len(classes) <= MAX_CLASSES_WITH_NAMES
+    axis = {
         "type": "category",
         "showgrid": False,
-        "showticklabels": named,
+        "showticklabels": show_names,
         "ticks": "",
-        "tickvals": names if named else None,
-        "ticktext": [chart_style.text(chart_style.short(name)) for name in classes] if named else None,
+        "tickvals": names if show_names else None,
+        "ticktext": [chart_style.escape(chart_style.shorten(name)) for name in classes] if show_names else None,
         "constrain": "domain",
     }
-    chart.update_xaxes(**labels)
-    chart.update_yaxes(**labels, autorange="reversed", scaleanchor="x")
+    chart.update_xaxes(**axis)
+    chart.update_yaxes(**axis, autorange="reversed", scaleanchor="x")
     return chart
+
+
+def _shades(matrix: np.ndarray) -> np.ndarray:
+    """Return the shade of each cell: int8 in [-100, 100], positive on the diagonal and negative elsewhere."""
+    is_diagonal = np.eye(len(matrix), dtype=bool)
+    largest_correct = matrix[is_diagonal].max()
+    largest_mistake = np.where(is_diagonal, 0, matrix).max()
+    largest = np.where(is_diagonal, largest_correct, largest_mistake).clip(1)
+    # The palest shade is 25, so that even a single example is visible.
+    shade = np.where(matrix > 0, 25 + 75 * matrix / largest, 0).round().astype(np.int8)
+    return np.where(is_diagonal, shade, -shade)

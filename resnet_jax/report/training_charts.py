@@ -1,4 +1,4 @@
-"""Charts of how training went: curves of one run or several, and where the time went."""
+"""Charts of training: curves of one or several runs, and how the time was spent."""
 
 from collections.abc import Mapping
 
@@ -10,14 +10,17 @@ from resnet_jax.terminal import duration
 from resnet_jax.training.metrics_writer import Curve
 from resnet_jax.training.phase_timer import PHASES
 
-STEPS = {"title_text": "step", "unifiedhovertitle_text": "step %{x:,}"}
+STEP_AXIS = {"title_text": "step", "unifiedhovertitle_text": "step %{x:,}"}
 
-Curves = Mapping[str, Mapping[str, Curve]]  # of runs by name, and of figures by name
+Curves = Mapping[str, Mapping[str, Curve]]  # by run name and metric name
 
 
 def loss(runs: Curves) -> go.Figure:
-    """Of training examples (dotted) and of validation ones, by step; on a logarithmic scale where it goes far down."""
-    chart = _curves(runs, "loss", 1, ":.4g}")
+    """Draw the loss on training examples (dotted) and on validation examples, in nats.
+
+    The scale is logarithmic if the loss falls by more than a factor of 10.
+    """
+    chart = _metric_chart(runs, "loss", 1, ":.4g}")
     values = [value for trace in chart.data for value in trace.y if value > 0]
     span = max(values) / min(values) if values else 1
     if span > 10:
@@ -28,19 +31,19 @@ def loss(runs: Curves) -> go.Figure:
 
 
 def top1(runs: Curves) -> go.Figure:
-    """Accuracy in percent on training examples (dotted) and on validation ones, by step."""
-    return _curves(runs, "top1", 100, ":.2f} %").update_yaxes(ticksuffix=" %")
+    """Draw the accuracy on training examples (dotted) and on validation examples, in percent."""
+    return _metric_chart(runs, "top1", 100, ":.2f} %").update_yaxes(ticksuffix=" %")
 
 
 def learning_rate(runs: Curves) -> go.Figure:
-    """The learning rate by step."""
-    chart = chart_style.empty_chart(xaxis=STEPS, yaxis={"rangemode": "tozero"}, showlegend=len(runs) > 1)
-    for number, (run, figures) in enumerate(runs.items()):
-        curve = figures.get("train/learning_rate", Curve([], []))
+    """Draw the learning rate."""
+    chart = chart_style.empty_chart(xaxis=STEP_AXIS, yaxis={"rangemode": "tozero"}, showlegend=len(runs) > 1)
+    for number, (run, curves) in enumerate(runs.items()):
+        curve = curves.get("train/learning_rate", Curve([], []))
         chart.add_scatter(
             x=curve.steps,
             y=curve.values,
-            name=chart_style.text(run) if len(runs) > 1 else "learning rate",
+            name=chart_style.escape(run) if len(runs) > 1 else "learning rate",
             mode="lines" if len(curve.steps) > 1 else "markers",
             line={"color": _colour(number), "width": 2},
             hovertemplate="%{y:.4g}",
@@ -48,46 +51,53 @@ def learning_rate(runs: Curves) -> go.Figure:
     return chart
 
 
-def spent(runs: Mapping[str, Mapping[str, float]], several: bool) -> go.Figure:
-    """Seconds of runs, by name, for each of `clock.PHASES`; with `several` on the page, their names are shown."""
-    longest = max(sum(of.values()) for of in runs.values())
-    unit, seconds_each = ("minutes", 60) if longest > 120 else ("seconds", 1)
-    titles, names = {"input": "waiting for data"}, [chart_style.text(run) for run in runs]
+def time_spent(runs: Mapping[str, Mapping[str, float]], show_names: bool) -> go.Figure:
+    """Draw how each run spent its time.
+
+    Args:
+      runs: seconds spent on each of `phase_timer.PHASES`, by run name.
+      show_names: whether to show the names of the runs.
+    """
+    longest = max(sum(seconds.values()) for seconds in runs.values())
+    unit, seconds_per_unit = ("minutes", 60) if longest > 120 else ("seconds", 1)
+    titles = {"input": "waiting for data"}
+    names = [chart_style.escape(run) for run in runs]
     chart = chart_style.empty_chart(barmode="stack", hovermode="closest", bargap=0.35)
-    for purpose, colour in zip(PHASES, chart_style.COLOURS, strict=False):
-        seconds = [of.get(purpose, 0.0) for of in runs.values()]
-        title = titles.get(purpose, purpose)
+    for phase, colour in zip(PHASES, chart_style.COLOURS, strict=False):
+        seconds = [seconds_by_phase.get(phase, 0.0) for seconds_by_phase in runs.values()]
+        title = titles.get(phase, phase)
         chart.add_bar(
-            x=[each / seconds_each for each in seconds],
+            x=[value / seconds_per_unit for value in seconds],
             y=names,
             orientation="h",
             name=title,
             marker={"color": colour, "line": {"width": 0}},
-            customdata=[duration(each) for each in seconds],
+            customdata=[duration(value) for value in seconds],
             hovertemplate=f"{title}: %{{customdata}}<extra></extra>",
         )
     chart.update_xaxes(title_text=unit)
-    chart.update_yaxes(type="category", autorange="reversed", showgrid=False, showticklabels=several)
-    chart.update_yaxes(tickvals=names, ticktext=[chart_style.text(chart_style.short(run)) for run in runs])
+    chart.update_yaxes(type="category", autorange="reversed", showgrid=False, showticklabels=show_names)
+    chart.update_yaxes(tickvals=names, ticktext=[chart_style.escape(chart_style.shorten(run)) for run in runs])
     return chart
 
 
-def _curves(runs: Curves, figure: str, scale: float, form: str) -> go.Figure:
-    chart = chart_style.empty_chart(xaxis=STEPS)
-    for number, (run, figures) in enumerate(runs.items()):
+def _metric_chart(runs: Curves, metric: str, scale: float, hover_format: str) -> go.Figure:
+    chart = chart_style.empty_chart(xaxis=STEP_AXIS)
+    several = len(runs) > 1
+    for number, (run, curves) in enumerate(runs.items()):
         for split, name, dash in (("train", "training", "dot"), ("validation", "validation", "solid")):
-            curve = figures.get(f"{split}/{figure}")
+            curve = curves.get(f"{split}/{metric}")
             if curve is None:
                 continue
-            several, main = len(runs) > 1, split == "validation" or f"validation/{figure}" not in figures
+            is_main = split == "validation" or f"validation/{metric}" not in curves
             chart.add_scatter(
                 x=curve.steps,
                 y=scale * np.asarray(curve.values, np.float64),
-                name=chart_style.text(f"{run}, {name}") if several else name,
-                showlegend=main or not several,
+                name=chart_style.escape(f"{run}, {name}") if several else name,
+                showlegend=is_main or not several,
                 mode="lines" if len(curve.steps) > 1 else "markers",
                 line={"color": _colour(number if several else split == "validation"), "dash": dash, "width": 2},
-                hovertemplate="%{y" + form,
+                hovertemplate="%{y" + hover_format,
             )
     return chart
 

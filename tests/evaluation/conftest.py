@@ -1,4 +1,4 @@
-"""A network that has not been trained, and random pictures for it."""
+"""An untrained model and random images for it."""
 
 import jax
 import numpy as np

@@ -4,16 +4,74 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from resnet_jax.data.sources import open_sources
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation.metrics import summarize
-from resnet_jax.evaluation.model_comparison import Trial, as_json, judge
+from resnet_jax.evaluation.metrics import example_metrics, summarize
+from resnet_jax.evaluation.model_comparison import Evaluator, as_json, compare, ensemble, mcnemar
+from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
+
+LABELS = np.zeros(60, np.int32)
+
+
+def metrics_of(logits, labels=LABELS):
+    arrays = map(jnp.asarray, (logits, labels, np.arange(len(labels))))
+    return parallel.fetch(example_metrics(*arrays, keep_log_probabilities=True))
+
+
+def metrics_correct_on(*ranges):
+    """Metrics of a model that is correct on the examples in these ranges."""
+    logits = np.zeros((60, 3), np.float32)
+    logits[:, 1] = 1
+    for each in ranges:
+        logits[each, 0] = 2
+    return metrics_of(logits)
+
+
+class TestMcNemar:
+    def test_counts_examples_that_only_one_model_classifies_correctly(self):
+        test = mcnemar(metrics_correct_on(slice(0, 20)), metrics_correct_on(slice(15, 20), slice(50, 55)))
+        assert (test.only_first, test.only_second) == (15, 5)
+        # Twice the sum of the binomial coefficients of 20 over 0 to 5, divided by 2 ** 20.
+        assert test.p_value == pytest.approx(2 * (1 + 20 + 190 + 1140 + 4845 + 15504) / 2**20)
+
+    def test_of_equal_predictions_has_a_p_value_of_one(self):
+        assert mcnemar(metrics_correct_on(slice(0, 20)), metrics_correct_on(slice(0, 20))).p_value == 1.0
+
+    def test_rejects_metrics_of_different_examples(self):
+        other = metrics_of(np.zeros((60, 3), np.float32), np.ones(60, np.int32))
+        with pytest.raises(ValueError, match="different examples"):
+            mcnemar(metrics_correct_on(), other)
+
+
+class TestEnsemble:
+    def test_predicts_the_mean_of_the_probabilities(self):
+        generator = np.random.default_rng(0)
+        logits = generator.normal(size=(3, 60, 4)).astype(np.float32)
+        labels = generator.integers(0, 4, 60).astype(np.int32)
+        metrics = ensemble([metrics_of(each, labels) for each in logits])
+        probabilities = np.exp(logits.astype(np.float64))
+        mean = (probabilities / probabilities.sum(axis=-1, keepdims=True)).mean(axis=0)
+        np.testing.assert_array_equal(metrics.prediction, mean.argmax(axis=-1))
+        np.testing.assert_allclose(metrics.confidence, mean.max(axis=-1), rtol=1e-5)
+        np.testing.assert_allclose(metrics.loss, -np.log(mean[np.arange(60), labels]), rtol=1e-5)
+
+    def test_of_one_model_equals_that_model(self):
+        single = metrics_correct_on(slice(0, 20))
+        metrics = ensemble([single])
+        np.testing.assert_allclose(metrics.loss, single.loss, rtol=1e-6)
+        np.testing.assert_array_equal(metrics.prediction, single.prediction)
+
+    def test_rejects_metrics_of_different_examples(self):
+        other = metrics_of(np.zeros((60, 3), np.float32), np.ones(60, np.int32))
+        with pytest.raises(ValueError, match="different examples"):
+            ensemble([metrics_correct_on(), other])
 
 
 @pytest.fixture
@@ -21,16 +79,18 @@ def run(tiny_run):
     return load_run(str(tiny_run))
 
 
-def open_trial(runs, **settings):
-    return Trial.open(runs, Reporter(active=False), **settings)
+def open_evaluator(models, **settings):
+    return Evaluator.open(models, Reporter(active=False), **settings)
 
 
-def scores(trial, name="run"):
-    return summarize(trial.score(name).outcomes, len(trial.selection))
+def means_of(evaluator, name="run"):
+    scored = evaluator.score(name)
+    assert not evaluator.reporter.unreadable
+    return summarize(scored.metrics, len(evaluator.subset))
 
 
-def renamed(run):
-    """The same network, which numbers the classes the other way round."""
+def with_reversed_classes(run):
+    """The same model with its classes numbered in reverse."""
     head = jax.tree.map(lambda array: array[..., ::-1], run.variables["params"]["head"])
     variables = {**run.variables, "params": {**run.variables["params"], "head": head}}
     return dataclasses.replace(run, classes=run.classes[::-1], variables=variables)
@@ -38,91 +98,87 @@ def renamed(run):
 
 @pytest.fixture
 def folder_of_digits(tmp_path):
-    """The digits of the test split as picture files, but for those of one class."""
+    """The digits of the test split as image files, without those of one class."""
     source = open_sources("digits")["test"]
     for index in range(100):
         image, label = source[index]
         if label != 7:
-            place = tmp_path / "train" / str(label) / f"{index}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path = tmp_path / "train" / str(label) / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = io.BytesIO()
             Image.fromarray(image[..., 0]).save(file, "PNG")
-            place.write_bytes(file.getvalue())
+            path.write_bytes(file.getvalue())
     return f"folder:{tmp_path}"
 
 
-def test_the_test_split_is_scored_as_at_the_end_of_training(run, tiny_run):
-    trial = open_trial({"run": run})
-    assert trial.split == "test[:100]"
-    assert dataclasses.asdict(scores(trial)) == json.loads((tiny_run / "result.json").read_text())["test"]
+class TestEvaluator:
+    def test_scores_the_test_split_as_training_does_at_its_end(self, run, tiny_run):
+        evaluator = open_evaluator({"run": run})
+        assert evaluator.split == "test[:100]"
+        assert dataclasses.asdict(means_of(evaluator)) == json.loads((tiny_run / "result.json").read_text())["test"]
+
+    @pytest.mark.parametrize("feed", ["resident", "streaming"])
+    def test_validation_means_the_examples_held_out_in_training(self, run, tiny_run, feed):
+        run.config.dataset.update(feed=feed, eval_resize=8, eval_crop=8)
+        validation = json.loads((tiny_run / "result.json").read_text())["validation"]
+        evaluator = open_evaluator({"run": run}, split="validation")
+        assert dataclasses.asdict(means_of(evaluator)) == pytest.approx(validation)
+
+    def test_rejects_validation_of_a_run_without_validation(self, run):
+        run.config.dataset.validation_split = "none"
+        with pytest.raises(UserError, match="there is no validation split"):
+            open_evaluator({"run": run}, split="validation")
+
+    def test_matches_classes_of_another_dataset_by_name(self, run, folder_of_digits):
+        """Nine of the ten classes, so that their numbers differ; decoded to grey, as colour images would be."""
+        evaluator = open_evaluator({"run": run}, split="train", dataset=folder_of_digits)
+        metrics = evaluator.score("run").metrics
+        digits = open_evaluator({"run": run}).score("run").metrics
+        kept = digits.label != 7
+        assert len(evaluator.subset.classes) == 9 and kept.sum() == len(metrics.label)
+        actual, expected = (
+            sorted(zip(each.label.tolist(), each.prediction.tolist(), each.loss.round(4).tolist(), strict=True))
+            for each in (metrics, jax.tree.map(lambda array: array[kept], digits))
+        )
+        assert actual == expected
+
+    def test_rejects_a_dataset_with_unknown_classes(self, run, folder_of_digits, tmp_path):
+        (tmp_path / "train" / "7").mkdir()
+        (tmp_path / "train" / "eleven").mkdir()
+        with pytest.raises(UserError, match=r"classes that this model does not know \(eleven\)"):
+            open_evaluator({"run": run}, split="train", dataset=folder_of_digits).score("run")
+
+    def test_requires_a_split_unless_the_dataset_has_a_test_split_or_only_one(self, run, folder_of_digits, tmp_path):
+        assert open_evaluator({"run": run}, dataset=folder_of_digits).split == "train"
+        shutil.copytree(tmp_path / "train", tmp_path / "val")
+        with pytest.raises(UserError, match=r"there is no test split\. Choose a split with --split \(train, val\)"):
+            open_evaluator({"run": run}, dataset=folder_of_digits)
+        assert open_evaluator({"run": run}, dataset=folder_of_digits, split="validation").split == "validation"
+
+    def test_rejects_models_with_different_classes(self, run):
+        other = dataclasses.replace(run, classes=tuple("abcdefghij"))
+        with pytest.raises(UserError, match="other and run have different classes"):
+            open_evaluator({"run": run, "other": other})
 
 
-@pytest.mark.parametrize("feed", ["resident", "streaming"])
-def test_validation_is_what_was_held_out_in_training(run, tiny_run, feed):
-    run.config.dataset.update(feed=feed, eval_resize=8, eval_crop=8)
-    validation = json.loads((tiny_run / "result.json").read_text())["validation"]
-    assert dataclasses.asdict(scores(open_trial({"run": run}, split="validation"))) == pytest.approx(validation)
+class TestCompare:
+    def test_renumbers_classes_of_models_that_order_them_differently(self, run):
+        evaluator = open_evaluator({"run": run, "again": with_reversed_classes(run)})
+        first, second = evaluator.score("run").metrics, evaluator.score("again").metrics
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), first, second)
+        comparison = compare(evaluator)
+        assert comparison.mcnemar["run", "again"].p_value == 1.0
+        assert comparison.ensemble.means.top1 == comparison.reports["run"].means.top1
+        assert comparison.ensemble.means.loss == pytest.approx(comparison.reports["run"].means.loss, rel=1e-5)
 
-
-def test_a_run_without_validation_has_none_to_score(run):
-    run.config.dataset.validation_split = "none"
-    with pytest.raises(UserError, match="there is no validation split"):
-        open_trial({"run": run}, split="validation")
-
-
-def test_other_data_is_scored_by_the_names_of_its_classes(run, folder_of_digits):
-    """Nine of the ten classes, so that their numbers are others; as colour pictures would be, decoded to grey."""
-    trial = open_trial({"run": run}, split="train", dataset=folder_of_digits)
-    outcomes = trial.score("run").outcomes
-    digits = open_trial({"run": run}).score("run").outcomes
-    kept = digits.label != 7
-    assert len(trial.selection.classes) == 9 and kept.sum() == len(outcomes.label)
-    found, expected = (
-        sorted(zip(of.label.tolist(), of.prediction.tolist(), of.loss.round(4).tolist(), strict=True))
-        for of in (outcomes, jax.tree.map(lambda array: array[kept], digits))
-    )
-    assert found == expected
-
-
-def test_data_with_classes_that_are_unknown_is_refused(run, folder_of_digits, tmp_path):
-    (tmp_path / "train" / "7").mkdir()
-    (tmp_path / "train" / "eleven").mkdir()
-    with pytest.raises(UserError, match="of which it does not know eleven"):
-        open_trial({"run": run}, split="train", dataset=folder_of_digits).score("run")
-
-
-def test_data_without_a_test_split_has_to_be_told_which_unless_it_has_one_only(run, folder_of_digits, tmp_path):
-    assert open_trial({"run": run}, dataset=folder_of_digits).split == "train"
-    shutil.copytree(tmp_path / "train", tmp_path / "val")
-    with pytest.raises(UserError, match="there is no test split: name another with --split, of train, val"):
-        open_trial({"run": run}, dataset=folder_of_digits)
-    assert open_trial({"run": run}, dataset=folder_of_digits, split="validation").split == "validation"
-
-
-def test_networks_that_number_classes_otherwise_can_be_compared(run):
-    trial = open_trial({"run": run, "again": renamed(run)})
-    one, other = trial.score("run").outcomes, trial.score("again").outcomes
-    jax.tree.map(lambda first, second: np.testing.assert_allclose(first, second, rtol=1e-5), one, other)
-    results = judge(trial)
-    assert results.comparisons["run", "again"].p_value == 1.0
-    assert results.ensemble.scores.top1 == results.networks["run"].scores.top1
-    assert results.ensemble.scores.loss == pytest.approx(results.networks["run"].scores.loss, rel=1e-5)
-
-
-def test_networks_of_other_classes_are_not_compared(run):
-    other = dataclasses.replace(run, classes=tuple("abcdefghij"))
-    with pytest.raises(UserError, match="other tells other classes apart than run"):
-        open_trial({"run": run, "other": other})
-
-
-def test_results_are_json_values(run):
-    values = as_json(judge(open_trial({"run": run}), tta="flip"), {"run": 10})
-    assert json.loads(json.dumps(values)) == json.loads(json.dumps(values, allow_nan=False))
-    assert (values["workdir"], values["checkpoint_step"], values["split"]) == ("run", 10, "test[:100]")
-    assert values["top1_interval"][0] < values["top1"] < values["top1_interval"][1]
-    assert values["tta"]["flip"]["loss"] != values["loss"]
-    several = as_json(judge(open_trial({"run": run, "again": run})), {"run": 10, "again": 10})
-    assert [each["workdir"] for each in several["runs"]] == ["run", "again"]
-    assert several["comparisons"] == [
-        {"first": "run", "second": "again", "only_first": 0, "only_second": 0, "p_value": 1.0}
-    ]
+    def test_results_are_valid_json(self, run):
+        values = as_json(compare(open_evaluator({"run": run}), tta="flip"), {"run": 10})
+        assert json.loads(json.dumps(values)) == json.loads(json.dumps(values, allow_nan=False))
+        assert (values["workdir"], values["checkpoint_step"], values["split"]) == ("run", 10, "test[:100]")
+        assert values["top1_interval"][0] < values["top1"] < values["top1_interval"][1]
+        assert values["tta"]["flip"]["loss"] != values["loss"]
+        several = as_json(compare(open_evaluator({"run": run, "again": run})), {"run": 10, "again": 10})
+        assert [each["workdir"] for each in several["runs"]] == ["run", "again"]
+        assert several["comparisons"] == [
+            {"first": "run", "second": "again", "only_first": 0, "only_second": 0, "p_value": 1.0}
+        ]

@@ -1,4 +1,4 @@
-"""Reports of answers that are made up."""
+"""Reports on made-up runs with random predictions."""
 
 import itertools
 
@@ -7,10 +7,10 @@ import pytest
 
 from resnet_jax import config as settings
 from resnet_jax.data.in_memory import InMemoryExamples
-from resnet_jax.evaluation.metrics import ExampleMetrics, assess, confusion_matrix
-from resnet_jax.evaluation.model_comparison import McNemar, Scored
-from resnet_jax.report.collect import Gathered, ReportedRun
-from resnet_jax.report.example_images import choose
+from resnet_jax.evaluation.metrics import ExampleMetrics, classification_report, confusion_matrix
+from resnet_jax.evaluation.model_comparison import McNemar, ScoredExamples
+from resnet_jax.report.collect import ReportData, ReportedRun
+from resnet_jax.report.example_images import choose_galleries
 from resnet_jax.training.metrics_writer import Curve
 
 RESULT = {
@@ -32,8 +32,8 @@ RESULT = {
 }
 
 
-def made_up_answers(num_classes, size=600, seed=0, side=8):
-    """Answers that are drawn at random, and mostly right."""
+def random_predictions(num_classes, size=600, seed=0, side=8):
+    """Random predictions, most of them correct, of random images."""
     generator = np.random.default_rng(seed)
     label = generator.integers(0, num_classes, size).astype(np.int32)
     wrong = (label + 1 + generator.integers(0, num_classes - 1, size)) % num_classes
@@ -41,14 +41,14 @@ def made_up_answers(num_classes, size=600, seed=0, side=8):
     confidence = generator.beta(6, 1.5, size).astype(np.float32)
     loss = -np.log(np.where(prediction == label, confidence, (1 - confidence) / 2)).astype(np.float32)
     in_top5 = (prediction == label) | (generator.random(size) < 0.5)
-    outcomes = ExampleMetrics(np.arange(size, dtype=np.int32), label, loss, prediction, confidence, in_top5)
+    metrics = ExampleMetrics(np.arange(size, dtype=np.int32), label, loss, prediction, confidence, in_top5)
     images = generator.integers(0, 256, (size, side, side, 3), np.uint8)
-    return Scored(outcomes, InMemoryExamples(images, label, np.arange(size)))
+    return ScoredExamples(metrics, InMemoryExamples(images, label, np.arange(size)))
 
 
-def made_up_run(classes, name="made up", result=RESULT, without=(), **answers):
-    """A run that gave `made_up_answers`; `without` names splits that it has no figures of."""
-    scored = made_up_answers(len(classes), **answers)
+def random_run(classes, name="made up", result=RESULT, without=(), **predictions):
+    """A run with `random_predictions`; it has no curves of the splits in `without`."""
+    scored = random_predictions(len(classes), **predictions)
     steps = list(range(50, 1001, 50))
     values = {"loss": [2 * 0.8**number for number in range(20)], "top1": [0.9 - 0.8**number for number in range(1, 21)]}
     splits = [split for split in ("train", "validation") if split not in without]
@@ -59,26 +59,26 @@ def made_up_run(classes, name="made up", result=RESULT, without=(), **answers):
         result=result,
         step=1000,
         parameters=12345,
-        curves={f"{split}/{figure}": Curve(steps, values[figure]) for split in splits for figure in values},
-        assessment=assess(scored.outcomes, classes, len(scored.examples)),
-        confusion=confusion_matrix(scored.outcomes, len(classes)),
-        galleries=choose(scored, classes, lambda position: f"test[{position}]"),
+        curves={f"{split}/{metric}": Curve(steps, values[metric]) for split in splits for metric in values},
+        metrics=classification_report(scored.metrics, classes, len(scored.examples)),
+        confusion=confusion_matrix(scored.metrics, len(classes)),
+        galleries=choose_galleries(scored, classes, lambda position: f"test[{position}]"),
     )
 
 
-def of_runs(classes, *runs, split="test"):
-    """What a report on made-up runs is made of."""
+def report_data(classes, *runs, split="test"):
+    """The data of a report on made-up runs."""
     several = len(runs) > 1
     pairs = itertools.combinations([run.name for run in runs], 2)
-    return Gathered(
+    return ReportData(
         split=split,
         classes=tuple(classes),
         runs=runs,
-        ensemble=runs[0].assessment if several else None,
-        comparisons={pair: McNemar(17, 4, 0.0072) for pair in pairs},
+        ensemble=runs[0].metrics if several else None,
+        mcnemar={pair: McNemar(17, 4, 0.0072) for pair in pairs},
     )
 
 
 @pytest.fixture
 def scored():
-    return made_up_answers(num_classes=4)
+    return random_predictions(num_classes=4)

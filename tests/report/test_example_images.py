@@ -4,37 +4,37 @@ import io
 import numpy as np
 from PIL import Image
 
-from resnet_jax.report.example_images import choose, data_uri
+from resnet_jax.report.example_images import choose_galleries, data_uri
 
 
-def decoded(uri):
+def decode(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
 
-def test_the_worst_and_the_surest_are_shown(scored):
-    outcomes = scored.outcomes
-    worst, least, most = choose(scored, "abcd", lambda position: f"test[{position}]")
+def test_galleries_show_the_worst_mistakes_and_the_least_and_most_certain_predictions(scored):
+    metrics = scored.metrics
+    worst, least, most = choose_galleries(scored, "abcd", lambda position: f"test[{position}]")
     mistakes = sorted(
-        (index for index in range(600) if outcomes.prediction[index] != outcomes.label[index]),
-        key=lambda index: -outcomes.loss[index],
+        (index for index in range(600) if metrics.prediction[index] != metrics.label[index]),
+        key=lambda index: -metrics.loss[index],
     )
-    assert [each.name for each in worst.pictures] == [f"test[{index}]" for index in mistakes[:16]]
-    first = worst.pictures[0]
-    assert first.label == "abcd"[outcomes.label[mistakes[0]]] != first.prediction
-    assert np.isclose(first.probability, np.exp(-outcomes.loss[mistakes[0]]))
-    assert np.array_equal(decoded(first.uri), scored.examples.images[mistakes[0]])
-    assert least.pictures[0].confidence == outcomes.confidence.min()
-    assert most.pictures[0].confidence == outcomes.confidence.max()
+    assert [image.name for image in worst.images] == [f"test[{index}]" for index in mistakes[:16]]
+    first = worst.images[0]
+    assert first.label == "abcd"[metrics.label[mistakes[0]]] != first.prediction
+    assert np.isclose(first.probability, np.exp(-metrics.loss[mistakes[0]]))
+    assert np.array_equal(decode(first.uri), scored.examples.images[mistakes[0]])
+    assert least.images[0].confidence == metrics.confidence.min()
+    assert most.images[0].confidence == metrics.confidence.max()
 
 
-def test_without_mistakes_none_are_shown(scored):
-    scored = scored._replace(outcomes=scored.outcomes._replace(prediction=scored.outcomes.label))
-    assert [each.title for each in choose(scored, "abcd", str)] == ["Least certain", "Most certain"]
+def test_galleries_without_mistakes_leave_out_the_worst_mistakes(scored):
+    scored = scored._replace(metrics=scored.metrics._replace(prediction=scored.metrics.label))
+    assert [gallery.title for gallery in choose_galleries(scored, "abcd", str)] == ["Least certain", "Most certain"]
 
 
-def test_small_pictures_keep_every_pixel_and_large_ones_are_made_smaller():
+def test_data_uri_keeps_every_pixel_of_small_images_and_shrinks_large_ones():
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
     assert data_uri(grey).startswith("data:image/png;")
-    assert np.array_equal(decoded(data_uri(grey)), grey[..., 0])
+    assert np.array_equal(decode(data_uri(grey)), grey[..., 0])
     large = data_uri(np.zeros((480, 224, 3), np.uint8))
-    assert large.startswith("data:image/jpeg;") and decoded(large).shape == (192, 90, 3)
+    assert large.startswith("data:image/jpeg;") and decode(large).shape == (192, 90, 3)

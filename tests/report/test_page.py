@@ -4,7 +4,7 @@ import re
 import pytest
 
 from resnet_jax.report.page import render
-from tests.report.conftest import RESULT, made_up_run, of_runs
+from tests.report.conftest import RESULT, random_run, report_data
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = (
@@ -16,7 +16,7 @@ HOSTILE = (
 
 
 class Page(html.parser.HTMLParser):
-    """The elements of a page with their attributes, and its text; raises where they are not nested."""
+    """The elements of a page with their attributes, and its text. Raises if they are not properly nested."""
 
     def __init__(self, content):
         super().__init__()
@@ -24,7 +24,7 @@ class Page(html.parser.HTMLParser):
         self.feed(content)
         self.close()
         assert not self._open
-        self.text = " ".join(self.text.split())  # Any space is one.
+        self.text = " ".join(self.text.split())  # Collapse white space.
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
@@ -32,7 +32,7 @@ class Page(html.parser.HTMLParser):
             self._open.append(tag)
 
     def handle_endtag(self, tag):
-        assert self._open.pop() == tag, f"</{tag}> ends nothing"
+        assert self._open.pop() == tag, f"</{tag}> closes nothing"
 
     def handle_data(self, data):
         if self._open and self._open[-1] not in ("script", "style"):
@@ -43,7 +43,7 @@ class Page(html.parser.HTMLParser):
 
 
 def page_of(*arguments, **settings):
-    return Page(render(of_runs(*arguments, **settings)))
+    return Page(render(report_data(*arguments, **settings)))
 
 
 def charts(page):
@@ -52,11 +52,11 @@ def charts(page):
 
 @pytest.fixture(scope="module")
 def ordinary():
-    run = made_up_run("abcd")
+    run = random_run("abcd")
     return run, page_of("abcd", run)
 
 
-def test_it_holds_all_that_it_shows(ordinary):
+def test_page_contains_everything_that_it_shows(ordinary):
     _, page = ordinary
     for _, attributes in page.elements:
         for name in ("src", "href", "srcset", "poster", "action", "data"):
@@ -66,83 +66,83 @@ def test_it_holds_all_that_it_shows(ordinary):
     assert not page.all("link")
 
 
-def test_it_tells_the_figures_and_where_they_are_from(ordinary):
+def test_page_shows_metrics_and_provenance(ordinary):
     run, page = ordinary
-    scores, (low, high) = run.assessment.scores, run.assessment.top1_interval
-    for told in (
-        f"Top-1 {100 * scores.top1:.2f} % {100 * low:.2f} % to {100 * high:.2f} %",
-        f"Loss {scores.loss:.4f}",
-        f"ECE {100 * run.assessment.ece:.2f} %",
+    means, (low, high) = run.metrics.means, run.metrics.top1_interval
+    for text in (
+        f"Top-1 {100 * means.top1:.2f} % {100 * low:.2f} % to {100 * high:.2f} %",
+        f"Loss {means.loss:.4f}",
+        f"ECE {100 * run.metrics.ece:.2f} %",
         "Examples 600 test",
         "12,345 parameters",
         "Python 3.11.7, JAX 0.10.2",
         "Commit 14aec56",
         "Time 1 min 40 s",
     ):
-        assert told in page.text
+        assert text in page.text
     assert charts(page) == ["loss", "top1", "spent", "reliability1", "confusion1"]
 
 
-def test_every_class_and_picture_is_there(ordinary):
+def test_page_shows_every_class_and_image(ordinary):
     run, page = ordinary
     rows = [each for each in page.all("th") if each.get("scope") == "row"]
-    assert len(rows) >= 4 + len(run.assessment.confused)
+    assert len(rows) >= 4 + len(run.metrics.confused)
     assert len(page.all("img")) == 16 + 8 + 8
     assert all(
         each["src"].startswith("data:image/png;base64,") and each["class"] == "small" for each in page.all("img")
     )
 
 
-def test_names_are_text_wherever_they_stand(ordinary):
-    run = made_up_run(HOSTILE, name=HOSTILE[1])
-    other = made_up_run(HOSTILE, name=HOSTILE[0], seed=1)
-    content = render(of_runs(HOSTILE, run, other))
+def test_names_are_escaped_wherever_they_occur(ordinary):
+    run = random_run(HOSTILE, name=HOSTILE[1])
+    other = random_run(HOSTILE, name=HOSTILE[0], seed=1)
+    content = render(report_data(HOSTILE, run, other))
     page = Page(content.encode(errors="replace").decode())
-    one = page_of("abcd", made_up_run("abcd"), made_up_run("abcd", name="other", seed=1))
-    assert len(page.all("script")) == len(one.all("script"))
+    harmless = page_of("abcd", random_run("abcd"), random_run("abcd", name="other", seed=1))
+    assert len(page.all("script")) == len(harmless.all("script"))
     assert all(each["src"].startswith("data:image/png") for each in page.all("img"))
     assert {each["href"] for each in page.all("a")} == {"#run1", "#run2"}
     for name in HOSTILE:
         assert name.replace("\udcff", "?") in page.text
-    # Plotly takes names for HTML of its own: there, too, they are text.
+    # Plotly interprets names as HTML of its own, so they are escaped there, too.
     assert "\\u003ca href=" not in content
 
 
-def test_an_unfinished_run_says_so():
-    page = page_of("abcd", made_up_run("abcd", result=None), split="validation")
+def test_page_warns_of_an_unfinished_run():
+    page = page_of("abcd", random_run("abcd", result=None), split="validation")
     assert "This run is not finished" in page.text
     assert "by which the checkpoint was chosen" in page.text
     assert "spent" not in charts(page)
 
 
-def test_a_finished_one_needs_no_warning(ordinary):
+def test_page_of_a_finished_run_has_no_warning(ordinary):
     assert not [each for each in ordinary[1].all("p") if each.get("class") == "warning"]
 
 
-def test_what_a_run_did_not_record_is_left_out():
+def test_page_leaves_out_charts_without_data():
     old = {key: value for key, value in RESULT.items() if key != "spent"}
-    page = page_of("abcd", made_up_run("abcd", result=old, without=("train", "validation")))
+    page = page_of("abcd", random_run("abcd", result=old, without=("train", "validation")))
     assert charts(page) == ["reliability1", "confusion1"]
 
 
-def test_runs_are_compared():
-    runs = [made_up_run("abcd", name=name, seed=seed) for seed, name in enumerate(("first", "second", "third"))]
+def test_page_compares_several_runs():
+    runs = [random_run("abcd", name=name, seed=seed) for seed, name in enumerate(("first", "second", "third"))]
     runs[1].config.optimizer.learning_rate = 0.7
     page = page_of("abcd", *runs)
     assert "3 runs on digits" in page.text and "ensemble of 3" in page.text
     assert page.text.count(" 17 4 0.0072 ") == 3
     differing = page.text.partition("Settings that differ")[2].partition("Training")[0]
     assert "optimizer.learning_rate 0.1 0.7 0.1" in differing and "num_epochs" not in differing
-    of_each = [f"{chart}{number}" for number in (1, 2, 3) for chart in ("reliability", "confusion")]
-    assert charts(page) == ["loss", "top1", "spent", *of_each]
+    per_run = [f"{chart}{number}" for number in (1, 2, 3) for chart in ("reliability", "confusion")]
+    assert charts(page) == ["loss", "top1", "spent", *per_run]
 
 
-def test_a_thousand_classes_stay_usable():
+def test_page_stays_usable_with_a_thousand_classes():
     classes = [f"class {number}" for number in range(1000)]
-    content = render(of_runs(classes, made_up_run(classes, size=5000)))
+    content = render(report_data(classes, random_run(classes, size=5000)))
     page = Page(content)
     assert len(content) < 10e6
     assert "Point at a cell" in page.text
-    pairs = page.text.partition("Most often confused")[2].partition("Pictures")[0]
+    pairs = page.text.partition("Most often confused")[2].partition("Example images")[0]
     assert 0 < len(re.findall(r"class \d", pairs)) <= 100
     assert [each["class"] for each in page.all("figure")][-1] == "large"
