@@ -23,7 +23,7 @@ TEXT = "black"
 PALE_TEXT = "#808080"
 
 
-def grid(images: Sequence[np.ndarray], captions: Sequence[str], columns: int = COLUMNS) -> np.ndarray:
+def grid(images: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str], columns: int = COLUMNS) -> np.ndarray:
     """Arrange images in a grid, each with its caption below it.
 
     Args:
@@ -125,4 +125,4 @@ def _text_width(text: str) -> int:
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=FONT_SIZE)
+    return ImageFont.load_default(size=FONT_SIZE)  # type: ignore[return-value]  # a size selects the FreeType font

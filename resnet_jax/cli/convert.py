@@ -5,10 +5,9 @@ from absl import flags
 from resnet_jax.cli import flags as shared_flags
 from resnet_jax.errors import ExitCode
 
-DATASET = flags.DEFINE_string("dataset", None, "The TFDS name of the dataset, such as imagenet2012.")
+DATASET = flags.DEFINE_string("dataset", None, "The TFDS name of the dataset, such as imagenet2012.", required=True)
 DATA_DIR = shared_flags.define_data_dir("The data_dir of TFDS; unset: $TFDS_DATA_DIR, else the default of TFDS.")
-TO = flags.DEFINE_string("to", None, "Another folder. Afterwards, use it as --config.dataset.data_dir.")
-flags.mark_flags_as_required(["dataset", "to"])
+TO = flags.DEFINE_string("to", None, "Another folder. Afterwards, use it as --config.dataset.data_dir.", required=True)
 
 
 def run() -> ExitCode:

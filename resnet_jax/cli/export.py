@@ -7,8 +7,9 @@ from resnet_jax.errors import ExitCode
 
 MODEL = shared_flags.ModelFlags()
 CLUSTER = shared_flags.ClusterFlags()
-TO = flags.DEFINE_string("to", None, "The file to write: weights.safetensors, with the names of torchvision or timm.")
-flags.mark_flag_as_required("to")
+TO = flags.DEFINE_string(
+    "to", None, "The file to write: weights.safetensors, with the names of torchvision or timm.", required=True
+)
 
 
 def run() -> ExitCode:

@@ -25,7 +25,7 @@ def run() -> ExitCode:
     from resnet_jax.data.inspect import contact_sheet, summary
     from resnet_jax.data.inspect.inspection import inspect
     from resnet_jax.data.inspect.plan import make_plan
-    from resnet_jax.data.inspect.scan import look
+    from resnet_jax.data.inspect.scan import scan_images
     from resnet_jax.data.sources import open_sources
     from resnet_jax.runtime import parallel
     from resnet_jax.terminal import Reporter
@@ -35,14 +35,15 @@ def run() -> ExitCode:
     mesh = parallel.make_mesh()
     experiment.check(config, mesh)
     contact_sheet.check(CONTACT_SHEET.value)
-    sys.stdout.reconfigure(errors="replace")  # File names may contain bytes that are not UTF-8.
+    # File names may contain bytes that are not UTF-8.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # stdout is a TextIOWrapper
     sources = open_sources(config.dataset.name, config.dataset.data_dir)
     with Reporter(active=FORMAT.value == "text" and parallel.is_main_process()) as reporter:
-        looked = look(sources, feed_config.num_workers(config.dataset), reporter)
-        plan = make_plan(config, looked, mesh)
-        inspection = inspect(config, sources, looked, plan)
+        scanned = scan_images(sources, feed_config.num_workers(config.dataset), reporter)
+        plan = make_plan(config, scanned, mesh)
+        inspection = inspect(config, sources, scanned, plan)
         if parallel.is_main_process():
-            sheet = contact_sheet.write(CONTACT_SHEET.value, looked, plan.train)
+            sheet = contact_sheet.write(CONTACT_SHEET.value, scanned, plan.train)
             if FORMAT.value == "json":
                 print(json.dumps({**dataclasses.asdict(inspection), "contact_sheet": sheet}))
             else:

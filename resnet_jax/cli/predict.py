@@ -48,7 +48,8 @@ def run(arguments: list[str]) -> ExitCode:
     images = predict.find(arguments)
     candidates = predict.find_in(SIMILAR_TO.value) if SIMILAR_TO.value else []
     # File names may contain bytes that are not UTF-8. CSV keeps these bytes.
-    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape" if FORMAT.value == "csv" else "replace")
+    errors = "surrogateescape" if FORMAT.value == "csv" else "replace"
+    sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]  # stdout is a TextIOWrapper
     with Reporter(active=sys.stderr.isatty(), stream=sys.stderr) as reporter:
         failed = _predict(images, candidates, reporter)
         if failed:

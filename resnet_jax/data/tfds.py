@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from resnet_jax.errors import UserError, first_line, unknown_name
+from resnet_jax.errors import UserError, first_line, program, unknown_name
 
 # Offered when a name is misspelt, even where TFDS is not installed.
 COMMON_NAMES = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped", "imagenet2012")
@@ -95,7 +95,7 @@ def _builder(name: str, data_dir: str | None):
             place = f" --data_dir={data_dir}" if data_dir else ""
             raise UserError(
                 f"data set {name!r} has been prepared as tfrecord, which cannot be read at random: convert it with "
-                f"python main.py convert --dataset={name}{place} --to=SOME/OTHER/FOLDER, and train with "
+                f"{program()} convert --dataset={name}{place} --to=SOME/OTHER/FOLDER, and train with "
                 "--config.dataset.data_dir=SOME/OTHER/FOLDER"
             ) from None
         known = {"digits", *COMMON_NAMES, *tfds.list_builders(with_community_datasets=False)}

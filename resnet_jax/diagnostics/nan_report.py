@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from resnet_jax.errors import program
 from resnet_jax.terminal import table
 from resnet_jax.training.nan_triage import BATCH, GRADIENT, LAYER, RESULT, VARIABLE, StepValue, first_not_finite
 
@@ -84,6 +85,6 @@ def remedies(values: Sequence[StepValue], images: np.ndarray) -> list[str]:
     if num_constant:
         have = "1 image has" if num_constant == 1 else f"{num_constant:,} images have"
         advice.append(
-            f"{have} the same value in every pixel. Check the dataset with: python main.py inspect --config=..."
+            f"{have} the same value in every pixel. Check the dataset with: {program()} inspect --config=..."
         )
     return advice

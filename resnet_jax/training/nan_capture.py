@@ -16,7 +16,7 @@ from signal import Signals
 import jax
 import numpy as np
 
-from resnet_jax.errors import UserError, first_line
+from resnet_jax.errors import UserError, first_line, program
 from resnet_jax.pretrained import weight_files
 from resnet_jax.runtime import parallel, provenance
 from resnet_jax.terminal import Reporter
@@ -74,7 +74,7 @@ def capture(
     where = f"first in {first}" if first else "but when taken again it was finite, so it depends on rounding"
     return UserError(
         f"{error}, {where}. The state before it and its batch are in {directory.path / FOLDER}. "
-        f"Examine them with: python main.py debug_nan --workdir={directory.path}. {REMEDY}"
+        f"Examine them with: {program()} debug_nan --workdir={directory.path}. {REMEDY}"
     )
 
 

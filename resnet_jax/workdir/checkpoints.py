@@ -10,7 +10,7 @@ import logging
 import math
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -110,7 +110,7 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
 
-    def restore(self, step: int, items: Mapping[str, object]) -> tuple[dict[str, object], dict]:
+    def restore(self, step: int, items: Mapping[str, object]) -> tuple[dict[str, Any], dict]:
         """Restore items of a checkpoint and its JSON values.
 
         Args:
@@ -142,7 +142,7 @@ class Checkpoints:
                         raise ValueError(f"{name}{leaf} differs from what was saved")
         return {name: restored[name] if name in requested else items[name] for name in items}, host
 
-    def restore_newest(self, items: Mapping[str, object]) -> tuple[int, dict[str, object], dict]:
+    def restore_newest(self, items: Mapping[str, object]) -> tuple[int, dict[str, Any], dict]:
         """Restore the newest intact checkpoint. There must be at least one checkpoint.
 
         Newer, damaged checkpoints are moved to the directory `damaged`, with a warning for each.
@@ -163,7 +163,7 @@ class Checkpoints:
                 restored, host = self.restore(step, items)
             except UserError as restore_error:
                 error = restore_error
-            if parallel.total(error is not None):  # All processes must use the same checkpoint.
+            if parallel.sum_over_processes(error is not None):  # All processes must use the same checkpoint.
                 damaged[step] = error or UserError(f"another process cannot read checkpoint {step}")
                 continue
             for damaged_step, error in damaged.items():

@@ -79,7 +79,7 @@ def check_shared(directory: WorkDir) -> None:
     directory.make()
     token = str(multihost_utils.broadcast_one_to_all(np.int32(secrets.randbelow(2**31))))
     directory.write(TOKEN_FILE, token)
-    without_access = parallel.total(not _sees(directory, token))
+    without_access = parallel.sum_over_processes(not _sees(directory, token))
     directory.remove(TOKEN_FILE)
     if without_access:
         raise UserError(

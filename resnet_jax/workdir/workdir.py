@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -24,6 +25,8 @@ from resnet_jax import files
 from resnet_jax.errors import UserError, first_line
 from resnet_jax.runtime import cluster, parallel
 from resnet_jax.workdir.checkpoints import Checkpoints
+
+T = TypeVar("T")
 
 BUCKET_PACKAGES = ("tensorflow", "gcsfs")  # either lets `epath` read and write gs://
 
@@ -112,7 +115,7 @@ class WorkDir:
             return None
         return self._read_json("result.json", dict)
 
-    def _read_json(self, name: str, kind: type) -> list | dict:
+    def _read_json(self, name: str, kind: type[T]) -> T:
         try:
             value = json.loads(self._read(name))
             if not isinstance(value, kind):
