@@ -65,15 +65,16 @@ class ClusterFlags:
                 f"--coordinator, --num_processes and --process_id go together, but {' and '.join(missing)} {are} "
                 "missing. Give all three or none."
             )
-        if not missing and not 0 <= self._process_id.value < self._num_processes.value:
+        num_processes = self._num_processes.value
+        process_id = self._process_id.value
+        if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
             raise UserError(
-                f"--process_id ({self._process_id.value}) must be at least 0 and less than --num_processes "
-                f"({self._num_processes.value})."
+                f"--process_id ({process_id}) must be at least 0 and less than --num_processes ({num_processes})."
             )
         # Imports JAX, so it comes after the flags have been checked: a mistake is reported at once.
         from resnet_jax.runtime import cluster
 
-        cluster.start(self._coordinator.value, self._num_processes.value, self._process_id.value)
+        cluster.start(self._coordinator.value, num_processes, process_id)
 
 
 class ModelFlags:

@@ -37,16 +37,16 @@ FEATURES = flags.DEFINE_string(
 
 def run(arguments: list[str]) -> ExitCode:
     from resnet_jax.inference import predict
-    from resnet_jax.inference.features import check
+    from resnet_jax.inference.features import check_target
     from resnet_jax.terminal import Reporter
 
     MODEL.check("predict")
     if not arguments:
         raise UserError("predict needs images. Name files, folders, or - for one image on standard input.")
     if FEATURES.value:
-        check(FEATURES.value)
-    images = predict.find(arguments)
-    candidates = predict.find_in(SIMILAR_TO.value) if SIMILAR_TO.value else []
+        check_target(FEATURES.value)
+    images = predict.find_images(arguments)
+    candidates = predict.find_in_folder(SIMILAR_TO.value) if SIMILAR_TO.value else []
     # File names may contain bytes that are not UTF-8. CSV keeps these bytes.
     errors = "surrogateescape" if FORMAT.value == "csv" else "replace"
     sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]  # stdout is a TextIOWrapper
@@ -64,13 +64,13 @@ def _predict(images: list[str], candidates: list[str], reporter) -> int:
     from resnet_jax.inference.features import Features
 
     trained = MODEL.load()
-    scale, names, rank, failed = _ranking(trained, candidates, reporter)
+    columns, names, rank, failed = _ranking(trained, candidates, reporter)
     features = Features()
-    formatter = formatters.FORMATS[FORMAT.value](scale, min(TOP.value, len(names)), images, names)
-    for batch, outputs in predict.outputs(trained, images, reporter):
+    formatter = formatters.FORMATTERS[FORMAT.value](columns, min(TOP.value, len(names)), images, names)
+    for batch, outputs in predict.model_outputs(trained, images, reporter):
         reporter.clear()
         try:
-            formatter.write(predict.answers(batch, outputs, rank))
+            formatter.write(predict.predictions(batch, outputs, rank))
         except BrokenPipeError:
             if not (FEATURES.value and terminal.discard_closed_stdout()):
                 raise
@@ -88,18 +88,23 @@ def _ranking(trained, candidates: list[str], reporter):
     """Choose what to rank: the classes by probability, or the `candidates` by similarity.
 
     Returns:
-      The scale of the scores, all names that can be ranked, the function that ranks them, and how many candidates could
-      not be read.
+      The columns of the output, all names that can be ranked, the function that ranks them, and how many candidates
+      could not be read.
     """
     from resnet_jax.inference import formatters, predict, retrieval
     from resnet_jax.inference.features import Features
     from resnet_jax.terminal import printable
 
     if not candidates:
-        return formatters.PROBABILITY, trained.classes, predict.likeliest(trained.classes, TOP.value), 0
-    features = Features.of(predict.outputs(trained, candidates, reporter, "the folder"))
+        return formatters.CLASS_COLUMNS, trained.classes, predict.rank_by_probability(trained.classes, TOP.value), 0
+    features = Features.collect(predict.model_outputs(trained, candidates, reporter, "the folder"))
     for image, problem in features.problems.items():
         logger.warning(f"Unreadable: {printable(image)}: {problem}")
-    if not features.pictures:
+    if not features.paths:
         raise UserError(f"no image in {SIMILAR_TO.value} can be read. Choose another folder.")
-    return formatters.SIMILARITY, features.pictures, retrieval.nearest(features, TOP.value), len(features.problems)
+    return (
+        formatters.SIMILARITY_COLUMNS,
+        features.paths,
+        retrieval.rank_by_similarity(features, TOP.value),
+        len(features.problems),
+    )

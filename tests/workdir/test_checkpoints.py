@@ -209,7 +209,5 @@ def test_missing_bucket_package_is_reported_with_its_extra(tmp_path, monkeypatch
         raise ImportError("cannot import name 'storage' from 'google.cloud'")
 
     monkeypatch.setattr(ocp, "CheckpointManager", manager)
-    with pytest.raises(
-        UserError, match=r'needs google-cloud-storage, .* pip install "\.\[gcs\]"'
-    ):
+    with pytest.raises(UserError, match=r'needs google-cloud-storage, .* pip install "\.\[gcs\]"'):
         opened(tmp_path)

@@ -39,9 +39,7 @@ def test_small_files_can_live_in_a_bucket(bucket):
 
 def test_bucket_without_a_client_package_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"gs://bucket/run cannot be reached because neither tensorflow nor gcsfs"
-    ):
+    with pytest.raises(UserError, match=r"gs://bucket/run cannot be reached because neither tensorflow nor gcsfs"):
         WorkDir("gs://bucket/run")
 
 
@@ -75,3 +73,22 @@ def test_write_is_atomic_and_creates_subdirectories(tmp_path):
     directory.remove("nan/state")
     directory.remove("nan/state")
     assert not list((tmp_path / "nan").iterdir())
+
+
+def test_pending_save_is_finished_when_the_checkpoints_close(tmp_path):
+    directory = WorkDir(str(tmp_path))
+    with directory.open_checkpoints(2, "top1") as checkpoints:
+        checkpoints.save(1, {"params": np.ones(3)}, {}, None)
+    with directory.open_checkpoints(2, "top1", read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 1
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_checkpoints_stay_open_only_if_another_process_is_lost(tmp_path, monkeypatch, lost):
+    """Closing would wait for that process forever."""
+    closed = []
+    monkeypatch.setattr("resnet_jax.runtime.cluster.lost_another", lambda error: lost)
+    monkeypatch.setattr("resnet_jax.workdir.checkpoints.Checkpoints.close", lambda self: closed.append(self))
+    with pytest.raises(ZeroDivisionError), WorkDir(str(tmp_path)).open_checkpoints(2, "top1"):
+        1 / 0  # noqa: B018
+    assert len(closed) == (0 if lost else 1)
