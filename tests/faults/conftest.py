@@ -6,7 +6,7 @@ from tests.faults.run_comparison import LONG_DIGITS
 
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory):
-    """A run of `LONG_DIGITS` that nothing has happened to."""
+    """The directory of an uninterrupted run of `LONG_DIGITS`."""
     workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
     finished = run(*LONG_DIGITS, f"--workdir={workdir}")
     assert finished.returncode == 0, finished.stderr

@@ -1,4 +1,4 @@
-"""Whether an interrupted run has become what an uninterrupted one is, to the last bit and line."""
+"""Exact comparison of an interrupted run with an uninterrupted one."""
 
 import json
 import pathlib
@@ -12,12 +12,12 @@ from resnet_jax.training.metrics_writer import EVENT_FILES
 from resnet_jax.workdir.workdir import WorkDir
 from tests.end_to_end.program import SHORT_DIGITS
 
-# Epochs of eight steps, enough of them for a run to be interrupted before it ends.
+# Enough epochs, of eight steps each, to interrupt a run before it ends.
 LONG_DIGITS = (*SHORT_DIGITS, "--config.num_epochs=16")
 
 
 def wait_for(condition, process, seconds=300):
-    """Returns when the condition holds; the process must not end before."""
+    """Wait until the condition holds, and check that the process does not end before."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -26,29 +26,30 @@ def wait_for(condition, process, seconds=300):
 
 
 def saved_steps(workdir: pathlib.Path) -> list[int]:
-    """The steps of complete checkpoints."""
+    """Return the steps of complete checkpoints."""
     folder = workdir / "checkpoints"
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
 
 
 def last_state(workdir: pathlib.Path) -> tuple[int, dict]:
-    """Every array of the last checkpoint, read without the code that wrote it."""
+    """Return the step and all arrays of the last checkpoint, read without the code that wrote it."""
     import orbax.checkpoint as ocp
 
     step = saved_steps(workdir)[-1]
-    place = workdir / "checkpoints" / str(step)
-    items = [item for item in ("params", "batch_stats", "opt_state", "ema") if (place / item).exists()]
+    folder = workdir / "checkpoints" / str(step)
+    items = [item for item in ("params", "batch_stats", "opt_state", "ema") if (folder / item).exists()]
     with ocp.StandardCheckpointer() as checkpointer:
-        return step, {item: checkpointer.restore(place / item) for item in items}
+        return step, {item: checkpointer.restore(folder / item) for item in items}
 
 
 def untimed_records(workdir: pathlib.Path) -> list[dict]:
+    """Return the lines of metrics.jsonl without the timings, which differ between equal runs."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "train/images_per_second"} for line in lines]
 
 
 def events(workdir: pathlib.Path) -> list[tuple[int, str]]:
-    """Step and name of all that TensorBoard would show, as often as it is there."""
+    """Return step and name of every value that TensorBoard would show, including duplicates."""
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
     return sorted(
         (event.step, value.tag)
@@ -59,13 +60,14 @@ def events(workdir: pathlib.Path) -> list[tuple[int, str]]:
 
 
 def assert_equal_runs(workdir: pathlib.Path, uninterrupted: pathlib.Path, with_events: bool = True) -> None:
-    """Parameters and all else of the last checkpoint, metrics, test figures, and what TensorBoard would show."""
+    """Compare the arrays of the last checkpoint, the metrics, the test results, and the values for TensorBoard."""
     step, state = last_state(workdir)
     expected_step, expected = last_state(uninterrupted)
     assert step == expected_step
     assert jax.tree.structure(state) == jax.tree.structure(expected)
-    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(one, other, err_msg=jax.tree_util.keystr(path))
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    for (path, leaf), expected_leaf in zip(leaves, jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(leaf, expected_leaf, err_msg=jax.tree_util.keystr(path))
     assert untimed_records(workdir) == untimed_records(uninterrupted)
     assert not with_events or events(workdir) == events(uninterrupted) != []
     results = [WorkDir(str(path)).result() for path in (workdir, uninterrupted)]

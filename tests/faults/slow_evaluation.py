@@ -1,4 +1,4 @@
-"""The program with an evaluation that takes minutes, and tells that it has begun by a file in the workdir."""
+"""The program with an evaluation that takes minutes, and that creates a file in the workdir when it begins."""
 
 import pathlib
 import runpy
@@ -10,15 +10,15 @@ sys.path.insert(0, "")
 from resnet_jax.runtime import parallel
 from tests.end_to_end.program import TINY_PROGRAM
 
-place_rows = parallel.place_rows  # Called for every batch that is evaluated.
+place_rows = parallel.place_rows  # called for every batch that is evaluated
 (workdir,) = (pathlib.Path(argument.partition("=")[2]) for argument in sys.argv if argument.startswith("--workdir="))
 
 
-def slowly(*arguments):
+def place_rows_slowly(*arguments):
     (workdir / "evaluating").touch()
     time.sleep(5)
     return place_rows(*arguments)
 
 
-parallel.place_rows = slowly
+parallel.place_rows = place_rows_slowly
 runpy.run_path(TINY_PROGRAM, run_name="__main__")

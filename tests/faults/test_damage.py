@@ -1,4 +1,4 @@
-"""Checkpoints that a disk or a network has damaged."""
+"""Damaged checkpoints, as a disk or a network may leave them."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from tests.faults.run_comparison import assert_equal_runs, saved_steps
 
 @pytest.fixture
 def workdir(tmp_path, finished_run):
-    """A run with checkpoints of its last two epochs that does not yet know that it is finished."""
+    """A run with checkpoints of its last two epochs, and without the file that marks it as finished."""
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     (workdir / "result.json").unlink()
     assert saved_steps(workdir)[-2:] == [24, 32]
@@ -18,7 +18,7 @@ def workdir(tmp_path, finished_run):
 
 
 def damage(checkpoint, how):
-    """Damages the largest file of its parameters."""
+    """Damage the largest file of the parameters."""
     path = max((checkpoint / "params").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     content = bytearray(path.read_bytes())
     if how == "truncated":
@@ -30,7 +30,7 @@ def damage(checkpoint, how):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "flipped"])
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(workdir, finished_run, how):
+def test_damaged_checkpoint_is_set_aside_and_the_previous_one_is_restored(workdir, finished_run, how):
     damage(workdir / "checkpoints" / "32", how)
     resumed = run(*SHORT_DIGITS, f"--workdir={workdir}")
     assert resumed.returncode == 0, resumed.stderr
@@ -41,7 +41,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(workdir, 
 
 
 @pytest.mark.slow
-def test_with_no_intact_checkpoint_nothing_is_touched(workdir):
+def test_run_without_an_intact_checkpoint_fails_and_changes_nothing(workdir):
     steps = saved_steps(workdir)
     for step in steps:
         damage(workdir / "checkpoints" / str(step), "flipped")

@@ -1,4 +1,4 @@
-"""Disks that are full, or cannot be written to."""
+"""Full and read-only disks."""
 
 import contextlib
 import os
@@ -17,19 +17,20 @@ from tests.faults.run_comparison import LONG_DIGITS, assert_equal_runs, saved_st
 @pytest.fixture
 def disk(tmp_path):
     """A disk of 40 MB in memory."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", place], capture_output=True).returncode:
-        pytest.skip("mounting a disk takes the rights of root")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", mount_point]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a disk requires root")
+    yield mount_point
+    subprocess.run(["umount", "--lazy", mount_point], check=True)
 
 
 def fill(disk):
-    """Leaves no room, beside a process that is writing."""
+    """Fill all free space, while another process is writing."""
     with (disk / "filler").open("wb") as filler:
         while free := shutil.disk_usage(disk).free:
-            with contextlib.suppress(OSError):  # The other has been faster.
+            with contextlib.suppress(OSError):  # The other process has taken some of the space.
                 os.posix_fallocate(filler.fileno(), os.fstat(filler.fileno()).st_size, free)
 
 
@@ -37,36 +38,36 @@ BROKEN_SAVE = """
 import resource, sys
 import numpy as np
 from etils import epath
-from resnet_jax import library_messages
+from resnet_jax.runtime import library_messages
 
 library_messages.silence()
 from resnet_jax.workdir.checkpoints import Checkpoints
 
 checkpoints = Checkpoints(epath.Path(sys.argv[1]), keep=3, best_metric="top1")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-checkpoints.save(1, {"params": list(np.random.default_rng(0).random([50, 30_000]))}, host={}, figures=None)
+checkpoints.save(1, {"params": list(np.random.default_rng(0).random([50, 30_000]))}, host={}, metrics=None)
 checkpoints.wait()
 """
 
 
-def test_of_many_arrays_that_cannot_be_written_one_is_told_of(tmp_path):
+def test_failed_save_of_many_arrays_reports_one_error(tmp_path):
     command = [sys.executable, "-c", BROKEN_SAVE, tmp_path]
     stderr = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120).stderr
     assert "UserError: cannot save a checkpoint in" in stderr.splitlines()[-1]
-    assert "Event loop is closed" not in stderr  # TensorStore's word on each of the others.
+    assert "Event loop is closed" not in stderr  # TensorStore would print this for each of the other arrays.
 
 
 @pytest.mark.parametrize(("message", "is_shown"), [("Event loop is closed", False), ("something else", True)])
-def test_what_else_python_cannot_raise_is_shown(message, is_shown):
+def test_other_unraisable_exceptions_are_shown(message, is_shown):
     unraisable = f"""
-from resnet_jax import library_messages
+from resnet_jax.runtime import library_messages
 
-class Stray:
+class RaisesOnDeletion:
     def __del__(self):
         raise RuntimeError("{message}")
 
 library_messages.silence()
-Stray()
+RaisesOnDeletion()
 """
     stderr = subprocess.run([sys.executable, "-c", unraisable], capture_output=True, text=True, cwd=ROOT).stderr
     assert (message in stderr) == is_shown
@@ -74,7 +75,7 @@ Stray()
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(disk, uninterrupted):
+def test_full_disk_ends_the_run_with_one_sentence_and_the_run_resumes_with_free_space(disk, uninterrupted):
     workdir = disk / "run"
     process = start(*LONG_DIGITS, f"--workdir={workdir}")
     wait_for(lambda: saved_steps(workdir), process)
@@ -82,7 +83,7 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(disk, uninter
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2, stderr
     assert "Traceback" not in stderr
-    last_line = stderr.splitlines()[-1]  # TensorFlow warns before it, if its event file has found no room either.
+    last_line = stderr.splitlines()[-1]  # TensorFlow may warn about its event file before.
     assert re.search("cannot save a checkpoint in .*[Ff]ree some space|No space left on device", last_line), stderr
     assert "run the same command again" in last_line
     (disk / "filler").unlink()
@@ -93,10 +94,11 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(disk, uninter
 
 
 @pytest.mark.slow
-def test_a_save_that_breaks_off_is_one_sentence_and_the_run_goes_on(tmp_path, uninterrupted):
-    process = start(*LONG_DIGITS, f"--workdir={tmp_path}", **WITHOUT_TENSORFLOW)  # Event files would be too large too.
+def test_failed_save_ends_the_run_with_one_sentence_and_the_run_resumes(tmp_path, uninterrupted):
+    # Without TensorBoard, whose event files would be too large as well.
+    process = start(*LONG_DIGITS, f"--workdir={tmp_path}", **WITHOUT_TENSORFLOW)
     wait_for(lambda: len(saved_steps(tmp_path)) > 1, process)
-    # There is room, but the files of a checkpoint's arrays, of 14 to 20 kB, cannot be written.
+    # Space is free, but the files of a checkpoint's arrays (14 to 20 kB) exceed this limit.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2, stderr
@@ -110,7 +112,7 @@ def test_a_save_that_breaks_off_is_one_sentence_and_the_run_goes_on(tmp_path, un
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_read_only_is_one_sentence(disk):
+def test_read_only_disk_ends_the_run_with_one_sentence(disk):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     finished = run(*LONG_DIGITS, f"--workdir={disk / 'run'}")
     assert finished.returncode == 2

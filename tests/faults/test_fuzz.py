@@ -1,4 +1,4 @@
-"""Whatever is in a file or on the command line, only our own errors come of it, and no code of theirs runs."""
+"""Arbitrary content of files and of the command line raises only our own errors, and runs no foreign code."""
 
 import ast
 import contextlib
@@ -11,8 +11,7 @@ import pytest
 import safetensors.numpy
 from absl import flags
 from etils import epath
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as some
+from hypothesis import HealthCheck, given, settings, strategies
 from ml_collections import config_flags
 
 from resnet_jax import config as run_settings
@@ -32,36 +31,44 @@ from resnet_jax.workdir.workdir import WorkDir
 from tests.conftest import ROOT
 from tests.data.test_decode import COLOR, encode
 
-# The same examples each time, and no deadline: the machine may be busy.
+# The same examples each time, and no deadline, because the machine may be busy.
 fuzzed = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 SETTINGS = sorted(run_settings.leaves(run_settings.default()))
-VALUES = some.recursive(
-    some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=20),
-    lambda values: some.lists(values, max_size=3) | some.dictionaries(some.text(max_size=8), values, max_size=3),
+JSON_VALUES = strategies.recursive(
+    strategies.none()
+    | strategies.booleans()
+    | strategies.integers()
+    | strategies.floats()
+    | strategies.text(max_size=20),
+    lambda values: (
+        strategies.lists(values, max_size=3) | strategies.dictionaries(strategies.text(max_size=8), values, max_size=3)
+    ),
     max_leaves=5,
 )
 
 
 def damaged(content):
-    """The bytes with a few of them changed, and perhaps without their end."""
-    changes = some.lists(some.tuples(some.integers(0, len(content) - 1), some.integers(0, 255)), max_size=4)
-    return some.builds(_damage, some.just(content), changes, some.integers(0, len(content)) | some.just(len(content)))
+    """Return a strategy for `content` with up to four bytes changed, and possibly truncated."""
+    positions = strategies.integers(0, len(content) - 1)
+    changes = strategies.lists(strategies.tuples(positions, strategies.integers(0, 255)), max_size=4)
+    lengths = strategies.integers(0, len(content)) | strategies.just(len(content))
+    return strategies.builds(_damage, strategies.just(content), changes, lengths)
 
 
 def _damage(content, changes, length):
     changed = bytearray(content)
-    for place, value in changes:
-        changed[place] = value
+    for position, value in changes:
+        changed[position] = value
     return bytes(changed[:length])
 
 
 @fuzzed
-@given(some.dictionaries(some.sampled_from(SETTINGS), VALUES, max_size=4))
-def test_values_of_settings(changed):
+@given(strategies.dictionaries(strategies.sampled_from(SETTINGS), JSON_VALUES, max_size=4))
+def test_arbitrary_settings_raise_only_user_errors(changed):
     config = run_settings.default()
     for key, value in changed.items():
-        # Other types are refused where the command line is parsed.
+        # A ConfigDict rejects values of other types itself.
         with contextlib.suppress(TypeError, ValueError):
             config.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
     with contextlib.suppress(UserError):
@@ -73,31 +80,32 @@ def test_values_of_settings(changed):
 
 @fuzzed
 @given(
-    some.text(max_size=100)
-    | VALUES.map(json.dumps)
+    strategies.text(max_size=100)
+    | JSON_VALUES.map(json.dumps)
     | damaged(run_settings.to_json(run_settings.default()).encode()).map(
         lambda content: content.decode(errors="replace")
     )
 )
-def test_files_of_settings(text):
+def test_arbitrary_settings_files_raise_only_user_errors(text):
     with contextlib.suppress(UserError):
         run_settings.from_json(text)
 
 
 @pytest.mark.parametrize("name", ["config.json", "classes.json", "result.json"])
 @fuzzed
-@given(content=some.binary(max_size=50) | VALUES.map(lambda value: json.dumps(value).encode()))
-def test_files_of_a_run_directory(tmp_path, name, content):
+@given(content=strategies.binary(max_size=50) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
+def test_arbitrary_files_of_a_run_directory_raise_only_user_errors(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     directory = WorkDir(str(tmp_path))
     with contextlib.suppress(UserError):
-        {"config.json": directory.config, "classes.json": directory.classes, "result.json": directory.result}[name]()
+        readers = {"config.json": directory.config, "classes.json": directory.classes, "result.json": directory.result}
+        readers[name]()
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "figures.json", "nan/nan.json"])
 @fuzzed
-@given(content=some.binary(max_size=50) | VALUES.map(lambda value: json.dumps(value).encode()))
-def test_records_of_a_run(tmp_path, name, content):
+@given(content=strategies.binary(max_size=50) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
+def test_arbitrary_records_of_a_run_raise_only_user_errors(tmp_path, name, content):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
     with contextlib.suppress(UserError):
@@ -111,59 +119,62 @@ def test_records_of_a_run(tmp_path, name, content):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A run directory with a checkpoint, what it holds, and the content of its files."""
-    place = tmp_path_factory.mktemp("runs")
-    directory = WorkDir(str(place))
+    """A run directory with a checkpoint, the arrays in it, and the content of its files that are not empty."""
+    path = tmp_path_factory.mktemp("runs")
+    directory = WorkDir(str(path))
     saved = {"params": {"kernel": np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)}}
     host = {"monitor": {"seconds": 0.1}, "examples": {"training": 5}}
     with directory.open_checkpoints(2, "top1") as checkpoints:
         checkpoints.save(7, saved, host, {"top1": 0.5, "loss": 1.0})
-    files = {path: path.read_bytes() for path in (place / "checkpoints" / "7").rglob("*") if path.is_file()}
-    return place, saved, {path: content for path, content in files.items() if content}
+    files = {file: file.read_bytes() for file in (path / "checkpoints" / "7").rglob("*") if file.is_file()}
+    return path, saved, {file: content for file, content in files.items() if content}
 
 
 @settings(fuzzed, max_examples=60)
-@given(data=some.data())
-def test_files_of_a_checkpoint(checkpoint, single_device, data):
-    """What is restored is what was saved."""
-    place, saved, files = checkpoint
-    path = data.draw(some.sampled_from(sorted(files)), label="path")
-    path.write_bytes(data.draw(damaged(files[path]), label="content"))
-    directory = WorkDir(str(place))
+@given(data=strategies.data())
+def test_damaged_checkpoint_restores_exactly_or_raises_a_user_error(checkpoint, single_device, data):
+    workdir, saved, files = checkpoint
+    file = data.draw(strategies.sampled_from(sorted(files)), label="file")
+    file.write_bytes(data.draw(damaged(files[file]), label="content"))
+    directory = WorkDir(str(workdir))
     try:
         with directory.open_checkpoints(2, "top1", read_only=True) as checkpoints:
-            wanted = parallel.abstract(saved, parallel.replicated(single_device))
-            restored, host = checkpoints.restore(7, wanted)
+            abstract = parallel.abstract(saved, parallel.replicated(single_device))
+            restored, host = checkpoints.restore(7, abstract)
         jax.tree.map(np.testing.assert_array_equal, restored, saved)
         assert host == {"monitor": {"seconds": 0.1}, "examples": {"training": 5}}
     except UserError as error:
         assert "\n" not in str(error)
     finally:
-        path.write_bytes(files[path])
+        file.write_bytes(files[file])
 
 
-HEADERS = some.dictionaries(
-    some.text(max_size=10),
-    some.fixed_dictionaries(
+SAFETENSORS_HEADERS = strategies.dictionaries(
+    strategies.text(max_size=10),
+    strategies.fixed_dictionaries(
         {
-            "dtype": some.sampled_from(["F32", "F16", "BF16", "I8", "F8_E4M3", "Q"]),
-            "shape": some.lists(some.integers(-1, 2**62), max_size=4),
-            "data_offsets": some.lists(some.integers(-1, 2**62), min_size=2, max_size=2),
+            "dtype": strategies.sampled_from(["F32", "F16", "BF16", "I8", "F8_E4M3", "Q"]),
+            "shape": strategies.lists(strategies.integers(-1, 2**62), max_size=4),
+            "data_offsets": strategies.lists(strategies.integers(-1, 2**62), min_size=2, max_size=2),
         }
     )
-    | VALUES,
+    | JSON_VALUES,
     max_size=3,
 )
-WHOLE = safetensors.numpy.save({"layer1.0.conv1.weight": np.zeros((2, 2), np.float32)}, {"mean": "[0.5]", "std": "[1]"})
+INTACT_WEIGHTS = safetensors.numpy.save(
+    {"layer1.0.conv1.weight": np.zeros((2, 2), np.float32)}, {"mean": "[0.5]", "std": "[1]"}
+)
 
 
 @fuzzed
 @given(
-    some.binary(max_size=50)
-    | damaged(WHOLE)
-    | HEADERS.map(lambda header: struct.pack("<Q", len(json.dumps(header))) + json.dumps(header).encode() + bytes(16))
+    strategies.binary(max_size=50)
+    | damaged(INTACT_WEIGHTS)
+    | SAFETENSORS_HEADERS.map(
+        lambda header: struct.pack("<Q", len(json.dumps(header))) + json.dumps(header).encode() + bytes(16)
+    )
 )
-def test_files_of_weights(tmp_path, content):
+def test_arbitrary_weights_files_raise_only_user_errors(tmp_path, content):
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     with contextlib.suppress(UserError):
@@ -171,8 +182,12 @@ def test_files_of_weights(tmp_path, content):
 
 
 @fuzzed
-@given(some.dictionaries(some.sampled_from(["mean", "std", "image_size", "classes", "model", "network"]), VALUES))
-def test_metadata_of_weights(tmp_path, metadata):
+@given(
+    strategies.dictionaries(
+        strategies.sampled_from(["mean", "std", "image_size", "classes", "model", "network"]), JSON_VALUES
+    )
+)
+def test_arbitrary_metadata_of_weights_raises_only_user_errors(tmp_path, metadata):
     path = str(tmp_path / "w.safetensors")
     arrays = {"layer1.0.conv1.weight": np.zeros((2, 2), np.float32)}
     weight_files.write(path, weight_files.Weights(arrays, {key: json.dumps(value) for key, value in metadata.items()}))
@@ -182,9 +197,9 @@ def test_metadata_of_weights(tmp_path, metadata):
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
 @fuzzed
-@given(data=some.data())
-def test_files_of_pictures(form, data):
-    content = data.draw(some.binary(max_size=30) | damaged(encode(COLOR, form)))
+@given(data=strategies.data())
+def test_damaged_image_files_are_decoded_or_reported_as_unreadable(form, data):
+    content = data.draw(strategies.binary(max_size=30) | damaged(encode(COLOR, form)))
     with contextlib.suppress(Unreadable):
         pixels = ImageFile(content).pixels()
         assert pixels.dtype == np.uint8
@@ -192,33 +207,33 @@ def test_files_of_pictures(form, data):
 
 
 @fuzzed
-@given(some.sampled_from(SETTINGS), some.text(max_size=20) | VALUES.map(str))
-def test_settings_on_the_command_line(key, value):
+@given(strategies.sampled_from(SETTINGS), strategies.text(max_size=20) | JSON_VALUES.map(str))
+def test_arbitrary_settings_on_the_command_line_fail_with_one_sentence(key, value):
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", run_settings.default(), flag_values=values)
     try:
         values(["main.py", f"--config.{key}={value}"])
-    except Exception as error:  # What the program catches, and tells in this sentence.
+    except Exception as error:  # The program catches it and prints this sentence.
         assert app._one_sentence(error).splitlines()[1:] == []
 
 
-REFUSED = {"eval", "exec", "os.system", "os.popen", "__import__"}
-UNPICKLING = {"pickle", "cloudpickle", "marshal", "joblib", "dill", "yaml", "shelve"}
+FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen", "__import__"}
+UNPICKLING_MODULES = {"pickle", "cloudpickle", "marshal", "joblib", "dill", "yaml", "shelve"}
 
 
-def test_nothing_that_runs_code_of_others_is_called():
-    """But for work that a run hands to its own processes, in a file that nobody else may write."""
-    found = []
+def test_package_never_runs_code_from_files_of_others():
+    """The exception is the work that a run hands to its own worker processes, in a file that nobody else may write."""
+    calls = []
     for path in [ROOT / "main.py", *(ROOT / "resnet_jax").rglob("*.py"), *(ROOT / "configs").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module in UNPICKLING:
-                found.append((path.name, f"from {node.module} import ..."))
+            if isinstance(node, ast.ImportFrom) and node.module in UNPICKLING_MODULES:
+                calls.append((path.name, f"from {node.module} import ..."))
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
                 module, _, function = name.rpartition(".")
-                unpickles = module in UNPICKLING and function in ("load", "loads", "Unpickler", "open")
-                safe = {word.arg for word in node.keywords if ast.unparse(word.value) == "True"}
-                unsafe_torch = name == "torch.load" and "weights_only" not in safe
-                if name in REFUSED or unpickles or unsafe_torch or "allow_pickle" in safe:
-                    found.append((path.name, name))
-    assert sorted(found) == [("remote_work.py", "cloudpickle.load"), ("remote_work.py", "pickle.loads")]
+                unpickles = module in UNPICKLING_MODULES and function in ("load", "loads", "Unpickler", "open")
+                true_arguments = {keyword.arg for keyword in node.keywords if ast.unparse(keyword.value) == "True"}
+                unsafe_torch = name == "torch.load" and "weights_only" not in true_arguments
+                if name in FORBIDDEN_CALLS or unpickles or unsafe_torch or "allow_pickle" in true_arguments:
+                    calls.append((path.name, name))
+    assert sorted(calls) == [("workers.py", "cloudpickle.load"), ("workers.py", "pickle.loads")]

@@ -1,4 +1,4 @@
-"""Processes that are killed without warning, as by a power cut or for want of memory."""
+"""Processes that are killed without warning, as by a power cut or when memory runs out."""
 
 import random
 import signal
@@ -11,10 +11,10 @@ from tests.faults.run_comparison import LONG_DIGITS, assert_equal_runs, saved_st
 
 KILLS = 10
 LONGER_DIGITS = (*LONG_DIGITS, "--config.num_epochs=60")
-STARTING = (4, 9)
+KILLS_AT_START = (4, 9)  # numbers of the kills that hit a run while it starts
 
 
-def test_a_killed_run_goes_on_to_the_same_parameters_bit_for_bit(tmp_path, uninterrupted):
+def test_killed_run_resumes_to_bit_identical_parameters(tmp_path, uninterrupted):
     workdir = tmp_path / "killed"
     process = start(*LONG_DIGITS, f"--workdir={workdir}")
     wait_for(lambda: 16 in saved_steps(workdir), process)  # Of 128 steps.
@@ -28,35 +28,39 @@ def test_a_killed_run_goes_on_to_the_same_parameters_bit_for_bit(tmp_path, unint
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_ten_random_moments_loses_nothing(tmp_path):
-    """Four of them amid a save, two while the run starts; what a save leaves unfinished is passed over and removed.
+def test_run_killed_at_ten_random_moments_resumes_to_bit_identical_parameters(tmp_path):
+    """Four kills hit a save, and two hit the start of the run. Unfinished checkpoints are ignored and removed.
 
-    Without TensorBoard, whose files are compared in the test before.
+    The run does not write event files for TensorBoard; `test_killed_run_resumes_to_bit_identical_parameters` compares
+    those.
     """
     uninterrupted = tmp_path / "uninterrupted"
     assert run(*LONGER_DIGITS, f"--workdir={uninterrupted}", **WITHOUT_TENSORFLOW).returncode == 0
     seed = random.randrange(2**32)
-    print(f"Moments of the seed {seed}")
-    moments, workdir, unfinished = random.Random(seed), tmp_path / "killed", 0
+    print(f"Random seed: {seed}")
+    generator = random.Random(seed)
+    workdir = tmp_path / "killed"
+    num_unfinished = 0
     for kill in range(KILLS):
-        before = saved_steps(workdir)
-        if kill in STARTING:
-            (workdir / ".lock").unlink()  # That of the dead process: a new one tells that the next has come so far.
+        steps_before = saved_steps(workdir)
+        if kill in KILLS_AT_START:
+            (workdir / ".lock").unlink()  # The dead process left it. A new one shows that the next process has started.
         process = start(*LONGER_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
-        if kill in STARTING:
+        if kill in KILLS_AT_START:
             wait_for((workdir / ".lock").exists, process)
-            time.sleep(moments.uniform(0, 0.5))
+            time.sleep(generator.uniform(0, 0.5))
         else:
-            wait_for(lambda before=before: saved_steps(workdir) != before, process)
-            time.sleep(moments.uniform(0, 0.1))
+            wait_for(lambda steps_before=steps_before: saved_steps(workdir) != steps_before, process)
+            time.sleep(generator.uniform(0, 0.1))
             if kill % 2:
                 wait_for(lambda: any(workdir.glob("checkpoints/*tmp*")), process)
         process.send_signal(signal.SIGKILL)
         stdout, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-        assert not before or kill in STARTING or f"Resuming from step {before[-1]:,} of" in stdout
-        unfinished += any(workdir.glob("checkpoints/*tmp*"))
-    assert unfinished
+        if steps_before and kill not in KILLS_AT_START:
+            assert f"Resuming from step {steps_before[-1]:,} of" in stdout
+        num_unfinished += any(workdir.glob("checkpoints/*tmp*"))
+    assert num_unfinished
     resumed = run(*LONGER_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
     assert resumed.returncode == 0, resumed.stderr
     assert not list(workdir.glob("checkpoints/*tmp*"))

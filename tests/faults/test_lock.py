@@ -1,4 +1,4 @@
-"""Two runs that are started in one workdir."""
+"""Two processes with the same workdir."""
 
 import signal
 
@@ -9,7 +9,7 @@ from tests.faults.run_comparison import assert_equal_runs, wait_for
 
 
 @pytest.mark.slow
-def test_the_second_process_in_a_workdir_refuses_and_the_first_goes_on(tmp_path, finished_run):
+def test_second_process_in_a_workdir_is_refused_and_the_first_completes(tmp_path, finished_run):
     workdir = tmp_path / "run"
     process = start(*SHORT_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
     wait_for((workdir / ".lock").exists, process)

@@ -1,4 +1,4 @@
-"""Steps that a machine has no memory for."""
+"""Train steps that do not fit into memory."""
 
 import pytest
 
@@ -9,7 +9,7 @@ HUGE = ("--config=configs/digits.py", "--config.dataset.image_size=1024", "--con
 
 
 @pytest.mark.slow
-def test_a_step_that_would_not_fit_is_refused_before_it_is_taken(tmp_path):
+def test_step_that_does_not_fit_into_memory_is_refused_before_it_runs(tmp_path):
     finished = run(*HUGE, f"--workdir={tmp_path / 'run'}")
     assert finished.returncode == 2, finished.stderr
     assert len(finished.stderr.splitlines()) == 1, finished.stderr

@@ -1,4 +1,4 @@
-"""Processes that are asked to stop: by Ctrl-C, or by SIGTERM before the machine is taken away."""
+"""Processes that are asked to stop: by Ctrl-C, or by SIGTERM before a preemption."""
 
 import signal
 import time
@@ -12,24 +12,24 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
 
 
 def stop(process, signum):
-    """Sends the signal; returns what the process has said when it has ended, which must be what is promised."""
+    """Send the signal, check exit code and messages of the process when it has ended, and return its stdout."""
     process.send_signal(signum)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == EXIT_CODES[signum], stderr
     assert stderr == ""
-    assert "the same command goes on from there" in stdout
+    assert "Run the same command again to resume" in stdout
     return stdout
 
 
 def start_evaluating(workdir, **environment):
-    """A run that has come to its first evaluation, which takes its time."""
+    """Start a run and wait until it is in its first evaluation, which takes minutes."""
     process = start(*LONG_DIGITS, f"--workdir={workdir}", program="tests/faults/slow_evaluation.py", **environment)
     wait_for((workdir / "evaluating").exists, process)
     (workdir / "evaluating").unlink()
     return process
 
 
-def assert_goes_on(workdir, uninterrupted, **environment):
+def assert_resumes(workdir, uninterrupted, **environment):
     assert not (workdir / "result.json").exists()
     resumed = run(*LONG_DIGITS, f"--workdir={workdir}", **environment)
     assert resumed.returncode == 0, resumed.stderr
@@ -41,54 +41,52 @@ def assert_goes_on(workdir, uninterrupted, **environment):
     [(signal.SIGTERM, {}), pytest.param(signal.SIGINT, WITHOUT_TENSORFLOW, marks=pytest.mark.slow)],
     ids=["SIGTERM", "SIGINT without TensorBoard"],
 )
-def test_a_stop_amid_the_steps_saves_sums_up_and_goes_on_to_the_same_parameters(
-    tmp_path, uninterrupted, signum, environment
-):
+def test_stop_between_steps_saves_and_resumes_to_the_same_parameters(tmp_path, uninterrupted, signum, environment):
     workdir = tmp_path / "stopped"
     process = start(*LONG_DIGITS, f"--workdir={workdir}", **environment)
-    wait_for((workdir / "metrics.jsonl").exists, process)  # The first report.
+    wait_for((workdir / "metrics.jsonl").exists, process)  # The first metrics have been logged.
     stdout = stop(process, signum)
-    assert "Stopping, once everything is saved" in stdout
+    assert "Stopping as soon as everything is saved" in stdout
     assert "Checkpoint of step" in stdout
     assert str(workdir) in stdout
-    assert_goes_on(workdir, uninterrupted, **environment)
+    assert_resumes(workdir, uninterrupted, **environment)
 
 
 @pytest.mark.slow
-def test_a_stop_amid_an_evaluation_does_not_wait_for_its_end(tmp_path, uninterrupted):
-    """What is left of it is made up for by the run that goes on."""
+def test_stop_during_an_evaluation_does_not_wait_for_its_end(tmp_path, uninterrupted):
+    """The resumed run repeats the interrupted evaluation."""
     workdir = tmp_path / "stopped"
     process = start_evaluating(workdir)
     stop(process, signal.SIGTERM)
     assert saved_steps(workdir) == [8]
     assert not any("validation/loss" in record for record in untimed_records(workdir))
-    assert_goes_on(workdir, uninterrupted)
+    assert_resumes(workdir, uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_stop_amid_a_save_waits_for_it(tmp_path, uninterrupted):
+def test_stop_during_a_save_waits_for_its_end(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
     process = start(*LONG_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
     wait_for(lambda: any(workdir.glob("checkpoints/*tmp*")), process)
     stop(process, signal.SIGTERM)
     assert saved_steps(workdir)
     assert not list(workdir.glob("checkpoints/*tmp*"))
-    assert_goes_on(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
+    assert_resumes(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
 
 
 @pytest.mark.slow
-def test_before_the_first_step_there_is_nothing_to_save(tmp_path, uninterrupted):
+def test_stop_before_the_first_step_saves_nothing_and_the_run_resumes(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
     process = start(*LONG_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
     wait_for((workdir / ".lock").exists, process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
     assert (process.returncode, stderr) == (75, "")
-    assert_goes_on(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
+    assert_resumes(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
 
 
 @pytest.mark.slow
-def test_ctrl_c_twice_stops_at_once_and_the_run_goes_on_from_what_was_saved_before(tmp_path, uninterrupted):
+def test_second_ctrl_c_stops_at_once_and_the_run_resumes_from_the_last_checkpoint(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
     process = start_evaluating(workdir, **WITHOUT_TENSORFLOW)
     process.send_signal(signal.SIGINT)
@@ -97,5 +95,5 @@ def test_ctrl_c_twice_stops_at_once_and_the_run_goes_on_from_what_was_saved_befo
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert saved_steps(workdir) == []  # After one Ctrl-C the end of the epoch would be saved.
-    assert_goes_on(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
+    assert saved_steps(workdir) == []  # One Ctrl-C would save the end of the epoch.
+    assert_resumes(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
