@@ -138,9 +138,8 @@ def read_curves(directory: epath.Path) -> dict[str, Curve]:
       {'train/loss': Curve(steps=[50], values=[1.5])}
     """
     curves: dict[str, Curve] = {}
-    for _, record in _read_records(directory / "metrics.jsonl"):
-        step = record.pop("step")
-        for name, value in record.items():
+    for _, step, values in _read_records(directory / "metrics.jsonl"):
+        for name, value in values.items():
             curve = curves.setdefault(name, Curve([], []))
             curve.steps.append(int(step))
             curve.values.append(value)
@@ -151,11 +150,11 @@ def _filter_metrics_file(path: epath.Path, keep: KeepRecord) -> None:
     """Remove the lines of a metrics file that are damaged or that `keep` rejects."""
     if path.exists():
         records = _read_records(path, log_damage=True)
-        files.write(path, "".join(line + "\n" for line, record in records if keep(record["step"], record)))
+        files.write(path, "".join(line + "\n" for line, step, values in records if keep(step, values)))
 
 
-def _read_records(path: epath.Path, log_damage: bool = False) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield each intact line of a metrics file, and the record that it holds.
+def _read_records(path: epath.Path, log_damage: bool = False) -> Iterator[tuple[str, int, dict[str, float]]]:
+    """Yield each intact line of a metrics file with its step and its values by name.
 
     With `log_damage`, warn about damaged lines, except for the last: a killed process or a full disk may have left it
     unfinished.
@@ -163,13 +162,14 @@ def _read_records(path: epath.Path, log_damage: bool = False) -> Iterator[tuple[
     lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
-            values = json.loads(line)
-            record = {**{name: float(value) for name, value in values.items()}, "step": int(values["step"])}
+            record = json.loads(line)
+            step = int(record.pop("step"))
+            values = {name: float(value) for name, value in record.items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             if log_damage and number < len(lines):
                 logger.warning(f"Line {number} of {path} is damaged and is removed.")
             continue
-        yield line, record
+        yield line, step, values
 
 
 # --- TensorBoard's event files ----------------------------------------------------------------------------------------
