@@ -33,7 +33,8 @@ from resnet_jax.models.factory import create_model
 from resnet_jax.models.variants import VARIANTS
 from resnet_jax.runtime import parallel, provenance
 from resnet_jax.terminal import table
-from resnet_jax.training import losses, optimizer, state
+from resnet_jax.training import losses, optimizer
+from resnet_jax.training.state import create_train_state
 from resnet_jax.training.train_step import make_train_step
 
 MODELS = flags.DEFINE_list(
@@ -67,7 +68,7 @@ def seconds(name: str, loop: bool, mesh: Mesh) -> dict[str, float]:
     schedule = optimizer.make_schedule(config, steps_per_epoch=100)
     sgd = optimizer.make_optimizer(config, schedule)
     shape = (variant.image_size, variant.image_size, 3)
-    create = functools.partial(state.create, model, sgd, shape, seed=0)
+    create = functools.partial(create_train_state, model, sgd, shape, seed=0)
 
     def take(inputs: tuple[jax.Array, jax.Array], _: jax.Array) -> tuple[jax.Array, jax.Array]:
         return inputs

@@ -1,11 +1,13 @@
-"""Images a second that are scored, and seconds that a checkpoint keeps training waiting.
+"""Images per second of scoring, and the seconds for which a checkpoint blocks training.
 
     python -m benchmarks.evaluation
 
-Scored are random pictures in host memory, by the evaluation of a run, and by PyTorch in its eager mode with channels
-last, where it is installed; they take turns. Saving is what the loop does: the state is fetched from the device and
-handed to Orbax, which writes it while training goes on; "in all" is until it is on disk, with its digests. The process
-that saves is not tuned for a CPU.
+Scoring: random images in host memory, by the evaluation of a run, and by PyTorch in eager mode with channels last, if
+it is installed. They take turns.
+
+Saving: as in the training loop, the state is fetched from the device and handed to Orbax, which writes it while
+training continues. The total time ends when the checkpoint is on disk, with its digests. The process that saves runs
+without CPU tuning.
 """
 
 import importlib.util
@@ -20,37 +22,50 @@ from absl import app, flags, logging
 from benchmarks import contestants, results, turns
 from resnet_jax import config as settings
 from resnet_jax.runtime import parallel
-from resnet_jax.training import optimizer, state
+from resnet_jax.training import optimizer
+from resnet_jax.training.state import create_train_state
 from resnet_jax.workdir.workdir import WorkDir
 
-NETWORKS = flags.DEFINE_list("networks", ["resnet20", "resnet18", "resnet50"], "Of contestants.py.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Of which the median is taken.", lower_bound=1)
-SECONDS = flags.DEFINE_float("seconds", 3.0, "Of a turn, at least a batch.", lower_bound=0.0)
+NETWORKS = flags.DEFINE_list("networks", ["resnet20", "resnet18", "resnet50"], "Models of contestants.py.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds, over which the median is taken.", lower_bound=1)
+SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds per turn, which has at least one batch.", lower_bound=0.0)
 
 BATCH_SIZE = 128
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    figures = [{"network": network, **_scoring(network), **_saving(network)} for network in NETWORKS.value]
-    tuned = "for scoring, ours"
-    results.add("evaluation", cpu_is_tuned=tuned, rounds=ROUNDS.value, batch_size=BATCH_SIZE, figures=figures)
+    measured = [{"network": name, **_measure_scoring(name), **_measure_saving(name)} for name in NETWORKS.value]
+    results.add(
+        "evaluation",
+        cpu_is_tuned="for scoring, ours",
+        rounds=ROUNDS.value,
+        batch_size=BATCH_SIZE,
+        figures=measured,
+    )
 
 
-def _scoring(network: str) -> dict[str, float | None]:
-    """Images a second, of ours and of PyTorch."""
-    names = {"ours_scoring": "ours", **({"torch_scoring": "torch_eager"} if importlib.util.find_spec("torch") else {})}
-    case = (network, "float32", str(BATCH_SIZE))
-    taken = turns.take(dict.fromkeys(names, 1), case, ROUNDS.value, SECONDS.value)
-    rates = {names[of.name]: BATCH_SIZE / statistics.median(of.seconds) for of in taken}
+def _measure_scoring(model_name: str) -> dict[str, float | None]:
+    """Return the images per second of ours and of PyTorch (None if it is not installed)."""
+    recorded_names = {"ours_scoring": "ours"}
+    if importlib.util.find_spec("torch"):
+        recorded_names["torch_scoring"] = "torch_eager"
+    case = (model_name, "float32", str(BATCH_SIZE))
+    measured = turns.take_turns(dict.fromkeys(recorded_names, 1), case, ROUNDS.value, SECONDS.value)
+    rates = {
+        recorded_names[contestant.name]: BATCH_SIZE / statistics.median(contestant.seconds) for contestant in measured
+    }
     return {"torch_eager": None, **rates}
 
 
-def _saving(network: str) -> dict[str, float]:
-    """MB of the state; seconds that the loop is kept waiting for a save, and that it takes in all."""
-    config, net, side = settings.default(), contestants.make_model(network, "float32"), contestants.SIDES[network]
-    sgd = optimizer.make_optimizer(config, optimizer.make_schedule(config, steps_per_epoch=100), net.stage_sizes)
-    created = state.create(net, sgd, (side, side, 3), seed=0)
+def _measure_saving(model_name: str) -> dict[str, float]:
+    """Return the size of the state in MB, the seconds for which a save blocks the loop, and its total seconds."""
+    config = settings.default()
+    model = contestants.make_model(model_name, "float32")
+    schedule = optimizer.make_schedule(config, steps_per_epoch=100)
+    sgd = optimizer.make_optimizer(config, schedule, model.stage_sizes)
+    size = contestants.IMAGE_SIZES[model_name]
+    initial = create_train_state(model, sgd, (size, size, 3), seed=0)
     blocked, saved = [], []
     keep, best_metric = config.checkpoint.keep, config.checkpoint.best_metric
     with (
@@ -59,14 +74,14 @@ def _saving(network: str) -> dict[str, float]:
     ):
         for step in range(1, 2 + ROUNDS.value):
             started = time.perf_counter()
-            checkpoints.save(step, parallel.fetch(created.parts), {}, None)
+            checkpoints.save(step, parallel.fetch(initial.checkpoint_items), {}, None)
             blocked.append(time.perf_counter() - started)
             checkpoints.wait()
             saved.append(time.perf_counter() - started)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(created.parts))
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(initial.checkpoint_items))
     return {
-        "state_mb": size / 1e6,
-        "blocked": statistics.median(blocked[1:]),
+        "state_mb": num_bytes / 1e6,
+        "blocked": statistics.median(blocked[1:]),  # The first save is a warm-up.
         "saved": statistics.median(saved[1:]),
     }
 

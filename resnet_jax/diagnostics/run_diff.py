@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from resnet_jax.models import factory
 from resnet_jax.runtime import parallel
 from resnet_jax.trained_model import abstract_variables
-from resnet_jax.training import state
 from resnet_jax.training.freezing import Freezing
 from resnet_jax.training.optimizer import make_optimizer, make_schedule
+from resnet_jax.training.state import TrainState, train_state_from_variables
 from resnet_jax.workdir.workdir import WorkDir
 
 TIMINGS = ("train/images_per_second",)  # metrics that differ between equal runs
@@ -139,12 +139,12 @@ def _abstract_items(config: ConfigDict, num_classes: int) -> Mapping[str, object
     model = factory.from_config(config, num_classes)
     variables = abstract_variables(model, len(config.dataset.mean))
     optimizer = make_optimizer(config, make_schedule(config, steps_per_epoch=1), model.stage_sizes)
-    averages = config.ema_decay is not None
+    use_ema = config.ema_decay is not None
 
-    def begin(variables: dict) -> state.TrainState:
-        return state.begin(variables, optimizer, Freezing(config.freeze), averages)
+    def begin(variables: dict) -> TrainState:
+        return train_state_from_variables(variables, optimizer, Freezing(config.freeze), use_ema)
 
-    return jax.eval_shape(begin, variables).parts
+    return jax.eval_shape(begin, variables).checkpoint_items
 
 
 def _read_metrics(path: pathlib.Path) -> Leaves:

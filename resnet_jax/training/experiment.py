@@ -5,7 +5,6 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -23,16 +22,17 @@ from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import Source
 from resnet_jax.errors import UserError
 from resnet_jax.models import factory
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.pretrained.load import Pretrained, load_teacher, open_pretrained
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import abstract_variables
-from resnet_jax.training import losses, optimizer, state
+from resnet_jax.training import losses, optimizer
 from resnet_jax.training.distillation import Teacher, make_teacher
 from resnet_jax.training.freezing import Freezing, merge
 from resnet_jax.training.losses import Loss
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.state import TrainState, create_train_state, train_state_from_variables
 from resnet_jax.workdir.checkpoints import Checkpoints
 
 MAX_STEPS_PER_CALL = 32  # by default: enough to hide the launch of a call, few enough to react within a second
@@ -66,7 +66,7 @@ class Experiment:
     mesh: Mesh
     feed: Feed
     validation: EvaluationData | None
-    model: nn.Module
+    model: ResNet
     preprocess: Preprocess
     augment: Augment
     loss: Loss
@@ -131,7 +131,7 @@ class Experiment:
     def initial_state(self) -> TrainState:
         """Return the state before the first step, on all devices, with what fits of the pretrained weights.
 
-        Not to be compiled as a whole: see `state.create`.
+        Not to be compiled as a whole: see `create_train_state`.
         """
         initial = self._create_state()
         if self.config.init_from:
@@ -142,11 +142,11 @@ class Experiment:
             logger.info(f"Weights of {self.config.init_from}: {report}")
             if weights.classes is None and "head" in variables["params"]:
                 logger.info("Their head is used as well. Create a new one with --config.init_skip=\"('head*',)\".")
-            initial = state.begin(
+            initial = train_state_from_variables(
                 {kind: merge(getattr(initial, kind), variables[kind]) for kind in variables},
                 self.optimizer,
                 self.freezing,
-                averages=self.config.ema_decay is not None,
+                use_ema=self.config.ema_decay is not None,
             )
         return parallel.place(initial, parallel.replicated(self.mesh))
 
@@ -156,15 +156,21 @@ class Experiment:
 
     def restore_newest(self, checkpoints: Checkpoints) -> tuple[int, TrainState, dict]:
         """Restore the newest intact checkpoint of at least one. Return its step, its state and its JSON values."""
-        step, items, host = checkpoints.restore_newest(self.abstract_state().parts)
+        step, items, host = checkpoints.restore_newest(self.abstract_state().checkpoint_items)
         step_on_devices = parallel.place(np.int32(step), parallel.replicated(self.mesh))
         return step, TrainState(step=step_on_devices, **items), host
 
     def _create_state(self) -> TrainState:
         # The model may see three channels of grayscale images.
         image_shape = (*self.feed.image_shape[:2], len(self.config.dataset.mean))
-        averages = self.config.ema_decay is not None
-        return state.create(self.model, self.optimizer, image_shape, self.config.seed, self.freezing, averages)
+        return create_train_state(
+            self.model,
+            self.optimizer,
+            image_shape,
+            self.config.seed,
+            self.freezing,
+            use_ema=self.config.ema_decay is not None,
+        )
 
 
 # --- Building an experiment -------------------------------------------------------------------------------------------

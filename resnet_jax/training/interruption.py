@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from resnet_jax.errors import Preempted
 
-EXCEPTION_BY_SIGNAL = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Preempted}
+EXCEPTION_BY_SIGNAL: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Preempted}
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ class Loop:
         observe: Observe | None = None,
     ):
         self.experiment = experiment
-        self.state: TrainState | None = None
+        self.state: TrainState  # Set by `run`.
         self.step = 0
         self.train_steps: dict[int, TrainStep] = {}
         self.timer = PhaseTimer({})
@@ -185,14 +185,13 @@ class Loop:
     def _evaluate_if_due(self, epochs_done: int) -> Validation | None:
         """Evaluate on the validation split if it is due; None if it is not, or if it was interrupted."""
         is_last = epochs_done == self._config.num_epochs
-        self._owes_evaluation = self.experiment.validation is not None and (
-            is_last or epochs_done % self._config.evaluate_every_epochs == 0
-        )
-        if not self._owes_evaluation:
+        examples = self.experiment.validation
+        is_due = is_last or epochs_done % self._config.evaluate_every_epochs == 0
+        self._owes_evaluation = examples is not None and is_due
+        if examples is None or not is_due:
             return None
         self._metrics.collect()  # Waits for the steps, so that their time does not count as evaluation.
         with self._metrics.paused("evaluation"):
-            examples = self.experiment.validation
             example_metrics = self._evaluate(self.state.variables, examples, self._stop_requested)
             if example_metrics is None:
                 return None
@@ -223,7 +222,7 @@ class Loop:
                 "examples": self.experiment.split_sizes,
                 "provenance": provenance.describe(),
             }
-            items = parallel.fetch(self.state.parts)
+            items = parallel.fetch(self.state.checkpoint_items)
             self._checkpoints.save(self.step, items, host, None if validation is None else validation.metrics)
         self._saved_at = time.monotonic()
 
@@ -260,7 +259,7 @@ class Loop:
         try:
             yield
         except NonFiniteMetric as error:
-            self.state = None  # It is of no use, and its memory is needed.
+            del self.state  # It is of no use, and its memory is needed.
             raise nan_capture.capture(
                 error,
                 self.experiment,

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -50,8 +50,8 @@ class _Call(NamedTuple):
     is_reported: bool
 
     def is_finished(self) -> bool:
-        # type: ignore[attr-defined]
-        return all(value.is_ready() for value in self.metrics.values())
+        # JAX's own stub of `Array` lacks `is_ready`.
+        return all(value.is_ready() for value in self.metrics.values())  # type: ignore[attr-defined]
 
 
 class MetricsLogger:

@@ -165,7 +165,7 @@ def _read_records(path: epath.Path, log_damage: bool = False) -> Iterator[tuple[
             record = json.loads(line)
             step = int(record.pop("step"))
             values = {name: float(value) for name, value in record.items()}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             if log_damage and number < len(lines):
                 logger.warning(f"Line {number} of {path} is damaged and is removed.")
             continue

@@ -105,8 +105,9 @@ def state_before(
     pace = parallel.Pace()
     show_progress = reporter.counter("steps taken again")
     while steps_taken < step:
-        if received_signal():
-            raise EXCEPTION_BY_SIGNAL[received_signal()]
+        signum = received_signal()
+        if signum is not None:
+            raise EXCEPTION_BY_SIGNAL[signum]
         steps = min(experiment.steps_of_call(steps_taken), step - steps_taken)
         call = train_steps[steps] if steps in train_steps else compile_train_steps(experiment, [steps])[steps]
         state, metrics = call(state, experiment.feed.inputs(steps_taken))
@@ -130,7 +131,7 @@ def _save(
         "first_not_finite": first,
         "provenance": provenance.describe(),
     }
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state.parts)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state.checkpoint_items)
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     images, labels = batch
     directory.remove(f"{FOLDER}/nan.json")

@@ -72,7 +72,7 @@ def triage(experiment: Experiment, state: TrainState, images: jax.Array, labels:
         return {**jax.tree.map(_statistics, values), LAYER: _by_name(updated[COLLECTION])}
 
     teacher_variables = None if experiment.teacher is None else experiment.teacher.variables
-    statistics = parallel.fetch(parallel.jit(step, images.sharding.mesh)(state, images, labels, teacher_variables))
+    statistics = parallel.fetch(parallel.jit(step, experiment.mesh)(state, images, labels, teacher_variables))
     layer_index = {name: index for index, name in enumerate(layers)}
 
     def index_of_layer(name: str) -> int:

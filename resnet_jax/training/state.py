@@ -38,7 +38,7 @@ class TrainState:
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
-    def parts(self) -> dict[str, Any]:
+    def checkpoint_items(self) -> dict[str, Any]:
         """The items of a checkpoint, by name. The step is not an item, since it numbers the checkpoint."""
         return {
             "params": self.params,
@@ -48,13 +48,13 @@ class TrainState:
         }
 
 
-def create(
+def create_train_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, ...],
     seed: int,
     freezing: Freezing = NOTHING_FROZEN,
-    averages: bool = False,
+    use_ema: bool = False,
 ) -> TrainState:
     """Return the state before the first step, with initial weights that are a function of the seed.
 
@@ -67,22 +67,22 @@ def create(
       image_shape: (height, width, channels).
       seed: the seed of the initial weights.
       freezing: selects the parameters that have no optimizer state.
-      averages: whether to keep moving averages of the variables.
+      use_ema: whether to keep moving averages of the variables.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = model.lazy_init(randomness.key(seed, Use.INITIAL_WEIGHTS), images, train=False)
-    return begin(variables, optimizer, freezing, averages)
+    return train_state_from_variables(variables, optimizer, freezing, use_ema)
 
 
-def begin(
-    variables: Mapping, optimizer: optax.GradientTransformation, freezing: Freezing, averages: bool
+def train_state_from_variables(
+    variables: Mapping, optimizer: optax.GradientTransformation, freezing: Freezing, use_ema: bool
 ) -> TrainState:
-    """Return the state before the first step of a model with these variables. For the arguments, see `create`."""
+    """Return the state before the first step of a model with these variables; see `create_train_state`."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(freezing.split(params)[0]),
-        ema={"params": params, "batch_stats": batch_stats} if averages else {},
+        ema={"params": params, "batch_stats": batch_stats} if use_ema else {},
     )

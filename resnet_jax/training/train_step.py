@@ -118,6 +118,7 @@ def loss_fn(
         )
     loss = experiment.loss(logits, labels)
     if experiment.teacher is not None:
+        assert teacher_variables is not None
         loss = experiment.teacher.loss(logits, experiment.teacher.logits(teacher_variables, images), loss)
     return loss, (logits, updated)
 

@@ -53,7 +53,7 @@ def state_and_batch_before(config, calls, step):
 
 def assert_is_saved(workdir, state, batch):
     saved = safetensors.numpy.load_file(workdir / "nan" / "state.safetensors")
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state.parts)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state.checkpoint_items)
     expected = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     assert saved.keys() == expected.keys()
     assert {name.partition("/")[0] for name in saved} == {"params", "batch_stats", "opt_state", "ema"}
