@@ -70,7 +70,7 @@ def summarize_by_kind(collectives: Sequence[Collective]) -> list[dict]:
     summaries = []
     for kind in sorted({collective.kind for collective in collectives}):
         of_kind = [collective for collective in collectives if collective.kind == kind]
-        bytes_by_type = collections.Counter()
+        bytes_by_type: collections.Counter[str] = collections.Counter()
         for collective in of_kind:
             for dtype, shape in collective.arrays:
                 bytes_by_type[dtype] += array_bytes(dtype, shape)

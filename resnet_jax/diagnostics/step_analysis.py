@@ -65,10 +65,11 @@ def analyze_step(
             "Name a TPU with --compile_for."
         )
     compiled = compile_step(lower_train_step(experiment, 1), config, mesh)
-    collectives = parse_collectives(compiled.as_text())
-    flops = compiled.cost_analysis()["flops"]
+    # Both are None only for programs that XLA did not compile.
+    collectives = parse_collectives(compiled.as_text())  # type: ignore[arg-type]
+    flops = compiled.cost_analysis()["flops"]  # type: ignore[index]
     scaling = []
-    if link_bytes_per_second is not None:
+    if chip is not None and link_bytes_per_second is not None:
         scaling = expected_scaling(collectives, flops, chip.peak_flops, mesh.size, link_bytes_per_second, hop_seconds)
     return StepAnalysis(
         model=config.model.name,
@@ -105,10 +106,10 @@ def format_analysis(analysis: StepAnalysis) -> str:
     else:
         sections.append("No collectives.")
     if analysis.memory:
-        rows = [*dataclasses.asdict(analysis.memory).items(), ("total", analysis.memory.total)]
+        memory_rows = [*dataclasses.asdict(analysis.memory).items(), ("total", analysis.memory.total)]
         if analysis.capacity:
-            rows.append(("capacity of the chip", analysis.capacity))
-        sections.append(table(rows, header=("memory per device", "bytes")))
+            memory_rows.append(("capacity of the chip", analysis.capacity))
+        sections.append(table(memory_rows, header=("memory per device", "bytes")))
     sections.append(f"{analysis.flops:.3e} FLOPs per device")
     if analysis.scaling:
         rows = [

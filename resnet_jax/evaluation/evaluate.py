@@ -158,7 +158,7 @@ def open_examples(
         )
     if subset.channels > len(trained.preprocess.mean):
         subset = subset.as_grayscale()
-    trained.preprocess.check(feed_config.image_shape(subset)[-1])
+    trained.preprocess.check(subset.image_shape[-1])
     dataset = trained.config.dataset
     if is_other_dataset:
         return feed_config.external_examples(dataset, subset, feed_config.num_workers(dataset), reporter)
@@ -196,7 +196,8 @@ def score(
         label_map=[number_of_class[name] for name in classes],
         keep_log_probabilities=keep_log_probabilities,
     )
-    return evaluate(trained.variables, examples, reporter=reporter)
+    # None only stands for an interruption, and nothing interrupts this evaluation.
+    return evaluate(trained.variables, examples, reporter=reporter)  # type: ignore[return-value]
 
 
 def _list_classes(classes: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,9 @@ from scipy import stats
 from resnet_jax.errors import UserError
 
 # --- Metrics of each example ------------------------------------------------------------------------------------------
+
+
+Array = Any  # `jax.Array` within a compiled function, and `np.ndarray` on the host
 
 
 class ExampleMetrics(NamedTuple):
@@ -29,13 +32,13 @@ class ExampleMetrics(NamedTuple):
       log_probabilities: float32 [n, classes]; None if they were not requested.
     """
 
-    position: jax.Array | np.ndarray
-    label: jax.Array | np.ndarray
-    loss: jax.Array | np.ndarray
-    prediction: jax.Array | np.ndarray
-    confidence: jax.Array | np.ndarray
-    in_top5: jax.Array | np.ndarray
-    log_probabilities: jax.Array | np.ndarray | None = None
+    position: Array
+    label: Array
+    loss: Array
+    prediction: Array
+    confidence: Array
+    in_top5: Array
+    log_probabilities: Array = None
 
 
 def example_metrics(
@@ -222,7 +225,7 @@ def classification_report(examples: ExampleMetrics, classes: Sequence[str], tota
     calibration_errors = [
         calibration_bin.examples * abs(calibration_bin.confidence - calibration_bin.accuracy)
         for calibration_bin in bins
-        if calibration_bin.examples
+        if calibration_bin.confidence is not None and calibration_bin.accuracy is not None
     ]
     return ClassificationReport(
         means=means,

@@ -1,5 +1,6 @@
 """Evaluation results as text for a terminal."""
 
+import operator
 from collections.abc import Mapping
 
 from resnet_jax.evaluation.metrics import ClassificationReport, Interval
@@ -23,7 +24,7 @@ def format_comparison(comparison: Comparison) -> str:
         rows[title] = report
         if comparison.tta:
             rows[f"{title}, --tta={comparison.tta}"] = comparison.tta_reports[name]
-    if is_single:
+    if comparison.ensemble is None:  # a single model
         (report,) = comparison.reports.values()
         return "\n\n".join([_metrics_table(rows), _class_table(report), *_confusion_table(report)])
     rows[f"ensemble of {len(comparison.reports)}"] = comparison.ensemble
@@ -61,7 +62,7 @@ def _class_table(report: ClassificationReport) -> str:
     classes, title = list(report.classes), "Classes:"
     if len(classes) > MAX_CLASSES:
         with_f1 = [metrics for metrics in classes if metrics.f1 is not None]
-        classes = sorted(with_f1, key=lambda metrics: metrics.f1)[:WORST_CLASSES]
+        classes = sorted(with_f1, key=operator.attrgetter("f1"))[:WORST_CLASSES]
         title = f"The classes with the lowest F1, of {len(report.classes):,}:"
     rows = [
         (

@@ -25,12 +25,17 @@ def make_apply(model: nn.Module, tta: str | None = None) -> ApplyModel:
     """
 
     def apply_once(variables: dict, images: jax.Array) -> jax.Array:
-        return model.apply(variables, images, train=False)
+        # Linen's type includes the pairs that `apply` returns if some collection is mutable.
+        return model.apply(variables, images, train=False)  # type: ignore[return-value]
+
+    if tta is None:
+        return apply_once
+    augment = AUGMENTATIONS[tta]
 
     def apply_twice(variables: dict, images: jax.Array) -> jax.Array:
         logits = apply_once(variables, images)
-        augmented_logits = apply_once(variables, AUGMENTATIONS[tta](images))
+        augmented_logits = apply_once(variables, augment(images))
         # The sum of the probabilities: as logits, it is equivalent to their mean.
         return jnp.logaddexp(jax.nn.log_softmax(logits), jax.nn.log_softmax(augmented_logits))
 
-    return apply_once if tta is None else apply_twice
+    return apply_twice
