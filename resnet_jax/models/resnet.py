@@ -1,4 +1,12 @@
-"""The ResNet: stem, stages of residual blocks, global average pooling, linear head."""
+"""ResNet: a stem, stages of residual blocks, global average pooling and a linear head.
+
+The file reads top to bottom: stems, the convolutions of a block, the residual block and its three kinds, the model.
+`variants.py` has the table of named models and `layers.py` has convolution, normalization and pooling.
+
+References:
+  He et al. 2015, "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385
+  He et al. 2016, "Identity Mappings in Deep Residual Networks", https://arxiv.org/abs/1603.05027
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -9,64 +17,81 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from resnet_jax.models.layers import Bias, Layers, SqueezeExcitation, average_pool, blur_pool, he_normal_fan_out
+from resnet_jax.models.scan_blocks import scan_over_blocks
 
-# --- What comes before the first block, by name.
+# ---- Stems: what comes before the first block ------------------------------------------------------------------------
 
 
-def imagenet(x: jax.Array, width: int, layers: Layers, activates: bool) -> jax.Array:
-    """7x7 with stride 2, then max-pool with stride 2 (He et al. 2015, table 1)."""
+def imagenet_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Array:
+    """Apply a 7x7 convolution and a max-pool, both with stride 2 (He et al. 2015, table 1)."""
     x = layers.conv(x, width, 7, 2, name="stem_conv")
-    return max_pool(activate(x, layers, "stem_norm") if activates else x, layers)
+    if activate:
+        x = norm_relu(x, layers, "stem_norm")
+    return max_pool(x, layers)
 
 
-def cifar(x: jax.Array, width: int, layers: Layers, activates: bool) -> jax.Array:
-    """3x3 with stride 1 (He et al. 2015, section 4.2)."""
+def cifar_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Array:
+    """Apply a 3x3 convolution with stride 1 (He et al. 2015, section 4.2)."""
     x = layers.conv(x, width, 3, name="stem_conv")
-    return activate(x, layers, "stem_norm") if activates else x
+    if activate:
+        x = norm_relu(x, layers, "stem_norm")
+    return x
 
 
-def deep(x: jax.Array, width: int, layers: Layers, activates: bool) -> jax.Array:
-    """Three 3x3, the first with stride 2, then max-pool with stride 2 (He et al. 2018, "Bag of Tricks", figure 2b)."""
-    x = activate(layers.conv(x, width // 2, 3, 2, name="stem_conv1"), layers, "stem_norm1")
-    x = activate(layers.conv(x, width // 2, 3, name="stem_conv2"), layers, "stem_norm2")
+def deep_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Array:
+    """Apply three 3x3 convolutions, the first with stride 2, and a max-pool with stride 2.
+
+    This is the stem of ResNet-C and ResNet-D (He et al. 2018, "Bag of Tricks", figure 2b).
+    """
+    x = layers.conv(x, width // 2, 3, 2, name="stem_conv1")
+    x = norm_relu(x, layers, "stem_norm1")
+    x = layers.conv(x, width // 2, 3, name="stem_conv2")
+    x = norm_relu(x, layers, "stem_norm2")
     x = layers.conv(x, width, 3, name="stem_conv3")
-    return max_pool(activate(x, layers, "stem_norm3") if activates else x, layers)
+    if activate:
+        x = norm_relu(x, layers, "stem_norm3")
+    return max_pool(x, layers)
 
 
-def bit(x: jax.Array, width: int, layers: Layers, activates: bool) -> jax.Array:
-    """As "imagenet", but the max-pool sees a border of zeros, as in the code of BiT (Kolesnikov et al. 2019)."""
+def bit_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Array:
+    """Apply the ImageNet stem, but pad the max-pool with zeros, as the code of BiT does (Kolesnikov et al. 2019)."""
     x = layers.conv(x, width, 7, 2, name="stem_conv")
-    return max_pool(activate(x, layers, "stem_norm") if activates else x, layers, zeros=True)
+    if activate:
+        x = norm_relu(x, layers, "stem_norm")
+    return max_pool(x, layers, pad_with_zeros=True)
 
 
-def activate(x: jax.Array, layers: Layers, name: str) -> jax.Array:
+def norm_relu(x: jax.Array, layers: Layers, name: str) -> jax.Array:
     return nn.relu(layers.norm(x, name=name))
 
 
-def max_pool(x: jax.Array, layers: Layers, zeros: bool = False) -> jax.Array:
-    """3x3 with stride 2, whose border never counts or is `zeros`; or 2x2 with stride 1, and a blur that strides."""
+def max_pool(x: jax.Array, layers: Layers, pad_with_zeros: bool = False) -> jax.Array:
+    """Max-pool over 3x3 with stride 2. With `layers.blur_pool`: over 2x2 with stride 1, then blur with stride 2.
+
+    The padding never wins the maximum, unless `pad_with_zeros` makes it count as zeros.
+    """
     if layers.blur_pool:
         return blur_pool(nn.max_pool(x, (2, 2)), 2)
-    if zeros:
+    if pad_with_zeros:
         return nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), (3, 3), (2, 2))
     return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
 
 
-# From images, the width of the stem, the layers, and whether it is to end activated, to the input of the first block.
+# `model.stem` -> function of (images, channels, layers, whether norm and ReLU follow the last convolution).
 STEMS: dict[str, Callable[[jax.Array, int, Layers, bool], jax.Array]] = {
-    "imagenet": imagenet,
-    "cifar": cifar,
-    "deep": deep,
-    "bit": bit,
+    "imagenet": imagenet_stem,
+    "cifar": cifar_stem,
+    "deep": deep_stem,
+    "bit": bit_stem,
 }
 
 
-# --- What all residual blocks have in common: their convolutions, their shortcut, and how a residual ends.
+# ---- The convolutions of a residual block ----------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Convolution:
-    """`kernel` x `kernel`, to `features` channels, in `groups` that do not see each other."""
+class ConvSpec:
+    """A `kernel` x `kernel` convolution to `features` channels; `groups` of channels do not see each other."""
 
     kernel: int
     features: int
@@ -74,39 +99,52 @@ class Convolution:
     groups: int = 1
 
 
-def basic(width: int, stride: int) -> tuple[Convolution, ...]:
-    """Two 3x3: ResNet-18, ResNet-34 and the CIFAR networks (He et al. 2015, figure 5, left)."""
-    return Convolution(3, width, stride), Convolution(3, width)
+def basic(width: int, stride: int) -> tuple[ConvSpec, ...]:
+    """Return two 3x3 convolutions: ResNet-18, ResNet-34 and the CIFAR models (He et al. 2015, figure 5, left).
+
+    Example:
+      >>> basic(64, stride=2)
+      (ConvSpec(kernel=3, features=64, stride=2, groups=1), ConvSpec(kernel=3, features=64, stride=1, groups=1))
+    """
+    return ConvSpec(3, width, stride), ConvSpec(3, width)
 
 
-def bottleneck(width: int, stride: int, groups: int = 1, group_width: int = 64) -> tuple[Convolution, ...]:
-    """1x1 down, 3x3, 1x1 up to four times the width: ResNet-50 and deeper (He et al. 2015, figure 5, right).
+def bottleneck(width: int, stride: int, groups: int = 1, group_width: int = 64) -> tuple[ConvSpec, ...]:
+    """Return 1x1, 3x3 and 1x1 convolutions: ResNet-50 and deeper (He et al. 2015, figure 5, right).
 
-    v1.5: the stride sits in the 3x3 (Goyal et al. 2017, section 5.1), which may be in `groups` (Xie et al. 2016, figure
-    3c). Each of these has `group_width` channels where `width` is 64.
+    The last convolution has 4 * `width` channels. The stride is in the 3x3 ("v1.5", Goyal et al. 2017, section 5.1).
+
+    Args:
+      width: the channels of the 3x3 of a plain ResNet.
+      stride: the stride of the block.
+      groups: the number of groups of the 3x3 (ResNeXt, Xie et al. 2016, figure 3c).
+      group_width: the channels per group where `width` is 64; it grows in proportion to `width`.
     """
     inner = width * group_width // 64 * groups
-    return Convolution(1, inner), Convolution(3, inner, stride, groups), Convolution(1, 4 * width)
+    return ConvSpec(1, inner), ConvSpec(3, inner, stride, groups), ConvSpec(1, 4 * width)
+
+
+# ---- The residual block: y = F(x) + shortcut(x) ----------------------------------------------------------------------
 
 
 class ResidualBlock(nn.Module):
-    """F(x) + shortcut(x). Kinds of blocks differ in where norms and activations stand, which `__call__` says.
+    """Base class of residual blocks; `__call__` of a subclass says where norms and activations stand.
 
     Attributes:
-      layers: makes the layers.
-      convolutions: of F; at most one of them has a stride, and not the last.
-      shortcut: where the shape changes, "projection" (1x1 convolution, option B), "average_pool" (a mean before the
-        projection takes its stride) or "pad" (zero channels, option A).
-      zero_init_residual: F starts as zero (Goyal et al. 2017, section 5.1).
-      squeeze_excitation: reduction of a `SqueezeExcitation` that ends F; None: none.
-      residual_scale: initial value of a learned factor of F; None: none. 0 makes it SkipInit (De & Smith 2020) and
-        ReZero (Bachlechner et al. 2020).
-      dropout: probability of dropout before the last convolution (Zagoruyko & Komodakis 2016, section 2.4).
-      num_blocks: of the whole network.
+      layers: builds the layers.
+      convolutions: the convolutions of F. At most one has a stride, and it is not the last.
+      shortcut: how the shortcut changes the shape where F does: "projection" (1x1 convolution, option B),
+        "average_pool" (average-pool with the stride, then project) or "pad" (append zero channels, option A).
+      zero_init_residual: whether F starts as zero (Goyal et al. 2017, section 5.1).
+      squeeze_excitation: the reduction of a `SqueezeExcitation` at the end of F; None: no such layer.
+      residual_scale: the initial value of a learned scalar that multiplies F; None: no such scalar. Zero makes it
+        SkipInit (De & Smith 2020) and ReZero (Bachlechner et al. 2020).
+      dropout: the dropout rate before the last convolution (Zagoruyko & Komodakis 2016, section 2.4).
+      num_blocks: the number of blocks of the whole model.
     """
 
     layers: Layers
-    convolutions: tuple[Convolution, ...]
+    convolutions: tuple[ConvSpec, ...]
     shortcut: str
     zero_init_residual: bool
     squeeze_excitation: int | None
@@ -114,57 +152,74 @@ class ResidualBlock(nn.Module):
     dropout: float
     num_blocks: int
 
-    activates_input = False  # If so, what comes before the first block does not.
-    normalizes_projection = False
+    pre_activation = False  # Whether the block starts with norm and ReLU. The stem then ends without them.
+    norm_after_projection = False
 
     def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
-        """[batch, height, width, channels] to [batch, height / stride, width / stride, the last one's features].
+        """Apply the block.
 
-        In training F is dropped for a whole example with probability `drop_rate`.
+        Args:
+          x: [batch, height, width, channels].
+          drop_rate: the probability of dropping F for an example in training; None: never.
+
+        Returns:
+          [batch, height / stride, width / stride, `convolutions[-1].features`].
         """
         raise NotImplementedError
 
     @staticmethod
-    def finish(x: jax.Array, layers: Layers) -> jax.Array:
-        """What comes between the last block and the pooling."""
+    def final_norm(x: jax.Array, layers: Layers) -> jax.Array:
+        """Apply what stands between the last block and the pooling; by default nothing."""
         del layers
         return x
 
     def convolve(self, x: jax.Array, number: int, init: Initializer = he_normal_fan_out) -> jax.Array:
-        """F's convolution of that number, counted from 1."""
-        convolution = self.convolutions[number - 1]
-        stride, before = convolution.stride, self.convolutions[number - 2].stride if number > 1 else 1
-        if self.layers.blur_pool:  # In the place of a stride, before the next convolution (Zhang 2019, section 3.2).
-            stride, x = 1, blur_pool(x, before) if before > 1 else x
+        """Apply convolution `number` of F, counted from 1."""
+        conv = self.convolutions[number - 1]
+        stride = conv.stride
+        if self.layers.blur_pool:  # Blur before the next convolution instead of striding (Zhang 2019, section 3.2).
+            stride = 1
+            previous_stride = self.convolutions[number - 2].stride if number > 1 else 1
+            if previous_stride > 1:
+                x = blur_pool(x, previous_stride)
         if number == len(self.convolutions):
             x = self.layers.dropout(x, self.dropout)
-        kernel, features, groups = convolution.kernel, convolution.features, convolution.groups
-        return self.layers.conv(x, features, kernel, stride, groups, init, name=f"conv{number}")
+        return self.layers.conv(x, conv.features, conv.kernel, stride, conv.groups, init, name=f"conv{number}")
 
-    def skip(self, x: jax.Array, activated: jax.Array) -> jax.Array:
-        """The identity, or where the shape changes, option A or B (He et al. 2015, section 3.3) of the activated input.
+    def skip_connection(self, x: jax.Array, activated: jax.Array) -> jax.Array:
+        """Return `x` itself or, if F changes its shape, `activated` in the new shape.
 
-        He et al. 2018 ("Bag of Tricks", figure 2c) pool before they project.
+        The new shape comes from option A or B of He et al. 2015, section 3.3, or from pooling before the projection
+        (He et al. 2018, "Bag of Tricks", figure 2c).
+
+        Args:
+          x: the input of the block.
+          activated: the input of the block, normalized and activated if the kind of block does this first.
         """
-        features, stride = self.convolutions[-1].features, max(each.stride for each in self.convolutions)
+        features = self.convolutions[-1].features
+        stride = max(conv.stride for conv in self.convolutions)
         if stride == 1 and x.shape[-1] == features:
             return x
         if stride > 1 and self.shortcut == "average_pool":
-            activated, stride = average_pool(activated, stride), 1
+            activated = average_pool(activated, stride)
+            stride = 1
         elif stride > 1 and self.layers.blur_pool:
-            activated, stride = blur_pool(activated, stride), 1
+            activated = blur_pool(activated, stride)
+            stride = 1
         if self.shortcut == "pad":
             before = (features - x.shape[-1]) // 2
             after = features - x.shape[-1] - before
             return jnp.pad(activated[:, ::stride, ::stride], [(0, 0), (0, 0), (0, 0), (before, after)])
         projected = self.layers.conv(activated, features, 1, stride, name="shortcut_conv")
-        return self.layers.norm(projected, name="shortcut_norm") if self.normalizes_projection else projected
+        if self.norm_after_projection:
+            projected = self.layers.norm(projected, name="shortcut_norm")
+        return projected
 
-    def end(self, x: jax.Array, drop_rate: float | jax.Array | None) -> jax.Array:
-        """What ends every F: a gate, a factor, and stochastic depth (Huang et al. 2016).
+    def scale_and_drop(self, x: jax.Array, drop_rate: float | jax.Array | None) -> jax.Array:
+        """Apply what ends every F: squeeze-and-excitation, a learned scalar and stochastic depth.
 
-        They drop F for a whole batch, and multiply by the probability in evaluation. Here each example is drawn by
-        itself, and an F that is kept is divided by the probability of that.
+        Huang et al. 2016 drop F for a whole batch, and multiply it by its survival probability in evaluation. Here each
+        example is drawn independently, and an F that survives is divided by its survival probability in training.
         """
         if self.squeeze_excitation is not None:
             x = SqueezeExcitation(self.squeeze_excitation, self.layers.dtype, name="squeeze_excitation")(x)
@@ -172,153 +227,136 @@ class ResidualBlock(nn.Module):
             scale = self.param("residual_scale", nn.initializers.constant(self.residual_scale), ())
             x = x * scale.astype(x.dtype)
         if drop_rate is not None and self.layers.train:
-            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - drop_rate, (x.shape[0], 1, 1, 1))
-            x = jnp.where(kept, x / jnp.asarray(1 - drop_rate, x.dtype), 0)
+            survives = jax.random.bernoulli(self.make_rng("dropout"), 1 - drop_rate, (x.shape[0], 1, 1, 1))
+            x = jnp.where(survives, x / jnp.asarray(1 - drop_rate, x.dtype), 0)
         return x
 
 
-# --- The kinds of residual blocks: where norms and activations stand.
-
-
 class PostActivationBlock(ResidualBlock):
-    """Convolution, norm, activation; the last activation follows the sum (He et al. 2015, figure 2)."""
+    """Convolution, norm, ReLU; the last ReLU follows the sum (He et al. 2015, figure 2).
 
-    normalizes_projection = True
+    Example:
+      >>> model = ResNet(stage_sizes=(1,), num_classes=10, width=4, stem="cifar", block=PostActivationBlock)
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+      >>> sorted(variables["params"]["stage1_block1"])
+      ['conv1', 'conv2', 'norm1', 'norm2']
+    """
+
+    norm_after_projection = True
 
     @nn.compact
     def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
         y = x
         for number in range(1, len(self.convolutions) + 1):
-            last = number == len(self.convolutions)
-            starts_at_zero = last and self.zero_init_residual
+            is_last = number == len(self.convolutions)
+            zero_init = is_last and self.zero_init_residual
+            scale_init = nn.initializers.zeros if zero_init else nn.initializers.ones
             y = self.convolve(y, number)
-            y = self.layers.norm(
-                y, scale_init=nn.initializers.zeros if starts_at_zero else nn.initializers.ones, name=f"norm{number}"
-            )
-            y = y if last else nn.relu(y)
-        return nn.relu(self.end(y, drop_rate) + self.skip(x, activated=x))
+            y = self.layers.norm(y, scale_init=scale_init, name=f"norm{number}")
+            if not is_last:
+                y = nn.relu(y)
+        return nn.relu(self.scale_and_drop(y, drop_rate) + self.skip_connection(x, activated=x))
 
 
 class PreActivationBlock(ResidualBlock):
-    """Norm, activation, convolution; nothing follows the sum (He et al. 2016, "Identity Mappings", figure 1b).
+    """Norm, ReLU, convolution; nothing follows the sum (He et al. 2016, figure 1b).
 
-    Where the shape changes, the shortcut starts from the activated input, as in their code. As in timm, the identity of
-    the first block does not; their appendix activates what leaves the stem.
+    Where the shape changes, the shortcut starts from the activated input, as in the authors' code. As in timm, an
+    identity shortcut in the first block passes the output of the stem without activation; the authors' appendix
+    activates it.
     """
 
-    activates_input = True
+    pre_activation = True
 
     @nn.compact
     def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
-        activated = y = nn.relu(self.layers.norm(x, name="norm1"))
+        activated = nn.relu(self.layers.norm(x, name="norm1"))
+        y = activated
         for number in range(1, len(self.convolutions) + 1):
-            last = number == len(self.convolutions)
+            is_last = number == len(self.convolutions)
+            zero_init = is_last and self.zero_init_residual
             if number > 1:
                 y = nn.relu(self.layers.norm(y, name=f"norm{number}"))
-            starts_at_zero = last and self.zero_init_residual
-            y = self.convolve(y, number, nn.initializers.zeros if starts_at_zero else he_normal_fan_out)
-        return self.end(y, drop_rate) + self.skip(x, activated)
+            y = self.convolve(y, number, nn.initializers.zeros if zero_init else he_normal_fan_out)
+        return self.scale_and_drop(y, drop_rate) + self.skip_connection(x, activated)
 
     @staticmethod
-    def finish(x: jax.Array, layers: Layers) -> jax.Array:
+    def final_norm(x: jax.Array, layers: Layers) -> jax.Array:
         return nn.relu(layers.norm(x, name="final_norm"))
 
 
 class FixupBlock(ResidualBlock):
-    """No norm: scalar biases, a scalar factor, and small initial kernels (Zhang et al. 2019, "Fixup Initialization").
+    """No norm; scalar biases, a scalar factor and small initial kernels (Zhang et al. 2019, "Fixup Initialization").
 
-    Section 3: the last convolution starts at zero, the others are scaled by `num_blocks` to the power -1 / (2m - 2),
-    where m, at least 2, is how many a block has; a bias stands before each convolution and each activation.
+    Section 3: the last convolution starts at zero, and the kernels of the others are scaled by
+    `num_blocks ** (-1 / (2m - 2))`, where m >= 2 is the number of convolutions per block. A bias precedes each
+    convolution and each activation.
     """
 
     @nn.compact
     def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
-        count = len(self.convolutions)
-        variance = 2.0 * self.num_blocks ** (-2 / (2 * count - 2))
-        small = nn.initializers.variance_scaling(variance, "fan_out", "normal")
-        biased = y = Bias((), name="bias1a")(x)
-        for number in range(1, count + 1):
-            last = number == count
+        num_convs = len(self.convolutions)
+        variance = 2.0 * self.num_blocks ** (-2 / (2 * num_convs - 2))
+        small_init = nn.initializers.variance_scaling(variance, "fan_out", "normal")
+        biased = Bias((), name="bias1a")(x)
+        y = biased
+        for number in range(1, num_convs + 1):
+            is_last = number == num_convs
             if number > 1:
                 y = Bias((), name=f"bias{number}a")(y)
-            y = self.convolve(y, number, nn.initializers.zeros if last else small)
-            if last:
+            y = self.convolve(y, number, nn.initializers.zeros if is_last else small_init)
+            if is_last:
                 y = y * self.param("scale", nn.initializers.ones, ()).astype(y.dtype)
             y = Bias((), name=f"bias{number}b")(y)
-            y = y if last else nn.relu(y)
-        return nn.relu(self.end(y, drop_rate) + self.skip(x, activated=biased))
+            if not is_last:
+                y = nn.relu(y)
+        return nn.relu(self.scale_and_drop(y, drop_rate) + self.skip_connection(x, activated=biased))
 
     @staticmethod
-    def finish(x: jax.Array, layers: Layers) -> jax.Array:
+    def final_norm(x: jax.Array, layers: Layers) -> jax.Array:
         return layers.norm(x, name="final_norm")
 
 
-# --- Equal blocks as a loop, compiled once.
-
-
-def repeat(
-    network: nn.Module, block: nn.Module, names: Sequence[str], x: jax.Array, drop_rates: Sequence[float | None]
-) -> jax.Array:
-    """Applies `block` once for each of `names`, as if `network` had a submodule of each name.
-
-    The variables are those of such submodules, so that networks with and without the loop share their checkpoints: they
-    are stacked for the loop, and statistics that it updates are taken apart again. Called inside `network`'s
-    `@nn.compact` method, once the variables are there.
-
-    Args:
-      network: the module that owns the variables.
-      block: a module of no parent that keeps the shape of `x`.
-      names: of the submodules.
-      x: the input of the first.
-      drop_rates: the second argument of each; all None, or none.
-    """
-    owned = network.variables
-    each = [{kind: owned[kind][name] for kind in owned if name in owned[kind]} for name in names]
-    keys = jax.random.split(network.make_rng("dropout"), len(names)) if network.has_rng("dropout") else None
-    rates = None if drop_rates[0] is None else jnp.array(drop_rates)
-    updated = ["batch_stats"] if network.is_mutable_collection("batch_stats") else []
-
-    def body(x: jax.Array, inputs: tuple) -> tuple[jax.Array, dict]:
-        variables, key, rate = inputs
-        return block.apply(variables, x, rate, rngs={} if key is None else {"dropout": key}, mutable=updated)
-
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-    x, updates = jax.lax.scan(body, x, (stacked, keys, rates), length=len(names))
-    for kind, tree in updates.items():
-        for index, name in enumerate(names):
-            network.put_variable(kind, name, jax.tree.map(lambda leaf, index=index: leaf[index], tree))
-    return x
+# ---- The model -------------------------------------------------------------------------------------------------------
 
 
 class ResNet(nn.Module):
-    """He et al. 2015, "Deep Residual Learning for Image Recognition", and what has been made of it.
+    """The ResNet of He et al. 2015 and the variants that followed it.
 
     Attributes:
-      stage_sizes: blocks in each stage; every stage but the first halves the resolution and doubles the width.
-      num_classes: logits given out.
-      block: the kind of residual block: where norms and activations stand.
-      residual: `basic` or `bottleneck`: from a width and a stride to the convolutions of a block.
-      width: of the first stage's blocks.
-      stem_width: channels of the stem; None: as `width`.
-      stem: a key of `stems.STEMS`.
-      shortcut: where a block changes the shape: "projection", "average_pool" or "pad", see `ResidualBlock`.
+      stage_sizes: the number of blocks per stage. Every stage but the first halves the resolution and doubles the
+        width.
+      num_classes: the number of logits.
+      block: the kind of residual block, which says where norms and activations stand.
+      residual: `basic` or `bottleneck`: a function from width and stride to the convolutions of a block.
+      width: the width of the blocks of the first stage.
+      stem_width: the channels of the stem; None: `width`.
+      stem: a key of `STEMS`.
+      shortcut: how shortcuts change the shape: "projection", "average_pool" or "pad"; see `ResidualBlock`.
       norm: one of `layers.NORMS`.
       weight_standardization, blur_pool: see `Layers`.
       squeeze_excitation, residual_scale, zero_init_residual, dropout: see `ResidualBlock`.
-      stochastic_depth: probability that the last block is dropped for an example in training; it rises linearly from
-        zero before the first one (Huang et al. 2016).
-      head_init: of the classifier's kernel; by default a normal of 0.01 (Goyal et al. 2017, section 5.1).
-      remat: training computes activations inside blocks again instead of keeping them, which saves memory.
-      scan_blocks: equal blocks are compiled once and run in a loop, for very deep networks: on CPU it runs several
-        times slower. The variables are the same; what blocks `sow`, or Linen captures of them, is lost.
-      dtype: of the computation; parameters, batch statistics and logits are float32 in any case.
+      stochastic_depth: the probability of dropping the last block for an example in training. The probabilities of
+        the blocks before it rise linearly, from zero at the input (Huang et al. 2016).
+      head_init: the initializer of the head's kernel; default: a normal of std 0.01 (Goyal et al. 2017, section 5.1).
+      remat: whether the backward pass recomputes the activations inside blocks, which saves memory.
+      scan_blocks: whether equal blocks are compiled once and run in a loop, for very deep models; on CPU this runs
+        several times slower. The variables are the same. What blocks `sow`, or what Linen captures of them, is lost.
+      dtype: the dtype of the computation. Parameters, batch statistics and logits are always float32.
       norm_momentum, norm_epsilon, norm_group_size: see `Layers`.
+
+    Example:
+      >>> model = ResNet(stage_sizes=(1, 1), num_classes=10, width=4, stem="cifar")
+      >>> images = jnp.zeros((2, 8, 8, 3))
+      >>> variables = model.init(jax.random.key(0), images, train=False)
+      >>> model.apply(variables, images, train=False).shape
+      (2, 10)
     """
 
     stage_sizes: Sequence[int]
     num_classes: int
     block: type[ResidualBlock] = PostActivationBlock
-    residual: Callable[[int, int], tuple[Convolution, ...]] = basic
+    residual: Callable[[int, int], tuple[ConvSpec, ...]] = basic
     width: int = 64
     stem_width: int | None = None
     stem: str = "imagenet"
@@ -343,16 +381,20 @@ class ResNet(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool, return_features: bool = False
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-        """From normalised images [batch, height, width, channels], any size and channel count, to logits and features.
+        """Compute the logits of normalized images, and on request the features of each stage.
 
-        With `train=True` BatchNorm normalises with the statistics of the batch, or of groups of it, and updates the
-        running ones: apply with `mutable=["batch_stats"]`. Under `jax.jit` over a mesh the batch is the global one,
-        whatever the devices. Where the network has dropout or stochastic depth, training also takes
-        `rngs={"dropout": key}`.
+        With `train=True`, BatchNorm normalizes with the statistics of the batch, or of groups of it, and updates the
+        running statistics: apply with `mutable=["batch_stats"]`. Under `jax.jit` over a mesh, the batch is the global
+        batch, on any number of devices. Dropout and stochastic depth need `rngs={"dropout": key}` in training.
+
+        Args:
+          images: [batch, height, width, channels], of any size and number of channels.
+          train: whether batch statistics, dropout and stochastic depth are those of training.
+          return_features: whether to return the features as well.
 
         Returns:
-          float32 logits [batch, classes]; with `return_features` also a dict of "stem", "stage1", ..., each of `dtype`
-          [batch, height, width, channels], and "pooled", float32 [batch, channels], which the head is applied to.
+          Logits, float32 [batch, classes]. With `return_features` also a dict: "stem", "stage1", "stage2", ... hold
+          `dtype` [batch, height, width, channels], and "pooled" the float32 [batch, channels] that the head sees.
         """
         layers = Layers(
             train=train,
@@ -364,36 +406,50 @@ class ResNet(nn.Module):
             weight_standardization=self.weight_standardization,
             blur_pool=self.blur_pool,
         )
+        features = {}
+
         stem = STEMS[self.stem]
-        x = stem(images.astype(self.dtype), self.stem_width or self.width, layers, not self.block.activates_input)
-        features = {"stem": x}
+        x = stem(images.astype(self.dtype), self.stem_width or self.width, layers, not self.block.pre_activation)
+        features["stem"] = x
+
         for stage in range(1, len(self.stage_sizes) + 1):
-            x = features[f"stage{stage}"] = self._stage(x, stage, layers)
-        x = self.block.finish(x, layers)
-        x = features["pooled"] = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+            x = self._stage(x, stage, layers)
+            features[f"stage{stage}"] = x
+
+        x = self.block.final_norm(x, layers)
+        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        features["pooled"] = x
+
         logits = nn.Dense(self.num_classes, kernel_init=self.head_init, name="head")(x)
         return (logits, features) if return_features else logits
 
     def _stage(self, x: jax.Array, stage: int, layers: Layers) -> jax.Array:
-        """The blocks of a stage, counted from 1: the first changes the shape, the others are equal."""
-        width, size = self.width * 2 ** (stage - 1), self.stage_sizes[stage - 1]
-        names = [f"stage{stage}_block{index}" for index in range(1, size + 1)]
-        before = sum(self.stage_sizes[: stage - 1])
-        drop_rates = [self._drop_rate(before + index) for index in range(1, size + 1)]
-        x = self._block(width, 1 if stage == 1 else 2, layers, name=names[0])(x, drop_rates[0])
-        if self.scan_blocks and size > 2 and not self.is_initializing():
-            return repeat(self, self._block(width, 1, layers, parent=None), names[1:], x, drop_rates[1:])
+        """Apply the blocks of a stage, counted from 1. The first block changes the shape, the others are equal."""
+        width = self.width * 2 ** (stage - 1)
+        stride = 1 if stage == 1 else 2
+        num_blocks = self.stage_sizes[stage - 1]
+        blocks_before = sum(self.stage_sizes[: stage - 1])
+        names = [f"stage{stage}_block{index}" for index in range(1, num_blocks + 1)]
+        drop_rates = [self._drop_rate(blocks_before + index) for index in range(1, num_blocks + 1)]
+
+        x = self._block(width, stride, layers, name=names[0])(x, drop_rates[0])
+        if self.scan_blocks and num_blocks > 2 and not self.is_initializing():
+            block = self._block(width, 1, layers, parent=None)
+            return scan_over_blocks(self, block, names[1:], x, drop_rates[1:])
         for name, drop_rate in zip(names[1:], drop_rates[1:], strict=True):
             x = self._block(width, 1, layers, name=name)(x, drop_rate)
         return x
 
-    def _drop_rate(self, index: int) -> float | None:
-        """Of the block of that place in the network, from 1."""
-        return self.stochastic_depth * index / sum(self.stage_sizes) if self.stochastic_depth else None
+    def _drop_rate(self, position: int) -> float | None:
+        """Return the drop rate of the block at this 1-based position in the model (Huang et al. 2016, equation 4)."""
+        if not self.stochastic_depth:
+            return None
+        return self.stochastic_depth * position / sum(self.stage_sizes)
 
     def _block(self, width: int, stride: int, layers: Layers, **module) -> ResidualBlock:
-        """A block; `module` is Linen's: `name`, or `parent=None` for one that stands alone."""
-        return (nn.remat(self.block) if self.remat else self.block)(
+        """Build a block. `module` goes to Linen: `name`, or `parent=None` for a block outside of this module."""
+        block = nn.remat(self.block) if self.remat else self.block
+        return block(
             layers=layers,
             convolutions=self.residual(width, stride),
             shortcut=self.shortcut,

@@ -191,6 +191,6 @@ def scheme_of(model: ResNet) -> Scheme:
     """What the weights of `model` are written in: torchvision's names, or where it has no such network another's."""
     if model.block is FixupBlock:
         return FIXUP
-    if model.block.activates_input:
+    if model.block.pre_activation:
         return TIMM_PRE_ACTIVATION
     return TIMM_RESNET_D if model.shortcut == "average_pool" else TORCHVISION
