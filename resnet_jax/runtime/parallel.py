@@ -30,7 +30,7 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def jit(function: Callable, mesh: Mesh, **settings) -> Callable:
+def jit(function: Callable, mesh: Mesh, **settings) -> jax.stages.Wrapped:
     """`jax.jit` for the devices of a mesh, with results that are whole on each; `settings` are others of `jax.jit`."""
     options = cpu_tuning.compiler_options(mesh.devices.flat[0].platform)
     return jax.jit(function, out_shardings=replicated(mesh), compiler_options=options, **settings)
@@ -97,7 +97,7 @@ def free_memory(mesh: Mesh) -> int:
     return int(multihost_utils.process_allgather(np.array(free // 2**20)).min()) * 2**20
 
 
-def total(count: int) -> int:
+def sum_over_processes(count: int) -> int:
     """The sum of what each process counts; all of them must ask."""
     return int(multihost_utils.process_allgather(np.array(count)).sum())
 
