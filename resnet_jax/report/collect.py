@@ -102,7 +102,7 @@ def collect(
             workdir=str(directories[name].path),
             config=model.config,
             result=results[name],
-            step=model.step,
+            step=model.step,  # type: ignore[arg-type]  # None only for pretrained weights
             parameters=sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"])),
             curves=read_curves(directories[name].path),
             metrics=comparison.reports[name],

@@ -36,10 +36,10 @@ def reliability_diagram(bins: Sequence[CalibrationBin]) -> go.Figure:
 
 
 def _add_accuracies(chart: go.Figure, bins: Sequence[CalibrationBin]) -> None:
-    accuracies = [calibration_bin.accuracy for calibration_bin in bins]
+    accuracies: list[float] = [calibration_bin.accuracy for calibration_bin in bins]  # type: ignore[misc]  # no bin is empty
     intervals = [
-        wilson_interval(round(calibration_bin.accuracy * calibration_bin.examples), calibration_bin.examples)
-        for calibration_bin in bins
+        wilson_interval(round(accuracy * calibration_bin.examples), calibration_bin.examples)
+        for accuracy, calibration_bin in zip(accuracies, bins, strict=True)
     ]
     chart.add_bar(
         **_bar_settings(bins),

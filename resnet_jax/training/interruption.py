@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from resnet_jax.errors import Preempted
 
@@ -50,7 +50,7 @@ def deferred_signals() -> Iterator[Callable[[], signal.Signals | None]]:
 
 
 @contextlib.contextmanager
-def _signal_handlers(handlers: dict[signal.Signals, Callable]) -> Iterator[None]:
+def _signal_handlers(handlers: Mapping[int, Callable]) -> Iterator[None]:
     """Replace signal handlers within this context, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         handlers = {}

@@ -98,7 +98,8 @@ class TestClassificationReport:
     classes = tuple(f"class {number}" for number in range(12))
 
     @pytest.fixture(scope="class")
-    def logits_and_labels(self):
+    @classmethod
+    def logits_and_labels(cls):
         """About half of the predictions are correct; the last class has no examples and is never predicted."""
         generator = np.random.default_rng(0)
         labels = generator.integers(0, 11, 1000).astype(np.int32)
@@ -108,13 +109,15 @@ class TestClassificationReport:
         return logits, labels
 
     @pytest.fixture(scope="class")
-    def metrics(self, logits_and_labels):
+    @classmethod
+    def metrics(cls, logits_and_labels):
         logits, labels = map(jnp.asarray, logits_and_labels)
         return parallel.fetch(example_metrics(logits, labels, jnp.arange(1000)))
 
     @pytest.fixture(scope="class")
-    def report(self, metrics):
-        return classification_report(metrics, self.classes, 1000)
+    @classmethod
+    def report(cls, metrics):
+        return classification_report(metrics, cls.classes, 1000)
 
     def test_intervals_follow_from_the_counts(self, report, metrics):
         correct = int((metrics.prediction == metrics.label).sum())
