@@ -1,10 +1,11 @@
-"""A trained network, ready for use, and how it is read from its run directory."""
+"""A trained model, ready for use: restored from a run directory, or built from pretrained weights."""
 
 import collections
 import dataclasses
 import functools
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -15,24 +16,29 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax.data import feed_config
+from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.folder import UnlabelledImages
+from resnet_jax.data.host_batches import BatchInfo
 from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
 from resnet_jax.models import factory
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.runtime import parallel
 from resnet_jax.workdir.workdir import WorkDir
 
-MOST_A_DEVICE = 64  # pictures in a call
+MAX_BATCH_PER_DEVICE = 64  # images
 
 
 class Outputs(NamedTuple):
-    """What a network makes of n pictures.
+    """Outputs of a model for n images.
 
-    probabilities: float32 [n, classes]; features: float32 [n, width], what the head is applied to; problems: why a
-    picture could not be read, by its place among the n, where the numbers of its row mean nothing.
+    Attributes:
+      probabilities: float32 [n, classes].
+      features: float32 [n, width], the input of the head.
+      problems: why images cannot be read, by their index in the n. The rows of these images are meaningless.
     """
 
     probabilities: np.ndarray
@@ -41,9 +47,12 @@ class Outputs(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What n pictures are taken to be.
+    """Predictions for n images.
 
-    probabilities: float32 [n, classes]; labels: int32 [n], the likeliest class; names: what it is called.
+    Attributes:
+      probabilities: float32 [n, classes].
+      labels: int32 [n], the class with the highest probability.
+      names: n names of these classes.
     """
 
     probabilities: np.ndarray
@@ -53,84 +62,90 @@ class Predictions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A trained network: of a run directory the best on validation, or the last where there is no validation.
+    """A trained model with everything that it takes to use it.
 
     Attributes:
       config: the resolved settings.
       classes: the names of the classes, by label.
       model: the Linen module.
-      variables: `{"params": ..., "batch_stats": ...}`, replicated over `mesh`; of a run with averages, these.
-      preprocess: uint8 [batch, height, width, channels] to what `model` takes.
-      step: the steps that had been taken; None for published weights.
+      variables: `{"params": ..., "batch_stats": ...}`, replicated over `mesh`. For a run with `ema_decay`, these are
+        the averaged variables.
+      preprocess: a function from uint8 images [batch, height, width, channels] to the input of `model`.
+      step: the number of training steps; None for pretrained weights.
       mesh: the devices.
     """
 
     config: ConfigDict
     classes: tuple[str, ...]
-    model: nn.Module
+    model: ResNet
     variables: dict
     preprocess: Preprocess
     step: int | None
     mesh: Mesh
 
     def predict(self, images: np.ndarray | Sequence[str | os.PathLike]) -> Predictions:
-        """Tells what is in pictures, in this process alone.
+        """Classify images, in this process alone.
 
-        They may be of any number and size: of each the part is taken, and resized, that evaluation would look at. Calls
-        with other numbers of pictures share a few compiled programs.
+        There can be any number of images, of any size. Each is cropped and resized as in evaluation. A few compiled
+        programs serve any number of images.
 
         Args:
-          images: uint8 [n, height, width, channels] with 1 or 3 channels, or paths of picture files.
+          images: uint8 [n, height, width, channels] with 1 or 3 channels, or paths of image files.
 
         Raises:
-          UserError: for a file that cannot be read, and for pictures that the network cannot be fed.
+          UserError: for a file that cannot be read, and for images that do not fit the model.
         """
+        examples: EvaluationData
         if isinstance(images, np.ndarray | jax.Array):
-            examples = self._in_memory(np.asarray(images))
+            examples = self._in_memory_examples(np.asarray(images))
         else:
             images = [images] if isinstance(images, str | os.PathLike) else list(images)
             examples = self.examples(images)
-        found = [np.empty((0, len(self.classes)), np.float32)]
+        batches = [np.empty((0, len(self.classes)), np.float32)]
         for outputs in self.outputs(examples):
-            for place, reason in outputs.problems.items():
-                raise UserError(f"{images[sum(map(len, found)) + place]} cannot be read: {reason}")
-            found.append(outputs.probabilities)
-        probabilities = np.concatenate(found)
+            for index, reason in outputs.problems.items():
+                raise UserError(f"{images[sum(map(len, batches)) + index]} cannot be read: {reason}")
+            batches.append(outputs.probabilities)
+        probabilities = np.concatenate(batches)
         labels = probabilities.argmax(axis=-1).astype(np.int32)
         return Predictions(probabilities, labels, tuple(self.classes[label] for label in labels))
 
     def examples(self, files: Sequence[str | os.PathLike | bytes], num_workers: int = 0) -> StreamedExamples:
-        """Picture files, by path or as their bytes, to be read as they are needed, by so many processes or by threads.
+        """Open image files, which are read when they are needed.
+
+        Args:
+          files: paths or contents of image files.
+          num_workers: number of processes that read them; 0: threads of this process.
 
         Raises:
-          UserError: for a run on pictures that are no squares, which takes them as they are, if none can be read.
+          UserError: if the model takes images that are not square in their original size, and none can be read.
         """
-        return self._given(UnlabelledImages(files, channels=len(self.preprocess.mean)), num_workers)
+        return self._external_examples(UnlabelledImages(files, channels=len(self.preprocess.mean)), num_workers)
 
-    def outputs(self, examples: InMemoryExamples | StreamedExamples) -> Iterator[Outputs]:
-        """What comes out for all of them, in order, a batch at a time: the pixels of a few batches are held at once.
+    def outputs(self, examples: EvaluationData) -> Iterator[Outputs]:
+        """Yield the outputs for all examples in order, one batch at a time. Memory holds the images of a few batches.
 
         Raises:
-          UserError: if the network lies on devices of other processes too.
+          UserError: if the model is on devices of other processes, too.
         """
         if len(self.mesh.local_devices) < self.mesh.size:
             raise UserError(
-                "this network lies on the devices of several processes, and predicts in one: load it with "
-                "load_run(workdir, parallel.make_mesh(jax.local_devices()))"
+                "this model is on the devices of several processes, but prediction runs in a single one. Load it with "
+                "load_run(workdir, parallel.make_mesh(jax.local_devices()))."
             )
         batch_size = self._batch_size(len(examples))
-        unfinished = collections.deque()
-        for images, rows in examples.batches(batch_size, parallel.local_rows(self.mesh, batch_size)):
+        unfinished: collections.deque[tuple[BatchInfo, tuple[jax.Array, jax.Array]]] = collections.deque()
+        for images, info in examples.batches(batch_size, parallel.local_rows(self.mesh, batch_size)):
             images = parallel.place_rows(images, self.mesh, batch_size)
-            unfinished.append((rows, self._forward(self.variables, images)))
+            unfinished.append((info, self._forward(self.variables, images)))
             if len(unfinished) > parallel.CALLS_AHEAD:
-                yield _fetch(*unfinished.popleft())
+                yield _fetch_outputs(*unfinished.popleft())
         while unfinished:
-            yield _fetch(*unfinished.popleft())
+            yield _fetch_outputs(*unfinished.popleft())
 
     @functools.cached_property
-    def _forward(self):
-        """Probabilities and features, compiled once for each shape of the pictures."""
+    def _forward(self) -> Callable[[dict, jax.Array], tuple[jax.Array, jax.Array]]:
+        """Function from variables and uint8 images to probabilities and features, compiled once per image shape."""
 
         def forward(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             logits, features = self.model.apply(variables, self.preprocess(images), train=False, return_features=True)
@@ -138,39 +153,48 @@ class TrainedModel:
 
         return parallel.jit(forward, self.mesh)
 
-    def _batch_size(self, count: int) -> int:
-        """Pictures a call: of each device a power of two, so that few programs are compiled, whatever `count` is."""
-        devices = self.mesh.size
-        needed = -(-max(count, 1) // devices)
-        return devices * min(1 << (needed - 1).bit_length(), -(-self.config.batch_size // devices), MOST_A_DEVICE)
+    def _batch_size(self, num_images: int) -> int:
+        """Choose a batch size: a power of two per device, so that few programs serve any number of images."""
+        num_devices = self.mesh.size
+        needed = math.ceil(max(num_images, 1) / num_devices)
+        power_of_two = 1 << (needed - 1).bit_length()
+        trained = math.ceil(self.config.batch_size / num_devices)
+        return num_devices * min(power_of_two, trained, MAX_BATCH_PER_DEVICE)
 
-    def _in_memory(self, images: np.ndarray) -> InMemoryExamples:
+    def _in_memory_examples(self, images: np.ndarray) -> InMemoryExamples:
         if images.dtype != np.uint8 or images.ndim != 4:
             raise UserError(
-                f"pictures are to be uint8 [n, height, width, channels], and these are {images.dtype} "
-                f"{list(images.shape)}"
+                f"images have the wrong type or shape ({images.dtype} {list(images.shape)}). They must be uint8 "
+                "[n, height, width, channels]."
             )
         channels = len(self.preprocess.mean)
-        if images.shape[-1] not in (1, channels):  # Grey becomes three channels.
-            kind = "grey pictures, of 1 channel" if channels == 1 else f"pictures of {channels} channels"
-            raise UserError(f"this network takes {kind}, and these have {images.shape[-1]}")
+        if images.shape[-1] not in (1, channels):  # Grey images are converted to three channels.
+            kind = "grey images with 1 channel" if channels == 1 else f"images with {channels} channels"
+            raise UserError(f"images have the wrong number of channels ({images.shape[-1]}). This model takes {kind}.")
         positions = np.arange(len(images))
         if len(images):
-            # At once and here: what reads ahead takes longer to start than a few pictures need.
-            images = self._given(UnlabelledImages(images, images.shape[-1]), num_workers=0).images_at(positions)
+            # Resize all images here and at once: for a few images, starting the prefetching would take longer.
+            examples = self._external_examples(UnlabelledImages(images, images.shape[-1]), num_workers=0)
+            images = examples.images_at(positions)
         return InMemoryExamples(images, np.zeros(len(images), np.int32), positions)
 
-    def _given(self, source: UnlabelledImages, num_workers: int) -> StreamedExamples:
-        selection = Subset({"": source}, np.zeros(len(source), np.int64), np.arange(len(source)))
-        # No reporter: `Outputs.problems` tells the caller which images cannot be read.
-        return feed_config.given_examples(self.config.dataset, selection, num_workers, reporter=None)
+    def _external_examples(self, source: UnlabelledImages, num_workers: int) -> StreamedExamples:
+        subset = Subset({"": source}, np.zeros(len(source), np.int64), np.arange(len(source)))
+        # Without a reporter: the caller finds the images that cannot be read in `Outputs.problems`.
+        return feed_config.external_examples(self.config.dataset, subset, num_workers, reporter=None)
 
 
 def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
-    """Reads the chosen checkpoint of a run directory onto all devices, whatever devices it was trained on.
+    """Load the trained model of a run directory.
+
+    It is the checkpoint with the best validation metric, or the last one if the run had no validation.
+
+    Args:
+      workdir: the run directory.
+      mesh: the devices; default: all devices, whatever devices the model was trained on.
 
     Raises:
-      UserError: if `workdir` is no run directory, has no checkpoint yet, or holds a damaged one.
+      UserError: if `workdir` is not a run directory, has no checkpoint yet, or its checkpoint is damaged.
     """
     directory = WorkDir(workdir)
     config, classes = directory.config(), directory.classes()
@@ -181,7 +205,7 @@ def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
     with directory.open_checkpoints(keep, best_metric, read_only=True) as checkpoints:
         step = checkpoints.chosen_step()
         if step is None:
-            raise UserError(f"{directory.path} has no checkpoint yet: train it first")
+            raise UserError(f"{directory.path} has no checkpoint yet. Train it first.")
         if config.ema_decay is None:
             variables, _ = checkpoints.restore(step, variables)
         else:
@@ -191,15 +215,16 @@ def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
 
 
 def abstract_variables(model: nn.Module, channels: int) -> dict:
-    """Shapes and types of the variables of a network for pictures of so many channels."""
-    images = jnp.zeros((1, 32, 32, channels))  # Any height and width give the same.
+    """Return the shapes and dtypes of a model's variables, for images with this number of channels."""
+    images = jnp.zeros((1, 32, 32, channels))  # The height and width make no difference.
     return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
 
 
-def _fetch(rows, outputs: tuple[jax.Array, jax.Array]) -> Outputs:
-    """Of a batch what there is, without what it was filled up with."""
-    count = np.count_nonzero(rows.positions != NO_LABEL)
-    probabilities, features = (part[:count] for part in parallel.fetch(outputs))
-    unreadable = np.flatnonzero(rows.labels[:count] == NO_LABEL).tolist()
-    reasons = (reason for _, reason in rows.problems)
-    return Outputs(probabilities, features, dict(zip(unreadable, reasons, strict=True)))
+def _fetch_outputs(info: BatchInfo, outputs: tuple[jax.Array, jax.Array]) -> Outputs:
+    """Fetch the outputs of a batch, without its padding rows."""
+    num_images = np.count_nonzero(info.positions != NO_LABEL)
+    probabilities, features = parallel.fetch(outputs)
+    unreadable = np.flatnonzero(info.labels[:num_images] == NO_LABEL).tolist()
+    reasons = [reason for _, reason in info.problems]
+    problems = dict(zip(unreadable, reasons, strict=True))
+    return Outputs(probabilities[:num_images], features[:num_images], problems)

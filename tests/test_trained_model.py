@@ -1,283 +1,228 @@
-"""Networks from run directories and from weights, and runs that begin with them."""
+"""`TrainedModel.predict` and `load_run`."""
 
 import dataclasses
-import functools
-import json
-import pathlib
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import resnet_jax
-from resnet_jax.data.sources import ArraySource, open_sources
+from resnet_jax import config as settings
+from resnet_jax.data import crops
+from resnet_jax.data.dataset import open_evaluation_data
+from resnet_jax.data.decode import ImageFile
+from resnet_jax.data.host_batches import BatchInfo
+from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.data.sources import open_sources
+from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.inference.export import export_weights
-from resnet_jax.models import variants
-from resnet_jax.models.resnet import PreActivationBlock
-from resnet_jax.pretrained import hub, weight_files
-from resnet_jax.pretrained.load import load_pretrained, load_teacher, open_pretrained
-from resnet_jax.pretrained.weight_files import read
+from resnet_jax.models.factory import create_model
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
-from resnet_jax.trained_model import load_run
-from resnet_jax.training import experiment as setups
+from resnet_jax.trained_model import TrainedModel, load_run
+from tests.end_to_end import image_files
 
-REPORTER = Reporter(active=False, max_unreadable=0)
-
-
-@pytest.fixture(autouse=True)
-def pre_activation(tiny_variant, monkeypatch):
-    """The tiny network in another order, by that name."""
-    tiny = variants.VARIANTS["tiny"]
-    make = functools.partial(tiny.make, block=PreActivationBlock)
-    monkeypatch.setitem(variants.VARIANTS, "pre_activation", dataclasses.replace(tiny, make=make))
+CLASSES = tuple("abcd")
 
 
 @pytest.fixture
-def workdir(tiny_run):
-    return str(tiny_run)
+def digits(tiny_run):
+    return load_run(str(tiny_run))
 
 
-def begin(config, mesh, sources=None):
-    """The state before the first step, and what was told of the weights."""
-    setup = setups.build(config, mesh, sources or open_sources("digits"), REPORTER)
-    told = []
-    return setup, parallel.fetch(setup.initial_state(told.append)), told
+@pytest.fixture
+def make_model(mesh):
+    """A function that returns an untrained model for colour images, with the resolved settings `dataset`."""
+
+    def make(feed="resident", image_size=12, on=mesh, channels=3, **dataset):
+        config = settings.default()
+        config.batch_size = 32
+        config.dataset.feed, config.dataset.image_size = feed, image_size
+        config.dataset.mean = config.dataset.std = (0.5,) * channels
+        config.dataset.num_workers = 0
+        config.dataset.update(dataset)
+        model = create_model("tiny", 4, head_init=jax.nn.initializers.normal(1.0))
+        variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, channels)), train=False)
+        variables = parallel.place(variables, parallel.replicated(on))
+        return TrainedModel(config, CLASSES, model, variables, Preprocess.from_config(config.dataset), 0, on)
+
+    return make
 
 
-def load(config, *arguments):
-    return load_pretrained(config, open_pretrained(config.init_from), *arguments)
+def expected_probabilities(run, images):
+    """Return the softmax of the logits, computed for one image after another."""
+    variables = jax.device_get(run.variables)
+    logits = [run.model.apply(variables, run.preprocess(image[None]), train=False)[0] for image in images]
+    powers = np.exp(np.array(logits, np.float64))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def assert_equal(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+def noise(count, height=12, width=12, channels=3):
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, channels), np.uint8)
 
 
-def test_exported_weights_are_the_same_network(workdir, tiny_config, tmp_path):
-    run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
-    export_weights(run, file)
-    tiny_config.init_from = file
-    again = load(tiny_config, open_sources("digits"))
-    assert_equal(again.variables, run.variables)
-    assert again.preprocess == run.preprocess
-    scores = [score_run(each, open_sources("digits"), "test[:100]", REPORTER) for each in (run, again)]
-    assert scores[0] == scores[1]
+@pytest.mark.parametrize("count", [1, 8, 37])
+def test_predict_returns_the_softmax_of_the_logits(make_model, count):
+    """Padding makes no difference: there are eight devices, and up to 32 images per call."""
+    run, images = make_model(), noise(count)
+    predictions = run.predict(images)
+    np.testing.assert_allclose(predictions.probabilities, expected_probabilities(run, images), rtol=1e-4)
+    assert predictions.probabilities.dtype == np.float32
+    assert predictions.labels.tolist() == predictions.probabilities.argmax(-1).tolist()
+    assert predictions.names == tuple(CLASSES[label] for label in predictions.labels)
 
 
-def test_what_weights_were_trained_with_travels_with_them(workdir, tmp_path):
-    run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
-    export_weights(run, file)
-    metadata = read(file).metadata
-    assert metadata.pop("format") == "pt"
-    known = {key: json.loads(value) for key, value in metadata.items()}
-    assert known["classes"] == list(run.classes) == [str(digit) for digit in range(10)]
-    assert (tuple(known["mean"]), tuple(known["std"])) == (run.config.dataset.mean, run.config.dataset.std)
-    assert (known["model"], known["image_size"]) == ("tiny", 8)
+def test_predict_equals_evaluation_for_images_of_the_training_size(digits):
+    subset = Subset.from_split(open_sources("digits"), "test[:100]")
+    examples = open_evaluation_data(digits.config.dataset, subset, Reporter(active=False, max_unreadable=0))
+    metrics = make_evaluate(digits.model, digits.preprocess, 64, digits.mesh)(digits.variables, examples)
+    predictions = digits.predict(examples.images)
+    np.testing.assert_array_equal(predictions.labels, metrics.prediction)
+    label_probabilities = predictions.probabilities[np.arange(100), examples.labels]
+    np.testing.assert_allclose(-np.log(label_probabilities), metrics.loss, rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_begins_with_the_weights_of_another(workdir, tiny_config, single_device):
-    tiny_config.init_from, tiny_config.seed = workdir, 5
-    setup, state, told = begin(tiny_config, single_device)
-    assert_equal(state.variables, load_run(workdir).variables)
-    assert state.step == 0
-    assert not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state))
-    assert told == [f"Weights of {workdir}: 27 of 27 arrays loaded, by the names of torchvision"]
-    assert setup.config.dataset.mean == load_run(workdir).config.dataset.mean
+def test_predict_returns_the_same_for_files_and_their_pixels(digits, tmp_path):
+    images = open_sources("digits")["test"].images[:10]
+    paths = [tmp_path / f"{number}.png" for number in range(10)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image[..., 0]).save(path)
+    np.testing.assert_array_equal(digits.predict(paths).probabilities, digits.predict(images).probabilities)
+    single = digits.predict(str(paths[3]))
+    np.testing.assert_allclose(single.probabilities[0], digits.predict(images).probabilities[3], rtol=1e-5)
 
 
-def test_a_run_goes_on_without_the_weights_that_it_began_with(workdir, tiny_config, tmp_path):
-    file, place = tmp_path / "weights.safetensors", str(tmp_path / "run")
-    export_weights(load_run(workdir), str(file))
-    tiny_config.init_from, tiny_config.num_epochs = str(file), 1
-    resnet_jax.train(tiny_config, place)
-    file.unlink()
-    tiny_config.num_epochs = 2
-    assert resnet_jax.train(tiny_config, place)["test"]["examples"] == 100
-    with pytest.raises(UserError, match="there is no such file"):
-        resnet_jax.train(tiny_config, str(tmp_path / "another"))
+def test_predict_resizes_the_central_square_of_images_of_other_sizes(make_model):
+    images = noise(3, 30, 50)
+    run = make_model(image_size=12)
+    resized = np.stack([crops.resize(image[:, 10:40], 12) for image in images])
+    np.testing.assert_array_equal(run.predict(images).probabilities, run.predict(resized).probabilities)
 
 
-def test_pictures_are_resized_to_what_the_weights_were_trained_on(workdir, tiny_config, single_device, tmp_path):
-    digits = open_sources("digits")
-    smaller = {name: ArraySource(of.images[:, 1:7, 1:7], of.labels, of.classes) for name, of in digits.items()}
-    export_weights(load_run(workdir), str(tmp_path / "weights.safetensors"))
-    tiny_config.init_from = str(tmp_path / "weights.safetensors")
-    setup, _, _ = begin(tiny_config, single_device, smaller)
-    assert setup.feed.image_shape == (6, 6, 1)
-    assert setup.preprocess.image_size == 8
-    assert load(tiny_config, smaller).preprocess.image_size == 8
-    tiny_config.dataset.image_size = 6
-    assert begin(tiny_config, single_device, smaller)[0].preprocess.image_size == 6
+def test_predict_crops_as_the_evaluation_of_a_streamed_run(make_model):
+    images = noise(3, 40, 60)
+    run = make_model("streaming", 12, eval_resize=20, eval_crop=16)
+    cut = np.stack([crops.resize(image[4:36, 14:46], 16) for image in images])
+    np.testing.assert_allclose(run.predict(images).probabilities, expected_probabilities(run, cut), rtol=1e-4)
 
 
-def test_a_head_for_another_number_of_classes_is_new(workdir, tiny_config, single_device):
-    digits = open_sources("digits")["train"]
-    sources = {"train": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))}
-    tiny_config.init_from, tiny_config.dataset.test_split, tiny_config.dataset.validation_split = (
-        workdir,
-        "none",
-        "none",
+def test_predict_keeps_the_size_of_images_that_are_not_square(make_model, tmp_path):
+    run, images = make_model(image_size=None), noise(3, 10, 14)
+    np.testing.assert_allclose(run.predict(images).probabilities, expected_probabilities(run, images), rtol=1e-4)
+    for name, height in (("one.png", 10), ("other.png", 11)):
+        Image.fromarray(noise(1, height, 14)[0]).save(tmp_path / name)
+    with pytest.raises(
+        UserError, match=r"other.png has shape \[11, 14, 3\], but other images have shape \[10, 14, 3\]"
+    ):
+        run.predict([tmp_path / "one.png", tmp_path / "other.png"])
+
+
+def test_predict_enlarges_smaller_images_as_evaluation_does_on_the_device(make_model):
+    run, images = make_model(image_size=24), noise(5, 12, 12)
+    np.testing.assert_allclose(run.predict(images).probabilities, expected_probabilities(run, images), rtol=0.02)
+
+
+def test_predict_converts_colour_images_for_a_grey_model(make_model, tmp_path):
+    run, colour = make_model(channels=1), image_files.random_image(0)
+    colour.save(tmp_path / "colour.png")
+    grey = ImageFile((tmp_path / "colour.png").read_bytes()).pixels(channels=1)
+    np.testing.assert_array_equal(
+        run.predict([tmp_path / "colour.png"]).probabilities, run.predict(grey[None]).probabilities
     )
-    tiny_config.ema_decay = 0.9
-    _, state, told = begin(tiny_config, single_device, sources)
-    before = load_run(workdir).variables["params"]
-    assert_equal(*({name: of[name] for name in of if name != "head"} for of in (state.params, before)))
-    assert state.params["head"]["kernel"].shape == (16, 3)
-    assert_equal(state.ema["params"], state.params)
-    assert "fc.weight is skipped" in told[0]  # The classes have other names.
 
 
-def test_what_is_skipped_stays_as_it_was_drawn(workdir, tiny_config, single_device):
-    tiny_config.seed = 5
-    _, drawn, _ = begin(tiny_config, single_device)
-    tiny_config.init_from, tiny_config.init_skip = workdir, ("head*", "*/conv2/*")
-    _, state, told = begin(tiny_config, single_device)
-    loaded = load_run(workdir).variables["params"]
-    assert_equal(state.params["head"], drawn.params["head"])
-    assert_equal(state.params["stage1_block1"]["conv2"], drawn.params["stage1_block1"]["conv2"])
-    assert_equal(state.params["stage1_block1"]["conv1"], loaded["stage1_block1"]["conv1"])
-    assert "23 of 27 arrays loaded" in told[0]
-    assert "fc.weight is skipped" in told[0]
+def test_predict_repeats_grey_images_for_a_colour_model(make_model):
+    run, grey = make_model(), noise(3, channels=1)
+    expected = run.predict(grey.repeat(3, axis=-1)).probabilities
+    np.testing.assert_allclose(run.predict(grey).probabilities, expected, rtol=1e-5)
 
 
-def test_weights_of_another_network_are_refused(workdir, tiny_config, single_device):
-    tiny_config.init_from, tiny_config.model.squeeze_excitation = workdir, 4
-    with pytest.raises(UserError, match="of another network than the config's"):
-        begin(tiny_config, single_device)
+def test_predict_compiles_few_programs_for_any_number_of_images(make_model, single_device):
+    run, traced = make_model(on=single_device), []
+
+    def preprocess(images):
+        traced.append(len(images))
+        return images / 255
+
+    run = dataclasses.replace(run, preprocess=preprocess)
+    object.__setattr__(preprocess, "mean", (0.5,) * 3)
+    for count in (1, 3, 4, 2, 30, 33, 100, 31, 3):
+        assert len(run.predict(noise(count)).labels) == count
+    assert sorted(traced) == [1, 2, 4, 32]
 
 
-def test_weights_are_scored_only_on_as_many_classes(workdir, tiny_config):
-    digits = open_sources("digits")["test"]
-    tiny_config.init_from = workdir
-    with pytest.raises(UserError, match="tell other classes apart than the data has"):
-        load(tiny_config, {"test": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))})
+def test_predict_accepts_no_images(digits):
+    predictions = digits.predict(np.zeros((0, 8, 8, 1), np.uint8))
+    assert predictions.probabilities.shape == (0, 10)
+    assert (len(predictions.labels), predictions.names) == (0, ())
+    assert digits.predict([]).probabilities.shape == (0, 10)
 
 
-def test_a_teacher_may_be_a_file(workdir, tiny_config, tmp_path):
-    run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
-    export_weights(run, file)
-    tiny_config.loss.distill_from, tiny_config.loss.distill_model, tiny_config.model.name = file, "tiny", "resnet20"
-    tiny_config.dataset.mean, tiny_config.dataset.std = (0.1,), (0.2,)
-    teacher = load_teacher(tiny_config, run.classes, run.mesh)
-    assert_equal(teacher.variables, run.variables)
-    assert teacher.preprocess == run.preprocess  # Its own mean and deviation, not the student's.
-    assert tiny_config.dataset.mean == (0.1,)
-    tiny_config.loss.distill_model = None  # The file tells it.
-    assert_equal(load_teacher(tiny_config, run.classes, run.mesh).variables, run.variables)
+@pytest.mark.parametrize(
+    ("images", "problem"),
+    [
+        (np.zeros((1, 8, 8, 1), np.float32), r"float32 \[1, 8, 8, 1\]"),
+        (np.zeros((8, 8, 1), np.uint8), r"uint8 \[8, 8, 1\]"),
+        (
+            np.zeros((1, 8, 8, 3), np.uint8),
+            r"wrong number of channels \(3\)\. This model takes grey images with 1 channel",
+        ),
+        (["/nowhere/cat.jpg"], "/nowhere/cat.jpg cannot be read: No such file or directory"),
+    ],
+)
+def test_predict_rejects_unusable_images(digits, images, problem):
+    with pytest.raises(UserError, match=problem):
+        digits.predict(images)
 
 
-def test_weights_in_three_channels_see_grey_pictures_in_three(tiny_config, single_device, tmp_path):
-    tiny_config.dataset.mean, tiny_config.dataset.std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
-    resnet_jax.train(tiny_config, str(tmp_path / "colour"))
-    tiny_config.dataset.mean = tiny_config.dataset.std = None
-    tiny_config.init_from = str(tmp_path / "colour")
-    setup, state, _ = begin(tiny_config, single_device)
-    assert setup.config.dataset.mean == (0.5, 0.4, 0.3)
-    assert state.params["stem_conv"]["kernel"].shape == (3, 3, 3, 8)
+def test_predict_names_the_first_unreadable_file(make_model, tmp_path):
+    files = [*[tmp_path / f"{number}.jpg" for number in range(40)], tmp_path / "cut.jpg"]
+    for number, file in enumerate(files):
+        image_files.random_image(number).save(file)
+    files[-1].write_bytes(image_files.unreadable_image_files()["cut.jpg"])
+    with pytest.raises(UserError, match=r"cut.jpg cannot be read"):
+        make_model().predict(files)
 
 
-def test_averages_of_a_network_without_batch_statistics_are_read_back(tiny_config, tmp_path):
+def test_predict_rejects_a_model_on_devices_of_other_processes(make_model):
+    elsewhere = SimpleNamespace(size=16, local_devices=jax.local_devices())
+    with pytest.raises(
+        UserError, match=r"on the devices of several processes, but prediction runs in a single one\. Load it with"
+    ):
+        dataclasses.replace(make_model(), mesh=elsewhere).predict(noise(3))
+
+
+class CountedBatches:
+    """An endless sequence of black images that counts how many batches have been requested."""
+
+    def __init__(self):
+        self.requested = 0
+
+    def __len__(self):
+        return 10_000
+
+    def batches(self, batch_size, rows):
+        while True:
+            self.requested += 1
+            yield (
+                np.zeros((batch_size, 12, 12, 3), np.uint8),
+                BatchInfo(np.zeros(batch_size), np.arange(batch_size), []),
+            )
+
+
+def test_outputs_holds_the_images_of_few_batches(make_model):
+    """A batch is not read before the results of earlier batches have been taken, however many are left."""
+    counted = CountedBatches()
+    for number, _ in zip(range(1, 6), make_model().outputs(counted), strict=False):
+        assert counted.requested == number + parallel.CALLS_AHEAD
+
+
+def test_load_run_restores_averages_of_a_model_without_batch_statistics(tiny_config, tmp_path):
     tiny_config.model.norm, tiny_config.ema_decay, tiny_config.num_epochs = "group_norm", 0.9, 1
     result = resnet_jax.train(tiny_config, str(tmp_path / "run"))
     assert result["test"]["examples"] == 100
     export_weights(load_run(str(tmp_path / "run")), str(tmp_path / "weights.safetensors"))
-
-
-def test_an_address_is_no_run_directory(monkeypatch):
-    """Of hf://, that is: nothing may look for a directory of that name."""
-    asked = []
-    monkeypatch.setattr(hub, "download", lambda name: asked.append(name) or pathlib.Path("/nowhere/weights.pth"))
-    with pytest.raises(UserError, match="there is no such file"):
-        open_pretrained("hf://timm/resnet50")
-    assert asked == ["hf://timm/resnet50"]
-    with pytest.raises(UserError, match="there is no such file"):
-        open_pretrained("https://example.org/weights.pth")
-
-
-def test_a_directory_of_another_library_is_no_run(tmp_path):
-    (tmp_path / "config.json").write_text('{"_name_or_path": "microsoft/resnet-50"}')
-    with pytest.raises(UserError, match="give a run directory, or a file that ends in"):
-        open_pretrained(str(tmp_path))
-
-
-def test_weights_of_a_network_that_computes_otherwise_are_refused(workdir, tiny_config, single_device, tmp_path):
-    """Nothing of that shows in a shape."""
-    export_weights(load_run(workdir), str(tmp_path / "weights.safetensors"))
-    tiny_config.model.blur_pool = True
-    for path in (workdir, str(tmp_path / "weights.safetensors")):
-        tiny_config.init_from = path
-        with pytest.raises(UserError, match=r"were trained with model\.blur_pool=False"):
-            begin(tiny_config, single_device)
-
-
-def test_a_pooled_shortcut_of_ones_own_is_none_of_timm(tiny_config, single_device, tmp_path):
-    """What is exported of a network that no library has is read back all the same."""
-    tiny_config.model.shortcut, tiny_config.num_epochs = "average_pool", 1
-    tiny_config.model.name = "pre_activation"
-    resnet_jax.train(tiny_config, str(tmp_path / "run"))
-    export_weights(load_run(str(tmp_path / "run")), str(tmp_path / "weights.safetensors"))
-    tiny_config.init_from = str(tmp_path / "weights.safetensors")
-    _, state, _ = begin(tiny_config, single_device)
-    assert_equal(state.variables, load_run(str(tmp_path / "run")).variables)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"mean": "0.5, 0.5"},
-        {"mean": "5"},
-        {"mean": "[NaN]"},
-        {"mean": "[" * 100_000},
-        {"std": "[0]"},
-        {"std": "[1e400]"},
-        {"classes": "[1]"},
-        {"model": '"resnet19"'},
-        {"network": "{}"},
-        {"image_size": "31.5"},
-        {"image_size": "1e9"},
-    ],
-    ids=str,
-)
-def test_damaged_metadata_is_an_error_in_a_sentence(workdir, tmp_path, damage):
-    file = str(tmp_path / "weights.safetensors")
-    export_weights(load_run(workdir), file)
-    known = read(file)
-    weight_files.write(file, weight_files.Weights(known.arrays, known.metadata | damage))
-    with pytest.raises(UserError, match="is not as export writes it"):
-        open_pretrained(file)
-
-
-def test_weights_for_pictures_of_other_channels_are_refused(workdir, tiny_config):
-    digits = open_sources("digits")["test"]
-    colour = ArraySource(np.repeat(digits.images, 3, axis=-1), digits.labels, digits.classes)
-    tiny_config.init_from = workdir
-    with pytest.raises(UserError, match="mean and deviation are of 1 channels, and the pictures have 3"):
-        load(tiny_config, {"test": colour})
-
-
-def test_a_split_may_be_named_where_there_is_no_test(workdir, tiny_config):
-    tiny_config.init_from, tiny_config.dataset.test_split = workdir, "none"
-    sources = {"train": open_sources("digits")["train"]}
-    assert load(tiny_config, sources).config.dataset.image_size == 8
-    run = load(tiny_config, sources, "train[:50]")
-    assert score_run(run, sources, "train[:50]", REPORTER)["examples"] == 50
-
-
-@pytest.mark.slow
-def test_a_published_network_has_its_published_accuracy(test_data, monkeypatch):
-    """8.27 % error of akamaster's ResNet-20 on CIFAR-10, with no other setting than the file."""
-    from tests.end_to_end.program import run
-
-    finished = run(
-        "evaluate",
-        "--config=configs/cifar10.py:resnet20",
-        f"--config.init_from={test_data / 'weights' / 'resnet20-12fca82f.th'}",
-        f"--config.dataset.data_dir={test_data / 'tfds'}",
-        "--format=json",
-    )
-    assert finished.returncode == 0, finished.stderr
-    scores = json.loads(finished.stdout.splitlines()[-1])
-    assert (scores["top1"], scores["examples"]) == (pytest.approx(0.9173, abs=0.0002), 10_000)
-    assert open_pretrained(str(test_data / "weights" / "resnet20-12fca82f.th")).mean == (0.485, 0.456, 0.406)

@@ -1,1 +1,1 @@
-"""Trained networks for use elsewhere."""
+"""Use of trained models: predictions, features, similar images, and export of weights."""

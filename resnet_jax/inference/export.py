@@ -1,4 +1,4 @@
-"""A trained network as a file for others."""
+"""Export of weights for other libraries."""
 
 import json
 
@@ -7,25 +7,27 @@ from resnet_jax.pretrained.load import NOT_IN_SHAPES
 from resnet_jax.trained_model import TrainedModel
 
 
-def export_weights(run: TrainedModel, path: str) -> None:
-    """Writes a network's variables as .safetensors, under the names that PyTorch's libraries have for them.
+def export_weights(trained: TrainedModel, path: str) -> None:
+    """Write the variables of a model as a .safetensors file, under the names that PyTorch libraries use.
 
-    What they were trained with travels in the file's metadata, as JSON: `model`, the network's name, and `network`,
-    what no shape shows of it; `classes`, `mean` and `std` of the pixels in [0, 1], and `image_size`, pixels on a side
-    in training, which is null where pictures were not square, or were streamed as they are.
+    The metadata of the file describes the model, as JSON: `model` is its name, `network` holds the settings that no
+    array shape reveals, `classes` the class names, `mean` and `std` those of pixels in [0, 1], and `image_size` the
+    side of training images in pixels. `image_size` is null if the images were not square or were streamed in their
+    original size.
 
     Raises:
       UserError: if the file cannot be written.
     """
-    dataset = run.config.dataset
-    known = {
-        "model": run.config.model.name,
-        "network": {setting: getattr(run.model, setting) for setting in NOT_IN_SHAPES},
-        "classes": run.classes,
+    dataset = trained.config.dataset
+    description = {
+        "model": trained.config.model.name,
+        "network": {setting: getattr(trained.model, setting) for setting in NOT_IN_SHAPES},
+        "classes": trained.classes,
         "mean": dataset.mean,
         "std": dataset.std,
         "image_size": dataset.image_size,
     }
-    arrays = convert.from_variables(run.variables, run.model)
-    metadata = {"format": "pt", **{key: json.dumps(value) for key, value in known.items()}}  # transformers asks for it.
+    arrays = convert.from_variables(trained.variables, trained.model)
+    # The library transformers requires the format.
+    metadata = {"format": "pt", **{key: json.dumps(value) for key, value in description.items()}}
     weight_files.write(path, weight_files.Weights(arrays, metadata))

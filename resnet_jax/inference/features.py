@@ -1,4 +1,4 @@
-"""The features of pictures: what a network has found in each, as numbers for other programs, or to compare."""
+"""Features of images: the input of the model's head, for other programs or to compare images."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -8,53 +8,58 @@ import numpy as np
 from resnet_jax import files
 from resnet_jax.trained_model import Outputs
 
-TARGET = ("features", ".npz")  # what is written, in words and as a file
+TARGET = "features", ".npz"  # what is written, and the extension of the file
 
 
 class Features:
-    """Features that are gathered batch by batch; of pictures that cannot be read there are none.
+    """Features of images, collected batch by batch. Images that cannot be read have none.
 
     Attributes:
-      pictures: n paths.
-      problems: why others could not be read, by their paths.
+      paths: paths of the n images that can be read.
+      problems: why the other images cannot be read, by path.
     """
 
     def __init__(self):
-        self.pictures: list[str] = []
+        self.paths: list[str] = []
         self.problems: dict[str, str] = {}
-        self._parts: list[np.ndarray] = []
+        self._batches: list[np.ndarray] = []
 
     @classmethod
-    def of(cls, batches: Iterable[tuple[Sequence[str], Outputs]]) -> "Features":
-        """Of all that `predict.outputs` gives."""
-        gathered = cls()
-        for pictures, outputs in batches:
-            gathered.add(pictures, outputs)
-        return gathered
+    def collect(cls, batches: Iterable[tuple[Sequence[str], Outputs]]) -> "Features":
+        """Collect the features from all batches of `predict.model_outputs`."""
+        features = cls()
+        for paths, outputs in batches:
+            features.add(paths, outputs)
+        return features
 
-    def add(self, pictures: Sequence[str], outputs: Outputs) -> None:
-        """Takes what a network makes of some pictures."""
-        readable = [place for place in range(len(pictures)) if place not in outputs.problems]
-        self.pictures += [pictures[place] for place in readable]
-        self.problems |= {pictures[place]: reason for place, reason in outputs.problems.items()}
-        self._parts.append(outputs.features[readable])
+    def add(self, paths: Sequence[str], outputs: Outputs) -> None:
+        """Add the features of a batch of images.
+
+        Args:
+          paths: paths of the images.
+          outputs: outputs of the model for them.
+        """
+        readable = [index for index in range(len(paths)) if index not in outputs.problems]
+        self.paths += [paths[index] for index in readable]
+        self.problems |= {paths[index]: reason for index, reason in outputs.problems.items()}
+        self._batches.append(outputs.features[readable])
 
     def array(self) -> np.ndarray:
-        """float32 [n, width]."""
-        return np.concatenate(self._parts)
+        """Return the features as float32 [n, width]."""
+        return np.concatenate(self._batches)
 
     def write(self, path: str, classes: Sequence[str]) -> None:
-        """Writes a .npz file, wholly or not at all: `features` float32 [n, width], `names` [n], and `classes`.
+        """Write an .npz file, atomically: `features` float32 [n, width], `names` [n] (the paths), and `classes`.
 
         Raises:
-          UserError: if it cannot be written.
+          UserError: if the file cannot be written.
         """
-        arrays = {"features": self.array(), "names": np.array(self.pictures, str), "classes": np.array(classes, str)}
+        arrays = {"features": self.array(), "names": np.array(self.paths, str), "classes": np.array(classes, str)}
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **arrays)
         files.write_target(path, *TARGET, content.getvalue())
 
 
-def check(path: str) -> None:
-    """Raises `UserError` where `Features.write` could not write."""
+def check_target(path: str) -> None:
+    """Raise `UserError` if `Features.write` cannot write this file."""
     files.check_target(path, *TARGET)

@@ -1,102 +1,118 @@
-"""How answers about pictures are written: as lines for people, as CSV, or all in one line of JSON.
+"""Output formats of predictions: a table, CSV, or one line of JSON.
 
-Lines and CSV come out as they are known, one for each picture.
+The table and CSV are written as soon as predictions are known, one line per image.
 """
 
 import csv
 import json
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
-from resnet_jax.inference.predict import Prediction
+from resnet_jax.inference.predict import FilePrediction
 from resnet_jax.terminal import printable
 
-WIDEST_PICTURE, WIDEST_NAME = 60, 40  # characters; what is longer moves the rest of its line
+MAX_PATH_WIDTH = 60  # characters; a longer path shifts the rest of its line
+MAX_NAME_WIDTH = 40  # characters; a longer name shifts the rest of its line
 
 
-class Scale(NamedTuple):
-    """What names and scores of answers are called, and how a score is shown to people."""
+class Columns(NamedTuple):
+    """Column titles of names and scores, and how the table shows a score."""
 
     name: str
     score: str
-    shown: str
+    score_format: str
 
 
-PROBABILITY = Scale("class", "probability", "{:.2%}")
-SIMILARITY = Scale("similar", "similarity", "{:.4f}")
+CLASS_COLUMNS = Columns("class", "probability", "{:.2%}")
+SIMILARITY_COLUMNS = Columns("similar", "similarity", "{:.4f}")
 
 
-class Lines:
-    """A table that grows.
+class Formatter(Protocol):
+    """Writes predictions to stdout."""
+
+    def write(self, predictions: Sequence[FilePrediction]) -> None:
+        """Add the predictions for a batch of images."""
+
+    def end(self, **summary) -> None:
+        """Finish the output. JSON output includes `summary`."""
+
+
+class TableFormatter:
+    """An aligned table.
 
     Args:
-      scale: of the answers.
-      top: names and scores in each of them.
-      pictures: all that there will be answers about, for the width of their column.
-      names: all that answers may name.
+      columns: the columns of a ranking.
+      top: length of the rankings.
+      paths: all images that will be written, which determine the width of their column.
+      names: all names that rankings can contain.
     """
 
-    def __init__(self, scale: Scale, top: int, pictures: Sequence[str], names: Sequence[str]):
-        self._scale = scale
-        self._picture_width = _width(("picture", *pictures), WIDEST_PICTURE)
-        self._name_width = _width((scale.name, *names), WIDEST_NAME)
-        header = self._line("picture", [(scale.name, scale.score)] * top)
+    def __init__(self, columns: Columns, top: int, paths: Sequence[str], names: Sequence[str]):
+        self._columns = columns
+        self._path_width = _width(("picture", *paths), MAX_PATH_WIDTH)
+        self._name_width = _width((columns.name, *names), MAX_NAME_WIDTH)
+        header = self._line("picture", [(columns.name, columns.score)] * top)
         print(f"{header}\n{'-' * len(header)}", flush=True)
 
-    def write(self, answers: Sequence[Prediction]) -> None:
-        for picture, best, problem in answers:
-            cells = [(printable(name), self._scale.shown.format(score)) for name, score in best]
-            line = self._line(printable(picture), cells)
+    def write(self, predictions: Sequence[FilePrediction]) -> None:
+        for path, ranking, problem in predictions:
+            cells = [(printable(name), self._columns.score_format.format(score)) for name, score in ranking]
+            line = self._line(printable(path), cells)
             print(line if problem is None else f"{line}  cannot be read: {problem}")
         sys.stdout.flush()
 
-    def end(self, **known) -> None:
-        """There is nothing more to say."""
+    def end(self, **summary) -> None:
+        pass
 
-    def _line(self, picture: str, cells: Sequence[tuple[str, str]]) -> str:
-        shown = (f"{name.ljust(self._name_width)} {score.rjust(len(self._scale.score))}" for name, score in cells)
-        return "  ".join([picture.ljust(self._picture_width), *shown])
+    def _line(self, path: str, cells: Sequence[tuple[str, str]]) -> str:
+        score_width = len(self._columns.score)
+        ranking = [f"{name.ljust(self._name_width)} {score.rjust(score_width)}" for name, score in cells]
+        return "  ".join([path.ljust(self._path_width), *ranking])
 
 
-class Csv:
-    """A header, and a row for each picture; the arguments are those of `Lines`."""
+class CsvFormatter:
+    """CSV: a header, and one row per image. The arguments are those of `TableFormatter`."""
 
-    def __init__(self, scale: Scale, top: int, pictures: Sequence[str], names: Sequence[str]):
+    def __init__(self, columns: Columns, top: int, paths: Sequence[str], names: Sequence[str]):
         self._top = top
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
-        columns = [f"{column}_{place}" for place in range(1, top + 1) for column in (scale.name, scale.score)]
-        self._writer.writerow(["picture", *columns, "error"])
+        titles = [f"{title}_{number}" for number in range(1, top + 1) for title in (columns.name, columns.score)]
+        self._writer.writerow(["picture", *titles, "error"])
 
-    def write(self, answers: Sequence[Prediction]) -> None:
-        for picture, best, problem in answers:
-            cells = [cell for name, score in best for cell in (name, f"{score:.6f}")]
+    def write(self, predictions: Sequence[FilePrediction]) -> None:
+        for path, ranking, problem in predictions:
+            cells = [cell for name, score in ranking for cell in (name, f"{score:.6f}")]
             cells += [""] * (2 * self._top - len(cells))
-            self._writer.writerow([picture, *cells, problem or ""])
+            self._writer.writerow([path, *cells, problem or ""])
         sys.stdout.flush()
 
-    def end(self, **known) -> None:
-        """There is nothing more to say."""
+    def end(self, **summary) -> None:
+        pass
 
 
-class Json:
-    """One line, at the end; the arguments are those of `Lines`."""
+class JsonFormatter:
+    """JSON: a single line at the end. The arguments are those of `TableFormatter`."""
 
-    def __init__(self, scale: Scale, top: int, pictures: Sequence[str], names: Sequence[str]):
-        self._scale, self._answers = scale, []
+    def __init__(self, columns: Columns, top: int, paths: Sequence[str], names: Sequence[str]):
+        self._columns = columns
+        self._predictions: list[dict[str, object]] = []
 
-    def write(self, answers: Sequence[Prediction]) -> None:
-        for picture, best, problem in answers:
-            ranked = [{self._scale.name: name, self._scale.score: score} for name, score in best]
-            self._answers.append({"picture": picture, "best": ranked, "error": problem})
+    def write(self, predictions: Sequence[FilePrediction]) -> None:
+        for path, ranking, problem in predictions:
+            best = [{self._columns.name: name, self._columns.score: score} for name, score in ranking]
+            self._predictions.append({"picture": path, "best": best, "error": problem})
 
-    def end(self, **known) -> None:
-        """Prints the line, with what else is `known`."""
-        print(json.dumps({**known, "pictures": self._answers}), flush=True)
-
-
-def _width(texts: Sequence[str], most: int) -> int:
-    return min(most, max(map(len, texts)))
+    def end(self, **summary) -> None:
+        print(json.dumps({**summary, "pictures": self._predictions}), flush=True)
 
 
-FORMATS = {"text": Lines, "csv": Csv, "json": Json}
+FORMATTERS: dict[str, Callable[..., Formatter]] = {
+    "text": TableFormatter,
+    "csv": CsvFormatter,
+    "json": JsonFormatter,
+}
+
+
+def _width(texts: Sequence[str], max_width: int) -> int:
+    return min(max_width, max(map(len, texts)))

@@ -1,4 +1,4 @@
-"""What picture files show: any number of them, in batches, in the order in which they are named."""
+"""Prediction for image files: any number of them, in batches, in the order given."""
 
 import os
 import sys
@@ -8,87 +8,122 @@ from typing import NamedTuple
 import numpy as np
 
 from resnet_jax.data import feed_config
-from resnet_jax.data.decode import EXTENSIONS, is_picture
-from resnet_jax.data.folder import walk
+from resnet_jax.data.decode import EXTENSIONS, is_image_name
+from resnet_jax.data.folder import iter_files
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import Outputs, TrainedModel
 
 STANDARD_INPUT = "-"
 
-Ranked = list[tuple[str, float]]  # names with their scores, the best first
-Rank = Callable[[Outputs], list[Ranked]]  # what comes of each picture of a batch
+Ranking = list[tuple[str, float]]  # names with their scores, best first
+Rank = Callable[[Outputs], list[Ranking]]  # returns the ranking for each image of a batch
+
+# --- Image files ------------------------------------------------------------------------------------------------------
 
 
-class Prediction(NamedTuple):
-    """What is said of a picture.
+def find_images(arguments: Sequence[str]) -> list[str]:
+    """List the images that command-line arguments name.
 
-    picture: its path, or "-"; best: names and scores; problem: why there are none, where it could not be read.
+    Args:
+      arguments: files, whatever their names; folders, with all images below them, sorted; and "-" for standard input.
+        Whether a file exists is not checked here, but when it is read.
+
+    Raises:
+      UserError: for a folder without images.
+    """
+    paths = []
+    for argument in arguments:
+        is_folder = argument != STANDARD_INPUT and os.path.isdir(argument)
+        paths += find_in_folder(argument) if is_folder else [argument]
+    return paths
+
+
+def find_in_folder(folder: str) -> list[str]:
+    """List the images of a folder by their extensions, sorted.
+
+    Raises:
+      UserError: if there is no such folder, or it has no images.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"there is no such folder ({folder}). Name a folder with images.")
+    root = folder.rstrip(os.sep) or os.sep
+    paths = [os.path.join(root, file) for file in sorted(iter_files(root)) if is_image_name(os.path.basename(file))]
+    if not paths:
+        raise UserError(f"there are no images in {folder}. Image names end in {', '.join(EXTENSIONS)}.")
+    return paths
+
+
+# --- Predictions ------------------------------------------------------------------------------------------------------
+
+
+class FilePrediction(NamedTuple):
+    """The prediction for an image file.
+
+    Attributes:
+      path: path of the image, or "-".
+      ranking: names with their scores, best first; empty if the image cannot be read.
+      problem: why the image cannot be read, or None.
     """
 
-    picture: str
-    best: Ranked
+    path: str
+    ranking: Ranking
     problem: str | None
 
 
-def find(named: Sequence[str]) -> list[str]:
-    """The pictures that are named: files, whatever they are called, folders with all that lies below them, and "-".
-
-    Of a folder, files that are pictures by their extension, sorted. Whether a file is there shows when it is read.
-
-    Raises:
-      UserError: for a folder without pictures.
-    """
-    found = []
-    for path in named:
-        found += find_in(path) if path != STANDARD_INPUT and os.path.isdir(path) else [path]
-    return found
-
-
-def find_in(folder: str) -> list[str]:
-    """The pictures of a folder, sorted; raises `UserError` if there is none, or no such folder."""
-    if not os.path.isdir(folder):
-        raise UserError(f"there is no folder {folder}: name one with pictures")
-    root = folder.rstrip(os.sep) or os.sep
-    found = [os.path.join(root, file) for file in sorted(walk(root)) if is_picture(os.path.basename(file))]
-    if not found:
-        raise UserError(f"the folder {folder} holds no pictures: their names end in {', '.join(EXTENSIONS)}")
-    return found
-
-
-def outputs(
-    run: TrainedModel, pictures: Sequence[str], reporter: Reporter, what: str = "images"
+def model_outputs(
+    trained: TrainedModel, paths: Sequence[str], reporter: Reporter, what: str = "images"
 ) -> Iterator[tuple[list[str], Outputs]]:
-    """Some of the pictures after others, in order, and what the network makes of them.
+    """Yield the paths and the model outputs of one batch of images after another, in order.
 
-    "-" is the picture that comes on standard input. `what` names them on the progress line.
+    Args:
+      trained: the trained model.
+      paths: image files; "-" is the image on standard input.
+      reporter: shows the progress.
+      what: how the progress line names the images.
     """
-    given = sys.stdin.buffer.read() if STANDARD_INPUT in pictures else b""
-    files = [given if picture == STANDARD_INPUT else picture for picture in pictures]
-    show, done = reporter.counter(f"reading {what}"), 0
-    for some in run.outputs(run.examples(files, feed_config.num_workers(run.config.dataset))):
-        count = len(some.features)
-        yield list(pictures[done : done + count]), some
-        done += count
-        show(done, len(pictures))
+    standard_input = sys.stdin.buffer.read() if STANDARD_INPUT in paths else b""
+    files = [standard_input if path == STANDARD_INPUT else path for path in paths]
+    examples = trained.examples(files, feed_config.num_workers(trained.config.dataset))
+    show_progress = reporter.counter(f"reading {what}")
+    done = 0
+    for outputs in trained.outputs(examples):
+        batch_size = len(outputs.features)
+        yield list(paths[done : done + batch_size]), outputs
+        done += batch_size
+        show_progress(done, len(paths))
 
 
-def answers(pictures: Sequence[str], of: Outputs, rank: Rank) -> list[Prediction]:
-    """What is said of some pictures, by what the network makes of them."""
+def predictions(paths: Sequence[str], outputs: Outputs, rank: Rank) -> list[FilePrediction]:
+    """Return the predictions for a batch of images.
+
+    Args:
+      paths: paths of the images.
+      outputs: outputs of the model for them.
+      rank: the ranking, such as `rank_by_probability`.
+    """
     return [
-        Prediction(picture, [] if place in of.problems else best, of.problems.get(place))
-        for place, (picture, best) in enumerate(zip(pictures, rank(of), strict=True))
+        FilePrediction(path, [], outputs.problems[index])
+        if index in outputs.problems
+        else FilePrediction(path, ranking, None)
+        for index, (path, ranking) in enumerate(zip(paths, rank(outputs), strict=True))
     ]
 
 
-def likeliest(classes: Sequence[str], top: int) -> Rank:
-    """Ranks classes by their probabilities: the `top` likeliest, or all where there are fewer."""
+def rank_by_probability(classes: Sequence[str], top: int) -> Rank:
+    """Return a function that ranks the classes by probability: the `top` ones, or all if there are fewer.
 
-    def rank(of: Outputs) -> list[Ranked]:
-        labels = np.argsort(-of.probabilities, axis=-1, kind="stable")[:, :top]
+    Example:
+      >>> outputs = Outputs(np.array([[0.25, 0.75]]), features=np.zeros((1, 8)), problems={})
+      >>> rank_by_probability(["cat", "dog"], top=1)(outputs)
+      [[('dog', 0.75)]]
+    """
+
+    def rank(outputs: Outputs) -> list[Ranking]:
+        labels = np.argsort(-outputs.probabilities, axis=-1, kind="stable")[:, :top]
         return [
-            [(classes[label], float(row[label])) for label in best]
-            for row, best in zip(of.probabilities, labels, strict=True)
+            [(classes[label], float(probabilities[label])) for label in best_labels]
+            for probabilities, best_labels in zip(outputs.probabilities, labels, strict=True)
         ]
 
     return rank

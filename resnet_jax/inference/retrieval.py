@@ -1,44 +1,57 @@
-"""Which pictures of a folder are most like another: those whose features point in nearly the same direction."""
+"""Image retrieval: find the images whose features have the highest cosine similarity to those of another image."""
 
 import numpy as np
 
 from resnet_jax.inference.features import Features
-from resnet_jax.inference.predict import Rank, Ranked
+from resnet_jax.inference.predict import Rank, Ranking
 from resnet_jax.trained_model import Outputs
 
-BLOCK = 4096  # pictures of the folder that are compared at once
+BLOCK_SIZE = 4096  # candidates that are compared at once
 
 
-def nearest(among: Features, top: int) -> Rank:
-    """Ranks pictures by the cosine of the angle between their features and those of another: in [-1, 1], 1 for equals.
+def rank_by_similarity(candidates: Features, top: int) -> Rank:
+    """Return a function that ranks the candidates by the cosine similarity of their features to those of an image.
 
-    The `top` nearest, or all where there are fewer; of equally near ones the first.
+    The similarity is in [-1, 1], and 1 for equal images. The function returns the `top` most similar candidates, or all
+    if there are fewer. Among equally similar candidates, the first comes first.
     """
-    units = _units(among.array())
+    candidate_units = _normalise(candidates.array())
 
-    def rank(of: Outputs) -> list[Ranked]:
-        places, cosines = _search(_units(of.features), units, top)
+    def rank(outputs: Outputs) -> list[Ranking]:
+        indices, cosines = _search(_normalise(outputs.features), candidate_units, top)
         return [
-            [(among.pictures[place], float(cosine)) for place, cosine in zip(*row, strict=True)]
-            for row in zip(places, cosines, strict=True)
+            [(candidates.paths[index], float(cosine)) for index, cosine in zip(*row, strict=True)]
+            for row in zip(indices, cosines, strict=True)
         ]
 
     return rank
 
 
-def _search(wanted: np.ndarray, units: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of `units` [n, width] the places of the nearest to each of `wanted` [m, width], and their cosines: [m, top]."""
-    best, places = np.empty((len(wanted), 0), np.float32), np.empty((len(wanted), 0), np.int64)
-    for start in range(0, len(units), BLOCK):
-        cosines = np.clip(wanted @ units[start : start + BLOCK].T, -1, 1)
-        block = np.broadcast_to(np.arange(start, start + cosines.shape[1]), cosines.shape)
-        best, places = np.concatenate([best, cosines], axis=-1), np.concatenate([places, block], axis=-1)
-        order = np.argsort(-best, axis=-1, kind="stable")[:, :top]
-        best, places = (np.take_along_axis(array, order, axis=-1) for array in (best, places))
-    return places, best
+def _search(queries: np.ndarray, candidates: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest candidates to each query.
+
+    Args:
+      queries: unit vectors [m, width].
+      candidates: unit vectors [n, width].
+      top: how many candidates to return per query at most.
+
+    Returns:
+      Indices and cosines of the nearest candidates: [m, top].
+    """
+    best_cosines = np.empty((len(queries), 0), np.float32)
+    best_indices = np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(candidates), BLOCK_SIZE):
+        cosines = np.clip(queries @ candidates[start : start + BLOCK_SIZE].T, -1, 1)
+        indices = np.broadcast_to(np.arange(start, start + cosines.shape[1]), cosines.shape)
+        best_cosines = np.concatenate([best_cosines, cosines], axis=-1)
+        best_indices = np.concatenate([best_indices, indices], axis=-1)
+        order = np.argsort(-best_cosines, axis=-1, kind="stable")[:, :top]
+        best_cosines = np.take_along_axis(best_cosines, order, axis=-1)
+        best_indices = np.take_along_axis(best_indices, order, axis=-1)
+    return best_indices, best_cosines
 
 
-def _units(features: np.ndarray) -> np.ndarray:
-    """Features of length 1; where nothing was found, they stay 0."""
+def _normalise(features: np.ndarray) -> np.ndarray:
+    """Scale features to length 1. Features that are all zero stay zero."""
     lengths = np.linalg.norm(features, axis=-1, keepdims=True)
     return features / np.where(lengths == 0, 1, lengths)

@@ -1,4 +1,4 @@
-"""A trained network, and files to ask it about."""
+"""A trained model, and image files for it."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def images():
 
 @pytest.fixture
 def write(tmp_path, images):
-    """A function that writes files below a folder, digits by their numbers or bytes, and returns their paths."""
+    """A function that writes files below a folder and returns their paths. Contents are bytes or numbers of digits."""
 
     def write(contents, folder="pictures"):
         paths = [tmp_path / folder / name for name in contents]

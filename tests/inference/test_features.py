@@ -9,11 +9,11 @@ from resnet_jax.terminal import Reporter
 REPORTER = Reporter(active=False)
 
 
-def test_features_are_what_the_head_is_applied_to(run, images, write, tmp_path):
+def test_features_are_the_input_of_the_head(run, images, write, tmp_path):
     paths = write({"a.png": 0, "odd\udcff.png": 1, "bad.png": b"", **{f"{number}.png": number for number in range(90)}})
-    gathered = Features.of(predict.outputs(run, paths, REPORTER))
-    assert gathered.problems == {paths[2]: "the file is empty"}
-    gathered.write(str(tmp_path / "out.npz"), run.classes)
+    collected = Features.collect(predict.model_outputs(run, paths, REPORTER))
+    assert collected.problems == {paths[2]: "the file is empty"}
+    collected.write(str(tmp_path / "out.npz"), run.classes)
     with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
         written = dict(file)
     assert written.keys() == {"features", "names", "classes"}
@@ -27,25 +27,25 @@ def test_features_are_what_the_head_is_applied_to(run, images, write, tmp_path):
     np.testing.assert_allclose(powers / powers.sum(axis=-1, keepdims=True), expected, rtol=1e-4)
 
 
-def test_no_picture_that_can_be_read(run, tmp_path):
-    gathered = Features.of(predict.outputs(run, ["/nowhere/a.png"], REPORTER))
-    gathered.write(str(tmp_path / "out.npz"), run.classes)
+def test_features_without_readable_images_are_empty(run, tmp_path):
+    collected = Features.collect(predict.model_outputs(run, ["/nowhere/a.png"], REPORTER))
+    collected.write(str(tmp_path / "out.npz"), run.classes)
     with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
         assert file["features"].shape == (0, 16)
         assert file["names"].shape == (0,)
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+def test_write_to_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     (tmp_path / "out.npz").write_text("old")
 
     def full(file):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("resnet_jax.files.sync_to_disk", full)
-    gathered = Features()
-    gathered._parts.append(np.zeros((0, 2), np.float32))
+    collected = Features()
+    collected._batches.append(np.zeros((0, 2), np.float32))
     with pytest.raises(UserError, match=r"cannot write features to .*out\.npz .*No space left"):
-        gathered.write(str(tmp_path / "out.npz"), ("a",))
+        collected.write(str(tmp_path / "out.npz"), ("a",))
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("out.npz", "old")]
 
 
@@ -57,7 +57,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         ("folder.npz", "it is a directory"),
     ],
 )
-def test_a_path_that_will_not_do_is_refused_beforehand(tmp_path, path, remedy):
+def test_check_target_rejects_an_unusable_path(tmp_path, path, remedy):
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(UserError, match=f"cannot write features to .*{remedy}"):
-        features.check(str(tmp_path / path))
+        features.check_target(str(tmp_path / path))

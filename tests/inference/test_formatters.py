@@ -1,4 +1,4 @@
-"""The same answers in each format."""
+"""The same predictions in each format."""
 
 import csv
 import io
@@ -7,36 +7,36 @@ import sys
 
 import pytest
 
-from resnet_jax.inference.formatters import FORMATS, PROBABILITY, SIMILARITY
-from resnet_jax.inference.predict import Prediction
+from resnet_jax.inference.formatters import CLASS_COLUMNS, FORMATTERS, SIMILARITY_COLUMNS
+from resnet_jax.inference.predict import FilePrediction
 
 ODD = "odd, \udcff\n\x1b[2J.png"
-PICTURES = ["a.png", ODD, "c.png"]
-ANSWERS = [
-    Prediction("a.png", [("cat", 0.75), ("dog", 0.25)], None),
-    Prediction(ODD, [("dog", 1.0), ("cat", 1e-9)], None),
-    Prediction("c.png", [], 'it is "wet", and cold'),
+PATHS = ["a.png", ODD, "c.png"]
+PREDICTIONS = [
+    FilePrediction("a.png", [("cat", 0.75), ("dog", 0.25)], None),
+    FilePrediction(ODD, [("dog", 1.0), ("cat", 1e-9)], None),
+    FilePrediction("c.png", [], 'it is "wet", and cold'),
 ]
 
 
 @pytest.fixture
-def written(capsys):
-    """A function that gives what a format prints of the answers, in two parts: before the last answer, and after."""
+def write(capsys):
+    """A function that writes all predictions in a format and returns the output before and after the last one."""
 
-    def write(name, scale=PROBABILITY):
-        sys.stdout.reconfigure(errors="replace")  # As the verb does.
-        writer = FORMATS[name](scale, 2, PICTURES, ("cat", "dog"))
-        writer.write(ANSWERS[:2])
+    def write(name, columns=CLASS_COLUMNS):
+        sys.stdout.reconfigure(errors="replace")  # As the command does.
+        formatter = FORMATTERS[name](columns, 2, PATHS, ("cat", "dog"))
+        formatter.write(PREDICTIONS[:2])
         before = capsys.readouterr().out
-        writer.write(ANSWERS[2:])
-        writer.end(checkpoint_step=7)
+        formatter.write(PREDICTIONS[2:])
+        formatter.end(checkpoint_step=7)
         return before, capsys.readouterr().out
 
     return write
 
 
-def test_lines_come_out_as_they_are_known(written):
-    before, after = written("text")
+def test_table_is_written_incrementally(write):
+    before, after = write("text")
     assert before.splitlines() == [
         "picture          class probability  class probability",
         "-----------------------------------------------------",
@@ -46,8 +46,8 @@ def test_lines_come_out_as_they_are_known(written):
     assert after == 'c.png            cannot be read: it is "wet", and cold\n'
 
 
-def test_csv_holds_a_row_for_each_picture(written):
-    before, after = written("csv")
+def test_csv_has_one_row_per_image(write):
+    before, after = write("csv")
     rows = list(csv.reader(io.StringIO(before + after, newline="")))
     assert rows == [
         ["picture", "class_1", "probability_1", "class_2", "probability_2", "error"],
@@ -59,13 +59,13 @@ def test_csv_holds_a_row_for_each_picture(written):
     assert "a.png" in before
 
 
-def test_json_is_one_line_at_the_end(written):
-    before, after = written("json", SIMILARITY)
+def test_json_is_one_line_at_the_end(write):
+    before, after = write("json", SIMILARITY_COLUMNS)
     assert before == ""
     assert after.count("\n") == 1
-    found = json.loads(after)
-    assert found["checkpoint_step"] == 7
-    assert found["pictures"] == [
+    content = json.loads(after)
+    assert content["checkpoint_step"] == 7
+    assert content["pictures"] == [
         {
             "picture": "a.png",
             "best": [{"similar": "cat", "similarity": 0.75}, {"similar": "dog", "similarity": 0.25}],

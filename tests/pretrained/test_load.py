@@ -1,0 +1,287 @@
+"""Pretrained weights from run directories and files: as initial weights, to be scored, and as teachers."""
+
+import dataclasses
+import functools
+import json
+import logging
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import resnet_jax
+from resnet_jax.data.sources import ArraySource, open_sources
+from resnet_jax.errors import UserError
+from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.inference.export import export_weights
+from resnet_jax.models import variants
+from resnet_jax.models.resnet import PreActivationBlock
+from resnet_jax.pretrained import hub, weight_files
+from resnet_jax.pretrained.load import load_pretrained, load_teacher, open_pretrained
+from resnet_jax.pretrained.weight_files import read
+from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
+from resnet_jax.trained_model import load_run
+from resnet_jax.training.experiment import build
+
+REPORTER = Reporter(active=False, max_unreadable=0)
+
+
+@pytest.fixture(autouse=True)
+def pre_activation(tiny_variant, monkeypatch):
+    """The tiny model with pre-activation blocks, under the name "pre_activation"."""
+    tiny = variants.VARIANTS["tiny"]
+    make = functools.partial(tiny.make, block=PreActivationBlock)
+    monkeypatch.setitem(variants.VARIANTS, "pre_activation", dataclasses.replace(tiny, make=make))
+
+
+@pytest.fixture
+def workdir(tiny_run):
+    return str(tiny_run)
+
+
+@pytest.fixture
+def start(single_device, caplog):
+    """A function that returns an experiment, its initial state, and the log messages about its pretrained weights."""
+
+    def start(config, sources=None):
+        experiment = build(config, single_device, sources or open_sources("digits"), REPORTER)
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "resnet_jax"):
+            state = experiment.initial_state()
+        return experiment, parallel.fetch(state), list(caplog.messages)
+
+    return start
+
+
+def load(config, *arguments):
+    return load_pretrained(config, open_pretrained(config.init_from), *arguments)
+
+
+def assert_equal(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_exported_weights_load_as_the_same_model(workdir, tiny_config, tmp_path):
+    run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
+    export_weights(run, file)
+    tiny_config.init_from = file
+    again = load(tiny_config, open_sources("digits"))
+    assert_equal(again.variables, run.variables)
+    assert again.preprocess == run.preprocess
+    scores = [score_run(each, open_sources("digits"), "test[:100]", REPORTER) for each in (run, again)]
+    assert scores[0] == scores[1]
+
+
+def test_exported_weights_describe_the_model_in_their_metadata(workdir, tmp_path):
+    run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
+    export_weights(run, file)
+    metadata = read(file).metadata
+    assert metadata.pop("format") == "pt"
+    description = {key: json.loads(value) for key, value in metadata.items()}
+    assert description["classes"] == list(run.classes) == [str(digit) for digit in range(10)]
+    assert (tuple(description["mean"]), tuple(description["std"])) == (run.config.dataset.mean, run.config.dataset.std)
+    assert (description["model"], description["image_size"]) == ("tiny", 8)
+
+
+def test_init_from_starts_with_the_weights_of_another_run(workdir, tiny_config, start):
+    tiny_config.init_from, tiny_config.seed = workdir, 5
+    experiment, state, messages = start(tiny_config)
+    assert_equal(state.variables, load_run(workdir).variables)
+    assert state.step == 0
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state))
+    assert messages == [f"Weights of {workdir}: 27 of 27 arrays loaded, by the names of torchvision"]
+    assert experiment.config.dataset.mean == load_run(workdir).config.dataset.mean
+
+
+def test_run_resumes_without_its_initial_weights(workdir, tiny_config, tmp_path):
+    file, new_workdir = tmp_path / "weights.safetensors", str(tmp_path / "run")
+    export_weights(load_run(workdir), str(file))
+    tiny_config.init_from, tiny_config.num_epochs = str(file), 1
+    resnet_jax.train(tiny_config, new_workdir)
+    file.unlink()
+    tiny_config.num_epochs = 2
+    assert resnet_jax.train(tiny_config, new_workdir)["test"]["examples"] == 100
+    with pytest.raises(UserError, match="there is no such file"):
+        resnet_jax.train(tiny_config, str(tmp_path / "another"))
+
+
+def test_images_are_resized_to_the_size_that_the_weights_were_trained_on(workdir, tiny_config, start, tmp_path):
+    digits = open_sources("digits")
+    smaller = {
+        name: ArraySource(source.images[:, 1:7, 1:7], source.labels, source.classes) for name, source in digits.items()
+    }
+    export_weights(load_run(workdir), str(tmp_path / "weights.safetensors"))
+    tiny_config.init_from = str(tmp_path / "weights.safetensors")
+    experiment, _, _ = start(tiny_config, smaller)
+    assert experiment.feed.image_shape == (6, 6, 1)
+    assert experiment.preprocess.image_size == 8
+    assert load(tiny_config, smaller).preprocess.image_size == 8
+    tiny_config.dataset.image_size = 6
+    assert start(tiny_config, smaller)[0].preprocess.image_size == 6
+
+
+def test_init_from_creates_a_new_head_for_other_classes(workdir, tiny_config, start):
+    digits = open_sources("digits")["train"]
+    sources = {"train": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))}
+    tiny_config.init_from, tiny_config.dataset.test_split, tiny_config.dataset.validation_split = (
+        workdir,
+        "none",
+        "none",
+    )
+    tiny_config.ema_decay = 0.9
+    _, state, messages = start(tiny_config, sources)
+    before = load_run(workdir).variables["params"]
+    for name in before:
+        if name != "head":
+            assert_equal(state.params[name], before[name])
+    assert state.params["head"]["kernel"].shape == (16, 3)
+    assert_equal(state.ema["params"], state.params)
+    assert "fc.weight is skipped" in messages[0]  # The class names differ.
+
+
+def test_init_skip_keeps_the_random_initial_values(workdir, tiny_config, start):
+    tiny_config.seed = 5
+    _, drawn, _ = start(tiny_config)
+    tiny_config.init_from, tiny_config.init_skip = workdir, ("head*", "*/conv2/*")
+    _, state, messages = start(tiny_config)
+    loaded = load_run(workdir).variables["params"]
+    assert_equal(state.params["head"], drawn.params["head"])
+    assert_equal(state.params["stage1_block1"]["conv2"], drawn.params["stage1_block1"]["conv2"])
+    assert_equal(state.params["stage1_block1"]["conv1"], loaded["stage1_block1"]["conv1"])
+    assert "23 of 27 arrays loaded" in messages[0]
+    assert "fc.weight is skipped" in messages[0]
+
+
+def test_init_from_rejects_weights_of_another_architecture(workdir, tiny_config, start):
+    tiny_config.init_from, tiny_config.model.squeeze_excitation = workdir, 4
+    with pytest.raises(UserError, match="of another network than the config's"):
+        start(tiny_config)
+
+
+def test_load_pretrained_rejects_data_with_other_classes(workdir, tiny_config):
+    digits = open_sources("digits")["test"]
+    tiny_config.init_from = workdir
+    with pytest.raises(UserError, match="tell other classes apart than the data has"):
+        load(tiny_config, {"test": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))})
+
+
+def test_teacher_can_be_a_file(workdir, tiny_config, tmp_path):
+    run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
+    export_weights(run, file)
+    tiny_config.loss.distill_from, tiny_config.loss.distill_model, tiny_config.model.name = file, "tiny", "resnet20"
+    tiny_config.dataset.mean, tiny_config.dataset.std = (0.1,), (0.2,)
+    teacher = load_teacher(tiny_config, run.classes, run.mesh)
+    assert_equal(teacher.variables, run.variables)
+    assert teacher.preprocess == run.preprocess  # Its own mean and std, not those of the student.
+    assert tiny_config.dataset.mean == (0.1,)
+    tiny_config.loss.distill_model = None  # The file contains the name of the model.
+    assert_equal(load_teacher(tiny_config, run.classes, run.mesh).variables, run.variables)
+
+
+def test_weights_for_three_channels_see_grey_images_as_three_channels(tiny_config, start, tmp_path):
+    tiny_config.dataset.mean, tiny_config.dataset.std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
+    resnet_jax.train(tiny_config, str(tmp_path / "colour"))
+    tiny_config.dataset.mean = tiny_config.dataset.std = None
+    tiny_config.init_from = str(tmp_path / "colour")
+    experiment, state, _ = start(tiny_config)
+    assert experiment.config.dataset.mean == (0.5, 0.4, 0.3)
+    assert state.params["stem_conv"]["kernel"].shape == (3, 3, 3, 8)
+
+
+def test_url_is_not_taken_for_a_run_directory(monkeypatch):
+    """In particular hf://: no directory of that name may be looked for."""
+    downloads = []
+    monkeypatch.setattr(hub, "download", lambda name: downloads.append(name) or pathlib.Path("/nowhere/weights.pth"))
+    with pytest.raises(UserError, match="there is no such file"):
+        open_pretrained("hf://timm/resnet50")
+    assert downloads == ["hf://timm/resnet50"]
+    with pytest.raises(UserError, match="there is no such file"):
+        open_pretrained("https://example.org/weights.pth")
+
+
+def test_directory_of_another_library_is_not_a_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"_name_or_path": "microsoft/resnet-50"}')
+    with pytest.raises(UserError, match="give a run directory, or a file that ends in"):
+        open_pretrained(str(tmp_path))
+
+
+def test_init_from_rejects_settings_that_no_array_shape_reveals(workdir, tiny_config, start, tmp_path):
+    export_weights(load_run(workdir), str(tmp_path / "weights.safetensors"))
+    tiny_config.model.blur_pool = True
+    for path in (workdir, str(tmp_path / "weights.safetensors")):
+        tiny_config.init_from = path
+        with pytest.raises(UserError, match=r"were trained with model\.blur_pool=False"):
+            start(tiny_config)
+
+
+def test_own_average_pool_shortcuts_are_not_taken_for_those_of_timm(tiny_config, start, tmp_path):
+    """Exported weights can be loaded even if no library has such a model."""
+    tiny_config.model.shortcut, tiny_config.num_epochs = "average_pool", 1
+    tiny_config.model.name = "pre_activation"
+    resnet_jax.train(tiny_config, str(tmp_path / "run"))
+    export_weights(load_run(str(tmp_path / "run")), str(tmp_path / "weights.safetensors"))
+    tiny_config.init_from = str(tmp_path / "weights.safetensors")
+    _, state, _ = start(tiny_config)
+    assert_equal(state.variables, load_run(str(tmp_path / "run")).variables)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"mean": "0.5, 0.5"},
+        {"mean": "5"},
+        {"mean": "[NaN]"},
+        {"mean": "[" * 100_000},
+        {"std": "[0]"},
+        {"std": "[1e400]"},
+        {"classes": "[1]"},
+        {"model": '"resnet19"'},
+        {"network": "{}"},
+        {"image_size": "31.5"},
+        {"image_size": "1e9"},
+    ],
+    ids=str,
+)
+def test_open_pretrained_rejects_damaged_metadata(workdir, tmp_path, damage):
+    file = str(tmp_path / "weights.safetensors")
+    export_weights(load_run(workdir), file)
+    weights = read(file)
+    weight_files.write(file, weight_files.Weights(weights.arrays, weights.metadata | damage))
+    with pytest.raises(UserError, match="is not as export writes it"):
+        open_pretrained(file)
+
+
+def test_load_pretrained_rejects_images_with_other_channels(workdir, tiny_config):
+    digits = open_sources("digits")["test"]
+    colour = ArraySource(np.repeat(digits.images, 3, axis=-1), digits.labels, digits.classes)
+    tiny_config.init_from = workdir
+    with pytest.raises(UserError, match="mean and std have 1 channels, but the images have 3"):
+        load(tiny_config, {"test": colour})
+
+
+def test_load_pretrained_takes_a_split_if_there_is_no_test_split(workdir, tiny_config):
+    tiny_config.init_from, tiny_config.dataset.test_split = workdir, "none"
+    sources = {"train": open_sources("digits")["train"]}
+    assert load(tiny_config, sources).config.dataset.image_size == 8
+    run = load(tiny_config, sources, "train[:50]")
+    assert score_run(run, sources, "train[:50]", REPORTER)["examples"] == 50
+
+
+@pytest.mark.slow
+def test_published_weights_reach_their_published_accuracy(test_data, monkeypatch):
+    """akamaster's ResNet-20 has an error of 8.27 % on CIFAR-10; the file is the only setting."""
+    from tests.end_to_end.program import run
+
+    finished = run(
+        "evaluate",
+        "--config=configs/cifar10.py:resnet20",
+        f"--config.init_from={test_data / 'weights' / 'resnet20-12fca82f.th'}",
+        f"--config.dataset.data_dir={test_data / 'tfds'}",
+        "--format=json",
+    )
+    assert finished.returncode == 0, finished.stderr
+    scores = json.loads(finished.stdout.splitlines()[-1])
+    assert (scores["top1"], scores["examples"]) == (pytest.approx(0.9173, abs=0.0002), 10_000)
+    assert open_pretrained(str(test_data / "weights" / "resnet20-12fca82f.th")).mean == (0.485, 0.456, 0.406)
