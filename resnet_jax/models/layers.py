@@ -1,7 +1,7 @@
-"""The layers that every network is built of, each made in one place.
+"""The layers of a ResNet: convolution, normalization, dropout, squeeze-and-excitation and pooling.
 
-Convolutions pad explicitly and symmetrically, as the published networks do: SAME padding would shift strided
-convolutions by a pixel.
+Convolutions pad explicitly and symmetrically, as the published models do: SAME padding would shift strided convolutions
+by a pixel.
 """
 
 import dataclasses
@@ -13,66 +13,30 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-# --- BatchNorm with statistics of small groups, whatever the batch.
-
-
-class GroupedBatchNorm(nn.BatchNorm):
-    """BatchNorm over groups of `group_size` consecutive examples: "ghost" BatchNorm (Hoffer et al. 2017, algorithm 1).
-
-    So a large batch is normalised as a small one would be. Where no group is spread over several devices, they need not
-    wait for each other's statistics. The running ones move towards the means over all groups, once a step; Hoffer et
-    al. move them group by group. Variables, and what evaluation does with them, are those of `nn.BatchNorm`.
-
-    Attributes:
-      group_size: it divides the batch.
-    """
-
-    group_size: int = 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
-        """Normalises [batch, ..., channels]."""
-        if use_running_average:
-            return super().__call__(x, use_running_average=True)
-        channels = x.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        scale = self.param("scale", self.scale_init, channels, self.param_dtype)
-        bias = self.param("bias", self.bias_init, channels, self.param_dtype)
-
-        groups = x.astype(jnp.float32).reshape(-1, self.group_size, *x.shape[1:])
-        within = tuple(range(1, groups.ndim - 1))
-        mean = jnp.mean(groups, within, keepdims=True)
-        var = jnp.maximum(0.0, jnp.mean(jnp.square(groups), within, keepdims=True) - jnp.square(mean))
-        if not self.is_initializing():
-            for running, value in ((running_mean, mean), (running_var, var)):
-                over_groups = jnp.mean(value.reshape(-1, *channels), axis=0)
-                running.value = self.momentum * running.value + (1 - self.momentum) * over_groups
-        normalized = (groups - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
-        return normalized.reshape(x.shape).astype(self.dtype or x.dtype)
-
-
 # He et al. 2015, "Delving Deep into Rectifiers", equation 14 (the backward form: fan-out).
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 NORMS_WITH_SCALE = ("batch_norm", "group_norm")
 NORMS = (*NORMS_WITH_SCALE, "bias", "scalar_bias")
 
 
+# ---- Layers: builds convolutions and norms by the settings of a model ------------------------------------------------
+
+
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """How the layers of a network are made; called inside a module's `@nn.compact` method.
+    """Builds the layers of a model, inside the `@nn.compact` method of a module.
 
     Attributes:
-      train: batch statistics and dropout are those of training.
-      dtype: of the computation.
-      norm_name: "batch_norm" (Ioffe & Szegedy 2015), "group_norm" of 32 groups (Wu & He 2018, section 3), or in its
-        place no more than a "bias" for each channel or one "scalar_bias" for all.
-      norm_momentum: of BatchNorm's running statistics.
-      norm_epsilon: of BatchNorm and GroupNorm.
-      norm_group_size: of the groups of examples that BatchNorm takes its statistics of; 0: of the whole batch.
-      weight_standardization: kernels have mean 0 and variance 1 over their inputs (Qiao et al. 2019, equation 5).
-      blur_pool: max-pools and blocks low-pass filter before they stride (Zhang 2019, "Making Convolutional Networks
-        Shift-Invariant Again", section 3.2); the stem's convolution does not, as in their code.
+      train: whether batch statistics and dropout are those of training.
+      dtype: the dtype of the computation.
+      norm_name: "batch_norm" (Ioffe & Szegedy 2015); "group_norm" with 32 groups (Wu & He 2018, section 3); or, in
+        place of a norm, a "bias" per channel or one "scalar_bias" for all channels.
+      norm_momentum: the momentum of BatchNorm's running statistics.
+      norm_epsilon: the epsilon of BatchNorm and GroupNorm.
+      norm_group_size: the number of examples that share batch statistics, see `GroupedBatchNorm`; 0: the whole batch.
+      weight_standardization: whether kernels are standardized, see `StandardizedConv`.
+      blur_pool: whether max-pools and blocks low-pass filter before they stride (Zhang 2019, "Making Convolutional
+        Networks Shift-Invariant Again", section 3.2). As in the authors' code, the stem's convolution does not.
     """
 
     train: bool
@@ -95,8 +59,9 @@ class Layers:
         *,
         name: str,
     ) -> jax.Array:
-        """A square convolution without bias, padded so that stride 1 keeps the size."""
-        return (StandardizedConv if self.weight_standardization else nn.Conv)(
+        """Apply a square convolution without bias, padded so that stride 1 keeps the size."""
+        conv = StandardizedConv if self.weight_standardization else nn.Conv
+        return conv(
             features,
             (kernel, kernel),
             (stride, stride),
@@ -109,10 +74,12 @@ class Layers:
         )(x)
 
     def norm(self, x: jax.Array, *, scale_init: Initializer = nn.initializers.ones, name: str) -> jax.Array:
-        """The normalisation over batch and space, or what stands in its place."""
+        """Apply the norm called `norm_name`, or the bias in its place."""
         if self.norm_name == "batch_norm":
-            grouped = functools.partial(GroupedBatchNorm, group_size=self.norm_group_size)
-            return (grouped if self.norm_group_size else nn.BatchNorm)(
+            batch_norm = nn.BatchNorm
+            if self.norm_group_size:
+                batch_norm = functools.partial(GroupedBatchNorm, group_size=self.norm_group_size)
+            return batch_norm(
                 momentum=self.norm_momentum,
                 epsilon=self.norm_epsilon,
                 scale_init=scale_init,
@@ -120,19 +87,26 @@ class Layers:
                 name=name,
             )(x, use_running_average=not self.train)
         if self.norm_name == "group_norm":
-            groups = math.gcd(32, x.shape[-1])  # Fewer only where 32 do not go into the channels.
-            return nn.GroupNorm(groups, epsilon=self.norm_epsilon, scale_init=scale_init, dtype=self.dtype, name=name)(
-                x
-            )
+            num_groups = math.gcd(32, x.shape[-1])  # Fewer than 32 only if 32 does not divide the channels.
+            return nn.GroupNorm(
+                num_groups, epsilon=self.norm_epsilon, scale_init=scale_init, dtype=self.dtype, name=name
+            )(x)
         return Bias((x.shape[-1],) if self.norm_name == "bias" else (), name=name)(x)
 
     def dropout(self, x: jax.Array, rate: float) -> jax.Array:
-        """Sets each value to zero with probability `rate`, in training (Srivastava et al. 2014)."""
+        """Set each value to zero with probability `rate` in training (Srivastava et al. 2014)."""
         return nn.Dropout(rate, deterministic=not self.train, name="dropout")(x)
 
 
+# ---- Modules ---------------------------------------------------------------------------------------------------------
+
+
 class StandardizedConv(nn.Conv):
-    """A convolution with weight standardisation; what is stored and trained is the kernel before it."""
+    """Convolution with weight standardization (Qiao et al. 2019, equation 5).
+
+    Each output channel's kernel has mean 0 and variance 1 over its inputs. The variables hold, and the optimizer
+    updates, the kernel before standardization.
+    """
 
     def param(self, name: str, *arguments, **settings):
         value = super().param(name, *arguments, **settings)
@@ -143,8 +117,51 @@ class StandardizedConv(nn.Conv):
         return (value - jnp.mean(value, inputs, keepdims=True)) * jax.lax.rsqrt(variance + 1e-10)
 
 
+class GroupedBatchNorm(nn.BatchNorm):
+    """BatchNorm over groups of `group_size` consecutive examples: "ghost" BatchNorm (Hoffer et al. 2017, algorithm 1).
+
+    A large batch is then normalized as a small one would be, and devices that share no group need not wait for each
+    other's statistics. The running statistics move once per step, towards the mean over all groups; Hoffer et al. move
+    them group by group. Variables and evaluation are those of `nn.BatchNorm`.
+
+    Attributes:
+      group_size: the number of examples in a group; it must divide the batch.
+
+    Example:
+      >>> norm = GroupedBatchNorm(group_size=2)
+      >>> images = jnp.arange(4.0).reshape(4, 1, 1, 1)
+      >>> output, _ = norm.init_with_output(jax.random.key(0), images, use_running_average=False)
+      >>> output.ravel().round(2).tolist()
+      [-1.0, 1.0, -1.0, 1.0]
+    """
+
+    group_size: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+        """Normalize [batch, ..., channels]."""
+        if use_running_average:
+            return super().__call__(x, use_running_average=True)
+        channels = x.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale = self.param("scale", self.scale_init, channels, self.param_dtype)
+        bias = self.param("bias", self.bias_init, channels, self.param_dtype)
+
+        groups = x.astype(jnp.float32).reshape(-1, self.group_size, *x.shape[1:])
+        axes = tuple(range(1, groups.ndim - 1))  # Examples of a group, and space.
+        mean = jnp.mean(groups, axes, keepdims=True)
+        var = jnp.maximum(0.0, jnp.mean(jnp.square(groups), axes, keepdims=True) - jnp.square(mean))
+        if not self.is_initializing():
+            for running, value in ((running_mean, mean), (running_var, var)):
+                mean_over_groups = jnp.mean(value.reshape(-1, *channels), axis=0)
+                running.value = self.momentum * running.value + (1 - self.momentum) * mean_over_groups
+        normalized = (groups - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+        return normalized.reshape(x.shape).astype(self.dtype or x.dtype)
+
+
 class Bias(nn.Module):
-    """Adds a learned array of `shape`, at first zero."""
+    """Adds a learned array of this `shape`, initially zero."""
 
     shape: tuple[int, ...]
 
@@ -154,11 +171,11 @@ class Bias(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by a gate that sees the mean of all of them (Hu et al. 2017, section 3).
+    """Multiplies each channel by a gate computed from the spatial means of all channels (Hu et al. 2017, section 3).
 
     Attributes:
-      reduction: the hidden layer has the channels divided by this, 16 in the paper.
-      dtype: of the computation.
+      reduction: the hidden layer has 1 / `reduction` of the channels; 16 in the paper.
+      dtype: the dtype of the computation.
     """
 
     reduction: int
@@ -172,18 +189,32 @@ class SqueezeExcitation(nn.Module):
         return x * nn.sigmoid(nn.Dense(x.shape[-1], dtype=self.dtype, name="expand")(gate))
 
 
+# ---- Pooling ---------------------------------------------------------------------------------------------------------
+
+
 def blur_pool(x: jax.Array, stride: int) -> jax.Array:
-    """Filters with (1, 3, 3, 1) / 8 along height and width, over mirrored borders, and takes each `stride`-th value."""
+    """Filter with (1, 3, 3, 1) / 8 along height and width, with mirrored borders, and keep every `stride`-th value.
+
+    Example:
+      >>> blur_pool(jnp.arange(6.0).reshape(1, 1, 6, 1), stride=2).ravel().tolist()
+      [0.75, 2.5, 4.25]
+    """
     for axis in (1, 2):
-        borders = [(1, 2) if axis == other else (0, 0) for other in range(4)]
-        padded = jnp.pad(x, borders, mode="reflect")
-        reach = x.shape[axis] - (x.shape[axis] - 1) % stride  # from the first value that is taken to the last
+        padding = [(0, 0)] * 4
+        padding[axis] = (1, 2)
+        padded = jnp.pad(x, padding, mode="reflect")
+        reach = x.shape[axis] - (x.shape[axis] - 1) % stride  # The extent from the first kept value to the last.
         taps = [jax.lax.slice_in_dim(padded, tap, tap + reach, stride, axis) for tap in range(4)]
         x = (taps[0] + 3 * taps[1] + 3 * taps[2] + taps[3]) / 8
     return x
 
 
 def average_pool(x: jax.Array, stride: int) -> jax.Array:
-    """Means of `stride` x `stride` values; at the far borders of what is left of them."""
-    borders = [(0, -size % stride) for size in x.shape[1:3]]
-    return nn.avg_pool(x, (stride, stride), (stride, stride), borders, count_include_pad=False).astype(x.dtype)
+    """Average `stride` x `stride` windows. A window that overlaps the border averages the values inside.
+
+    Example:
+      >>> average_pool(jnp.arange(3.0).reshape(1, 1, 3, 1), stride=2).ravel().tolist()
+      [0.5, 2.0]
+    """
+    padding = [(0, -size % stride) for size in x.shape[1:3]]
+    return nn.avg_pool(x, (stride, stride), (stride, stride), padding, count_include_pad=False).astype(x.dtype)
