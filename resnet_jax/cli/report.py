@@ -10,7 +10,7 @@ result, the page of an unfinished run shows the validation split.
 from absl import flags
 
 from resnet_jax.cli import flags as shared_flags
-from resnet_jax.errors import ExitCode
+from resnet_jax.errors import ExitCode, needs_extra
 
 ARGUMENTS = "more workdirs, to compare with --workdir"
 WORKDIR = shared_flags.define_workdir()
@@ -23,6 +23,12 @@ SPLIT = flags.DEFINE_string(
 
 
 def run(workdirs: list[str]) -> ExitCode:
+    # Checked first, because scoring takes a while.
+    with needs_extra("the report", "plotly", "report"):
+        import plotly  # noqa: F401  Used by the package `report`.
+    with needs_extra("the report", "jinja2", "report"):
+        import jinja2  # noqa: F401  Used by the package `report`.
+
     from resnet_jax import files
     from resnet_jax.report.collect import collect
     from resnet_jax.report.page import render
