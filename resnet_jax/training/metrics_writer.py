@@ -191,7 +191,10 @@ class TensorBoardWriter:
         self._thread = None
         self._unfinished: collections.deque[Future] = collections.deque()
         if missing:
-            logger.info(f"TensorBoard is off, because {missing} is not installed. metrics.jsonl holds the metrics.")
+            logger.info(
+                f"TensorBoard is off, because {missing} is not installed. metrics.jsonl holds the metrics. "
+                'To turn it on, run in a checkout of this project: pip install ".[tensorboard]"'
+            )
             return
         self._thread = ThreadPoolExecutor(1, "tensorboard")
         self._submit(self._open, directory, keep)
