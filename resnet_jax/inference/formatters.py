@@ -50,9 +50,9 @@ class TableFormatter:
 
     def __init__(self, columns: Columns, top: int, paths: Sequence[str], names: Sequence[str]):
         self._columns = columns
-        self._path_width = _width(("picture", *paths), MAX_PATH_WIDTH)
+        self._path_width = _width(("image", *paths), MAX_PATH_WIDTH)
         self._name_width = _width((columns.name, *names), MAX_NAME_WIDTH)
-        header = self._line("picture", [(columns.name, columns.score)] * top)
+        header = self._line("image", [(columns.name, columns.score)] * top)
         print(f"{header}\n{'-' * len(header)}", flush=True)
 
     def write(self, predictions: Sequence[FilePrediction]) -> None:

@@ -87,7 +87,7 @@ def test_missing_test_split_is_reported(tmp_path, finished_run):
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     check(
         run("evaluate", f"--workdir={tmp_path}/run"),
-        "there is no test split: name another with --split, of train, test",
+        "there is no test split. Choose a split with --split (train, test).",
     )
 
 

@@ -27,7 +27,7 @@ def test_predict_writes_csv_and_features_of_a_folder(finished_run, folder, tmp_p
     arguments = (f"--workdir={finished_run}", str(folder), "--format=csv", "--top=2")
     finished = run("predict", *arguments, f"--features={tmp_path}/out.npz")
     assert finished.returncode == 1, finished.stderr
-    assert finished.stderr.splitlines()[-1] == "1 of 11 pictures could not be read."
+    assert finished.stderr.splitlines()[-1] == "1 of 11 images could not be read."
     rows = {row["picture"]: row for row in csv.DictReader(finished.stdout.splitlines())}
     paths = sorted(str(path) for path in folder.rglob("*.*"))
     assert list(rows) == paths

@@ -38,7 +38,7 @@ def write(capsys):
 def test_table_is_written_incrementally(write):
     before, after = write("text")
     assert before.splitlines() == [
-        "picture          class probability  class probability",
+        "image            class probability  class probability",
         "-----------------------------------------------------",
         "a.png            cat        75.00%  dog        25.00%",
         "odd, ???[2J.png  dog       100.00%  cat         0.00%",

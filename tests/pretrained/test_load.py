@@ -133,6 +133,7 @@ def test_init_from_creates_a_new_head_for_other_classes(workdir, tiny_config, st
     tiny_config.ema_decay = 0.9
     _, state, messages = start(tiny_config, sources)
     before = load_run(workdir).variables["params"]
+    assert state.params.keys() == before.keys()
     for name in before:
         if name != "head":
             assert_equal(state.params[name], before[name])
