@@ -1,4 +1,4 @@
-"""What a data set tells of itself: enough to compile a train step for it, with no set loaded and none downloaded."""
+"""Datasets described by their metadata alone, to compile a train step without loading or downloading the data."""
 
 import logging
 from typing import NoReturn
@@ -8,12 +8,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax.data import feed_config, resident, splits, streaming, tfds
-from resnet_jax.data.dataset import VALIDATION_FRACTION, Dataset, common_classes
-from resnet_jax.data.feed import check_batch_size
+from resnet_jax.data.dataset import Dataset, common_classes
+from resnet_jax.data.feed import Inputs, check_batch_size
 from resnet_jax.data.folder import PREFIX
-from resnet_jax.data.resident import EpochInputs
 from resnet_jax.data.sources import open_sources
-from resnet_jax.data.streaming import StreamedInputs
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 
@@ -21,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 class AbstractFeed:
-    """A feed of `size` pictures that are not there: its inputs have shapes, types and places, and no values.
+    """A feed without data; implements the members of `feed.Feed` that compilation needs.
 
     Args:
-      image_shape: height, width and channels of the pictures as they are fed.
-      size: training examples.
-      batch_size: of all devices together.
-      mesh: the devices, which may be described alone.
+      image_shape: (height, width, channels) of the images.
+      size: number of training examples.
+      batch_size: examples per step, over all devices.
+      mesh: the devices, which need not exist.
       is_resident: whether the dataset is kept on the devices; otherwise batches are streamed there.
       crops_on_host: see `feed.Feed`.
     """
@@ -48,14 +46,21 @@ class AbstractFeed:
         self.supports_several_steps, self.crops_on_host = is_resident, crops_on_host
         self._batch_size, self._mesh, self._is_resident = batch_size, mesh, is_resident
 
-    def abstract_inputs(self) -> EpochInputs | StreamedInputs:
-        """Shapes, types and places of what a step takes."""
+    def abstract_inputs(self) -> Inputs:
+        """Return the shapes, dtypes and shardings of the inputs of a step."""
         if self._is_resident:
             return resident.abstract_inputs(self.size, self.image_shape, self._batch_size, self._mesh)
         return streaming.abstract_inputs(self.image_shape, self._batch_size, self._mesh)
 
-    def arriving_inputs(self) -> tuple[()] | StreamedInputs:
+    def arriving_inputs(self) -> Inputs:
+        """Return the shapes, dtypes and shardings of the arrays that would be copied to the devices at each step."""
         return () if self._is_resident else self.abstract_inputs()
+
+    def take(self, inputs: Inputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return images and labels of `step`, under `jax.jit`."""
+        if self._is_resident:
+            return resident.take_batch(inputs, step, self.image_shape, self._mesh)
+        return inputs.images, inputs.labels
 
     def inputs(self, step: int) -> NoReturn:
         """Raise `NotImplementedError`: there is no data."""
@@ -68,27 +73,21 @@ class AbstractFeed:
     def close(self) -> None:
         """Do nothing: there are no workers."""
 
-    def take(self, inputs: EpochInputs | StreamedInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images and labels of a step, inside a compiled function."""
-        if self._is_resident:
-            return resident.take_batch(inputs, step, self.image_shape, self._mesh)
-        return inputs.images, inputs.labels
-
 
 def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
-    """The inputs of a run, from what the data set tells of itself; without validation examples.
+    """Return a dataset with an abstract feed and without validation examples, from the metadata of the data.
 
-    Fills in of `config.dataset` what shapes depend on; mean and deviation that would have to be measured become 0.5,
-    for they are constants of the program. Of a set at hand a few pictures are read to see their size. Of a TFDS set
-    that has not been prepared all but the number of examples is known: it is taken as streamed, where the program does
-    not depend on that.
+    Fills in those settings of `config.dataset` on which shapes depend. If mean and std would have to be measured, they
+    become 0.5; they are constants of the program. If the dataset is on this machine, a few images are read for their
+    size. For a TFDS dataset that has not been prepared, everything is known except the number of examples. It is
+    treated as streamed, because a streaming program does not depend on that number.
 
     Raises:
-      UserError: as `open_sources` does, and where a set that has not been prepared is to be resident.
+      UserError: as `open_sources` does, and if a dataset that has not been prepared is to be resident.
     """
     dataset = config.dataset
-    described = _at_hand if _is_at_hand(dataset) else _unprepared
-    image_shape, size, classes = described(dataset, config.batch_size, mesh)
+    describe = _describe_available if _is_available(dataset) else _describe_unprepared
+    image_shape, size, classes = describe(dataset, config.batch_size, mesh)
     if dataset.mean is None:
         dataset.mean = dataset.std = (0.5,) * image_shape[-1]
     is_resident = dataset.feed == "resident"
@@ -97,31 +96,37 @@ def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
     return Dataset(feed, None, classes)
 
 
-def _is_at_hand(dataset: ConfigDict) -> bool:
-    of_tfds = dataset.name != "digits" and not dataset.name.startswith(PREFIX)
-    return not of_tfds or tfds.is_prepared(dataset.name, dataset.data_dir)
+def _is_available(dataset: ConfigDict) -> bool:
+    is_tfds = dataset.name != "digits" and not dataset.name.startswith(PREFIX)
+    return not is_tfds or tfds.is_prepared(dataset.name, dataset.data_dir)
 
 
-def _at_hand(dataset: ConfigDict, batch_size: int, mesh: Mesh) -> tuple:
+def _describe_available(
+    dataset: ConfigDict, batch_size: int, mesh: Mesh
+) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
+    """Return image shape, number of training examples and classes of a dataset on this machine."""
     sources = open_sources(dataset.name, dataset.data_dir)
     splits.resolve(dataset, sources)
-    train = Subset.of(sources, dataset.train_split)
+    train = Subset.from_split(sources, dataset.train_split)
     logger.info(feed_config.resolve(dataset, train, mesh))
-    held_out = round(VALIDATION_FRACTION * len(train)) if dataset.validation_split == "" else 0
-    return feed_config.fed_shape(dataset, train), len(train) - held_out, common_classes(sources)
+    held_out = round(splits.VALIDATION_FRACTION * len(train)) if dataset.validation_split == "" else 0
+    return feed_config.training_image_shape(dataset, train), len(train) - held_out, common_classes(sources)
 
 
-def _unprepared(dataset: ConfigDict, batch_size: int, mesh: Mesh) -> tuple:
+def _describe_unprepared(
+    dataset: ConfigDict, batch_size: int, mesh: Mesh
+) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
+    """Return the same for a TFDS dataset that has not been prepared, with one batch as its number of examples."""
     (height, width, channels), classes = tfds.describe_tfds(dataset.name, dataset.data_dir)
     if dataset.feed == "resident":
         raise UserError(
-            f"data set {dataset.name!r} has not been prepared, and how much memory it takes is not known: "
-            "leave dataset.feed unset, or train once, which prepares it"
+            f"Dataset {dataset.name!r} has not been prepared, so its size in memory is unknown. "
+            "Leave dataset.feed unset, or train once to prepare the dataset."
         )
     dataset.feed = "streaming"
     if dataset.image_size is None and height is None:
-        dataset.image_size = feed_config.USUAL_SIZE
+        dataset.image_size = feed_config.DEFAULT_IMAGE_SIZE
     if dataset.image_size is not None:
         height = width = dataset.image_size
-    logger.info(f"Feed: streaming, since {dataset.name} has not been prepared: it is known by its description alone.")
-    return (height, width, channels), batch_size, classes
+    logger.info(f"Feed: streaming, because {dataset.name} has not been prepared and only its metadata is known.")
+    return (height, width, channels), batch_size, classes  # type: ignore[return-value]  # both sides are known by now

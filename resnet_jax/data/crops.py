@@ -88,9 +88,9 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
         if block_height > 1 or block_width > 1:
             shrunk = (math.ceil(width / block_width), math.ceil(height / block_height))
             pixels = cv2.resize(pixels, shrunk, interpolation=cv2.INTER_AREA)
-        filters = [_filter_taps(side / size) for side in pixels.shape[1::-1]]
-        if any(len(taps) > 1 for taps in filters):
-            pixels = cv2.sepFilter2D(pixels, -1, *filters, borderType=cv2.BORDER_REPLICATE)
+        x_filter, y_filter = (_filter_taps(side / size) for side in pixels.shape[1::-1])
+        if len(x_filter) > 1 or len(y_filter) > 1:
+            pixels = cv2.sepFilter2D(pixels, -1, x_filter, y_filter, borderType=cv2.BORDER_REPLICATE)
         pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
     return pixels.reshape(size, size, channels)  # OpenCV drops a single channel.
 

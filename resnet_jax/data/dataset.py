@@ -1,4 +1,4 @@
-"""What a run trains and validates on, made from its settings."""
+"""The training and validation data of a run, opened as its settings describe."""
 
 import dataclasses
 import logging
@@ -17,18 +17,23 @@ from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.data.sources import Source
 from resnet_jax.data.streaming import StreamingFeed
 from resnet_jax.data.subset import Subset
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, program
 from resnet_jax.terminal import Reporter
 
-logger = logging.getLogger(__name__)
+VALIDATION = "validation"  # as a split: the examples on which a run was validated
 
-VALIDATION = "validation"  # what a run was validated on
-VALIDATION_FRACTION = 0.1  # of the training split, where no validation split is named
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The feed of the training examples, the validation examples (None: without), and the classes' names."""
+    """The data of a run.
+
+    Attributes:
+      feed: the training examples.
+      validation: the validation examples; None: no validation.
+      classes: the names of the classes.
+    """
 
     feed: Feed
     validation: EvaluationData | None
@@ -41,11 +46,17 @@ def open_dataset(
     mesh: Mesh,
     reporter: Reporter,
 ) -> Dataset:
-    """Opens the data, and fills in what `config.dataset` leaves open: splits, feed, sizes, mean and deviation.
+    """Open the data of a run, and fill in what `config.dataset` leaves open: splits, feed, image sizes, mean and std.
+
+    Args:
+      config: the settings.
+      sources: the base splits.
+      mesh: the devices.
+      reporter: shows the progress, and registers the images that cannot be read.
 
     Raises:
-      UserError: where training, validation and test share examples or differ in their classes, for examples that cannot
-        be trained on, and for too few of them.
+      UserError: if training, validation and test splits share examples or differ in their classes, if examples cannot
+        be trained on, or if there are too few.
     """
     dataset = config.dataset
     classes = common_classes(sources)
@@ -53,27 +64,58 @@ def open_dataset(
     _check_splits(dataset, sources)
     ignored = sum(len(getattr(source, "ignored", ())) for source in sources.values())
     if ignored:
-        logger.info(f"Ignored: {ignored:,} files that are not images of a class, by name or place; inspect lists them.")
-    train = Subset.of(sources, dataset.train_split)
+        logger.info(
+            f"Ignored: {ignored:,} files that, by name or location, are not images of a class. "
+            f"`{program()} inspect` lists them."
+        )
+    train = Subset.from_split(sources, dataset.train_split)
     logger.info(feed_config.resolve(dataset, train, mesh))
-    resident = dataset.feed == "resident"
-    if resident:
-        train = read_examples(train, reporter, "training examples")
-    validation = None
+    if dataset.feed == "resident":
+        return _open_resident(config, sources, train, classes, mesh, reporter)
+    return _open_streaming(config, sources, train, classes, mesh, reporter)
+
+
+def _open_resident(
+    config: ConfigDict,
+    sources: Mapping[str, Source],
+    subset: Subset,
+    classes: tuple[str, ...],
+    mesh: Mesh,
+    reporter: Reporter,
+) -> Dataset:
+    dataset = config.dataset
+    train = read_examples(subset, reporter, "training examples")
+    validation: EvaluationData | None
     if dataset.validation_split == "":
-        labels = train.labels if resident else train.read_labels(reporter, "training examples")
-        train, validation = map(train.take, _hold_out(labels))
-        validation = validation if resident else feed_config.streamed_examples(dataset, validation, reporter)
-    elif dataset.validation_split != "none":
-        selection = Subset.of(sources, dataset.validation_split)
-        validation = open_split(dataset, selection, reporter, "validation examples")
+        kept, held_out = splits.hold_out_validation(train.labels)
+        train, validation = train.take(kept), train.take(held_out)
+    else:
+        validation = _open_validation(dataset, sources, reporter)
     if dataset.mean is None:
-        pictures = train.images if resident else feed_config.sample(dataset, train, reporter)
-        dataset.mean, dataset.std = channel_statistics(pictures)
-    if resident:
-        return Dataset(ResidentFeed(train, config.batch_size, config.seed, mesh), validation, classes)
+        dataset.mean, dataset.std = channel_statistics(train.images)
+    return Dataset(ResidentFeed(train, config.batch_size, config.seed, mesh), validation, classes)
+
+
+def _open_streaming(
+    config: ConfigDict,
+    sources: Mapping[str, Source],
+    train: Subset,
+    classes: tuple[str, ...],
+    mesh: Mesh,
+    reporter: Reporter,
+) -> Dataset:
+    dataset = config.dataset
+    validation: EvaluationData | None
+    if dataset.validation_split == "":
+        kept, held_out = splits.hold_out_validation(train.read_labels(reporter, "training examples"))
+        validation = feed_config.streamed_examples(dataset, train.take(held_out), reporter)
+        train = train.take(kept)
+    else:
+        validation = _open_validation(dataset, sources, reporter)
+    if dataset.mean is None:
+        dataset.mean, dataset.std = channel_statistics(feed_config.sample_images(dataset, train, reporter))
     feed = StreamingFeed(
-        feed_config.loader(dataset, train, training=True),
+        feed_config.example_loader(dataset, train, training=True),
         config.batch_size,
         config.seed,
         config.augment.random_resized_crop,
@@ -85,97 +127,111 @@ def open_dataset(
     return Dataset(feed, validation, classes)
 
 
-def select(
+def _open_validation(dataset: ConfigDict, sources: Mapping[str, Source], reporter: Reporter) -> EvaluationData | None:
+    """Open the validation split that the settings name."""
+    if dataset.validation_split == splits.NO_SPLIT:
+        return None
+    subset = Subset.from_split(sources, dataset.validation_split)
+    return open_evaluation_data(dataset, subset, reporter, "validation examples")
+
+
+def open_evaluation_data(
+    dataset: ConfigDict, subset: Subset, reporter: Reporter, what: str = "examples"
+) -> EvaluationData:
+    """Open examples to be scored, in memory or streamed as the resolved settings of a run say.
+
+    Args:
+      dataset: the resolved settings.
+      subset: the examples.
+      reporter: shows the progress, and registers the images that cannot be read.
+      what: names the examples on the progress line.
+    """
+    if dataset.feed == "resident":
+        return read_examples(subset, reporter, what)
+    return feed_config.streamed_examples(dataset, subset, reporter)
+
+
+def select_split(
     dataset: ConfigDict,
     sources: Mapping[str, Source],
     split: str,
     reporter: Reporter,
 ) -> Subset:
-    """The examples that a split names, for a run with these resolved settings.
+    """Return the examples that a split selects, for a run with these resolved settings.
 
-    "validation" is what the run was validated on, be it held out of its training split, unless the data set has a split
-    of that name.
+    The split "validation" stands for the examples on which the run was validated, even if they were held out of its
+    training split, unless the dataset has a split of that name.
 
     Raises:
-      UserError: as `splits.select` does, and if the run has no validation split.
+      UserError: as `splits.select` does, or if the run has no validation split.
     """
     if split != VALIDATION or VALIDATION in sources:
-        return Subset.of(sources, split)
-    if dataset.validation_split == "none":
-        raise UserError("there is no validation split: name another one")
+        return Subset.from_split(sources, split)
+    if dataset.validation_split == splits.NO_SPLIT:
+        raise UserError("The run has no validation split. Choose another split.")
     if dataset.validation_split != "":
-        return Subset.of(sources, dataset.validation_split)
-    train = Subset.of(sources, dataset.train_split)
+        return Subset.from_split(sources, dataset.validation_split)
+    train = Subset.from_split(sources, dataset.train_split)
     if dataset.feed == "streaming":
-        return train.take(_hold_out(train.read_labels(reporter))[1])
-    # Of a resident set what cannot be read is left out first.
+        return train.take(splits.hold_out_validation(train.read_labels(reporter))[1])
+    # A resident feed leaves out unreadable images before it holds out the validation examples.
     readable = read_examples(train, reporter)
-    return train.take(readable.subset_positions[_hold_out(readable.labels)[1]])
+    return train.take(readable.subset_positions[splits.hold_out_validation(readable.labels)[1]])
 
 
-def open_split(dataset: ConfigDict, selection: Subset, reporter: Reporter, what: str = "examples") -> EvaluationData:
-    """Examples to be scored, as the resolved settings of a run say; `what` names them on the progress line."""
-    if dataset.feed == "resident":
-        return read_examples(selection, reporter, what)
-    return feed_config.streamed_examples(dataset, selection, reporter)
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
-    """The names of the classes, which must be the same in all splits: labels are numbers."""
+    """Return the names of the classes; raises `UserError` if they differ between splits, because labels are numbers."""
     classes = {split: tuple(source.classes) for split, source in sources.items()}
     if len(set(classes.values())) > 1:
         sizes = ", ".join(f"{len(names)} in {split}" for split, names in classes.items())
-        raise UserError(f"the splits of the data set have different classes ({sizes}): give all of them the same")
+        raise UserError(
+            f"The splits of the dataset have different classes ({sizes}). Give all splits the same classes."
+        )
     return next(iter(classes.values()))
 
 
-def untrained_classes(sources: Mapping[str, Source], trained_on: Collection[str]) -> dict[str, list[str]]:
-    """Classes by split of which there are examples there, but none in those `trained_on`, where labels are listed."""
+def untrained_classes(sources: Mapping[str, Source], training_splits: Collection[str]) -> dict[str, list[str]]:
+    """Return, by base split, the classes that have examples there but none in the training splits.
+
+    Only sources that list their labels are considered.
+    """
     classes = common_classes(sources)
-    listed = {
+    present = {
         name: set(np.unique(source.labels)) & set(range(len(classes)))
         for name, source in sources.items()
         if hasattr(source, "labels")
     }
-    if not listed.keys() >= set(trained_on):
+    if not present.keys() >= set(training_splits):
         return {}
-    trained = set().union(*(listed[name] for name in trained_on))
-    untrained = {split: sorted(found - trained) for split, found in listed.items()}
+    trained = set().union(*(present[name] for name in training_splits))
+    untrained = {split: sorted(labels - trained) for split, labels in present.items()}
     return {split: [classes[label] for label in labels] for split, labels in untrained.items() if labels}
 
 
 def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
-    sizes = {name: len(source) for name, source in sources.items()}
-    named = [dataset.train_split, dataset.validation_split, dataset.test_split]
-    named = [split for split in named if split not in ("", "none")]
-    for position, split in enumerate(named):
-        for other in named[position + 1 :]:
-            splits.check_disjoint(split, other, sizes)
-    for split in named[1:]:
-        if not _has_labels(Subset.of(sources, split)):
-            raise UserError(f"the split {split!r} has no labels to score by: choose another, or 'none'")
-    used = {name: sources[name] for split in named for name in splits.names(split)}
+    """Raise `UserError` if splits overlap, have no labels, or have classes that the training split lacks."""
+    configured = splits.configured(dataset)
+    for message in splits.overlaps(configured.values(), {name: len(source) for name, source in sources.items()}):
+        raise UserError(message)
+    for purpose, split in configured.items():
+        if purpose != "training" and not _has_labels(Subset.from_split(sources, split)):
+            raise UserError(f"The split {split!r} has no labels to score against. Choose another split, or 'none'.")
+    used = {name: sources[name] for split in configured.values() for name in splits.names(split)}
     for split, names in untrained_classes(used, splits.names(dataset.train_split)).items():
         raise UserError(
-            f"{split} has pictures of {', '.join(names)}, and {dataset.train_split} has none: no network could learn "
-            "what they are. Add some there, or remove these"
+            f"{split} has images of classes ({', '.join(names)}) that {dataset.train_split} has no images of, so the "
+            "model cannot learn them. Add images there, or remove these."
         )
 
 
-def _has_labels(selection: Subset) -> bool:
-    """Whether the first example has one: of some sets the labels of the test split are secret, and -1."""
+def _has_labels(subset: Subset) -> bool:
+    """Return whether the first example has a label; the test splits of some datasets have only the label -1."""
     try:
-        return selection[0][1] >= 0
+        return subset[0][1] >= 0
     except Unreadable:
         return True
-
-
-def _hold_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Parts the training examples into those that stay and a stratified tenth for validation: positions of both."""
-    kept, held_out = splits.hold_out(labels, VALIDATION_FRACTION)
-    if not len(held_out):
-        raise UserError(
-            f"{len(labels)} training examples are too few to hold out a tenth of each class for validation: "
-            "set dataset.validation_split, or 'none' to go without"
-        )
-    return kept, held_out

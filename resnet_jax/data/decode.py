@@ -1,4 +1,4 @@
-"""Picture files: from their bytes to uint8 pixels, whatever is in them, or to the reason why not."""
+"""Decoding of image files to uint8 pixels, with the reason if a file cannot be decoded."""
 
 import contextlib
 import io
@@ -11,28 +11,33 @@ from PIL import Image, ImageOps
 from resnet_jax.data import jpeg
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-# PIL knows many formats more, some of which start other programs: a picture may be one of these, whatever its name.
+# PIL knows many more formats, and some of their decoders start other programs. A file name does not prove its format.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-MOST_PIXELS = 2**28 // 3  # 256 MiB as RGB, and some times that while it is converted; few bytes can claim any size
-EXIF = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")  # marks of such data in JPEG, PNG, WebP and XMP
-ORIENTATION = 0x0112  # a tag in it
+MAX_PIXELS = 2**28 // 3  # 256 MiB as RGB, several times that during conversion; a small file can claim any size
+EXIF = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")  # markers of metadata in JPEG, PNG, WebP and XMP
+ORIENTATION = 0x0112  # the Exif tag
 UPRIGHT = 1
 SIDEWAYS = (5, 6, 7, 8)
 
-Image.MAX_IMAGE_PIXELS = None  # PIL's own limit, which warns or refuses: here there is one, with a reason.
+Image.MAX_IMAGE_PIXELS = None  # Replaced by MAX_PIXELS, whose error names the size.
 
 
 class Unreadable(Exception):
-    """A picture that cannot be read; its message is the reason."""
+    """An image cannot be read; the message is the reason."""
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file is taken for a picture where folders are looked through: by its extension; hidden ones are not."""
+def is_image_name(name: str) -> bool:
+    """Return whether a file name has the extension of an image format and is not hidden.
+
+    Example:
+      >>> is_image_name("cat.JPG"), is_image_name(".cat.jpg"), is_image_name("notes.txt")
+      (True, False, False)
+    """
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """The bytes of a file; raises `Unreadable` where it cannot be opened."""
+    """Return the bytes of a file; raises `Unreadable` if it cannot be opened."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -41,55 +46,57 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 class ImageFile:
-    """A picture file whose head has been read: its size is known, its pixels are not decoded yet.
+    """An image file whose header has been read: its size is known, but its pixels are not decoded yet.
 
     Attributes:
-      height, width: in pixels, as it is to be looked at, after the turn that Exif asks for.
+      height, width: in pixels, after the rotation that the Exif metadata specifies.
     """
 
     def __init__(self, encoded: bytes):
-        """Raises `Unreadable` for what is no picture, or a larger one than `MOST_PIXELS`."""
+        """Raise `Unreadable` if the bytes are not an image or the image has more than `MAX_PIXELS`."""
         if not encoded:
             raise Unreadable("the file is empty")
         self._encoded = encoded
         size = jpeg.size(encoded)
         self._is_plain_jpeg = size is not None
-        with _reasons():
+        with _translate_errors():
             self.height, self.width = size or self._open().size[::-1]
-        if self.height * self.width > MOST_PIXELS:
-            allowed = f"{MOST_PIXELS:,} that are allowed"
-            raise Unreadable(f"{self.width:,} x {self.height:,} pixels are more than the {allowed}")
-        if jpeg.has_metadata(encoded) if self._is_plain_jpeg else any(mark in encoded for mark in EXIF):
-            with _reasons():
-                orientation = self._open().getexif().get(ORIENTATION, UPRIGHT)  # Of a PNG, this decodes all of it.
+        if self.height * self.width > MAX_PIXELS:
+            raise Unreadable(f"{self.width:,} x {self.height:,} pixels exceed the limit of {MAX_PIXELS:,}")
+        may_be_rotated = (
+            jpeg.has_metadata(encoded) if self._is_plain_jpeg else any(marker in encoded for marker in EXIF)
+        )
+        if may_be_rotated:
+            with _translate_errors():
+                orientation = self._open().getexif().get(ORIENTATION, UPRIGHT)  # For a PNG this decodes all of it.
             self._is_plain_jpeg &= orientation == UPRIGHT
             if orientation in SIDEWAYS:
                 self.height, self.width = self.width, self.height
 
     def pixels(self, channels: int = 3, shrink: int = 1, bottom: int | None = None) -> np.ndarray:
-        """Decodes the picture, of an animation the first frame, with what is transparent on white.
+        """Decode the image: the first frame of an animation, transparent pixels on white.
 
         Args:
-          channels: 3 for RGB, 1 for grey.
-          shrink: 1, 2, 4 or 8; a JPEG is decoded at this fraction of its size, which is faster; others are not.
-          bottom: rows from there on are not needed; with `shrink` 1, they may be missing.
+          channels: 3 for RGB, 1 for greyscale.
+          shrink: 1, 2, 4 or 8. A JPEG is decoded at this fraction of its size, which is faster; other formats are not.
+          bottom: rows from here on are not needed. With `shrink` 1, they may be missing.
 
         Returns:
           uint8 [height, width, channels].
 
         Raises:
-          Unreadable: for a damaged file; half a picture is none.
+          Unreadable: if the file is damaged, even if some of the image could be decoded.
         """
         if self._is_plain_jpeg:
             try:
                 return jpeg.decode(self._encoded, channels, shrink, bottom)
-            except ValueError:  # It minds oddities that PIL puts up with: PIL has the last word.
+            except ValueError:  # It rejects irregularities that PIL accepts, so PIL decides.
                 pass
-        with _reasons():
+        with _translate_errors():
             image = self._open()
             if shrink > 1:
                 image.draft(None, (image.width // shrink, image.height // shrink))
-            upright = _eight_bits(ImageOps.exif_transpose(image))
+            upright = _to_eight_bits(ImageOps.exif_transpose(image))
             pixels = np.asarray(upright.convert("RGB" if channels == 3 else "L"))
         return pixels.reshape(*pixels.shape[:2], channels)
 
@@ -98,19 +105,19 @@ class ImageFile:
 
 
 @contextlib.contextmanager
-def _reasons() -> Iterator[None]:
-    """Turns whatever PIL raises into `Unreadable`: a damaged file can make a decoder raise anything."""
+def _translate_errors() -> Iterator[None]:
+    """Raise `Unreadable` instead of any error of PIL: a damaged file can make a decoder raise anything."""
     try:
         yield
     except Image.UnidentifiedImageError:
-        raise Unreadable("it is no JPEG, PNG, WebP, BMP or GIF picture") from None
+        raise Unreadable("not a JPEG, PNG, WebP, BMP or GIF image") from None
     except Exception as error:
         raise Unreadable(" ".join(str(error).split())[:200] or type(error).__name__) from None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture with 8 bits a channel and no transparency."""
-    if image.mode.startswith("I"):  # PIL would clip 16-bit grey to white.
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Convert an image to 8 bits per channel without transparency."""
+    if image.mode.startswith("I"):  # PIL would clip 16-bit greyscale to white.
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -1,4 +1,7 @@
-"""Decoded examples, kept in the user's cache directory: a set of small pictures is decoded once, not at every start."""
+"""Cache of decoded examples in the user's cache directory.
+
+Datasets of small images are decoded once and not at each start of a run.
+"""
 
 import contextlib
 import hashlib
@@ -10,39 +13,43 @@ import numpy as np
 from resnet_jax.data.subset import Subset
 from resnet_jax.runtime import user_cache
 
-LARGEST = 2 * 10**9  # bytes, of all that is kept
-FORMAT = 1  # another one where what `loading.pixels_of` makes of a file changes
+MAX_BYTES = 2 * 10**9  # of the whole cache
+FORMAT = 1  # increase it when `host_batches.decode_image` returns other pixels for the same file
 DECODERS = ("pillow", "simplejpeg", "opencv-python-headless")
 
 
 class DecodeCache:
-    """What is kept of a selection: uint8 images [n, height, width, channels] and int32 labels [n], if all can be read.
+    """The cache entry of a subset: uint8 images [n, height, width, channels] and int32 labels [n].
 
-    Only where the sources have fingerprints, which tell that their files are still the same, is anything kept.
+    There is an entry only if all images can be read and all sources have fingerprints, which show that their files have
+    not changed.
     """
 
-    def __init__(self, selection: Subset):
-        fingerprint = selection.fingerprint()
-        place = user_cache.directory("decoded") if fingerprint else None
-        versions = [f"{name} {metadata.version(name)}" for name in DECODERS] if place else ()
+    def __init__(self, subset: Subset):
+        fingerprint = subset.fingerprint()
+        directory = user_cache.directory("decoded") if fingerprint else None
+        versions = [f"{name} {metadata.version(name)}" for name in DECODERS] if directory else ()
         key = hashlib.sha256(" ".join([str(fingerprint), str(FORMAT), *versions]).encode()).hexdigest()
-        self._path, self._size = place and place / f"{key}.npz", len(selection)
+        self._path = directory / f"{key}.npz" if directory else None
+        self._size = len(subset)
 
     def load(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Images and labels; None where they are not kept, or not as they were written."""
+        """Return images and labels, or None if the entry is missing or damaged."""
         if self._path is None:
             return None
         try:
-            with np.load(self._path, allow_pickle=False) as arrays:  # Checks the sums of both arrays.
+            # Opened here, because np.load leaves a damaged file open. It verifies the checksums of both arrays.
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 images, labels = arrays["images"], arrays["labels"]
-        except Exception:  # Damaged bits of a zip archive are errors of many types; then it is made again.
+        except Exception:  # A damaged zip archive raises errors of many types. The entry is then written anew.
             return None
         if (len(images), labels.shape, images.dtype, labels.dtype) != (self._size, (self._size,), np.uint8, np.int32):
             return None
         with contextlib.suppress(OSError):
-            os.utime(self._path)  # It has been used now.
+            os.utime(self._path)  # Mark the entry as recently used.
         return images, labels
 
-    def keep(self, images: np.ndarray, labels: np.ndarray) -> None:
-        if self._path is not None and images.nbytes + labels.nbytes < LARGEST:
-            user_cache.keep(self._path, lambda file: np.savez(file, images=images, labels=labels), LARGEST)
+    def save(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Write the entry, unless it is too large for the cache."""
+        if self._path is not None and images.nbytes + labels.nbytes < MAX_BYTES:
+            user_cache.keep(self._path, lambda file: np.savez(file, images=images, labels=labels), MAX_BYTES)

@@ -1,34 +1,45 @@
-"""A folder of one's own pictures as a data set: `folder:/path`, with one directory a class.
+"""A folder of images as a dataset, `folder:/path`, with one directory per class; and images without labels.
 
-Either `/path/train/CLASS/...` and, if you like, the same below `val` and `test`, each of which becomes a split of that
-name; or `/path/CLASS/...`, all of which is the split `train`, to be parted as in `train[:80%]`.
+Two layouts are supported. With `/path/train/CLASS/...`, and optionally the same below `val` and `test`, each of these
+directories becomes a split of that name. With `/path/CLASS/...`, all images form the split `train`, which can be
+divided as in `train[:80%]`.
 """
 
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import numpy as np
 
-from resnet_jax.data.decode import is_picture, read_file
+from resnet_jax.data.decode import is_image_name, read_file
 from resnet_jax.errors import UserError
 
-GOLDEN_RATIO = (5**0.5 - 1) / 2  # Its multiples are spread evenly over the circle.
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # Its multiples are spread evenly over [0, 1), modulo 1.
 PREFIX = "folder:"
 SPLITS = ("train", "val", "valid", "validation", "test")
 
 
-class FolderSource:
-    """The picture files of one split.
+# ---------------------------------------------------------------------------------------------------------------------
+# Datasets
+# ---------------------------------------------------------------------------------------------------------------------
 
-    They come in an order in which every slice holds all classes in proportion, so that `train[:80%]` is stratified. The
-    order depends on the files' names alone: it is the same on every machine.
+
+class FolderSource:
+    """The image files of one split.
+
+    In the order of the files, every slice contains all classes in proportion, so `train[:80%]` is stratified. The order
+    depends on the file names alone and is the same on every machine.
+
+    Args:
+      root: the directory of the split.
+      classes: the names of the class directories.
 
     Attributes:
-      classes: the names of the directories, sorted, over all splits.
+      classes: the names of the class directories, sorted, over all splits.
       labels: int32 [n].
-      ignored: paths of files that are no pictures by their extension, or lie outside the classes' directories; of the
-        first split also what lies beside the splits.
+      ignored: paths of files that do not have the extension of an image, or lie outside the class directories. For the
+        first split, also the files and directories beside the splits.
     """
 
     channels = 3
@@ -36,132 +47,140 @@ class FolderSource:
     def __init__(self, root: str, classes: Sequence[str]):
         self.classes = tuple(classes)
         self._root = root
-        found, self.ignored = _files(root)
-        self._files, labels = _interleave([found.get(name, []) for name in self.classes])
+        images, self.ignored = _find_images(root)
+        self._files, labels = _interleave([images.get(name, []) for name in self.classes])
         self.labels = np.array(labels, np.int32)
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[bytes, int]:
-        """The bytes of a picture file and its label; raises `Unreadable` for a file that cannot be opened."""
+        """Return the bytes of an image file and its label; raises `Unreadable` if the file cannot be opened."""
         return read_file(self.name(index)), int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """The path of a picture."""
+        """Return the path of an image."""
         return os.path.join(self._root, self._files[index])
 
 
 def canonical_name(name: str) -> str:
-    """`folder:/path` with an absolute path, so that it means the same from any directory; other names as they are."""
+    """Return `folder:/path` with an absolute path, so that it is valid in any directory; other names are unchanged."""
     if not name.startswith(PREFIX) or name == PREFIX:
         return name
     if "://" in name:
-        raise UserError(f"{name} is no folder of this machine: copy it to a disk, and name it by its path there")
+        raise UserError(f"{name} is not a folder on this machine. Copy it to a local disk and use its path there.")
     return PREFIX + os.path.abspath(os.path.expanduser(name.removeprefix(PREFIX)))
 
 
 def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSource]:
-    """The splits of the data set `folder:/path`, or of the same folder that lies in another place by now.
+    """Return the splits of the dataset `folder:/path`.
+
+    Args:
+      name: the name of the dataset.
+      moved_to: the path of the folder, if it has been moved since.
 
     Raises:
-      UserError: for a path that is no directory, or a folder without classes or pictures; it says what should be there.
+      UserError: if the path is not a directory, or the folder has no classes or images; the message describes the
+        expected layout.
     """
     if name == PREFIX:
-        raise UserError("name the folder of your pictures, with --config.dataset.name=folder:/path/to/pictures")
+        raise UserError("No folder given. Use --config.dataset.name=folder:/path/to/images.")
     root = canonical_name(PREFIX + moved_to if moved_to else name).removeprefix(PREFIX)
-    layout = f"a data set of one's own is a folder with {root}/train/CLASS/PICTURE.jpg and {root}/val/CLASS/PICTURE.jpg"
+    layout = f"Put images into {root}/train/CLASS/IMAGE.jpg and {root}/val/CLASS/IMAGE.jpg."
     if not os.path.isdir(root):
-        raise UserError(f"there is no folder {root}: {layout}")
+        raise UserError(f"There is no folder {root}. {layout}")
     splits = {split: os.path.join(root, split) for split in SPLITS if os.path.isdir(os.path.join(root, split))}
     splits = splits or {"train": root}
-    classes = sorted({name for directory in splits.values() for name in _directories(directory)})
+    classes = sorted({name for directory in splits.values() for name in _list_directories(directory)})
     sources = {split: FolderSource(directory, classes) for split, directory in splits.items()}
     for split, source in sources.items():
         if not len(source):
-            raise UserError(f"the folder {splits[split]} holds no pictures in directories of classes: {layout}")
+            raise UserError(f"The folder {splits[split]} has no images in class directories. {layout}")
     if root not in splits.values():
         next(iter(sources.values())).ignored += [entry.path for entry in os.scandir(root) if entry.name not in splits]
     return sources
 
 
-def _directories(path: str) -> list[str]:
-    try:
-        return [entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError as error:
-        _refuse(error)
+def iter_files(root: str) -> Iterator[str]:
+    """Iterate over the paths, relative to `root`, of all files that are not in hidden directories.
 
-
-def _refuse(error: OSError) -> None:
-    raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")
-
-
-def walk(root: str) -> Iterator[str]:
-    """The paths below `root` of all files but those in hidden directories; of each directory they come sorted.
-
-    Links are followed. Raises `UserError` for a directory that cannot be read.
+    Files of a directory come in sorted order. Links are followed. Raises `UserError` if a directory cannot be read.
     """
-    above = {os.path.dirname(root): ()}  # what a directory lies in, and it itself, without links
-    for directory, below, files in os.walk(root, onerror=_refuse, followlinks=True):
-        folders, here = above[os.path.dirname(directory)], os.path.realpath(directory)
-        if here in folders:  # A link to a folder above would lead round in circles.
-            below.clear()
+    # By directory: its real path and those of the directories above it.
+    ancestors: dict[str, tuple[str, ...]] = {os.path.dirname(root): ()}
+    for directory, subdirectories, files in os.walk(root, onerror=_raise_user_error, followlinks=True):
+        above, real_path = ancestors[os.path.dirname(directory)], os.path.realpath(directory)
+        if real_path in above:  # A link to a directory above would never end.
+            subdirectories.clear()
             continue
-        above[directory] = (*folders, here)
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        ancestors[directory] = (*above, real_path)
+        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
         relative = os.path.relpath(directory, root)
         yield from (os.path.normpath(os.path.join(relative, file)) for file in sorted(files))
 
 
-def _files(root: str) -> tuple[dict[str, list[str]], list[str]]:
-    """The pictures of each class, as paths below `root`, and the paths of all other files."""
-    pictures: dict[str, list[str]] = {}
+def _list_directories(path: str) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        _raise_user_error(error)
+
+
+def _raise_user_error(error: OSError) -> NoReturn:
+    raise UserError(f"The folder {error.filename} cannot be read ({error.strerror}). Check its permissions.")
+
+
+def _find_images(root: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the images of each class, as paths relative to `root`, and the paths of all other files."""
+    images: dict[str, list[str]] = {}
     ignored = []
-    for file in walk(root):
-        class_name, *below = file.split(os.sep)
-        if below and is_picture(below[-1]):
-            pictures.setdefault(class_name, []).append(file)
+    for file in iter_files(root):
+        class_name, *path_in_class = file.split(os.sep)
+        if path_in_class and is_image_name(path_in_class[-1]):
+            images.setdefault(class_name, []).append(file)
         else:
             ignored.append(os.path.join(root, file))
-    return pictures, ignored
+    return images, ignored
 
 
 def _interleave(files: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
-    """Merges the files of all classes, each class spread evenly: (files, labels)."""
+    """Merge the files of all classes so that each class is spread evenly, and return files and labels."""
     placed = []
     for label, members in enumerate(files):
-        start = (label + 1) * GOLDEN_RATIO % 1  # Or classes of equal size would have the same places.
+        offset = (label + 1) * GOLDEN_RATIO % 1  # Without it, classes of equal size would have the same positions.
         shuffled = sorted(members, key=lambda file: hashlib.sha256(file.encode(errors="surrogateescape")).digest())
-        placed += [((place + start) / len(shuffled), label, file) for place, file in enumerate(shuffled)]
+        placed += [((index + offset) / len(shuffled), label, file) for index, file in enumerate(shuffled)]
     placed.sort()
     return [file for _, _, file in placed], [label for _, label, _ in placed]
 
 
-# --- Pictures that someone has, without labels: what a trained network is asked about.
+# ---------------------------------------------------------------------------------------------------------------------
+# Images without labels
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 class UnlabelledImages:
-    """Pictures as a source of examples, whose labels mean nothing: all are 0.
+    """Images to predict, as a source of examples. Their labels have no meaning: all are 0.
 
     Args:
-      pictures: n picture files, each its path or its bytes; or uint8 [n, height, width, channels].
-      channels: 1 or 3, of what files are decoded to.
+      images: n image files, each as its path or its bytes; or uint8 [n, height, width, channels].
+      channels: 1 or 3, channels to which files are decoded.
     """
 
     classes = ("unknown",)
 
-    def __init__(self, pictures: Sequence[str | os.PathLike | bytes] | np.ndarray, channels: int):
-        self._pictures, self.channels = pictures, channels
+    def __init__(self, images: Sequence[str | os.PathLike | bytes] | np.ndarray, channels: int):
+        self._images, self.channels = images, channels
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray | bytes, int]:
-        """Raises `Unreadable` for a file that cannot be opened."""
-        picture = self._pictures[index]
-        return read_file(picture) if isinstance(picture, str | os.PathLike) else picture, 0
+        """Return an image and the label 0; raises `Unreadable` if a file cannot be opened."""
+        image = self._images[index]
+        return (read_file(image) if isinstance(image, str | os.PathLike) else image), 0
 
     def name(self, index: int) -> str:
-        """The path of a picture, or its number."""
-        picture = self._pictures[index]
-        return os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"picture {index}"
+        """Return the path of an image, or its number."""
+        image = self._images[index]
+        return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {index}"

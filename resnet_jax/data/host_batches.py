@@ -1,4 +1,4 @@
-"""Batches on the host, made of examples: what a streaming run has its workers do."""
+"""Decoding, cropping and batching on the host: the work of the data workers of a streaming run."""
 
 import dataclasses
 import functools
@@ -13,17 +13,19 @@ from resnet_jax.data import crops
 from resnet_jax.data.crops import Box
 from resnet_jax.data.decode import ImageFile, Unreadable
 from resnet_jax.data.subset import NO_LABEL, Subset
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, program
 from resnet_jax.randomness import Use
 
-BoxOf = Callable[[int, int], Box]
+ChooseBox = Callable[[int, int], Box]  # a function of the height and width of an image
 
 
 class BatchInfo(NamedTuple):
-    """What is known of the pictures in the rows of a batch that this process loads.
+    """Everything about the rows of a batch that this process loads, except their pixels.
 
-    labels: int32 [rows], `NO_LABEL` where there is nothing to score; positions: int64 [rows], of the examples in their
-    selection; problems: the names of images that could not be read, and why.
+    Attributes:
+      labels: int32 [rows]; `NO_LABEL` for rows that are not scored, because they are padding or unreadable.
+      positions: int64 [rows], position of each example in its subset; `NO_LABEL` for padding.
+      problems: names of the images that could not be read, and why.
     """
 
     labels: np.ndarray
@@ -31,168 +33,201 @@ class BatchInfo(NamedTuple):
     problems: list[tuple[str, str]]
 
     @classmethod
-    def empty(cls, count: int) -> "BatchInfo":
-        return cls(np.full(count, NO_LABEL, np.int32), np.full(count, NO_LABEL, np.int64), [])
+    def padding(cls, num_rows: int) -> "BatchInfo":
+        """Return the info of rows that hold nothing yet."""
+        return cls(np.full(num_rows, NO_LABEL, np.int32), np.full(num_rows, NO_LABEL, np.int64), [])
 
 
-def pixels_of(image: np.ndarray | bytes, channels: int) -> np.ndarray:
-    """A picture as uint8 [height, width, channels], decoded if it is a file; raises `Unreadable`."""
+# ---------------------------------------------------------------------------------------------------------------------
+# One example
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def decode_image(image: np.ndarray | bytes, channels: int) -> np.ndarray:
+    """Return an image as uint8 [height, width, channels], decoding it if it is a file; raises `Unreadable`."""
     return ImageFile(image).pixels(channels) if isinstance(image, bytes) else image
 
 
-def part_of(image: np.ndarray | bytes, channels: int, box_of: BoxOf, size: int) -> np.ndarray:
-    """The part of a picture that `box_of(height, width)` chooses, as uint8 [size, size, channels].
+def load_crop(image: np.ndarray | bytes, channels: int, choose_box: ChooseBox, size: int) -> np.ndarray:
+    """Crop the box that `choose_box(height, width)` returns out of an image and resize it.
 
-    A JPEG is decoded at a half, a quarter or an eighth of its size, where that leaves enough for `size`.
+    A JPEG is decoded at a half, a quarter or an eighth of its size if that leaves enough pixels for `size`.
+
+    Returns:
+      uint8 [size, size, channels].
+
+    Raises:
+      Unreadable: if the image cannot be decoded.
     """
     if not isinstance(image, bytes):
-        return crops.resize(_cut(image, box_of(*image.shape[:2])), size)
+        return crops.resize(_crop(image, choose_box(*image.shape[:2])), size)
     file = ImageFile(image)
-    box = box_of(file.height, file.width)
-    enough = min(box.height, box.width) / size
-    shrink = next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(1, enough))
+    box = choose_box(file.height, file.width)
+    max_shrink = max(1, min(box.height, box.width) / size)
+    shrink = next(shrink for shrink in (8, 4, 2, 1) if shrink <= max_shrink)
     pixels = file.pixels(channels, shrink, bottom=math.ceil(box.top + box.height))
     if pixels.shape[1] != file.width:
         vertical, horizontal = pixels.shape[0] / file.height, pixels.shape[1] / file.width
         box = Box(box.top * vertical, box.left * horizontal, box.height * vertical, box.width * horizontal)
-    return crops.resize(_cut(pixels, box), size)
+    return crops.resize(_crop(pixels, box), size)
 
 
 def check_example(image: np.ndarray, label: int, shape: tuple[int, ...], num_classes: int, name: str) -> None:
-    """Raises `UserError` for what a network cannot be fed, naming the example."""
+    """Raise `UserError` if an image does not have `shape`, or a label is not in [0, num_classes)."""
     if image.dtype != np.uint8 or image.ndim != 3:
-        raise UserError(f"{name} is {image.dtype} {list(image.shape)}: sources give uint8 [height, width, channels]")
+        raise UserError(
+            f"{name} is {image.dtype} {list(image.shape)}. A source must return uint8 [height, width, channels]."
+        )
     if image.shape != shape:
         raise UserError(
-            f"{name} has shape {list(image.shape)}, others have {list(shape)}: train with "
-            "dataset.image_size and dataset.feed=streaming to have all resized"
+            f"{name} has shape {list(image.shape)}, but other images have shape {list(shape)}. Set dataset.image_size "
+            "and dataset.feed=streaming to resize all images."
         )
     if not 0 <= label < num_classes:
-        raise UserError(f"{name} has label {label}, which is none of the {num_classes} classes")
+        raise UserError(f"{name} has label {label}, but labels must be from 0 to {num_classes - 1}. Correct the label.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Loader:
-    """From a position to pixels and a label.
+class ExampleLoader:
+    """Load the pixels and the label at a position of a subset.
 
     Attributes:
-      selection: the examples.
-      shape: (height, width, channels) of all pictures that come out.
-      resized: whether they are cut out and resized to that shape, which is square then; else all must have it.
+      subset: the examples.
+      shape: (height, width, channels) of all loaded images.
+      resized: whether images are cropped and resized to `shape`, which then is square; otherwise all images must have
+        that shape already.
     """
 
-    selection: Subset
+    subset: Subset
     shape: tuple[int, int, int]
     resized: bool
 
-    def __call__(self, position: int, box_of: BoxOf) -> tuple[np.ndarray, int]:
-        """Raises `Unreadable`, and `UserError` for a picture of another shape or a label that is no class."""
-        image, label = self.selection[position]
+    def __call__(self, position: int, choose_box: ChooseBox) -> tuple[np.ndarray, int]:
+        """Return an image and its label.
+
+        Raises:
+          Unreadable: if the image cannot be read.
+          UserError: if the image has the wrong shape or the label is not a class.
+        """
+        image, label = self.subset[position]
         if self.resized:
-            pixels = part_of(image, self.shape[-1], box_of, self.shape[0])
+            pixels = load_crop(image, self.shape[-1], choose_box, self.shape[0])
         else:
-            pixels = pixels_of(image, self.shape[-1])
-        check_example(pixels, label, self.shape, len(self.selection.classes), self.selection.name(position))
+            pixels = decode_image(image, self.shape[-1])
+        check_example(pixels, label, self.shape, len(self.subset.classes), self.subset.name(position))
         return pixels, label
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 @dataclasses.dataclass(frozen=True)
-class TrainingBatches:
-    """The batch of a step, as a function of the step: shuffled, and cropped at random.
+class TrainingBatchLoader:
+    """Load the batch of a training step, shuffled and randomly cropped, as a function of the step.
 
     Attributes:
-      loader: where examples come from.
-      batch_size: examples a step, over all processes.
-      rows: int [local], which of them this process loads.
-      seed: of the run.
-      scale: the shares of a picture's area that random crops take; (): the square in its middle.
+      loader: loads the examples.
+      batch_size: examples per step, over all processes.
+      rows: int [local], the rows of each batch that this process loads.
+      seed: seed of the run.
+      scale: smallest and largest fraction of an image's area for random crops; (): crop the central square instead.
     """
 
-    loader: Loader
+    loader: ExampleLoader
     batch_size: int
     rows: np.ndarray
     seed: int
-    scale: tuple[float, float] | tuple[()]
+    scale: tuple[float, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the pictures: (rows, height, width, channels)."""
+        """Shape of the loaded images: (rows, height, width, channels)."""
         return (len(self.rows), *self.loader.shape)
 
     def __call__(self, step: int, images: np.ndarray) -> BatchInfo:
-        """Fills in the pictures of a step, uint8 of that shape."""
-        size = len(self.loader.selection)
-        epoch, number = divmod(step, size // self.batch_size)
+        """Write the images of a step into `images`, uint8 of shape `self.shape`."""
+        size = len(self.loader.subset)
+        epoch, step_in_epoch = divmod(step, size // self.batch_size)
         order = epoch_order(self.seed, epoch, size)
-        rows = BatchInfo.empty(len(self.rows))
-        for row, place in enumerate(number * self.batch_size + self.rows):
-            box_of = functools.partial(self._box, epoch, int(place))
-            images[row] = self._load(rows, row, int(order[place]), box_of)
-        return rows
+        info = BatchInfo.padding(len(self.rows))
+        for row, place in enumerate(step_in_epoch * self.batch_size + self.rows):
+            choose_box = functools.partial(self._choose_box, epoch, int(place))
+            images[row] = self._load(info, row, int(order[place]), choose_box)
+        return info
 
-    def _load(self, rows: BatchInfo, row: int, position: int, box_of: BoxOf) -> np.ndarray:
-        """An unreadable picture is replaced by the next that can be read: the same one whoever does it, and when."""
-        size = len(self.loader.selection)
+    def _load(self, info: BatchInfo, row: int, position: int, choose_box: ChooseBox) -> np.ndarray:
+        """Load an example, or the next readable one instead.
+
+        The substitute depends only on the position, so it is the same for every process and every run.
+        """
+        size = len(self.loader.subset)
         for candidate in range(position, position + size):
-            rows.positions[row] = candidate % size
+            info.positions[row] = candidate % size
             try:
-                pixels, rows.labels[row] = self.loader(candidate % size, box_of)
+                pixels, info.labels[row] = self.loader(candidate % size, choose_box)
                 return pixels
-            except Unreadable as why:
-                rows.problems.append((self.loader.selection.name(candidate % size), str(why)))
-        raise UserError("not one of the training pictures can be read")
+            except Unreadable as error:
+                info.problems.append((self.loader.subset.name(candidate % size), str(error)))
+        raise UserError(f"None of the training images can be read. Check the dataset with `{program()} inspect`.")
 
-    def _box(self, epoch: int, place: int, height: int, width: int) -> Box:
+    def _choose_box(self, epoch: int, place: int, height: int, width: int) -> Box:
         if not self.scale:
             return crops.center_square(height, width, resize=1, crop=1)
         draws = randomness.uniform(self.seed, Use.CROPPING, (epoch, place), crops.NUM_DRAWS)
-        return crops.random_box(height, width, draws, self.scale)
+        smallest, largest = self.scale
+        return crops.random_box(height, width, draws, (smallest, largest))
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationBatches:
-    """All examples once, in order, a batch for each number; the last is filled up with what is not scored.
+class EvaluationBatchLoader:
+    """Load batches that contain every example once, in order; the last batch is padded.
 
     Attributes:
-      loader, batch_size, rows: as for `TrainingBatches`.
-      resize: to which the short side of a picture is resized, before the middle is cut out at the loader's shape.
+      loader, batch_size, rows: see `TrainingBatchLoader`.
+      resize: length to which the short side of an image is resized before the centre is cropped to the loader's shape;
+        None if the loader does not resize.
     """
 
-    loader: Loader
+    loader: ExampleLoader
     batch_size: int
     rows: np.ndarray
-    resize: int
+    resize: int | None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the pictures: (rows, height, width, channels)."""
+        """Shape of the loaded images: (rows, height, width, channels)."""
         return (len(self.rows), *self.loader.shape)
 
     def __call__(self, number: int, images: np.ndarray) -> BatchInfo:
-        """Fills in the pictures of a batch, uint8 of that shape; what is not scored stays black."""
-        rows = BatchInfo.empty(len(self.rows))
+        """Write the images of a batch into `images`, uint8 of shape `self.shape`; rows without an image are black."""
+        info = BatchInfo.padding(len(self.rows))
         images[:] = 0
         for row, position in enumerate(number * self.batch_size + self.rows):
-            if position < len(self.loader.selection):
-                rows.positions[row] = position
-                try:
-                    images[row], rows.labels[row] = self.loader(int(position), self.box)
-                except Unreadable as why:
-                    rows.problems.append((self.loader.selection.name(int(position)), str(why)))
-        return rows
+            if position >= len(self.loader.subset):
+                continue
+            info.positions[row] = position
+            try:
+                images[row], info.labels[row] = self.loader(int(position), self.choose_box)
+            except Unreadable as error:
+                info.problems.append((self.loader.subset.name(int(position)), str(error)))
+        return info
 
-    def box(self, height: int, width: int) -> Box:
+    def choose_box(self, height: int, width: int) -> Box:
+        """Return the central square that is scored."""
+        assert self.resize is not None
         return crops.center_square(height, width, self.resize, crop=self.loader.shape[0])
 
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The positions of `size` examples in the order of an epoch, whichever way they are fed: int64 [size]."""
+    """Return the order in which an epoch visits `size` examples, the same for all feeds: int64 [size]."""
     return randomness.permutation(seed, Use.SHUFFLING, epoch, size)
 
 
-def _cut(pixels: np.ndarray, box: Box) -> np.ndarray:
-    """The pixels in a box; at least one."""
+def _crop(pixels: np.ndarray, box: Box) -> np.ndarray:
+    """Return the pixels in a box, at least one row and one column."""
     top, left = min(round(box.top), pixels.shape[0] - 1), min(round(box.left), pixels.shape[1] - 1)
     bottom, right = max(top + 1, round(box.top + box.height)), max(left + 1, round(box.left + box.width))
     return pixels[top:bottom, left:right]

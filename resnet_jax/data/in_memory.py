@@ -7,17 +7,21 @@ import numpy as np
 
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.decode_cache import DecodeCache
-from resnet_jax.data.host_batches import BatchInfo, check_example, pixels_of
+from resnet_jax.data.host_batches import BatchInfo, check_example, decode_image
 from resnet_jax.data.subset import NO_LABEL, Subset
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, program
 from resnet_jax.terminal import Reporter
 
 
 @dataclasses.dataclass(frozen=True)
 class InMemoryExamples:
-    """uint8 images [n, height, width, channels] and int32 labels [n]; int64 `subset_positions` [n], where they were read from.
+    """Examples in host memory; implements `feed.EvaluationData`.
 
-    The latter is their position in a selection, of which what cannot be read was left out.
+    Attributes:
+      images: uint8 [n, height, width, channels].
+      labels: int32 [n].
+      subset_positions: int64 [n], position of each example in the subset from which it was read. Unreadable examples of
+        the subset are missing here.
     """
 
     images: np.ndarray
@@ -28,52 +32,57 @@ class InMemoryExamples:
         return len(self.labels)
 
     def take(self, positions: np.ndarray) -> "InMemoryExamples":
+        """Return the examples at these positions."""
         return InMemoryExamples(self.images[positions], self.labels[positions], self.subset_positions[positions])
 
     def batches(self, batch_size: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, BatchInfo]]:
-        """Every example once, in order; of each batch the `rows`, filled up where the examples end."""
+        """Iterate over all examples in order; see `feed.EvaluationData.batches`."""
         for start in range(0, len(self), batch_size):
             positions = start + rows
-            there = positions < len(self)
-            held = np.minimum(positions, len(self) - 1)
-            labels = np.where(there, self.labels[held], NO_LABEL)
-            yield self.images[held], BatchInfo(labels, np.where(there, positions, NO_LABEL), [])
+            exists = positions < len(self)
+            clipped = np.minimum(positions, len(self) - 1)
+            labels = np.where(exists, self.labels[clipped], NO_LABEL)
+            yield self.images[clipped], BatchInfo(labels, np.where(exists, positions, NO_LABEL), [])
 
     def images_at(self, positions: np.ndarray) -> np.ndarray:
-        """Pictures to look at: uint8 [n, height, width, channels]."""
+        """Return the images at these positions: uint8 [n, height, width, channels]."""
         return self.images[positions]
 
 
-def read_examples(selection: Subset, reporter: Reporter, what: str = "examples") -> InMemoryExamples:
-    """Reads and decodes all examples of a selection, or has them from earlier; what is unreadable is told and left out.
+def read_examples(subset: Subset, reporter: Reporter, what: str = "examples") -> InMemoryExamples:
+    """Read and decode all examples of a subset, or load them from the cache.
 
-    `what` names them on the progress line.
+    Args:
+      subset: the examples.
+      reporter: shows the progress, and registers the images that cannot be read, which are left out.
+      what: names the examples on the progress line.
 
     Raises:
-      UserError: for pictures of different sizes or not uint8, or labels outside the classes; it names the example.
+      UserError: if images differ in shape or are not uint8, if a label is not a class (the message names the example),
+        or if too few images can be read.
     """
-    decoded = DecodeCache(selection)
-    kept = decoded.load()
-    if kept:
-        return InMemoryExamples(*kept, np.arange(len(selection)))
-    images, labels, subset_positions = None, np.empty(len(selection), np.int32), np.empty(len(selection), np.int64)
+    cache = DecodeCache(subset)
+    cached = cache.load()
+    if cached:
+        return InMemoryExamples(*cached, np.arange(len(subset)))
+    images, labels, subset_positions = None, np.empty(len(subset), np.int32), np.empty(len(subset), np.int64)
     count = 0
-    for position, image, label in selection.read(reporter, what):
+    for position, image, label in subset.read(reporter, what):
         try:
             if isinstance(image, Unreadable):
                 raise image
-            pixels = pixels_of(image, selection.channels)
-        except Unreadable as why:
-            reporter.add_unreadable([(selection.name(position), str(why))])
+            pixels = decode_image(image, subset.channels)
+        except Unreadable as error:
+            reporter.add_unreadable([(subset.name(position), str(error))])
             reporter.check_unreadable()
             continue
         if images is None:
-            images = np.empty((len(selection), *pixels.shape), np.uint8)
-        check_example(pixels, label, images.shape[1:], len(selection.classes), selection.name(position))
+            images = np.empty((len(subset), *pixels.shape), np.uint8)
+        check_example(pixels, label, images.shape[1:], len(subset.classes), subset.name(position))
         images[count], labels[count], subset_positions[count] = pixels, label, position
         count += 1
-    if not count:
-        raise UserError("not one of the pictures can be read")
-    if count == len(selection):
-        decoded.keep(images, labels)
+    if images is None:
+        raise UserError(f"None of the images can be read. Check the dataset with `{program()} inspect`.")
+    if count == len(subset):
+        cache.save(images, labels)
     return InMemoryExamples(images[:count], labels[:count], subset_positions[:count])

@@ -1,5 +1,12 @@
-"""The common kind of JPEG, decoded by libjpeg-turbo alone, as far down as it is looked at."""
+"""Fast decoding of ordinary JPEGs: only the rows that are needed, at a fraction of the size if that suffices.
 
+The bytes are decoded by libjpeg-turbo through simplejpeg, which returns the same pixels as PIL. Choosing the rows is
+our own code, because neither library offers it: training on ImageNet crops small regions out of large photographs, and
+rows below the crop need not be decoded. libjpeg-turbo stops at the height that the header states, so lowering the
+height in the header is enough.
+"""
+
+import math
 import re
 from collections.abc import Iterator
 
@@ -8,13 +15,13 @@ import simplejpeg
 
 START = b"\xff\xd8\xff"
 BASELINE, SCAN, METADATA = (0xC0, 0xC1), 0xDA, 0xE1  # markers
-ROWS_OF_BLOCKS = 16  # of pixels that JPEGs are made of, at most
-# What libjpeg says when it has all rows that the head asks for, and finds more up to the mark of a file's end.
+MAX_BLOCK_ROWS = 16  # pixel rows of the blocks that JPEGs consist of, at most
+# The warning of libjpeg after it has decoded all rows that the header states and finds more data before the end marker.
 ROWS_LEFT_OVER = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
 
 
 def size(encoded: bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG in grey or YCbCr, as it is coded; None for all else."""
+    """Return the encoded (height, width) of a greyscale or YCbCr JPEG, and None for anything else."""
     if not encoded.startswith(START):
         return None
     try:
@@ -25,24 +32,24 @@ def size(encoded: bytes) -> tuple[int, int] | None:
 
 
 def has_metadata(encoded: bytes) -> bool:
-    """Whether a JPEG says more about itself, in Exif or XMP, such as that it is to be turned."""
+    """Return whether a JPEG has Exif or XMP metadata, which may say that it is rotated."""
     return any(marker == METADATA for marker, _ in _segments(encoded))
 
 
 def decode(encoded: bytes, channels: int, shrink: int = 1, bottom: int | None = None) -> np.ndarray:
-    """Decodes a JPEG of which `size` is known.
+    """Decode a JPEG for which `size` returns a size.
 
     Args:
       encoded: the file.
-      channels: 3 for RGB, 1 for grey.
-      shrink: 1, 2, 4 or 8; it is decoded at this fraction of its size, rounded up.
-      bottom: rows from there on are not needed, and may be missing from what is returned.
+      channels: 3 for RGB, 1 for greyscale.
+      shrink: 1, 2, 4 or 8; the image is decoded at this fraction of its size, rounded up.
+      bottom: rows from here on are not needed and may be missing in the result.
 
     Returns:
-      uint8 [height, width, channels], the same pixels that PIL gives.
+      uint8 [height, width, channels], the same pixels as PIL decodes.
 
     Raises:
-      ValueError: for damage that shows, some of which PIL puts up with. What lies beyond `bottom` is not looked at.
+      ValueError: if the file is visibly damaged; PIL accepts some such files. Damage beyond `bottom` goes unnoticed.
     """
     color_space = "RGB" if channels == 3 else "GRAY"
     if shrink == 1 and bottom is not None:
@@ -50,21 +57,22 @@ def decode(encoded: bytes, channels: int, shrink: int = 1, bottom: int | None = 
         if rows is not None:
             return rows
     height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
-    return simplejpeg.decode_jpeg(encoded, color_space, min_height=-(-height // shrink), min_width=-(-width // shrink))
+    min_height, min_width = math.ceil(height / shrink), math.ceil(width / shrink)
+    return simplejpeg.decode_jpeg(encoded, color_space, min_height=min_height, min_width=min_width)
 
 
 def _decode_rows(encoded: bytes, color_space: str, channels: int, bottom: int) -> np.ndarray | None:
-    """The rows above `bottom`, and a few more; None where that cannot be had, or is not whole.
+    """Return the rows above `bottom` and a few more, or None if the file does not allow it or is damaged.
 
-    A JPEG is coded from top to bottom. If the height in its head is lowered, libjpeg stops there, and then complains of
-    what is left over, when all pixels that it was asked for are in the buffer. Another complaint is of damage.
+    A JPEG is encoded from top to bottom. If the height in its header is lowered, libjpeg stops there and then warns
+    about the remaining data, after all requested pixels are in the buffer. Any other warning means damage.
     """
     frame = _find_frame(encoded)
     if frame is None:
         return None
     height, width = (int.from_bytes(encoded[start : start + 2], "big") for start in (frame + 5, frame + 7))
-    # Two rows more, since colours that are coded at half the resolution are interpolated from the row below too.
-    lowered = -(-(bottom + 2) // ROWS_OF_BLOCKS) * ROWS_OF_BLOCKS
+    # Two more rows, because colours encoded at half the resolution are also interpolated from the row below.
+    lowered = math.ceil((bottom + 2) / MAX_BLOCK_ROWS) * MAX_BLOCK_ROWS
     if lowered >= height:
         return None
     shorter = bytearray(encoded)
@@ -79,12 +87,12 @@ def _decode_rows(encoded: bytes, color_space: str, channels: int, bottom: int) -
 
 
 def _find_frame(encoded: bytes) -> int | None:
-    """Where the head of the frame starts, if the picture is coded in one go from top to bottom (baseline)."""
+    """Return where the frame header starts if the image is encoded in one pass from top to bottom (baseline)."""
     return next((position for marker, position in _segments(encoded) if marker in BASELINE), None)
 
 
 def _segments(encoded: bytes) -> Iterator[tuple[int, int]]:
-    """The markers before the coded picture, and where they are."""
+    """Iterate over (marker, position) of the segments before the encoded pixels."""
     position = len(START) - 1
     while position + 4 <= len(encoded) and encoded[position] == 0xFF and encoded[position + 1] != SCAN:
         yield encoded[position + 1], position

@@ -1,6 +1,8 @@
-"""From uint8 pixels to what the network sees: the same in training, evaluation and export."""
+"""Preprocessing from uint8 pixels to the input of the model, the same in training, evaluation and export."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +11,25 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError
 
+PIXELS_AT_ONCE = 2**20  # pixels counted at once: NumPy takes eight bytes for each
+LEVELS = np.arange(256)
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per channel
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Resizing to what the network wants, and normalisation, `(pixels / 255 - mean) / std`, on the device.
+    """Resize images to the size of the model and normalise them, `(pixels / 255 - mean) / std`, on the device.
 
     Attributes:
-      mean, std: one number a channel that the network sees, for pixels in [0, 1].
-      image_size: pixels on a side to which whole pictures are resized, bilinear, without aliasing where they shrink;
-        unset: they are as they should be.
+      mean, std: one number per input channel of the model, for pixels in [0, 1].
+      image_size: height and width in pixels to which images are resized, bilinear, with anti-aliasing where they
+        shrink; None: images keep their size.
+
+    Example:
+      >>> preprocess = Preprocess(mean=(0.5,), std=(0.25,))
+      >>> preprocess(np.array([[[[0], [255]]]], np.uint8)).tolist()
+      [[[[-2.0], [2.0]]]]
     """
 
     mean: tuple[float, ...]
@@ -26,50 +38,74 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, dataset: ConfigDict) -> "Preprocess":
-        """As the resolved settings of a run say: streamed pictures come in the size that the network is to see."""
+        """Return the preprocessing of a run with these resolved settings; streamed images are resized on the host."""
         return cls(dataset.mean, dataset.std, dataset.image_size if dataset.feed == "resident" else None)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """uint8 or float32 [batch, height, width, channels] in [0, 255] to what the network sees.
+        """Preprocess images, uint8 or float32 [batch, height, width, channels] in [0, 255].
 
         Returns:
-          float32 of the same shape, but for `image_size` as height and width, and three channels of grey pictures where
-          `mean` and `std` have three numbers.
+          float32 [batch, height, width, channels], with `image_size` as height and width if it is set. Greyscale images
+          get three channels if `mean` and `std` have three numbers.
         """
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
-        # Before normalisation, which broadcasts grey to three channels: resizing these would be three times the work.
-        # The numbers are the same, as interpolation and normalisation commute.
-        return (self._resized(images.astype(jnp.float32)) / 255 - mean) / std
+        # Resize before normalising, which broadcasts grey to three channels: resizing those would be three times the
+        # work. The result is the same, because interpolation and normalisation commute.
+        return (self._resize(images.astype(jnp.float32)) / 255 - mean) / std
 
     def check(self, channels: int) -> None:
-        """Raises `UserError` unless pictures of so many channels can be normalised."""
+        """Raise `UserError` if images with this number of channels cannot be normalised."""
         if channels != len(self.mean) and (channels, len(self.mean)) != (1, 3):  # Grey becomes three channels.
             raise UserError(
-                f"mean and deviation are of {len(self.mean)} channels, and the pictures have {channels}: set "
-                "dataset.mean and dataset.std, or take other weights if they are of these"
+                f"mean and std have {len(self.mean)} channels, but the images have {channels}. Set dataset.mean and "
+                "dataset.std, or use other weights if mean and std come from these."
             )
 
     def mean_pixel(self, channels: int) -> tuple[float, ...]:
-        """The pixel, in [0, 255], that becomes zero; of grey pictures that become three channels, zero on average."""
+        """Return the pixel in [0, 255] that becomes zero.
+
+        For greyscale images that become three channels, its average over the channels is zero.
+        """
         if len(self.mean) == channels:
             return tuple(255 * mean for mean in self.mean)
         return (255 * sum(self.mean) / len(self.mean),)
 
-    def _resized(self, images: jax.Array) -> jax.Array:
+    def _resize(self, images: jax.Array) -> jax.Array:
         if self.image_size is None:
             return images
         batch, _, _, channels = images.shape
         return jax.image.resize(images, (batch, self.image_size, self.image_size, channels), "bilinear")
 
 
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation a channel of uint8 [n, height, width, channels], for pixels in [0, 1]; exact."""
-    mean, std = [], []
-    for channel in range(images.shape[-1]):
-        counts = np.bincount(images[..., channel].reshape(-1), minlength=256)
-        levels, total = np.arange(256) / 255, counts.sum()
-        average = float((counts * levels).sum() / total)
-        mean.append(average)
-        # A channel of a single value is only shifted: dividing by its deviation of zero would make NaNs.
-        std.append(float(np.sqrt((counts * (levels - average) ** 2).sum() / total)) or 1.0)
-    return tuple(mean), tuple(std)
+def channel_statistics(images: np.ndarray) -> Statistics:
+    """Return mean and std per channel of uint8 [n, height, width, channels], for pixels in [0, 1].
+
+    Example:
+      >>> channel_statistics(np.array([[[[0], [255]]]], np.uint8))
+      ((0.5,), (0.5,))
+    """
+    sums, squares = zip(*(pixel_sums(images[..., channel]) for channel in range(images.shape[-1])), strict=True)
+    return mean_and_std(math.prod(images.shape[:-1]), sums, squares)
+
+
+def pixel_sums(values: np.ndarray) -> tuple[int, int]:
+    """Return the sum of uint8 values of any shape and the sum of their squares, exactly."""
+    rows = max(1, PIXELS_AT_ONCE // math.prod(values.shape[1:]))
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(values), rows):
+        counts += np.bincount(values[start : start + rows].reshape(-1), minlength=256)
+    return int(counts @ LEVELS), int(counts @ LEVELS**2)
+
+
+def mean_and_std(num_pixels: int, sums: Sequence[int], squares: Sequence[int]) -> Statistics:
+    """Return mean and std per channel from sums of pixels in [0, 255] and of their squares, for pixels in [0, 1].
+
+    Sums of integers are exact, so the results are exact up to the last rounding.
+    """
+    mean = tuple(total / (255 * num_pixels) for total in sums)
+    # The std of a constant channel is set to 1: dividing by zero would give NaNs.
+    std = tuple(
+        math.sqrt(num_pixels * square - total**2) / (255 * num_pixels) or 1.0
+        for total, square in zip(sums, squares, strict=True)
+    )
+    return mean, std

@@ -1,4 +1,4 @@
-"""The resident feed: sets that fit in memory live on the device as uint8, and the step takes its batches there."""
+"""The resident feed: the dataset is stored on the devices as uint8, and each step gathers its batch there."""
 
 import math
 from typing import NamedTuple
@@ -15,10 +15,13 @@ from resnet_jax.runtime import parallel
 
 
 class EpochInputs(NamedTuple):
-    """What the steps of an epoch need, on the device: the whole set and the order of its examples.
+    """Arrays on the devices that all steps of an epoch share: the whole dataset and the order of its examples.
 
-    pixels: uint8 [n, height * width * channels], flat, for TPUs would lay out pictures so that each gather first copies
-    the whole set; labels: int32 [n]; order: int32 [steps_per_epoch, batch].
+    Attributes:
+      pixels: uint8 [n, height * width * channels]. Images are flattened because TPUs would choose a layout for them in
+        which each gather first copies the whole dataset.
+      labels: int32 [n].
+      order: int32 [steps_per_epoch, batch].
     """
 
     pixels: jax.Array
@@ -27,14 +30,14 @@ class EpochInputs(NamedTuple):
 
 
 class ResidentFeed:
-    """A training split on every device, shuffled anew each epoch as a function of (seed, epoch) alone.
+    """A training split that is stored on every device; implements `feed.Feed`.
 
-    An epoch has as many steps as there are whole batches; the few examples left over are others each time.
+    The order of an epoch is a function of (seed, epoch) alone.
     """
 
     supports_several_steps = True  # All steps of an epoch have the same inputs.
     crops_on_host = False
-    max_prefetched = 0  # The step takes each batch itself.
+    max_prefetched = 0  # Each step gathers its own batch.
 
     def __init__(self, examples: InMemoryExamples, batch_size: int, seed: int, mesh: Mesh):
         check_batch_size(batch_size, len(examples))
@@ -44,24 +47,25 @@ class ResidentFeed:
         self._batch_size, self._seed, self._mesh = batch_size, seed, mesh
         pixels = examples.images.reshape(len(examples), -1)
         self._pixels, self._labels = parallel.place((pixels, examples.labels), parallel.replicated(mesh))
-        self._inputs: tuple[int, EpochInputs] | None = None  # of the epoch that was asked for last
+        self._last_epoch: int | None = None
+        self._last_inputs: EpochInputs  # Of `_last_epoch`.
 
     def inputs(self, step: int) -> EpochInputs:
-        """What a step needs: the same for all steps of an epoch."""
+        """Return the arrays for `step`, which are the same for all steps of an epoch."""
         epoch = step // self.steps_per_epoch
-        if self._inputs is None or self._inputs[0] != epoch:
+        if epoch != self._last_epoch:
             shape = self.steps_per_epoch, self._batch_size
             order = epoch_order(self._seed, epoch, self.size)[: math.prod(shape)].astype(np.int32).reshape(shape)
             order = parallel.place(order, parallel.replicated(self._mesh))
-            self._inputs = epoch, EpochInputs(self._pixels, self._labels, order)
-        return self._inputs[1]
+            self._last_epoch, self._last_inputs = epoch, EpochInputs(self._pixels, self._labels, order)
+        return self._last_inputs
 
     def positions(self, step: int) -> np.ndarray:
-        """Which examples of the training split a step is given: int32 [batch]."""
+        """Return which examples of the training split `step` uses: int32 [batch]."""
         return parallel.fetch(self.inputs(step).order[step % self.steps_per_epoch])
 
     def abstract_inputs(self) -> EpochInputs:
-        """Shapes, types and places of what `inputs` gives."""
+        """Return the shapes, dtypes and shardings of `inputs`."""
         return abstract_inputs(self.size, self.image_shape, self._batch_size, self._mesh)
 
     def arriving_inputs(self) -> tuple[()]:
@@ -69,37 +73,36 @@ class ResidentFeed:
         return ()
 
     def take(self, inputs: EpochInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images and labels of a step, inside a compiled function."""
+        """Return images and labels of `step`, under `jax.jit`."""
         return take_batch(inputs, step, self.image_shape, self._mesh)
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: there are no workers."""
 
 
 def abstract_inputs(size: int, image_shape: tuple[int, int, int], batch_size: int, mesh: Mesh) -> EpochInputs:
-    """Shapes, types and places of the inputs of an epoch of a set of `size` pictures."""
-    shapes = EpochInputs(
-        pixels=jax.ShapeDtypeStruct((size, math.prod(image_shape)), np.uint8),
-        labels=jax.ShapeDtypeStruct((size,), np.int32),
-        order=jax.ShapeDtypeStruct((size // batch_size, batch_size), np.int32),
-    )
+    """Return the shapes, dtypes and shardings of the inputs for a dataset of `size` images."""
+    pixels = jax.ShapeDtypeStruct((size, math.prod(image_shape)), np.uint8)
+    labels = jax.ShapeDtypeStruct((size,), np.int32)
+    order = jax.ShapeDtypeStruct((size // batch_size, batch_size), np.int32)
+    shapes = EpochInputs(pixels, labels, order)  # type: ignore[arg-type]  # shapes in place of arrays
     return parallel.abstract(shapes, parallel.replicated(mesh))
 
 
 def take_batch(
     inputs: EpochInputs, step: jax.Array, image_shape: tuple[int, int, int], mesh: Mesh
 ) -> tuple[jax.Array, jax.Array]:
-    """The batch of the global `step`, inside a compiled function.
+    """Gather the batch of a step, under `jax.jit`.
 
     Args:
-      inputs: of the epoch that `step` lies in.
-      step: int32.
+      inputs: the inputs for the epoch of `step`.
+      step: int32, the global step.
       image_shape: (height, width, channels).
       mesh: the devices.
 
     Returns:
-      images uint8 [batch, height, width, channels] and labels int32 [batch], sharded over `data`: each device gathers
-      its own part from its own copy of the set.
+      Images uint8 [batch, height, width, channels] and labels int32 [batch], sharded over `data`. Each device gathers
+      its rows from its own copy of the dataset.
     """
     indices = inputs.order[step % inputs.order.shape[0]]
     indices = jax.lax.with_sharding_constraint(indices, parallel.batch_sharded(mesh))

@@ -1,12 +1,12 @@
-"""Where examples come from: scikit-learn's digits, TensorFlow Datasets, a folder of pictures, or a source of one's own.
+"""Sources of examples: scikit-learn's digits, TensorFlow Datasets, a folder of images, or a class of your own.
 
-A data set is a mapping from split names to sources, such as `{"train": ..., "test": ...}`. To train on your own data,
-write a class with the three members of `Source` and hand two of them to `resnet_jax.train`.
+A dataset is a mapping from split names to sources, such as `{"train": ..., "test": ...}`. To train on your own data,
+write a class with the three members of `Source` and pass such a mapping to `resnet_jax.train`.
 """
 
 import importlib.util
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,20 +19,21 @@ from resnet_jax.data.tfds import open_tfds
 class Source(Protocol):
     """Examples by index: `len(source)`, `source[i]`, and the names of the classes.
 
-    An example is `(image, label)`. The image is uint8 [height, width, channels] with 1 or 3 channels, or the bytes of a
-    picture file; the label is an int in [0, len(classes)). What more a source may have:
+    An example is `(image, label)`. The image is uint8 [height, width, channels] with 1 or 3 channels, or the bytes of
+    an image file. The label is an int in [0, len(classes)). Optional members:
 
-      labels: int [n], of all examples, if they are known without reading them.
-      channels: 1 or 3, of the pictures that files are decoded to; 3 where it is absent.
-      name(index): what people know an example by, such as the path of its file.
-      fingerprint: text that is another one where the examples are others; then what is decoded of them may be kept.
-      __getitems__(indices): a list of examples, if that is faster than one after another.
+      labels: int [n], the labels of all examples, if they are known without reading the examples.
+      channels: 1 or 3, channels to which image files are decoded; 3 if absent.
+      name(index): the name by which people know an example, such as the path of its file.
+      fingerprint: text that changes whenever the examples change; it allows decoded examples to be cached.
+      __getitems__(indices): returns a list of examples, if that is faster than one at a time.
 
-    `source[i]` may raise `decode.Unreadable`. Where examples are streamed, sources are pickled for other processes,
-    which also read the script that trains: it must do so under `if __name__ == "__main__":`.
+    `source[i]` may raise `decode.Unreadable`. A streaming feed pickles sources for other processes, which also import
+    the script that trains. The script must therefore train under `if __name__ == "__main__":`.
     """
 
-    classes: Sequence[str]
+    @property
+    def classes(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 
@@ -40,7 +41,19 @@ class Source(Protocol):
 
 
 class ArraySource:
-    """Examples in memory: uint8 images [n, height, width, channels] and integer labels [n]."""
+    """Examples in memory.
+
+    Args:
+      images: uint8 [n, height, width, channels].
+      labels: integers [n].
+      classes: the names of the classes.
+
+    Example:
+      >>> source = ArraySource(np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1]), ["cat", "dog"])
+      >>> image, label = source[1]
+      >>> image.shape, source.classes[label]
+      ((8, 8, 1), 'dog')
+    """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]):
         self.images, self.labels, self.classes = images, labels, tuple(classes)
@@ -52,15 +65,21 @@ class ArraySource:
         return self.images[index], int(self.labels[index])
 
 
-def open_sources(name: str, data_dir: str | None = None) -> dict[str, Source]:
-    """The splits of the data set `name`: "digits", "folder:/path", or a TFDS name.
+def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]:
+    """Return the base splits of a dataset.
 
     Args:
-      name: of the set.
-      data_dir: where TFDS keeps sets; of a folder, where it has been moved to. None: the usual place.
+      name: "digits", "folder:/path", or a TFDS name.
+      data_dir: the directory of prepared TFDS datasets; for a folder, the path to which it has been moved. None: the
+        default location.
 
     Raises:
-      UserError: where it is not to be had; it says why, and what to do.
+      UserError: if the dataset is not available; the message says why and what to do.
+
+    Example:
+      >>> sources = open_sources("digits")
+      >>> len(sources["train"]), len(sources["test"])
+      (1438, 359)
     """
     if name == "digits":
         return _digits()
@@ -68,14 +87,16 @@ def open_sources(name: str, data_dir: str | None = None) -> dict[str, Source]:
 
 
 def _digits() -> dict[str, Source]:
-    """scikit-learn's handwritten digits: 1,797 pictures of 8x8 pixels, a fifth of each class as test split."""
-    # Only found, not imported, which would take seconds: of the whole package this file is needed.
-    package = importlib.util.find_spec("sklearn").submodule_search_locations[0]
+    """Return scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels, a fifth of each class as test split."""
+    # Locate the package without importing it, which would take seconds: only this one file is needed.
+    (package,) = importlib.util.find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr, misc]  # core
     table = np.loadtxt(pathlib.Path(package, "datasets", "data", "digits.csv.gz"), delimiter=",")
     images, labels = table[:, :-1], table[:, -1].astype(np.int64)
     # The pixels are counts from 0 to 16.
     images = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     train, test = splits.hold_out(labels, fraction=0.2)
     classes = [str(digit) for digit in range(10)]
-    return {"train": ArraySource(images[train], labels[train], classes),
-            "test": ArraySource(images[test], labels[test], classes)}  # fmt: skip
+    return {
+        "train": ArraySource(images[train], labels[train], classes),
+        "test": ArraySource(images[test], labels[test], classes),
+    }

@@ -1,8 +1,9 @@
-"""Which examples are for training, for validation and for the test.
+"""Splits: which examples are for training, for validation and for testing.
 
-A split is written as TFDS writes it: `train`, `train[:45000]`, `train[10%:90%]`, `train[-500:]`, `train+test`.
+A split is written as in TFDS: `train`, `train[:45000]`, `train[10%:90%]`, `train[-500:]`, `train+test`.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -11,77 +12,128 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, unknown_name
 
-OWN_VALIDATION = ("validation", "val", "valid")  # as data sets call theirs
+VALIDATION_NAMES = ("validation", "val", "valid")  # under which datasets have a validation split
+VALIDATION_FRACTION = 0.1  # of the training split, if the dataset has no validation split
+NO_SPLIT = "none"
 
-_PART = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+_RANGE = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
 def select(split: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """The examples that `split` names: indices for each base split, where `sizes` has the lengths of all of them.
+    """Return the examples that a split selects, as indices by base split.
+
+    Args:
+      split: the split.
+      sizes: number of examples of every base split.
 
     Raises:
-      UserError: for a malformed split, an unknown base split, no example at all, or an example named twice.
+      UserError: if the split is malformed, names an unknown base split, selects no example, or selects one twice.
+
+    Example:
+      >>> select("train[:2]+test[50%:]", {"train": 10, "test": 4})
+      {'train': array([0, 1]), 'test': array([2, 3])}
     """
     selected: dict[str, np.ndarray] = {}
-    for part in split.split("+"):
-        match = _PART.fullmatch(part.strip())
+    for term in split.split("+"):
+        match = _RANGE.fullmatch(term.strip())
         if not match:
-            raise UserError(f"cannot read the split {split!r}: write it like train, train[:90%] or train[1000:2000]")
+            raise UserError(f"Malformed split {split!r}. Write it like train, train[:90%] or train[1000:2000].")
         name = match["name"]
         if name not in sizes:
             raise unknown_name("split", name, sizes)
         start = _bound(match["start"], sizes[name], 0)
         stop = _bound(match["stop"], sizes[name], sizes[name])
-        chosen = np.concatenate([selected.get(name, np.arange(0)), np.arange(start, stop)])
-        if len(np.unique(chosen)) < len(chosen):
-            raise UserError(f"the split {split!r} names some examples twice: choose ranges that do not overlap")
-        selected[name] = chosen
+        indices = np.concatenate([selected.get(name, np.arange(0)), np.arange(start, stop)])
+        if len(np.unique(indices)) < len(indices):
+            raise UserError(f"The split {split!r} selects some examples twice. Choose ranges that do not overlap.")
+        selected[name] = indices
     if not any(len(indices) for indices in selected.values()):
-        raise UserError(f"the split {split!r} holds no examples")
+        raise UserError(f"The split {split!r} selects no examples. Choose another range.")
     return selected
 
 
 def resolve(dataset: ConfigDict, base_splits: Iterable[str]) -> None:
-    """Fills in the splits that `dataset` leaves open with those that the data set itself has for the purpose.
+    """Fill in the splits that `dataset` leaves open with the base splits that serve the purpose.
 
-    Without one, validation stays "": a part of the training split is to be held out. The test split becomes "none".
+    If there is none, validation stays "": some of the training split will be held out. The test split becomes "none".
     """
     if dataset.test_split == "":
-        dataset.test_split = "test" if "test" in base_splits else "none"
+        dataset.test_split = "test" if "test" in base_splits else NO_SPLIT
     if dataset.validation_split == "":
-        taken = names(dataset.train_split) + names(dataset.test_split)
-        free = [name for name in OWN_VALIDATION if name in base_splits and name not in taken]
+        used = names(dataset.train_split) + names(dataset.test_split)
+        free = [name for name in VALIDATION_NAMES if name in base_splits and name not in used]
         dataset.validation_split = free[0] if free else ""
 
 
 def names(split: str) -> list[str]:
-    """The base splits that a split takes from."""
-    return [match["name"] for match in map(_PART.match, split.replace(" ", "").split("+")) if match]
+    """Return the base splits that a split takes examples from.
+
+    Example:
+      >>> names("train[:90%] + extra")
+      ['train', 'extra']
+    """
+    return [match["name"] for match in map(_RANGE.match, split.replace(" ", "").split("+")) if match]
+
+
+def configured(dataset: ConfigDict) -> dict[str, str]:
+    """Return the splits of a run by purpose: "training", and "validation" and "test" if the settings name them."""
+    splits = {"training": dataset.train_split, "validation": dataset.validation_split, "test": dataset.test_split}
+    return {purpose: split for purpose, split in splits.items() if split not in ("", NO_SPLIT)}
+
+
+def overlaps(splits: Iterable[str], sizes: Mapping[str, int]) -> list[str]:
+    """Return a message for each pair of splits that share examples."""
+    messages = []
+    for first, second in itertools.combinations(splits, 2):
+        try:
+            check_disjoint(first, second, sizes)
+        except UserError as error:
+            messages.append(str(error))
+    return messages
 
 
 def check_disjoint(first: str, second: str, sizes: Mapping[str, int]) -> None:
-    """Raises `UserError` if two splits share examples: a score on what was trained on would mislead."""
-    one, other = select(first, sizes), select(second, sizes)
-    shared = sum(len(np.intersect1d(one[name], other[name])) for name in one.keys() & other.keys())
+    """Raise `UserError` if two splits share examples, because a score on training examples would mislead."""
+    first_indices, second_indices = select(first, sizes), select(second, sizes)
+    common = first_indices.keys() & second_indices.keys()
+    shared = sum(len(np.intersect1d(first_indices[name], second_indices[name])) for name in common)
     if shared:
         raise UserError(
-            f"the splits {first!r} and {second!r} share {shared:,} examples: choose ranges that do not overlap"
+            f"The splits {first!r} and {second!r} share {shared:,} examples. Choose ranges that do not overlap."
         )
 
 
 def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Parts examples in two, the same way each time: (kept, held out), both sorted.
+    """Divide examples in two, always in the same way.
 
-    The held-out part takes `fraction` of every class, rounded, chosen at random with a fixed seed: the same pictures
-    whatever the seed of a run, so that runs can be compared.
+    The held-out examples are `fraction` of every class, rounded, chosen at random with a fixed seed. They do not depend
+    on the seed of a run, so that runs can be compared.
+
+    Returns:
+      Positions of the examples that are kept and of those that are held out, both sorted.
     """
     order = np.random.default_rng(0).permutation(len(labels))
-    held_out = []
+    held_out_by_class = []
     for label in np.unique(labels):
         members = order[labels[order] == label]
-        held_out.append(members[: round(fraction * len(members))])
-    held_out = np.sort(np.concatenate(held_out))
+        held_out_by_class.append(members[: round(fraction * len(members))])
+    held_out = np.sort(np.concatenate(held_out_by_class))
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def hold_out_validation(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out `VALIDATION_FRACTION` of each class for validation; see `hold_out`.
+
+    Raises:
+      UserError: if there are so few examples that none would be held out.
+    """
+    kept, held_out = hold_out(labels, VALIDATION_FRACTION)
+    if not len(held_out):
+        raise UserError(
+            f"{len(labels):,} training examples are too few to hold out a tenth of each class for validation. Set "
+            "dataset.validation_split to a split, or to 'none' to train without validation."
+        )
+    return kept, held_out
 
 
 def _bound(text: str | None, size: int, default: int) -> int:
@@ -89,5 +141,5 @@ def _bound(text: str | None, size: int, default: int) -> int:
         return default
     bound = round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)
     if abs(bound) > size:
-        raise UserError(f"the bound {text} of a split goes beyond its {size:,} examples")
+        raise UserError(f"A bound of a split ({text}) exceeds its {size:,} examples. Choose a smaller bound.")
     return bound + size if bound < 0 else bound

@@ -1,7 +1,8 @@
-"""The streaming feed: sets too large for memory are decoded by other processes while the device computes."""
+"""Streaming: datasets that are too large for memory are decoded by other processes while the devices compute."""
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,11 +13,16 @@ from jax.sharding import Mesh
 from resnet_jax.data import workers
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.feed import check_batch_size
-from resnet_jax.data.host_batches import BatchInfo, EvaluationBatches, Loader, TrainingBatches
+from resnet_jax.data.host_batches import BatchInfo, EvaluationBatchLoader, ExampleLoader, TrainingBatchLoader
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 
-STEPS_BETWEEN_CHECKS = 50  # where several processes must ask each other
+STEPS_BETWEEN_CHECKS = 50  # with several processes, which have to exchange their counts
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 class StreamedInputs(NamedTuple):
@@ -27,24 +33,22 @@ class StreamedInputs(NamedTuple):
 
 
 class StreamingFeed:
-    """A training split that is read as it is needed. The batch of a step is a function of (seed, step) alone.
-
-    An epoch has as many steps as there are whole batches; the few examples left over are others each time.
+    """A training split that is read while it is used; implements `feed.Feed`.
 
     Args:
-      loader: where examples come from.
-      batch_size, seed, scale: as for `TrainingBatches`.
-      num_epochs: of the run, after which the batches end.
-      num_workers: processes that decode.
-      mesh: the devices; each process loads the part of a batch that its devices hold.
+      loader: loads the examples.
+      batch_size, seed, scale: see `TrainingBatchLoader`.
+      num_epochs: number of epochs of the run, after which the batches end.
+      num_workers: number of processes that decode; 0 uses threads of this process.
+      mesh: the devices; each process loads the rows of a batch that its devices hold.
       reporter: registers the images that cannot be read.
     """
 
-    supports_several_steps = False  # Each step has inputs of its own.
+    supports_several_steps = False  # Each step has its own inputs.
 
     def __init__(
         self,
-        loader: Loader,
+        loader: ExampleLoader,
         batch_size: int,
         seed: int,
         scale: tuple[float, ...],
@@ -53,126 +57,139 @@ class StreamingFeed:
         mesh: Mesh,
         reporter: Reporter,
     ):
-        check_batch_size(batch_size, len(loader.selection))
+        check_batch_size(batch_size, len(loader.subset))
         self.image_shape = loader.shape
         self.crops_on_host = loader.resized
-        self.size = len(loader.selection)
+        self.size = len(loader.subset)
         self.steps_per_epoch = self.size // batch_size
-        self._batches = TrainingBatches(loader, batch_size, parallel.local_rows(mesh, batch_size), seed, scale)
+        self._load_batch = TrainingBatchLoader(loader, batch_size, parallel.local_rows(mesh, batch_size), seed, scale)
         self._total_steps = num_epochs * self.steps_per_epoch
         self._num_workers, self._mesh, self._reporter = num_workers, mesh, reporter
-        self._running = contextlib.ExitStack()
+        self._running_workers = contextlib.ExitStack()
         self._next_step: int | None = None
-        self._current: StreamedInputs | None = None
-        self._positions: np.ndarray | None = None
+        self._last_inputs: StreamedInputs  # Of the step before `_next_step`, as are the positions.
+        self._last_positions: np.ndarray
 
     def inputs(self, step: int) -> StreamedInputs:
-        """The batch of a step; its transfer to the devices goes on while earlier steps run.
+        """Return the batch of `step`; its transfer to the devices overlaps with earlier steps.
 
-        Asked for one step after another, workers have it ready; asked for any other, they start anew there.
+        If steps are requested in order, workers have the batch ready. Any other step restarts the workers there.
         """
         if self._next_step == step + 1:
-            return self._current
+            return self._last_inputs
         if self._next_step != step:
             self.close()
-            numbers = range(step, self._total_steps)
-            streaming = workers.arrays(self._batches, numbers, self._batches.shape, self._num_workers)
-            self._loaded = self._running.enter_context(streaming)
-        images, rows = next(self._loaded)
-        self._positions = rows.positions
-        self._reporter.add_unreadable(rows.problems)
+            steps = range(step, self._total_steps)
+            streaming = workers.arrays(self._load_batch, steps, self._load_batch.shape, self._num_workers)
+            self._batches = self._running_workers.enter_context(streaming)
+        images, info = next(self._batches)
+        self._last_positions = info.positions
+        self._reporter.add_unreadable(info.problems)
         _check_unreadable(self._reporter, step)
-        placed = parallel.place_rows((images, rows.labels), self._mesh, self._batches.batch_size)
-        self._next_step, self._current = step + 1, StreamedInputs(*placed)
-        return self._current
+        placed = parallel.place_rows((images, info.labels), self._mesh, self._load_batch.batch_size)
+        self._next_step, self._last_inputs = step + 1, StreamedInputs(*placed)
+        return self._last_inputs
 
     @property
     def max_prefetched(self) -> int:
-        """How many batches may be ready before they are asked for."""
+        """How many batches may be ready before they are requested."""
         return workers.max_prefetched(self._num_workers)
 
     def positions(self, step: int) -> np.ndarray:
-        """Which examples of the training split a step is given, those that this process loads: int64 [rows].
+        """Return which training examples this process loaded for `step`, the step requested last: int64 [rows].
 
-        Of unreadable ones, what takes their place. `step` is the one whose batch was asked for last.
+        In place of an unreadable example, its substitute.
         """
         if self._next_step != step + 1:
-            raise ValueError(f"the batch of step {step} is not the last one that was asked for")
-        return self._positions
+            raise ValueError(f"step {step} is not the step whose batch was requested last")
+        return self._last_positions
 
     def abstract_inputs(self) -> StreamedInputs:
-        """Shapes, types and places of what `inputs` gives."""
-        return abstract_inputs(self.image_shape, self._batches.batch_size, self._mesh)
+        """Return the shapes, dtypes and shardings of `inputs`."""
+        return abstract_inputs(self.image_shape, self._load_batch.batch_size, self._mesh)
 
     def arriving_inputs(self) -> StreamedInputs:
-        """Return the same as `abstract_inputs`: each step has a batch of its own."""
+        """Return the same as `abstract_inputs`, because each step has its own batch."""
         return self.abstract_inputs()
 
     def take(self, inputs: StreamedInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images and labels of a step, inside a compiled function."""
+        """Return images and labels of `step`, under `jax.jit`."""
         return inputs.images, inputs.labels
 
     def close(self) -> None:
-        """Ends the workers."""
-        self._running.close()
+        """Stop the workers."""
+        self._running_workers.close()
         self._next_step = None
 
 
 def abstract_inputs(image_shape: tuple[int, int, int], batch_size: int, mesh: Mesh) -> StreamedInputs:
-    """Shapes, types and places of a batch."""
+    """Return the shapes, dtypes and shardings of a batch."""
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), np.uint8)
     labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
-    return parallel.abstract(StreamedInputs(images, labels), parallel.batch_sharded(mesh))
+    shapes = StreamedInputs(images, labels)  # type: ignore[arg-type]  # shapes in place of arrays
+    return parallel.abstract(shapes, parallel.batch_sharded(mesh))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamedExamples:
-    """Examples to be scored, read as they are needed: the streaming twin of `in_memory.InMemoryExamples`.
+    """Examples to be scored that are read while they are used; implements `feed.EvaluationData`.
 
-    `reporter` registers the images that cannot be read. With None, only `BatchInfo.problems` has them, and any number of
-    them is accepted.
+    Attributes:
+      loader: loads the examples.
+      resize: see `EvaluationBatchLoader`.
+      num_workers: number of processes that decode; 0 uses threads of this process.
+      reporter: registers the images that cannot be read. With None they are only listed in `BatchInfo.problems`, and
+        any number of them is accepted.
     """
 
-    loader: Loader
-    resize: int
+    loader: ExampleLoader
+    resize: int | None
     num_workers: int
     reporter: Reporter | None
 
     def __len__(self) -> int:
-        return len(self.loader.selection)
+        return len(self.loader.subset)
 
     @property
     def subset_positions(self) -> np.ndarray:
-        """Their positions in the selection, int64 [n]: all of them, since none is left out before it is read."""
+        """All positions of the subset, int64 [n], because unreadable images are only found while reading."""
         return np.arange(len(self))
 
     def batches(self, batch_size: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, BatchInfo]]:
-        """Every example once, in order; of each batch the `rows`, filled up where the examples end."""
-        batch_of = EvaluationBatches(self.loader, batch_size, rows, self.resize)
-        numbers = range(-(-len(self) // batch_size))
-        num_workers = workers.worthwhile(self.num_workers, len(self))
-        with workers.arrays(batch_of, numbers, batch_of.shape, num_workers) as batches:
-            for number, (images, rows) in enumerate(batches, start=1):
+        """Iterate over all examples in order; see `feed.EvaluationData.batches`."""
+        load_batch = EvaluationBatchLoader(self.loader, batch_size, rows, self.resize)
+        numbers = range(math.ceil(len(self) / batch_size))
+        num_workers = workers.useful_workers(self.num_workers, len(self))
+        with workers.arrays(load_batch, numbers, load_batch.shape, num_workers) as batches:
+            for number, (images, info) in enumerate(batches, start=1):
                 if self.reporter:
-                    self.reporter.add_unreadable(rows.problems)
+                    self.reporter.add_unreadable(info.problems)
                     _check_unreadable(self.reporter, number)
-                yield images, rows
+                yield images, info
         if self.reporter:
             _check_unreadable(self.reporter)
 
     def images_at(self, positions: np.ndarray) -> np.ndarray:
-        """Pictures to look at, as they are scored: uint8 [n, height, width, channels]."""
-        box = EvaluationBatches(self.loader, 1, np.zeros(1), self.resize).box
-        pictures = np.zeros((len(positions), *self.loader.shape), np.uint8)
-        for picture, position in zip(pictures, positions, strict=True):
-            with contextlib.suppress(Unreadable):  # It was there a moment ago.
-                picture[:], _ = self.loader(int(position), box)
-        return pictures
+        """Return the images at these positions as they are scored: uint8 [n, height, width, channels]."""
+        choose_box = EvaluationBatchLoader(self.loader, 1, np.zeros(1), self.resize).choose_box
+        images = np.zeros((len(positions), *self.loader.shape), np.uint8)
+        for image, position in zip(images, positions, strict=True):
+            with contextlib.suppress(Unreadable):  # The file was readable when it was scored.
+                image[:], _ = self.loader(int(position), choose_box)
+        return images
 
 
 def _check_unreadable(reporter: Reporter, step: int = 0) -> None:
-    """Stops all processes together where there is too much that cannot be read, or one would wait for the others."""
+    """Raise `UserError` if too many images cannot be read.
+
+    All processes raise at the same step; otherwise some would wait for the others forever.
+    """
     if jax.process_count() == 1:
         reporter.check_unreadable()
     elif step % STEPS_BETWEEN_CHECKS == 0:
-        reporter.check_unreadable(parallel.total(len(reporter.unreadable)))
+        reporter.check_unreadable(parallel.sum_over_processes(len(reporter.unreadable)))

@@ -1,5 +1,6 @@
-"""The examples that a run is about: chosen from the base splits of a data set, and not read yet."""
+"""A subset: the examples selected by a split such as `train[:90%]`, not read yet."""
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
@@ -7,105 +8,184 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from resnet_jax.data import splits
-from resnet_jax.data.decode import Unreadable
+from resnet_jax.data.decode import ImageFile, Unreadable
 from resnet_jax.data.sources import Source
+from resnet_jax.errors import UserError, program
 from resnet_jax.terminal import Reporter
 
-READ_AT_ONCE = 1000
-NO_LABEL = -1  # of what is not to be scored
+READ_AT_ONCE = 1000  # examples
+MAX_SHAPES_READ = 64  # images to look at in order to see whether all have the same size
+NO_LABEL = -1  # label of examples that are not scored
+
+Shape = tuple[int, int, int]  # (height, width, channels)
 
 
 class Subset:
-    """Chosen examples, by position: `len(selection)`, `selection[position] -> (image, label)`, as of their sources.
+    """Examples of one or several base splits, by position: `len(subset)`, and `subset[position] -> (image, label)`.
+
+    Images and labels are those of the sources; see `sources.Source`.
+
+    Args:
+      sources: the base splits.
+      source_numbers: int [n], which of the sources each example comes from, as an index into `sources`.
+      indices: int [n], the index of each example in its source.
 
     Attributes:
       classes: the names of the classes.
-      channels: 1 or 3, of pictures decoded from files.
+      channels: 1 or 3, channels of the images that are decoded from files.
     """
 
-    def __init__(self, sources: Mapping[str, Source], which: np.ndarray, index: np.ndarray):
-        """`which` of the sources, by number, and at which index there each example is: int [n]."""
-        self._sources, self._which, self._index = dict(sources), which, index
+    def __init__(self, sources: Mapping[str, Source], source_numbers: np.ndarray, indices: np.ndarray):
+        self._sources, self._source_numbers, self._indices = dict(sources), source_numbers, indices
         self._names = list(sources)
         first = next(iter(sources.values()))
         self.classes, self.channels = tuple(first.classes), getattr(first, "channels", 3)
 
     @classmethod
-    def of(cls, sources: Mapping[str, Source], split: str) -> "Subset":
-        """The examples that `split` names; raises `UserError` as `splits.select` does."""
-        chosen = splits.select(split, {name: len(source) for name, source in sources.items()})
-        sources = {name: sources[name] for name in chosen}  # The others need not be sent to workers.
+    def from_split(cls, sources: Mapping[str, Source], split: str) -> "Subset":
+        """Return the examples that `split` selects; raises `UserError` as `splits.select` does."""
+        selected = splits.select(split, {name: len(source) for name, source in sources.items()})
+        sources = {name: sources[name] for name in selected}  # The others need not be sent to workers.
         numbers = {name: number for number, name in enumerate(sources)}
-        which = np.concatenate([np.full(len(indices), numbers[name]) for name, indices in chosen.items()])
-        return cls(sources, which, np.concatenate(list(chosen.values())))
+        source_numbers = np.concatenate([np.full(len(indices), numbers[name]) for name, indices in selected.items()])
+        return cls(sources, source_numbers, np.concatenate(list(selected.values())))
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._indices)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray | bytes, int]:
-        name, index = self._find(position)
+        name, index = self._locate(position)
         return self._sources[name][index]
 
-    def take(self, positions: np.ndarray) -> "Subset":
-        return Subset(self._sources, self._which[positions], self._index[positions])
+    # -----------------------------------------------------------------------------------------------------------------
+    # Derived subsets
+    # -----------------------------------------------------------------------------------------------------------------
 
-    def in_grey(self) -> "Subset":
-        """The same examples, with pictures in files decoded to one channel."""
-        grey = self.take(np.arange(len(self)))
-        grey.channels = 1
-        return grey
+    def take(self, positions: np.ndarray) -> "Subset":
+        """Return the examples at these positions.
+
+        Image shapes that are known already are kept, so that no file is opened twice for them.
+        """
+        taken = Subset(self._sources, self._source_numbers[positions], self._indices[positions])
+        taken.channels = self.channels
+        for name in ("image_shape", "image_shapes"):
+            if name in self.__dict__:
+                taken.__dict__[name] = self.__dict__[name]
+        return taken
+
+    def as_grayscale(self) -> "Subset":
+        """Return the same examples, with images in files decoded to one channel."""
+        grayscale = Subset(self._sources, self._source_numbers, self._indices)
+        grayscale.channels = 1
+        return grayscale
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What is known without reading all examples
+    # -----------------------------------------------------------------------------------------------------------------
 
     def name(self, position: int) -> str:
-        """What people know an example by: the path of its file, or `train[17]`."""
-        name, index = self._find(position)
+        """Return the name by which people know an example: the path of its file, or `train[17]`."""
+        name, index = self._locate(position)
         source = self._sources[name]
         return source.name(index) if hasattr(source, "name") else f"{name}[{index}]"
 
     def fingerprint(self) -> str | None:
-        """Tells this selection from all others, also of files that have changed since; None where sources have none."""
-        of_sources = [getattr(source, "fingerprint", None) for source in self._sources.values()]
-        if not all(isinstance(of_source, str) for of_source in of_sources):
+        """Return a hash of the selected examples that changes with their files; None if a source has no fingerprint."""
+        candidates = [getattr(source, "fingerprint", None) for source in self._sources.values()]
+        fingerprints = [candidate for candidate in candidates if isinstance(candidate, str)]
+        if len(fingerprints) < len(candidates):
             return None
-        chosen = [np.asarray(array, np.int64).tobytes() for array in (self._which, self._index)]
-        parts = [*map(str.encode, of_sources), str(self.channels).encode(), *chosen]
-        return hashlib.sha256(b"\n".join(parts)).hexdigest()
+        selected = [np.asarray(array, np.int64).tobytes() for array in (self._source_numbers, self._indices)]
+        content = [*map(str.encode, fingerprints), str(self.channels).encode(), *selected]
+        return hashlib.sha256(b"\n".join(content)).hexdigest()
 
-    def _find(self, position: int) -> tuple[str, int]:
-        return self._names[self._which[position]], int(self._index[position])
+    @functools.cached_property
+    def image_shape(self) -> Shape:
+        """(height, width, channels) of the first image that can be read.
+
+        Raises:
+          UserError: if none of the first `MAX_SHAPES_READ` images can be read.
+        """
+        if "image_shapes" in self.__dict__:
+            return self.image_shapes[0]
+        return next(self._read_shapes())
+
+    @functools.cached_property
+    def image_shapes(self) -> tuple[Shape, ...]:
+        """The distinct shapes among the first `MAX_SHAPES_READ` images, starting with `image_shape`.
+
+        Raises:
+          UserError: if none of these images can be read.
+        """
+        return tuple(dict.fromkeys(self._read_shapes()))
+
+    def _read_shapes(self) -> Iterator[Shape]:
+        count = min(MAX_SHAPES_READ, len(self))
+        readable = 0
+        for position in range(count):
+            try:
+                image, _ = self[position]
+                if isinstance(image, bytes):
+                    file = ImageFile(image)
+                    shape = (file.height, file.width, self.channels)
+                else:
+                    shape = image.shape
+            except Unreadable:  # It is reported when the example is used.
+                continue
+            readable += 1
+            yield shape
+        if not readable:
+            raise UserError(
+                f"None of the first {count} images can be read. Check the dataset with `{program()} inspect`."
+            )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Reading
+    # -----------------------------------------------------------------------------------------------------------------
 
     def read(
         self, reporter: Reporter | None = None, what: str = "examples"
     ) -> Iterator[tuple[int, np.ndarray | bytes | Unreadable, int]]:
-        """Yield all examples in order, as (position, image or why there is none, label).
+        """Read all examples in order.
 
-        `what` names them on the progress line of `reporter`.
+        Args:
+          reporter: shows the progress.
+          what: names the examples on the progress line.
+
+        Yields:
+          (position, image, label); in place of an image that cannot be read, the `Unreadable` that says why.
         """
-        show = reporter.counter(f"reading {what}") if reporter else None
+        show_progress = reporter.counter(f"reading {what}") if reporter else None
         for start in range(0, len(self), READ_AT_ONCE):
             positions = range(start, min(start + READ_AT_ONCE, len(self)))
-            for name, some in itertools.groupby(positions, key=lambda position: self._find(position)[0]):
-                yield from self._read_from(self._sources[name], list(some))
-            if show:
-                show(positions.stop, len(self))
+            for name, group in itertools.groupby(positions, key=lambda position: self._locate(position)[0]):
+                yield from self._read_from(self._sources[name], list(group))
+            if show_progress:
+                show_progress(positions.stop, len(self))
 
     def read_labels(self, reporter: Reporter | None = None, what: str = "examples") -> np.ndarray:
-        """The labels, int32 [n]; only where a source does not list them are its examples read."""
-        used = [self._names[number] for number in np.unique(self._which)]
+        """Return the labels, int32 [n]; examples are read only if a source does not list its labels."""
+        used = [self._names[number] for number in np.unique(self._source_numbers)]
         if not all(hasattr(self._sources[name], "labels") for name in used):
             return np.array([label for _, _, label in self.read(reporter, what)], np.int32)
         labels = np.empty(len(self), np.int32)
         for name in used:
-            of_source = self._which == self._names.index(name)
-            labels[of_source] = np.asarray(self._sources[name].labels)[self._index[of_source]]
+            from_source = self._source_numbers == self._names.index(name)
+            source_labels = np.asarray(getattr(self._sources[name], "labels"))  # noqa: B009  The protocol lacks it.
+            labels[from_source] = source_labels[self._indices[from_source]]
         return labels
 
     def _read_from(self, source: Source, positions: list[int]) -> Iterator:
         if hasattr(source, "__getitems__"):
-            examples = source.__getitems__([int(self._index[position]) for position in positions])
+            examples = source.__getitems__([int(self._indices[position]) for position in positions])
             yield from ((position, *example) for position, example in zip(positions, examples, strict=True))
             return
         for position in positions:
             try:
                 yield position, *self[position]
-            except Unreadable as why:
-                yield position, why, NO_LABEL
+            except Unreadable as error:
+                yield position, error, NO_LABEL
+
+    def _locate(self, position: int) -> tuple[str, int]:
+        """Return the name of the source of an example and its index there."""
+        return self._names[self._source_numbers[position]], int(self._indices[position])

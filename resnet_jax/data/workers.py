@@ -1,4 +1,13 @@
-"""Work done ahead of time by other processes: grain's workers, with what it takes to trust them."""
+"""Work done ahead of time by other processes: grain's workers, and what makes them robust.
+
+grain starts the processes, distributes the work and returns the results in order. Two things are our own:
+
+- Arrays are handed over in a ring buffer in shared memory (`SharedRingBuffer`). grain can also pass arrays through
+  shared memory, but it allocates new memory for each array, which costs more than filling it, and leaves some of it
+  behind when a run ends early.
+- Work reaches the workers in a file, and its errors come back in a form that can always be pickled. With grain alone,
+  the parent process would wait forever if a worker died early or raised an error that cannot be pickled.
+"""
 
 import contextlib
 import dataclasses
@@ -16,9 +25,9 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing import shared_memory
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import cloudpickle
 import cv2
@@ -29,96 +38,236 @@ from absl import flags
 
 from resnet_jax.errors import UserError
 
-# --- Memory that processes share, in which workers hand over batches.
+MAX_DEFAULT_WORKERS = 16
+IMAGES_PER_WORKER = 1000  # at least, so that a worker repays its start-up time
+RESULTS_AHEAD = 2  # results that each worker keeps ready
+GRAIN_WORKER_DIED = "Worker process was terminated unexpectedly"  # the start of grain's message
+
+T = TypeVar("T")
 
 
-SHARED_MEMORY = "/dev/shm"  # where Linux keeps it; containers often have little
-WAIT_SECONDS = 0.001
-HEAD = 8  # bytes before the arrays, which say how many have been taken
+# ---------------------------------------------------------------------------------------------------------------------
+# Number of workers
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-class Slots:
-    """Arrays of one shape that are filled in by workers and taken by their parent, in the order of their numbers.
+def useful_workers(num_workers: int, num_images: int) -> int:
+    """Cap the number of workers so that each has enough images to repay its start-up time, which is seconds.
 
-    They are used again and again: to have the system make new memory costs more than to fill it. A worker that is ahead
-    waits until the parent has taken what lies in its slot.
+    Example:
+      >>> useful_workers(8, num_images=3500)
+      3
+    """
+    return min(num_workers, num_images // IMAGES_PER_WORKER)
+
+
+def default_workers() -> int:
+    """Return one worker per core that this process may use, at most `MAX_DEFAULT_WORKERS`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_DEFAULT_WORKERS)
+
+
+def max_prefetched(num_workers: int) -> int:
+    """Return how many results may be ready before they are requested."""
+    return (num_workers + 1) * RESULTS_AHEAD if num_workers else max(RESULTS_AHEAD, default_workers())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Results and arrays, in order
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Iterator[Iterator[T]]:
+    """Compute `work(number)` for each of `numbers`, ahead of time, and provide an iterator over the results in order.
+
+    The results do not depend on the number of workers.
+
+    Args:
+      work: a picklable function with small results; its errors are raised here.
+      numbers: consecutive numbers.
+      num_workers: number of processes; 0 uses threads of this process.
+
+    Raises:
+      UserError: if a worker dies; the message names it.
+
+    Example:
+      >>> with results(lambda number: number**2, range(3, 6), num_workers=0) as squares:
+      ...     print(list(squares))
+      [9, 16, 25]
+    """
+    if not flags.FLAGS.is_parsed():  # Outside of our own command line. grain reads its flags when it starts workers.
+        flags.FLAGS.mark_as_parsed()
+    with pickled_to_file(work) if num_workers else contextlib.nullcontext(work) as work:
+        yield from _results(PicklableErrors(work), numbers, num_workers)
+
+
+def _results(work: Callable[[int], T], numbers: range, num_workers: int) -> Iterator[Iterator[T]]:
+    threads = 1 if num_workers else default_workers()
+    read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(RESULTS_AHEAD, threads))
+    data = grain.MapDataset.range(numbers.start, numbers.stop).map(work).to_iter_dataset(read_options)
+    if num_workers:
+        # Send the small results through pipes: grain would leave some of its shared memory behind if a run ends early.
+        use_pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        data = grain.experimental.WithOptionsIterDataset(data, use_pipes)
+        options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=RESULTS_AHEAD)
+        data = data.mp_prefetch(options, worker_init_fn=_start_worker)
+    iterator = iter(data)
+    guarded = _raise_if_worker_dies(iterator, num_workers)
+    try:
+        yield guarded
+    finally:
+        guarded.close()
+        iterator.close()
+        del data, iterator, guarded
+        gc.collect()  # Otherwise grain's iterators print errors when Python exits.
+
+
+@contextlib.contextmanager
+def arrays(
+    fill: Callable[[int, np.ndarray], T], numbers: range, shape: tuple[int, ...], num_workers: int
+) -> Iterator[Iterator[tuple[np.ndarray, T]]]:
+    """Fill an array for each of `numbers`, ahead of time, and provide an iterator over the arrays in order.
+
+    Args:
+      fill: a picklable function; `fill(number, array)` writes into the array and returns a small result.
+      numbers: consecutive numbers.
+      shape: shape of the arrays, which are uint8.
+      num_workers: number of processes; 0 uses threads of this process.
+
+    Raises:
+      UserError: if a worker dies, or if there is too little shared memory.
+    """
+    with contextlib.ExitStack() as stack:
+        buffer = None
+        if num_workers:
+            buffer = SharedRingBuffer(max_prefetched(num_workers), numbers.start, shape)
+            stack.callback(buffer.close)
+        work = _FillArray(fill, shape, buffer)
+        filled = stack.enter_context(results(work, numbers, num_workers))
+        if buffer:
+            stack.callback(buffer.release)  # First of all at the end: workers that wait for a slot could not stop.
+        yield ((work.array(number, array), result) for number, (array, result) in zip(numbers, filled, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class _FillArray(Generic[T]):
+    """Work that writes its array into the shared buffer, or returns it if there is none."""
+
+    fill: Callable[[int, np.ndarray], T]
+    shape: tuple[int, ...]
+    buffer: "SharedRingBuffer | None"
+
+    def __call__(self, number: int) -> tuple[np.ndarray | None, T]:
+        if self.buffer:
+            return None, self.fill(number, self.buffer.writable_slot(number))
+        array = np.empty(self.shape, np.uint8)
+        return array, self.fill(number, array)
+
+    def array(self, number: int, returned: np.ndarray | None) -> np.ndarray:
+        """In the parent: return the array with this number."""
+        return self.buffer.take(number) if self.buffer else returned  # type: ignore[return-value]  # one of the two exists
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shared memory
+# ---------------------------------------------------------------------------------------------------------------------
+
+SHARED_MEMORY = "/dev/shm"  # on Linux; containers often have little
+POLL_SECONDS = 0.001
+HEADER_BYTES = 8  # before the arrays: how many arrays have been taken
+
+
+class SharedRingBuffer:
+    """Slots for arrays of one shape in shared memory, filled by workers and emptied by their parent in order.
+
+    Slots are reused, because allocating new memory costs more than filling it. A worker that is ahead waits until the
+    parent has taken the array in its slot.
+
+    Args:
+      num_slots: number of slots.
+      first: number of the first array.
+      shape: shape of the arrays, which are uint8.
     """
 
-    def __init__(self, count: int, first: int, shape: tuple[int, ...]):
-        """Makes `count` slots of uint8 `shape`, for arrays that are numbered from `first` on."""
-        self._count, self._shape = count, shape
-        size = HEAD + count * math.prod(shape)
-        _check_room(size)
+    def __init__(self, num_slots: int, first: int, shape: tuple[int, ...]):
+        self._num_slots, self._shape = num_slots, shape
+        size = HEADER_BYTES + num_slots * math.prod(shape)
+        _check_free_memory(size)
         self._memory = shared_memory.SharedMemory(create=True, size=size)
-        self._set_taken(first)
+        self._set_num_taken(first)
 
-    def fill(self, number: int) -> np.ndarray:
-        """In a worker: where to write an array, once the slot is free."""
-        while number >= self._taken() + self._count:
-            time.sleep(WAIT_SECONDS)
-        return self._array(number)
+    def writable_slot(self, number: int) -> np.ndarray:
+        """In a worker: wait until the slot for this array is free, and return it."""
+        while number >= self._num_taken() + self._num_slots:
+            time.sleep(POLL_SECONDS)
+        return self._slot(number)
 
     def take(self, number: int) -> np.ndarray:
-        """In the parent: a copy of an array that a worker has filled in; its slot is free from then on."""
-        array = self._array(number).copy()
-        self._set_taken(number + 1)
+        """In the parent: return a copy of an array that a worker has filled, and free its slot."""
+        array = self._slot(number).copy()
+        self._set_num_taken(number + 1)
         return array
 
     def release(self) -> None:
-        """In the parent, which takes no more: workers need not wait any longer."""
-        self._set_taken(2**62)
+        """In the parent, when it takes no more arrays: let waiting workers continue."""
+        self._set_num_taken(2**62)
 
     def close(self) -> None:
-        """In the parent, at the end: gives the memory back."""
+        """In the parent, at the end: free the memory."""
         self._memory.close()
         self._memory.unlink()
 
-    # No array over the memory is kept: Python could not close it then, and would say so when it exits.
+    # No array over the memory is kept, because Python could not close the memory then and would complain at exit.
 
-    def _array(self, number: int) -> np.ndarray:
-        start = HEAD + number % self._count * math.prod(self._shape)
-        return np.ndarray(self._shape, np.uint8, self._memory.buf, start)
+    @property
+    def _buffer(self) -> memoryview:
+        assert self._memory.buf is not None  # It is None only after `close`.
+        return self._memory.buf
 
-    def _taken(self) -> int:
-        """All arrays of lower numbers have been taken."""
-        return int.from_bytes(self._memory.buf[:HEAD], "little")
+    def _slot(self, number: int) -> np.ndarray:
+        start = HEADER_BYTES + number % self._num_slots * math.prod(self._shape)
+        return np.ndarray(self._shape, np.uint8, self._buffer, start)
 
-    def _set_taken(self, number: int) -> None:
-        self._memory.buf[:HEAD] = number.to_bytes(HEAD, "little")
+    def _num_taken(self) -> int:
+        """Return n such that all arrays with numbers below n have been taken."""
+        return int.from_bytes(self._buffer[:HEADER_BYTES], "little")
+
+    def _set_num_taken(self, number: int) -> None:
+        self._buffer[:HEADER_BYTES] = number.to_bytes(HEADER_BYTES, "little")
 
     def __getstate__(self) -> dict:
-        return {"_count": self._count, "_shape": self._shape, "name": self._memory.name}
+        return {"_num_slots": self._num_slots, "_shape": self._shape, "name": self._memory.name}
 
     def __setstate__(self, state: dict) -> None:
-        self._count, self._shape = state["_count"], state["_shape"]
+        self._num_slots, self._shape = state["_num_slots"], state["_shape"]
         self._memory = shared_memory.SharedMemory(state["name"])
 
 
-def _check_room(size: int) -> None:
-    """Writing to shared memory that is not there would kill a worker without a word."""
+def _check_free_memory(size: int) -> None:
+    """Raise `UserError` if shared memory is too small; a worker that wrote to it would be killed without a message."""
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
         return  # Not on Linux.
     if size > free:
         raise UserError(
-            f"workers need {size / 1e6:,.0f} MB of shared memory, and {SHARED_MEMORY} has {free / 1e6:,.0f} MB free: "
-            "make it larger (docker run --shm-size=8g), or lower dataset.num_workers or batch_size"
+            f"Workers need {size / 1e6:,.0f} MB of shared memory, but {SHARED_MEMORY} has only {free / 1e6:,.0f} MB "
+            "free. Make it larger (docker run --shm-size=8g), or lower dataset.num_workers or batch_size."
         )
 
 
-# --- Work that is done in other processes: how it gets there, and how its errors come back.
-
-
-T = TypeVar("T")
+# ---------------------------------------------------------------------------------------------------------------------
+# Sending work to workers, and their errors back
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def in_a_file(work: Callable[[int], T]) -> Iterator[Callable[[int], T]]:
-    """The same work, which workers read from a file.
+def pickled_to_file(work: Callable[[int], T]) -> Iterator[Callable[[int], T]]:
+    """Provide the same work in a form that workers read from a temporary file.
 
-    What Python sends to a process that it starts goes through a pipe, and more than the pipe holds, such as the names
-    of all files, would keep it waiting forever if that process died before it had read it.
+    Python sends the arguments of a new process through a pipe. If they do not fit into the pipe's buffer, such as the
+    names of all files of a dataset, and the process dies before it has read them, the parent waits forever.
     """
     with tempfile.NamedTemporaryFile() as file:
         cloudpickle.dump(work, file)
@@ -126,162 +275,87 @@ def in_a_file(work: Callable[[int], T]) -> Iterator[Callable[[int], T]]:
         yield functools.partial(_run_from_file, file.name)
 
 
-def _run_from_file(path: str, number: int) -> object:
+def _run_from_file(path: str, number: int) -> Any:
     return _read_work(path)(number)
 
 
 @functools.cache
-def _read_work(path: str) -> Callable[[int], object]:
+def _read_work(path: str) -> Callable[[int], Any]:
     with open(path, "rb") as file:
         return cloudpickle.load(file)
 
 
 @dataclasses.dataclass(frozen=True)
-class Telling:
-    """Work whose errors reach the parent, whatever they are: it waits forever for what cannot be sent to it."""
+class PicklableErrors(Generic[T]):
+    """Work whose errors can always be sent to the parent, which would otherwise wait for them forever."""
 
-    work: Callable[[int], object]
+    work: Callable[[int], T]
 
-    def __call__(self, number: int) -> object:
+    def __call__(self, number: int) -> T:
         try:
             return self.work(number)
-        except (SystemExit, StopIteration) as error:  # They mean something else to those who run the work.
+        except (SystemExit, StopIteration) as error:  # They have a different meaning to the code that calls the work.
             raise RuntimeError(f"the work raised {error!r}") from error
         except Exception as error:
             try:
-                faithful = type(pickle.loads(pickle.dumps(error))) is type(error)
+                can_be_pickled = type(pickle.loads(pickle.dumps(error))) is type(error)
             except Exception:
-                faithful = False
-            if faithful:
+                can_be_pickled = False
+            if can_be_pickled:
                 raise
             raise RuntimeError("".join(traceback.format_exception(error))) from None
 
 
-MOST_WORKERS = 16  # where the number is chosen
-WORTH_A_WORKER = 1000  # pictures
-RESULTS_AHEAD = 2  # that each worker has ready
-DEATH_OF_A_WORKER = "Worker process was terminated unexpectedly"  # as grain says it
-
-T = TypeVar("T")
+# ---------------------------------------------------------------------------------------------------------------------
+# Life and death of workers
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def worthwhile(num_workers: int, pictures: int) -> int:
-    """Of so many workers those that are worth their start, which takes seconds, for so many pictures."""
-    return min(num_workers, pictures // WORTH_A_WORKER)
-
-
-def is_starting() -> bool:
-    """Whether this is a worker that is just reading the script which started it, as Python has them do."""
+def is_worker_starting() -> bool:
+    """Return whether this process is a worker that is importing the script which started it, as Python makes it do."""
     return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
-def default_workers() -> int:
-    """One for each core that this process may use, up to a limit."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), MOST_WORKERS)
+def _start_worker(number: int, count: int) -> None:
+    """Initialise a worker; grain calls it first in each worker."""
+    # Signals may reach all processes, but the main process still needs its data to stop cleanly.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    jax.config.update("jax_platforms", "cpu")  # In case a user's source uses JAX: the accelerator is in use.
+    cv2.setNumThreads(0)  # The workers already share the cores.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def max_prefetched(num_workers: int) -> int:
-    """How many results may be ready before they are asked for."""
-    return (num_workers + 1) * RESULTS_AHEAD if num_workers else max(RESULTS_AHEAD, default_workers())
+def _exit_with_parent() -> None:
+    """End this worker when its parent ends, even by SIGKILL; otherwise it would wait for the parent forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # Always, in a worker.
+        parent.join()
+    os._exit(1)
 
 
-@contextlib.contextmanager
-def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Iterator[Iterator[T]]:
-    """Gives `work(number)` for each of `numbers`, in order, computed ahead of time by `num_workers` processes.
-
-    What comes out does not depend on how many workers there are. With none, threads of this process do the work.
-
-    Args:
-      work: a picklable function with small results; what it raises is raised here.
-      numbers: consecutive ones.
-      num_workers: how many processes.
-
-    Raises:
-      UserError: if a worker dies, naming it.
-    """
-    if not flags.FLAGS.is_parsed():  # Outside of our own command line; grain reads its flags when it starts workers.
-        flags.FLAGS.mark_as_parsed()
-    with in_a_file(work) if num_workers else contextlib.nullcontext(work) as work:
-        yield from _results(Telling(work), numbers, num_workers)
-
-
-def _results(work: Callable[[int], T], numbers: range, num_workers: int) -> Iterator[Iterator[T]]:
-    threads = 1 if num_workers else default_workers()
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(RESULTS_AHEAD, threads))
-    data = grain.MapDataset.range(numbers.start, numbers.stop).map(work).to_iter_dataset(ahead)
-    if num_workers:
-        # Small results are sent as they are: in shared memory of grain's some would be left when a run ends early.
-        piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-        data = grain.experimental.WithOptionsIterDataset(data, piped)
-        options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=RESULTS_AHEAD)
-        data = data.mp_prefetch(options, worker_init_fn=_start_worker)
-    iterator = iter(data)
-    guarded = _guarded(iterator, num_workers)
-    try:
-        yield guarded
-    finally:
-        guarded.close()
-        iterator.close()
-        del data, iterator, guarded
-        gc.collect()  # What is left of grain's iterators would complain when Python exits.
-
-
-@contextlib.contextmanager
-def arrays(
-    fill: Callable[[int, np.ndarray], T], numbers: range, shape: tuple[int, ...], num_workers: int
-) -> Iterator[Iterator[tuple[np.ndarray, T]]]:
-    """As `results`, of work that fills in an array: gives uint8 `shape` and what `fill(number, array)` returns."""
-    with contextlib.ExitStack() as stack:
-        slots = None
-        if num_workers:
-            slots = Slots(max_prefetched(num_workers), numbers.start, shape)
-            stack.callback(slots.close)
-        work = _Filling(fill, shape, slots)
-        given = stack.enter_context(results(work, numbers, num_workers))
-        if slots:
-            stack.callback(slots.release)  # At the end, first of all: workers that wait for a slot could not end.
-        yield ((work.array(number, result[0]), result[1]) for number, result in zip(numbers, given, strict=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Filling:
-    """Work that leaves its array in a slot, or returns it where there are none."""
-
-    fill: Callable[[int, np.ndarray], object]
-    shape: tuple[int, ...]
-    slots: Slots | None
-
-    def __call__(self, number: int) -> tuple[np.ndarray | None, object]:
-        if self.slots:
-            return None, self.fill(number, self.slots.fill(number))
-        array = np.empty(self.shape, np.uint8)
-        return array, self.fill(number, array)
-
-    def array(self, number: int, returned: np.ndarray | None) -> np.ndarray:
-        return self.slots.take(number) if self.slots else returned
-
-
-def _guarded(iterator: Iterator[T], num_workers: int) -> Iterator[T]:
-    others = set(multiprocessing.active_children())
-    workers: list[multiprocessing.Process] = []
+def _raise_if_worker_dies(iterator: Iterator[T], num_workers: int) -> Generator[T, None, None]:
+    """Iterate over the results, and raise `UserError` if a worker dies."""
+    other_children = set(multiprocessing.active_children())
+    workers: list[multiprocessing.process.BaseProcess] = []
     while True:
         try:
-            with contextlib.nullcontext() if workers or not num_workers else _without_interrupts():
+            with contextlib.nullcontext() if workers or not num_workers else _block_signals():
                 result = next(iterator)
         except StopIteration:
             return
         except RuntimeError as error:
-            if not (num_workers and str(error).startswith(DEATH_OF_A_WORKER)):
+            if not (num_workers and str(error).startswith(GRAIN_WORKER_DIED)):
                 raise
-            raise UserError(_obituary(workers, str(error))) from None
+            raise UserError(_worker_died_message(workers, str(error))) from None
         if len(workers) < num_workers:  # They start one after another.
-            workers = [child for child in multiprocessing.active_children() if child not in others]
+            workers = [child for child in multiprocessing.active_children() if child not in other_children]
         yield result
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Has processes that are started here inherit that signals are put off, until they know what to do about them."""
+def _block_signals() -> Iterator[None]:
+    """Let processes that are started here inherit blocked signals, until they have set their own handlers."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -292,30 +366,15 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _obituary(workers: list[multiprocessing.Process], message: str) -> str:
+def _worker_died_message(workers: list[multiprocessing.process.BaseProcess], message: str) -> str:
     dead = [f"{worker.pid} (exit code {worker.exitcode})" for worker in workers if worker.exitcode not in (None, 0)]
     if not dead:
         exit_code = re.search(r"exit code -?\d+", message)
         return (
-            f"a data worker process that was starting died ({exit_code[0] if exit_code else 'for no known reason'}): a "
-            'script of your own must train under if __name__ == "__main__":, or with dataset.num_workers=0'
+            f"A data worker process died while it was starting ({exit_code[0] if exit_code else 'unknown reason'}). "
+            'A script of your own must train under if __name__ == "__main__":, or with dataset.num_workers=0.'
         )
     return (
-        f"the data worker process {' and '.join(dead)} died; -9 is mostly a want of memory, of which a lower "
-        "dataset.num_workers takes less. The same command goes on from the last checkpoint"
+        f"The data worker process {' and '.join(dead)} died. Exit code -9 usually means too little memory; a lower "
+        "dataset.num_workers needs less. Run the same command again to resume from the last checkpoint."
     )
-
-
-def _start_worker(number: int, count: int) -> None:
-    """Runs in each worker, first of all."""
-    for signum in (signal.SIGINT, signal.SIGTERM):  # They may reach all processes; the main one still needs its data.
-        signal.signal(signum, signal.SIG_IGN)
-    jax.config.update("jax_platforms", "cpu")  # Should a source of one's own use JAX: the accelerator is taken.
-    cv2.setNumThreads(0)  # The workers share the cores already.
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """Ends this worker when its parent is gone, were it by SIGKILL; it would wait for it forever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)

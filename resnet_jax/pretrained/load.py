@@ -177,14 +177,14 @@ def load_pretrained(
     split = split or (dataset.train_split if dataset.test_split == "none" else dataset.test_split)
     if split == VALIDATION and VALIDATION not in sources:
         split = dataset.validation_split or dataset.train_split  # It is held out of the latter.
-    selection = Subset.of(sources, split)
-    feed_config.resolve(dataset, selection, mesh)
+    subset = Subset.from_split(sources, split)
+    feed_config.resolve(dataset, subset, mesh)
     if dataset.mean is None:
         raise UserError(
             f"the weights {found.path} do not tell their mean and deviation: set dataset.mean and dataset.std"
         )
     preprocess = Preprocess.from_config(dataset)
-    preprocess.check(feed_config.image_shape(selection)[-1])
+    preprocess.check(subset.image_shape[-1])
     model = factory.from_config(config, len(classes))
     variables = parallel.place(found.all_variables(model, len(dataset.mean), classes), parallel.replicated(mesh))
     return TrainedModel(config, classes, model, variables, preprocess, None, mesh)

@@ -14,48 +14,48 @@ def draws(seed):
     return np.random.default_rng(seed).random(crops.NUM_DRAWS)
 
 
-def boxes(height, width, scale, count=1000):
+def draw_boxes(height, width, scale, count=1000):
     return [crops.random_box(height, width, draws(seed), scale) for seed in range(count)]
 
 
 class TestRandomBox:
     @pytest.mark.parametrize(("height", "width"), [(300, 400), (375, 80), (3, 5), (1, 1), (1, 700)])
-    def test_is_whole_pixels_inside_the_picture(self, height, width):
-        for box in boxes(height, width, SCALE, 300):
+    def test_box_is_whole_pixels_inside_the_image(self, height, width):
+        for box in draw_boxes(height, width, SCALE, 300):
             assert all(isinstance(side, int) for side in box)
             assert 0 <= box.top <= box.top + box.height <= height
             assert 0 <= box.left <= box.left + box.width <= width
             assert box.height > 0 < box.width
 
-    def test_takes_shares_of_the_area_evenly_between_the_bounds(self):
-        shares = np.array([box.height * box.width / 1e6 for box in boxes(1000, 1000, (0.1, 0.5))])
-        assert 0.1 * 0.99 < shares.min() < 0.11
-        assert 0.49 < shares.max() < 0.5 * 1.01
-        assert np.quantile(shares, [0.25, 0.5, 0.75]) == pytest.approx([0.2, 0.3, 0.4], abs=0.02)
+    def test_area_is_uniform_in_the_scale(self):
+        areas = np.array([box.height * box.width / 1e6 for box in draw_boxes(1000, 1000, (0.1, 0.5))])
+        assert 0.1 * 0.99 < areas.min() < 0.11
+        assert 0.49 < areas.max() < 0.5 * 1.01
+        assert np.quantile(areas, [0.25, 0.5, 0.75]) == pytest.approx([0.2, 0.3, 0.4], abs=0.02)
 
-    def test_draws_shapes_evenly_in_their_logarithm(self):
-        shapes = np.log([box.width / box.height for box in boxes(1000, 1000, (0.1, 0.5))])
-        assert np.exp([shapes.min(), shapes.max()]) == pytest.approx([3 / 4, 4 / 3], abs=0.02)
+    def test_aspect_ratio_is_log_uniform(self):
+        log_ratios = np.log([box.width / box.height for box in draw_boxes(1000, 1000, (0.1, 0.5))])
+        assert np.exp([log_ratios.min(), log_ratios.max()]) == pytest.approx([3 / 4, 4 / 3], abs=0.02)
         quartile = math.log(4 / 3) / 2
-        assert np.quantile(shapes, [0.25, 0.5, 0.75]) == pytest.approx([-quartile, 0, quartile], abs=0.02)
+        assert np.quantile(log_ratios, [0.25, 0.5, 0.75]) == pytest.approx([-quartile, 0, quartile], abs=0.02)
 
-    def test_lies_anywhere_with_equal_probability_up_to_both_edges(self):
-        """A quarter of six by six pixels, square: four places each way."""
-        chosen = [crops.random_box(6, 6, draws(seed), (0.25, 0.25), (1.0, 1.0)) for seed in range(1600)]
-        places = np.zeros((4, 4))
-        for box in chosen:
+    def test_position_is_uniform_up_to_both_edges(self):
+        """A square with a quarter of 6 x 6 pixels has four positions in each direction."""
+        drawn = [crops.random_box(6, 6, draws(seed), (0.25, 0.25), (1.0, 1.0)) for seed in range(1600)]
+        positions = np.zeros((4, 4))
+        for box in drawn:
             assert box[2:] == (3, 3)
-            places[box.top, box.left] += 1
-        assert places.min() > 60
-        assert places.max() < 145
+            positions[box.top, box.left] += 1
+        assert positions.min() > 60
+        assert positions.max() < 145
 
-    def test_is_a_function_of_its_draws(self):
+    def test_box_is_a_function_of_its_draws(self):
         assert crops.random_box(300, 400, draws(1), SCALE) == crops.random_box(300, 400, draws(1), SCALE)
         assert crops.random_box(300, 400, draws(1), SCALE) != crops.random_box(300, 400, draws(2), SCALE)
 
-    def test_the_first_attempt_that_fits_is_taken(self):
+    def test_first_attempt_that_fits_is_used(self):
         whole = np.zeros(crops.NUM_DRAWS)
-        whole[0::4], whole[1::4] = 1, 0.5  # The whole area, and square: fits into no oblong.
+        whole[0::4], whole[1::4] = 1, 0.5  # A square with the whole area does not fit into this image.
         fits = whole.copy()
         fits[4:8] = 0, 0.5, 0, 0
         fits[8:12] = 0, 0.5, 1 - 1e-9, 1 - 1e-9
@@ -65,14 +65,14 @@ class TestRandomBox:
         ("height", "width", "expected"),
         [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10)), (100, 100, (0, 0, 100, 100))],
     )
-    def test_where_none_fits_it_is_the_largest_allowed_shape_in_the_middle(self, height, width, expected):
-        too_wide = np.ones(crops.NUM_DRAWS) * 0.99  # All of the area, at 4:3.
+    def test_central_box_is_used_if_no_attempt_fits(self, height, width, expected):
+        too_wide = np.ones(crops.NUM_DRAWS) * 0.99  # The whole area at aspect ratio 4:3.
         assert crops.random_box(height, width, too_wide, (1.0, 1.0)) == expected
 
 
 @pytest.mark.parametrize(("height", "width"), [(333, 500), (500, 333), (256, 256), (100, 120), (3000, 2001)])
-def test_the_centre_box_is_what_resizing_the_short_side_and_cutting_out_leaves(height, width):
-    """The reference does it step by step."""
+def test_center_square_equals_resizing_and_cropping(height, width):
+    """The reference resizes and crops in two steps."""
     factor = 256 / min(height, width)
     resized_height, resized_width = height * factor, width * factor
     top, left = (resized_height - 224) / 2, (resized_width - 224) / 2
@@ -80,12 +80,12 @@ def test_the_centre_box_is_what_resizing_the_short_side_and_cutting_out_leaves(h
     assert box == pytest.approx((top / factor, left / factor, 224 / factor, 224 / factor))
 
 
-def test_a_centre_box_without_a_margin_is_the_largest_square():
+def test_center_square_without_margin_is_the_largest_square():
     assert crops.center_square(30, 50, resize=1, crop=1) == (0, 10, 30, 30)
 
 
-def noisy_picture(height, width, channels=3):
-    """Edges and noise beside soft colours: what aliasing shows in."""
+def noisy_image(height, width, channels=3):
+    """Return edges and noise on smooth colours, in which aliasing is visible."""
     generator = np.random.default_rng(0)
     rows, columns = np.mgrid[:height, :width, :channels][:2]
     soft = 128 + 60 * np.sin(rows / 11 + columns / 17)
@@ -93,14 +93,14 @@ def noisy_picture(height, width, channels=3):
     return np.clip(soft + generator.normal(0, 12, soft.shape), 0, 255).astype(np.uint8)
 
 
-def as_pil_resizes(pixels, size):
+def resize_with_pil(pixels, size):
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, -1)
 
 
 class TestResize:
     @pytest.mark.parametrize(
-        ("factor", "most"),
+        ("factor", "max_error"),
         [
             (0.4, 0.5),
             (0.9, 0.5),
@@ -110,40 +110,40 @@ class TestResize:
             *((f, 2.5) for f in (2.6, 3.0, 3.5, 3.9, 4.0, 5.9, 11)),
         ],
     )
-    def test_is_as_good_as_pils_antialiased_bilinear(self, factor, most):
-        """An error of one is one of 255 grey levels; without anti-aliasing they are up to 17."""
-        pixels = noisy_picture(round(32 * factor), round(32 * factor))
-        error = np.abs(crops.resize(pixels, 32).astype(float) - as_pil_resizes(pixels, 32))
-        assert error.mean() < most
+    def test_resize_is_close_to_antialiased_pil(self, factor, max_error):
+        """Errors are in grey levels of 255; without anti-aliasing they reach 17."""
+        pixels = noisy_image(round(32 * factor), round(32 * factor))
+        error = np.abs(crops.resize(pixels, 32).astype(float) - resize_with_pil(pixels, 32))
+        assert error.mean() < max_error
 
     @pytest.mark.parametrize(("height", "width"), [(60, 100), (100, 34), (20, 130), (300, 40)])
-    def test_sides_may_shrink_by_different_factors(self, height, width):
-        pixels = noisy_picture(height, width)
-        error = np.abs(crops.resize(pixels, 32).astype(float) - as_pil_resizes(pixels, 32))
+    def test_resize_shrinks_sides_by_different_factors(self, height, width):
+        pixels = noisy_image(height, width)
+        error = np.abs(crops.resize(pixels, 32).astype(float) - resize_with_pil(pixels, 32))
         assert error.mean() < 2.5
 
     @pytest.mark.parametrize("side", [230, 300, 333])
-    def test_a_photo_looks_as_pil_would_show_it(self, test_data, side):
+    def test_resized_photograph_is_close_to_pil(self, test_data, side):
         photo = test_data / "pictures" / "hymenoptera" / "train" / "bees" / "3030772428_8578335616.jpg"
         pixels = np.asarray(Image.open(io.BytesIO(photo.read_bytes())).convert("RGB"))[:side, :side]
-        error = np.abs(crops.resize(pixels, 128).astype(float) - as_pil_resizes(pixels, 128))
+        error = np.abs(crops.resize(pixels, 128).astype(float) - resize_with_pil(pixels, 128))
         assert error.mean() < 1.5
 
-    def test_equal_sizes_change_nothing(self):
-        pixels = noisy_picture(32, 32)
+    def test_resize_to_the_same_size_changes_nothing(self):
+        pixels = noisy_image(32, 32)
         np.testing.assert_array_equal(crops.resize(pixels, 32), pixels)
 
     @pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7), (20, 30), (100, 8)])
     @pytest.mark.parametrize("channels", [1, 3])
-    def test_channels_and_evenness_are_kept(self, height, width, channels):
+    def test_resize_keeps_channels_and_constant_images(self, height, width, channels):
         resized = crops.resize(np.full((height, width, channels), 77, np.uint8), 8)
         assert (resized.shape, resized.dtype) == ((8, 8, channels), np.uint8)
         assert (resized == 77).all()
 
-    def test_grey_is_resized_as_colours_are(self):
-        grey = noisy_picture(50, 60, channels=1)
+    def test_resize_treats_greyscale_as_colours(self):
+        grey = noisy_image(50, 60, channels=1)
         np.testing.assert_array_equal(crops.resize(grey, 16)[..., 0], crops.resize(grey.repeat(3, axis=2), 16)[..., 1])
 
-    def test_part_of_a_larger_array_can_be_resized(self):
-        pixels = noisy_picture(80, 90)
+    def test_resize_accepts_a_view_of_a_larger_array(self):
+        pixels = noisy_image(80, 90)
         np.testing.assert_array_equal(crops.resize(pixels[7:61, 9:70], 16), crops.resize(pixels[7:61, 9:70].copy(), 16))

@@ -11,7 +11,7 @@ from resnet_jax.terminal import Reporter
 
 
 class Files:
-    """Pictures in files, with a fingerprint; counts how many have been asked for."""
+    """Image files with a fingerprint; counts how often a file was read."""
 
     classes, channels = ("cat", "dog"), 3
 
@@ -24,7 +24,7 @@ class Files:
     def __getitem__(self, index):
         self.read += 1
         if index in self._damaged:
-            return b"no picture", 0
+            return b"no image", 0
         file = io.BytesIO()
         Image.fromarray(np.full((4, 4, 3), index, np.uint8)).save(file, "PNG")
         return file.getvalue(), index % 2
@@ -37,43 +37,43 @@ def cache(tmp_path, monkeypatch):
 
 
 def read(source, split="train"):
-    return read_examples(Subset.of({"train": source}, split), Reporter(active=False, max_unreadable=10))
+    return read_examples(Subset.from_split({"train": source}, split), Reporter(active=False, max_unreadable=10))
 
 
-def assert_equal(one, other):
+def assert_equal(first_examples, second_examples):
     for name in ("images", "labels", "subset_positions"):
-        first, second = getattr(one, name), getattr(other, name)
+        first, second = getattr(first_examples, name), getattr(second_examples, name)
         assert first.dtype == second.dtype
         np.testing.assert_array_equal(first, second)
 
 
-def test_the_second_time_nothing_is_decoded_and_the_examples_are_the_same():
+def test_cached_examples_are_not_decoded_again():
     first, second = Files(), Files()
     expected = read(first)
     assert_equal(read(second), expected)
     assert (first.read, second.read) == (10, 0)
-    expected.images[:] = 0  # What is kept does not change with what was returned.
+    expected.images[:] = 0  # The cache does not change with the returned array.
     assert read(Files()).images[5, 0, 0, 0] == 5
 
 
 @pytest.mark.parametrize(
-    ("other", "split"),
+    ("source", "split"),
     [(Files(fingerprint="files of tomorrow"), "train"), (Files(), "train[:5]"), (Files(), "train[5:]")],
 )
-def test_other_files_or_other_examples_are_decoded(other, split):
+def test_changed_files_and_other_examples_are_decoded(source, split):
     read(Files())
-    read(other, split)
-    assert other.read == (10 if split == "train" else 5)
+    read(source, split)
+    assert source.read == (10 if split == "train" else 5)
 
 
-def test_grey_is_not_taken_for_colour():
+def test_greyscale_and_colour_have_separate_entries():
     read(Files())
     source = Files()
     source.channels = 1
     assert read(source).images.shape == (10, 4, 4, 1)
 
 
-def test_a_source_without_a_fingerprint_is_read_each_time(cache):
+def test_source_without_fingerprint_is_not_cached(cache):
     for _ in range(2):
         source = Files(fingerprint=None)
         read(source)
@@ -81,7 +81,7 @@ def test_a_source_without_a_fingerprint_is_read_each_time(cache):
     assert list(cache.parent.glob("**/*.npz")) == []
 
 
-def test_what_cannot_be_read_is_told_each_time():
+def test_dataset_with_unreadable_images_is_not_cached():
     for _ in range(2):
         source = Files(damaged=(3,))
         assert read(source).subset_positions.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
@@ -89,7 +89,7 @@ def test_what_cannot_be_read_is_told_each_time():
 
 
 @pytest.mark.parametrize("position", [0, 0.3, 0.6, 0.99, None])
-def test_a_damaged_file_is_made_again(cache, position):
+def test_damaged_entry_is_written_again(cache, position):
     expected = read(Files(100))
     (path,) = cache.iterdir()
     content = bytearray(path.read_bytes())
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_made_again(cache, position):
     assert third.read == 0
 
 
-def test_without_a_cache_directory_all_goes_on(monkeypatch):
+def test_missing_cache_directory_is_ignored(monkeypatch):
     monkeypatch.setattr(user_cache, "directory", lambda name: None)
     for _ in range(2):
         source = Files()

@@ -10,7 +10,7 @@ from resnet_jax.errors import UserError
 
 
 def write(root, *paths):
-    """Files, each of which holds its own path."""
+    """Write files, each of which contains its own path."""
     for path in paths:
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -29,8 +29,8 @@ def names(source):
     return [os.path.relpath(source.name(index), source._root) for index in range(len(source))]
 
 
-class TestWhatIsFound:
-    def test_directories_of_splits_and_classes(self, tmp_path):
+class TestOpenFolder:
+    def test_directories_become_splits_and_classes(self, tmp_path):
         write(tmp_path, "train/cat/a.jpg", "train/dog/b.png", "train/dog/c.gif", "val/cat/d.webp", "test/dog/e.bmp")
         sources = open_folder(tmp_path)
         assert {name: len(source) for name, source in sources.items()} == {"train": 3, "val": 1, "test": 1}
@@ -44,21 +44,21 @@ class TestWhatIsFound:
         assert sources["test"].name(0) == str(tmp_path / "test" / "dog" / "e.bmp")
         assert sources["train"].labels.dtype == np.int32
 
-    def test_classes_without_splits_are_all_for_training(self, tmp_path):
+    def test_classes_without_splits_form_the_training_split(self, tmp_path):
         write(tmp_path, "cat/a.jpg", "dog/b.jpg")
         sources = open_folder(tmp_path)
         assert list(sources) == ["train"]
         assert sources["train"].classes == ("cat", "dog")
 
-    def test_a_class_that_only_one_split_has_is_counted_in_all(self, tmp_path):
-        """Else the labels of the splits would mean different things."""
+    def test_all_splits_have_the_classes_of_every_split(self, tmp_path):
+        """Otherwise the labels of different splits would have different meanings."""
         write(tmp_path, "train/cat/a.jpg", "train/elk/b.jpg", "val/dog/c.jpg")
         sources = open_folder(tmp_path)
         assert sources["train"].classes == sources["val"].classes == ("cat", "dog", "elk")
         assert sorted(sources["train"].labels) == [0, 2]
         assert sources["val"].labels.tolist() == [1]
 
-    def test_extensions_count_in_any_case_and_at_any_depth(self, tmp_path):
+    def test_images_are_found_by_extension_in_any_case_and_at_any_depth(self, tmp_path):
         write(tmp_path, "cat/A.JPEG", "cat/2020/may/B.Jpg", "cat/c.PNG", "dog/d.jpg")
         assert sorted(names(open_folder(tmp_path)["train"])) == [
             "cat/2020/may/B.Jpg",
@@ -67,7 +67,7 @@ class TestWhatIsFound:
             "dog/d.jpg",
         ]
 
-    def test_what_is_no_picture_by_its_name_is_ignored_and_counted(self, tmp_path):
+    def test_files_that_are_not_images_are_ignored_and_listed(self, tmp_path):
         write(
             tmp_path, "train/cat/a.jpg", "train/cat/notes.txt", "train/cat/._a.jpg", "train/loose.jpg", "train/README"
         )
@@ -79,19 +79,19 @@ class TestWhatIsFound:
         beside = str(tmp_path / "list.csv")
         assert sorted(train.ignored) == [beside, *(str(tmp_path / "train" / path) for path in expected)]
 
-    def test_a_home_directory_may_be_written_as_a_tilde(self, tmp_path, monkeypatch):
+    def test_tilde_is_expanded(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))
         write(tmp_path, "pets/cat/a.jpg")
         assert folder.open_folder("folder:~/pets")["train"][0] == (b"pets/cat/a.jpg", 0)
 
-    def test_a_relative_path_stays_the_same_place_wherever_one_goes(self, tmp_path, monkeypatch):
+    def test_relative_path_stays_valid_in_other_directories(self, tmp_path, monkeypatch):
         write(tmp_path, "pets/cat/a.jpg")
         monkeypatch.chdir(tmp_path)
         train = folder.open_folder("folder:pets")["train"]
         monkeypatch.chdir("/")
         assert train[0] == (b"pets/cat/a.jpg", 0)
 
-    def test_links_are_followed_and_those_in_circles_end(self, tmp_path):
+    def test_links_are_followed_and_cycles_end(self, tmp_path):
         write(tmp_path, "pets/cat/a.jpg", "elsewhere/b.jpg")
         (tmp_path / "pets" / "dog").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "pets" / "cat" / "again").symlink_to(tmp_path / "pets")
@@ -99,37 +99,37 @@ class TestWhatIsFound:
         assert sorted(names(train)) == ["cat/a.jpg", "dog/b.jpg"]
         assert sorted(train.labels) == [0, 1]
 
-    def test_names_may_have_any_characters(self, tmp_path):
-        odd = os.fsdecode(b"caf\xe9 \xff.jpg")  # Not UTF-8, which Linux allows.
+    def test_file_names_may_have_any_characters(self, tmp_path):
+        invalid_utf8 = os.fsdecode(b"caf\xe9 \xff.jpg")  # Not UTF-8, which Linux allows.
         write(tmp_path, "Kätzchen [1]/a b.jpg")
-        pathlib.Path(tmp_path, "Kätzchen [1]", odd).write_bytes(b"odd")
+        pathlib.Path(tmp_path, "Kätzchen [1]", invalid_utf8).write_bytes(b"odd")
         train = open_folder(tmp_path)["train"]
         assert sorted(image for image, _ in (train[0], train[1])) == ["Kätzchen [1]/a b.jpg".encode(), b"odd"]
 
 
 class TestOrder:
-    def test_does_not_depend_on_how_the_system_lists_files(self, tmp_path, monkeypatch):
+    def test_order_does_not_depend_on_how_the_system_lists_files(self, tmp_path, monkeypatch):
         write_classes(tmp_path, {"cat": 20, "dog": 30})
         write(tmp_path, "cat/more/x.jpg", "cat/and/y.jpg")
         expected = names(open_folder(tmp_path)["train"])
         walk = os.walk
 
         def backwards(top, **options):
-            for directory, below, files in walk(top, **options):
-                below.sort(reverse=True)
-                yield directory, below, sorted(files, reverse=True)
+            for directory, subdirectories, files in walk(top, **options):
+                subdirectories.sort(reverse=True)
+                yield directory, subdirectories, sorted(files, reverse=True)
 
         monkeypatch.setattr(folder.os, "walk", backwards)
         assert names(open_folder(tmp_path)["train"]) == expected
 
-    def test_does_not_depend_on_where_the_folder_lies(self, tmp_path):
+    def test_order_does_not_depend_on_the_location_of_the_folder(self, tmp_path):
         for place in ("here", "there"):
             write_classes(tmp_path / place, {"cat": 20, "dog": 30})
         here, there = (names(open_folder(tmp_path / place)["train"]) for place in ("here", "there"))
         assert here == there
 
-    def test_a_class_is_in_an_order_of_chance(self, tmp_path):
-        """Numbered photos are often of one scene after another, so that slices by number would differ."""
+    def test_order_within_a_class_is_random(self, tmp_path):
+        """Photographs with consecutive numbers often show the same scene, so slices by number would differ."""
         write_classes(tmp_path, {"cat": 100})
         numbers = [int(pathlib.Path(name).stem) for name in names(open_folder(tmp_path)["train"])]
         assert sorted(numbers) == list(range(100))
@@ -137,7 +137,7 @@ class TestOrder:
         assert (np.diff(numbers) > 0).sum() < 70
 
     @pytest.mark.parametrize("sizes", [(50, 50, 50), (100, 30, 7), (90, 1, 1), (11, 60, 33), (80, 80, 90)])
-    def test_every_slice_from_the_start_has_of_each_class_its_share(self, sizes):
+    def test_every_leading_slice_contains_all_classes_in_proportion(self, sizes):
         files = [[f"{label}/{number}.jpg" for number in range(size)] for label, size in enumerate(sizes)]
         merged, labels = folder._interleave(files)
         assert sorted(merged) == sorted(file for members in files for file in members)
@@ -147,48 +147,48 @@ class TestOrder:
             counts = np.bincount([labels[index] for index in indices], minlength=len(sizes))
             assert np.abs(counts - np.array(sizes) * len(indices) / sum(sizes)).max() < 1.25
 
-    def test_a_large_class_among_many_small_ones_is_in_every_slice_by_its_share(self):
-        """As in a catalogue where most kinds have a picture or two."""
+    def test_large_class_among_many_small_ones_is_spread_in_proportion(self):
+        """As in a catalogue in which most classes have one or two images."""
         sizes = [1000] + [1] * 100
         _, labels = folder._interleave([[f"{label}/{number}" for number in range(n)] for label, n in enumerate(sizes)])
         large = np.cumsum(np.array(labels) == 0)
         assert np.abs(large - np.arange(1, 1101) * 1000 / 1100).max() < 2
 
 
-class TestWhatIsWrong:
-    def test_no_folder(self, tmp_path):
-        with pytest.raises(UserError, match=r"there is no folder .*/nowhere: .*/nowhere/train/CLASS/PICTURE\.jpg"):
+class TestErrors:
+    def test_missing_folder_is_rejected(self, tmp_path):
+        with pytest.raises(UserError, match=r"There is no folder .*/nowhere\. .*/nowhere/train/CLASS/IMAGE\.jpg"):
             open_folder(tmp_path / "nowhere")
 
-    def test_a_bucket_is_no_folder(self):
-        with pytest.raises(UserError, match="folder:gs://bucket/pictures is no folder of this machine: copy it"):
-            folder.canonical_name("folder:gs://bucket/pictures")
+    def test_bucket_is_rejected(self):
+        with pytest.raises(UserError, match=r"folder:gs://bucket/images is not a folder on this machine\. Copy it"):
+            folder.canonical_name("folder:gs://bucket/images")
 
-    def test_no_path(self):
-        with pytest.raises(UserError, match="name the folder of your pictures"):
+    def test_name_without_path_is_rejected(self):
+        with pytest.raises(UserError, match="No folder given"):
             folder.open_folder("folder:")
 
-    def test_a_file_is_no_folder(self, tmp_path):
+    def test_file_in_place_of_a_folder_is_rejected(self, tmp_path):
         write(tmp_path, "pets.zip")
-        with pytest.raises(UserError, match=r"there is no folder .*pets\.zip"):
+        with pytest.raises(UserError, match=r"There is no folder .*pets\.zip"):
             open_folder(tmp_path / "pets.zip")
 
-    def test_splits_without_training(self, tmp_path):
+    def test_folder_without_training_split_is_opened(self, tmp_path):
         write(tmp_path, "val/cat/a.jpg", "test/cat/b.jpg")
         assert {name: len(source) for name, source in open_folder(tmp_path).items()} == {"val": 1, "test": 1}
 
     @pytest.mark.parametrize("paths", [(), ("a.jpg", "b.jpg"), ("cat/notes.txt",), ("train/a.jpg",)])
-    def test_no_pictures_in_classes(self, tmp_path, paths):
+    def test_folder_without_images_in_classes_is_rejected(self, tmp_path, paths):
         write(tmp_path, *paths)
-        with pytest.raises(UserError, match=r"holds no pictures in directories of classes: .*/train/CLASS/PICTURE"):
+        with pytest.raises(UserError, match=r"has no images in class directories\. .*/train/CLASS/IMAGE"):
             open_folder(tmp_path)
 
-    def test_a_split_without_pictures_is_named(self, tmp_path):
+    def test_split_without_images_is_named(self, tmp_path):
         write(tmp_path, "train/cat/a.jpg", "val/cat/notes.txt")
-        with pytest.raises(UserError, match="/val holds no pictures"):
+        with pytest.raises(UserError, match="/val has no images"):
             open_folder(tmp_path)
 
-    def test_a_file_that_may_not_be_read_is_unreadable(self, tmp_path, monkeypatch):
+    def test_file_without_permission_is_unreadable(self, tmp_path, monkeypatch):
         write(tmp_path, "cat/a.jpg")
         train = open_folder(tmp_path)["train"]
 
@@ -199,7 +199,7 @@ class TestWhatIsWrong:
         with pytest.raises(Unreadable, match=r"^Permission denied$"):
             train[0]
 
-    def test_a_file_that_has_gone_is_unreadable(self, tmp_path):
+    def test_deleted_file_is_unreadable(self, tmp_path):
         write(tmp_path, "cat/a.jpg")
         train = open_folder(tmp_path)["train"]
         (tmp_path / "cat" / "a.jpg").unlink()
@@ -207,7 +207,7 @@ class TestWhatIsWrong:
             train[0]
 
 
-def test_ants_and_bees(test_data):
+def test_real_folder_is_opened(test_data):
     sources = open_folder(test_data / "pictures" / "hymenoptera")
     assert {name: len(source) for name, source in sources.items()} == {"train": 122, "val": 70}
     assert sources["train"].classes == ("ants", "bees")

@@ -1,4 +1,5 @@
 import io
+import math
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.recording_reporter import RecordingReporter
 
 
 class OwnSource:
-    """A user's source: the protocol and nothing else."""
+    """A minimal source of a user."""
 
     classes = ("cat", "dog")
 
@@ -29,17 +30,17 @@ class OwnSource:
 
 
 class ReplacingSource(OwnSource):
-    """Some examples are others; those that are exceptions are raised."""
+    """A source in which some examples are replaced; replacements that are exceptions are raised."""
 
-    def __init__(self, size, others):
+    def __init__(self, size, replacements):
         super().__init__(size)
-        self._others = others
+        self._replacements = replacements
 
     def __getitem__(self, index):
-        other = self._others.get(index, super().__getitem__(index))
-        if isinstance(other, Exception):
-            raise other
-        return other
+        example = self._replacements.get(index, super().__getitem__(index))
+        if isinstance(example, Exception):
+            raise example
+        return example
 
 
 def as_png(pixels):
@@ -49,16 +50,16 @@ def as_png(pixels):
 
 
 def read(sources, split="train", reporter=None):
-    return read_examples(Subset.of(sources, split), reporter or Reporter(active=False, max_unreadable=100))
+    return read_examples(Subset.from_split(sources, split), reporter or Reporter(active=False, max_unreadable=100))
 
 
 def numbered_examples(size):
-    return InMemoryExamples(np.arange(size, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 2, 2, 1), np.uint8),
-                    np.arange(size, dtype=np.int32) % 10, np.arange(size))  # fmt: skip
+    images = np.arange(size, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 2, 2, 1), np.uint8)
+    return InMemoryExamples(images, np.arange(size, dtype=np.int32) % 10, np.arange(size))
 
 
-class TestReading:
-    def test_reads_what_the_split_names_in_order(self):
+class TestReadExamples:
+    def test_examples_have_the_order_of_the_split(self):
         reporter = RecordingReporter()
         examples = read(
             {"train": OwnSource(100), "test": OwnSource(50, first=100)},
@@ -71,13 +72,13 @@ class TestReading:
         assert examples.labels.dtype == np.int32
         assert reporter.progress == [("reading examples", 5, 5)]
 
-    def test_arrays_are_a_source(self):
+    def test_array_source_is_read(self):
         images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
         examples = read({"train": ArraySource(images, np.array([1, 0]), ["a", "b"])})
         np.testing.assert_array_equal(examples.images, images)
         assert examples.labels.tolist() == [1, 0]
 
-    def test_files_are_decoded_to_the_channels_of_their_source(self):
+    def test_files_are_decoded_to_the_channels_of_the_source(self):
         pixels = np.arange(16, dtype=np.uint8).reshape(4, 4)
         source = ReplacingSource(1, {0: (as_png(pixels), 1)})
         np.testing.assert_array_equal(read({"train": source}).images[0], np.dstack([pixels] * 3))
@@ -92,57 +93,61 @@ class TestReading:
             (
                 np.zeros((5, 4, 3), np.uint8),
                 0,
-                r"train\[1\] has shape \[5, 4, 3\], others have \[4, 4, 3\]: train with dataset",
+                r"train\[1\] has shape \[5, 4, 3\], but other images have shape \[4, 4, 3\]\. Set dataset",
             ),
-            (as_png(np.zeros((4, 6, 3), np.uint8)), 0, r"train\[1\] has shape \[4, 6, 3\], others have \[4, 4, 3\]"),
-            (np.zeros((4, 4, 3), np.uint8), 2, r"train\[1\] has label 2, which is none of the 2 classes"),
-            (np.zeros((4, 4, 3), np.uint8), -1, r"train\[1\] has label -1, which is none of the 2 classes"),
+            (
+                as_png(np.zeros((4, 6, 3), np.uint8)),
+                0,
+                r"train\[1\] has shape \[4, 6, 3\], but other images have shape \[4, 4, 3\]",
+            ),
+            (np.zeros((4, 4, 3), np.uint8), 2, r"train\[1\] has label 2, but labels must be from 0 to 1"),
+            (np.zeros((4, 4, 3), np.uint8), -1, r"train\[1\] has label -1, but labels must be from 0 to 1"),
         ],
     )
-    def test_a_bad_example_is_named(self, image, label, message):
+    def test_invalid_example_is_named(self, image, label, message):
         with pytest.raises(UserError, match=message):
             read({"train": ReplacingSource(3, {1: (image, label)})})
 
-    def test_what_cannot_be_read_is_told_and_left_out(self, caplog):
-        source = ReplacingSource(5, {0: Unreadable("it is wet"), 3: (b"no picture", 1)})
+    def test_unreadable_images_are_logged_and_left_out(self, caplog):
+        source = ReplacingSource(5, {0: Unreadable("it is wet"), 3: (b"no image", 1)})
         examples = read({"train": source})
         assert examples.images[:, 0, 0, 0].tolist() == [1, 2, 4]
         assert examples.labels.tolist() == [1, 0, 0]
         assert caplog.messages == [
             "Unreadable: train[0]: it is wet",
-            "Unreadable: train[3]: it is no JPEG, PNG, WebP, BMP or GIF picture",
+            "Unreadable: train[3]: not a JPEG, PNG, WebP, BMP or GIF image",
         ]
 
-    def test_nothing_that_can_be_read_is_an_error(self):
-        with pytest.raises(UserError, match="not one of the pictures can be read"):
+    def test_dataset_without_readable_images_is_rejected(self):
+        with pytest.raises(UserError, match="None of the images can be read"):
             read({"train": ReplacingSource(2, {0: Unreadable("wet"), 1: Unreadable("torn")})})
 
 
 class TestBatches:
     @pytest.mark.parametrize("size", [1, 15, 16, 17, 37])
-    def test_hold_every_example_once_in_order_and_have_one_shape(self, size):
+    def test_batches_contain_every_example_once_in_order_and_have_one_shape(self, size):
         examples = numbered_examples(size)
         batches = list(examples.batches(16, np.arange(16)))
-        assert len(batches) == -(-size // 16)
+        assert len(batches) == math.ceil(size / 16)
         assert {images.shape for images, _ in batches} == {(16, 2, 2, 1)}
-        positions = np.concatenate([rows.positions for _, rows in batches])
-        labels = np.concatenate([rows.labels for _, rows in batches])
+        positions = np.concatenate([info.positions for _, info in batches])
+        labels = np.concatenate([info.labels for _, info in batches])
         assert positions.tolist() == [*range(size)] + [NO_LABEL] * (len(positions) - size)
         assert labels.tolist() == [*examples.labels] + [NO_LABEL] * (len(positions) - size)
         images = np.concatenate([images for images, _ in batches])[:size]
         np.testing.assert_array_equal(images, examples.images)
 
-    def test_of_two_processes_are_together_those_of_one(self):
+    def test_batches_of_two_processes_form_those_of_one(self):
         examples = numbered_examples(21)
         whole = list(examples.batches(8, np.arange(8)))
         halves = zip(examples.batches(8, np.arange(4)), examples.batches(8, np.arange(4, 8)), strict=True)
-        for (images, rows), ((images1, rows1), (images2, rows2)) in zip(whole, halves, strict=True):
-            np.testing.assert_array_equal(np.concatenate([rows1.positions, rows2.positions]), rows.positions)
-            np.testing.assert_array_equal(np.concatenate([rows1.labels, rows2.labels]), rows.labels)
+        for (images, info), ((images1, info1), (images2, info2)) in zip(whole, halves, strict=True):
+            np.testing.assert_array_equal(np.concatenate([info1.positions, info2.positions]), info.positions)
+            np.testing.assert_array_equal(np.concatenate([info1.labels, info2.labels]), info.labels)
             np.testing.assert_array_equal(np.concatenate([images1, images2]), images)
 
 
-def test_some_can_be_taken_and_looked_at():
+def test_take_and_images_at_select_examples():
     examples = numbered_examples(10)
     taken = examples.take(np.array([7, 2]))
     assert (len(taken), taken.labels.tolist(), taken.images[:, 0, 0, 0].tolist()) == (2, [7, 2], [7, 2])

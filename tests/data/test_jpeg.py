@@ -1,4 +1,5 @@
 import io
+import math
 
 import numpy as np
 import pytest
@@ -17,14 +18,14 @@ def image():
     return coarse.resize(SIZE[::-1], Image.Resampling.BICUBIC)
 
 
-def of_pil(file, mode="RGB"):
+def decode_with_pil(file, mode="RGB"):
     pixels = np.asarray(Image.open(io.BytesIO(file)).convert(mode))
     return pixels.reshape(*SIZE, -1)
 
 
-def test_the_size_is_known_of_the_common_kind_alone(image):
-    for common in (image, image.convert("L")):
-        assert jpeg.size(encode_image(common, "JPEG")) == SIZE
+def test_size_is_known_for_greyscale_and_ycbcr_only(image):
+    for ordinary in (image, image.convert("L")):
+        assert jpeg.size(encode_image(ordinary, "JPEG")) == SIZE
     assert jpeg.size(encode_image(image, "JPEG", progressive=True)) == SIZE
     assert jpeg.size(encode_image(image.convert("CMYK"), "JPEG")) is None
     assert jpeg.size(encode_image(image, "PNG")) is None
@@ -33,10 +34,10 @@ def test_the_size_is_known_of_the_common_kind_alone(image):
 
 @pytest.mark.parametrize("quality", [60, 95])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
-@pytest.mark.parametrize("more", [{}, {"progressive": True}, {"restart_marker_rows": 2}], ids=str)
-def test_rows_down_to_any_bottom_are_those_of_pil(image, quality, subsampling, more):
-    file = encode_image(image, "JPEG", quality=quality, subsampling=subsampling, **more)
-    whole = of_pil(file)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 2}], ids=str)
+def test_rows_above_bottom_equal_pil(image, quality, subsampling, options):
+    file = encode_image(image, "JPEG", quality=quality, subsampling=subsampling, **options)
+    whole = decode_with_pil(file)
     np.testing.assert_array_equal(jpeg.decode(file, 3), whole)
     for bottom in range(1, SIZE[0] + 1, 7):
         rows = jpeg.decode(file, 3, bottom=bottom)
@@ -44,24 +45,24 @@ def test_rows_down_to_any_bottom_are_those_of_pil(image, quality, subsampling, m
         np.testing.assert_array_equal(rows[:bottom], whole[:bottom])
 
 
-def test_less_is_decoded_where_less_is_needed(image):
+def test_rows_below_bottom_are_not_decoded(image):
     assert jpeg.decode(encode_image(image, "JPEG"), 3, bottom=40).shape == (48, 200, 3)
     assert jpeg.decode(encode_image(image, "JPEG"), 3, bottom=149).shape == (*SIZE, 3)
     grey = encode_image(image.convert("L"), "JPEG")
-    np.testing.assert_array_equal(jpeg.decode(grey, 1, bottom=40)[:40], of_pil(grey, "L")[:40])
+    np.testing.assert_array_equal(jpeg.decode(grey, 1, bottom=40)[:40], decode_with_pil(grey, "L")[:40])
 
 
-@pytest.mark.parametrize("more", [{}, {"restart_marker_rows": 1}], ids=str)
-def test_a_cut_file_is_refused_even_where_the_rows_that_are_needed_are_whole(image, more):
-    file = encode_image(image, "JPEG", **more)
-    for part in np.linspace(0.3, 0.99, 30):
+@pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 1}], ids=str)
+def test_truncated_file_is_rejected_even_if_the_needed_rows_are_complete(image, options):
+    file = encode_image(image, "JPEG", **options)
+    for fraction in np.linspace(0.3, 0.99, 30):
         with pytest.raises(ValueError, match=r"\w"):
-            jpeg.decode(file[: int(part * len(file))], 3, bottom=20)
+            jpeg.decode(file[: int(fraction * len(file))], 3, bottom=20)
 
 
 @pytest.mark.parametrize("shrink", [2, 4, 8])
-def test_it_is_decoded_at_a_fraction_of_its_size(image, shrink):
+def test_jpeg_is_decoded_at_a_fraction_of_its_size(image, shrink):
     small = jpeg.decode(encode_image(image, "JPEG", quality=95), 3, shrink)
-    assert small.shape == (-(-SIZE[0] // shrink), -(-SIZE[1] // shrink), 3)
+    assert small.shape == (math.ceil(SIZE[0] / shrink), math.ceil(SIZE[1] / shrink), 3)
     expected = np.asarray(image.resize(small.shape[1::-1], Image.Resampling.BOX), np.int32)
     assert np.abs(small - expected).mean() < 4

@@ -13,7 +13,7 @@ def numbered_examples(size):
     return InMemoryExamples(images, np.arange(size, dtype=np.int32), np.arange(size))
 
 
-def test_an_epoch_shows_each_example_at_most_once_in_an_order_of_its_own(mesh):
+def test_epoch_contains_each_example_at_most_once_in_its_own_order(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
     assert (feed.size, feed.steps_per_epoch, feed.image_shape) == (100, 6, (2, 1, 1))
     orders = [np.asarray(feed.inputs(6 * epoch).order) for epoch in (0, 1, 0)]
@@ -24,20 +24,20 @@ def test_an_epoch_shows_each_example_at_most_once_in_an_order_of_its_own(mesh):
     np.testing.assert_array_equal(orders[1].ravel(), epoch_order(0, 1, 100)[:96])
 
 
-def test_all_steps_of_an_epoch_share_their_inputs(mesh):
+def test_steps_of_an_epoch_share_their_inputs(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
     assert feed.inputs(6) is feed.inputs(11)
     assert feed.inputs(12).order is not feed.inputs(11).order
     assert feed.inputs(12).pixels is feed.inputs(0).pixels
 
 
-def test_every_example_is_shown_within_a_few_epochs(mesh):
+def test_every_example_is_used_within_a_few_epochs(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
-    shown = np.concatenate([np.ravel(feed.inputs(6 * epoch).order) for epoch in range(5)])
-    assert len(np.unique(shown)) == 100
+    used = np.concatenate([np.ravel(feed.inputs(6 * epoch).order) for epoch in range(5)])
+    assert len(np.unique(used)) == 100
 
 
-def test_the_order_depends_on_the_seed_and_not_on_the_devices(mesh, single_device):
+def test_order_depends_on_the_seed_and_not_on_the_devices(mesh, single_device):
     def order(seed, devices):
         return np.asarray(ResidentFeed(numbered_examples(64), 16, seed, devices).inputs(12).order)
 
@@ -45,25 +45,25 @@ def test_the_order_depends_on_the_seed_and_not_on_the_devices(mesh, single_devic
     assert (order(0, mesh) != order(1, mesh)).any()
 
 
-def test_a_batch_is_the_pictures_of_its_step_split_over_the_devices(mesh):
+def test_batch_contains_the_examples_of_its_step_split_over_the_devices(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
     step = 2 * feed.steps_per_epoch + 4
     inputs = feed.inputs(step)
     images, labels = jax.jit(feed.take)(inputs, step)
     np.testing.assert_array_equal(labels, inputs.order[4])
-    np.testing.assert_array_equal(labels, feed.positions(step))  # Of these examples, label and position are the same.
+    np.testing.assert_array_equal(labels, feed.positions(step))  # The label of each example is its position.
     np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
     np.testing.assert_array_equal(images[:, 1, 0, 0], labels)
     assert images.dtype == np.uint8
     assert images.sharding.shard_shape(images.shape) == (2, 2, 1, 1)
 
 
-def test_abstract_inputs_are_like_the_real_ones(mesh):
+def test_abstract_inputs_match_the_real_ones(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
     for abstract, real in zip(feed.abstract_inputs(), feed.inputs(0), strict=True):
         assert (abstract.shape, abstract.dtype, abstract.sharding) == (real.shape, real.dtype, real.sharding)
 
 
-def test_a_batch_larger_than_the_set_is_refused(mesh):
-    with pytest.raises(UserError, match="batch_size 128 is more than the 100 training examples"):
+def test_batch_larger_than_the_dataset_is_rejected(mesh):
+    with pytest.raises(UserError, match=r"batch_size \(128\) exceeds the number of training examples \(100\)"):
         ResidentFeed(numbered_examples(100), 128, 0, mesh)

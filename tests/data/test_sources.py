@@ -8,7 +8,7 @@ from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import UserError
 
 
-def test_digits():
+def test_digits_have_known_sizes():
     dataset = open_sources("digits")
     assert {name: len(source) for name, source in dataset.items()} == {"train": 1438, "test": 359}
     image, label = dataset["train"][0]
@@ -18,23 +18,23 @@ def test_digits():
     assert 0 <= label < 10
 
 
-def test_digits_splits_share_nothing_and_miss_nothing():
+def test_digits_splits_are_disjoint_and_complete():
     from sklearn.datasets import load_digits
 
     dataset = open_sources("digits")
-    pictures = [dataset[name][i][0].tobytes() for name in dataset for i in range(len(dataset[name]))]
-    assert len(pictures) == len(load_digits().target)
+    images = [dataset[name][i][0].tobytes() for name in dataset for i in range(len(dataset[name]))]
+    assert len(images) == len(load_digits().target)
     expected = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
-    assert sorted(pictures) == sorted(image.tobytes() for image in expected)
+    assert sorted(images) == sorted(image.tobytes() for image in expected)
 
 
-def test_each_digit_has_a_fifth_of_its_pictures_in_the_test_split():
+def test_digits_test_split_has_a_fifth_of_each_class():
     dataset = open_sources("digits")
     train, test = (np.bincount(dataset[name].labels, minlength=10) for name in ("train", "test"))
     assert np.abs(test - (train + test) / 5).max() <= 0.5
 
 
-def test_arrays_are_a_source_that_other_processes_can_have():
+def test_array_source_can_be_pickled():
     images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
     source = pickle.loads(pickle.dumps(ArraySource(images, np.array([1, 0]), ["a", "b"])))
     assert (len(source), source.classes, source.labels.tolist()) == (2, ("a", "b"), [1, 0])
@@ -47,12 +47,12 @@ def test_arrays_are_a_source_that_other_processes_can_have():
     ("name", "opened"),
     [("folder:/pets", ("folder", "folder:/pets", "/data")), ("cifar10", ("tfds", "cifar10", "/data"))],
 )
-def test_a_name_says_where_a_set_is_from(monkeypatch, name, opened):
+def test_dataset_name_selects_the_source(monkeypatch, name, opened):
     monkeypatch.setattr(sources, "open_folder", lambda *arguments: ("folder", *arguments))
     monkeypatch.setattr(sources, "open_tfds", lambda *arguments: ("tfds", *arguments))
     assert open_sources(name, "/data") == opened
 
 
-def test_a_folder_that_there_is_not_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"there is no folder .*/nowhere"):
+def test_missing_folder_is_rejected(tmp_path):
+    with pytest.raises(UserError, match=r"There is no folder .*/nowhere"):
         open_sources(f"folder:{tmp_path}/nowhere")

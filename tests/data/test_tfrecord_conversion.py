@@ -10,16 +10,16 @@ from resnet_jax.terminal import Reporter
 from tests.recording_reporter import RecordingReporter
 
 
-def test_what_cannot_be_converted_is_said(test_data, tmp_path):
+def test_dataset_that_cannot_be_converted_is_rejected(test_data, tmp_path):
     pytest.importorskip("tensorflow")
-    with pytest.raises(UserError, match="there is no data set 'cifar11' to convert"):
+    with pytest.raises(UserError, match="There is no dataset 'cifar11' to convert"):
         convert("cifar11", str(tmp_path), str(tmp_path / "new"), Reporter(active=False))
-    with pytest.raises(UserError, match=r"'cifar10' is not prepared as tfrecord .* needs no conversion"):
+    with pytest.raises(UserError, match=r"'cifar10' is not prepared as tfrecord .* nothing to convert"):
         convert("cifar10", str(test_data / "tfds"), str(tmp_path / "new"), Reporter(active=False))
     assert not (tmp_path / "new").exists()
 
 
-def test_a_description_cannot_have_files_written_elsewhere(tmp_path):
+def test_metadata_cannot_write_files_elsewhere(tmp_path):
     pytest.importorskip("tensorflow")
     template = SimpleNamespace(
         replace=lambda **_: SimpleNamespace(sharded_filepaths=lambda _: [tmp_path / "new" / ".." / "else"])
@@ -28,22 +28,22 @@ def test_a_description_cannot_have_files_written_elsewhere(tmp_path):
         num_examples=1, num_shards=1, shard_lengths=[1], filepaths=["old"], filename_template=template
     )
     builder = SimpleNamespace(info=SimpleNamespace(splits={"train": split}))
-    with pytest.raises(UserError, match=r"is outside of .*: do not trust it"):
+    with pytest.raises(UserError, match=r"outside of .*\. Do not trust it"):
         _write_shards(builder, str(tmp_path / "new"), Reporter(active=False))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
 def original(tmp_path):
-    """A data_dir with MNIST in little, written by TFDS as tfrecord, as it does by default; random pictures."""
+    """Return a data_dir with a small MNIST of random images, written by TFDS as tfrecord, its default format."""
     pytest.importorskip("tensorflow")
     import tensorflow_datasets as tfds
 
     random = np.random.default_rng(0)
 
     def examples(count):
-        pictures = random.integers(256, size=(count, 28, 28, 1), dtype=np.uint8)
-        return [(key, {"image": picture, "label": key % 10}) for key, picture in enumerate(pictures)]
+        images = random.integers(256, size=(count, 28, 28, 1), dtype=np.uint8)
+        return [(key, {"image": image, "label": key % 10}) for key, image in enumerate(images)]
 
     features = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
     tfds.dataset_builders.store_as_tfds_dataset(
@@ -57,8 +57,8 @@ def original(tmp_path):
     return tmp_path / "old"
 
 
-def test_a_converted_set_has_the_examples_of_the_original(original, tmp_path):
-    """A damaged shard leaves nothing behind."""
+def test_converted_dataset_has_the_examples_of_the_original(original, tmp_path):
+    """A damaged shard leaves no files."""
     import tensorflow_datasets as tfds
 
     new, damaged = tmp_path / "new", tmp_path / "damaged"
@@ -74,7 +74,7 @@ def test_a_converted_set_has_the_examples_of_the_original(original, tmp_path):
     for index, example in enumerate(builder.as_dataset(split="test", decoders=decoders).as_numpy_iterator()):
         assert converted["test"][index] == (example["image"], example["label"])
     assert index == 99
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         convert("mnist", str(original), str(new), Reporter(active=False))
     (shard,) = (original / "mnist").glob("*/*test*tfrecord*")
     shard.write_bytes(shard.read_bytes()[:-1000])

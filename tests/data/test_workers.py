@@ -20,7 +20,7 @@ SHARED_MEMORY = pathlib.Path("/dev/shm")
 SHAPE = (4, 3)
 
 
-# What workers do is imported there by name.
+# Workers import these functions by name.
 
 
 def fill(number, array):
@@ -39,7 +39,7 @@ def die_at_once(number, array):
 
 
 class HoldsALock(Exception):
-    """What cannot be sent to another process."""
+    """An exception that cannot be pickled."""
 
     def __init__(self, what, why):
         super().__init__(f"{what} is {why}")
@@ -58,32 +58,32 @@ def hold_a_lock_at_nine(number, array):
     return fill(number, array)
 
 
-def started():
-    """The worker processes of this test."""
+def worker_processes():
+    """Return the worker processes of this test."""
     return multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
-def test_arrays_come_in_order_whatever_the_number_of_workers(num_workers):
-    with workers.arrays(fill, range(7, 30), SHAPE, num_workers) as given:
-        arrays, told = zip(*given, strict=True)
+def test_arrays_come_in_order_for_any_number_of_workers(num_workers):
+    with workers.arrays(fill, range(7, 30), SHAPE, num_workers) as batches:
+        arrays, results = zip(*batches, strict=True)
     np.testing.assert_array_equal(arrays, np.arange(7, 30)[:, None, None] * np.ones(SHAPE, int))
     assert {array.dtype for array in arrays} == {np.dtype(np.uint8)}
-    assert told == tuple(f"number {number}" for number in range(7, 30))
-    assert not started()
+    assert results == tuple(f"number {number}" for number in range(7, 30))
+    assert not worker_processes()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_what_work_raises_is_raised_here_when_its_turn_comes(num_workers):
+def test_errors_of_work_are_raised_in_order(num_workers):
     taken = []
     with (
         pytest.raises(UserError) as raised,
-        workers.arrays(fail_at_nine, range(7, 1000), SHAPE, num_workers) as given,
+        workers.arrays(fail_at_nine, range(7, 1000), SHAPE, num_workers) as batches,
     ):
-        taken.extend(told for _, told in given)
+        taken.extend(result for _, result in batches)
     assert raised.value.args == ("nine is wrong", "and so is its friend")
     assert taken == ["number 7", "number 8"]
-    assert not started()
+    assert not worker_processes()
 
 
 @pytest.mark.parametrize(
@@ -95,70 +95,71 @@ def test_what_work_raises_is_raised_here_when_its_turn_comes(num_workers):
     ],
     ids=["exit", "stop", "lock"],
 )
-def test_errors_that_cannot_be_sent_are_told_all_the_same(work, message):
-    with pytest.raises(RuntimeError, match=message), workers.arrays(work, range(7, 1000), SHAPE, 1) as given:
-        list(given)
+def test_errors_that_cannot_be_pickled_are_raised(work, message):
+    with pytest.raises(RuntimeError, match=message), workers.arrays(work, range(7, 1000), SHAPE, 1) as batches:
+        list(batches)
 
 
-def test_workers_go_on_at_ctrl_c_and_one_that_is_killed_is_named_with_its_exit_code():
+def test_workers_ignore_ctrl_c_and_a_killed_worker_is_named_with_its_exit_code():
     with (
         pytest.raises(UserError) as raised,
-        workers.arrays(fill, range(10_000), SHAPE, num_workers=2) as given,
+        workers.arrays(fill, range(10_000), SHAPE, num_workers=2) as batches,
     ):
-        assert [next(given)[1] for _ in range(2)] == ["number 0", "number 1"]  # One of each: both have started.
-        running = started()
+        # One from each worker, so both have started.
+        assert [next(batches)[1] for _ in range(2)] == ["number 0", "number 1"]
+        running = worker_processes()
         for worker in running:
             os.kill(worker.pid, signal.SIGINT)
-        assert [next(given)[1] for _ in range(30)] == [f"number {number}" for number in range(2, 32)]
+        assert [next(batches)[1] for _ in range(30)] == [f"number {number}" for number in range(2, 32)]
         assert {worker.exitcode for worker in running} == {None}
         os.kill(running[1].pid, signal.SIGKILL)
-        for _ in given:
+        for _ in batches:
             pass
     assert f"process {running[1].pid} (exit code -9) died" in str(raised.value)
     assert str(running[0].pid) not in str(raised.value)
     assert "lower dataset.num_workers" in str(raised.value)
-    assert not started()
+    assert not worker_processes()
 
 
-def test_a_worker_that_dies_of_its_first_batch_is_an_error_too():
+def test_worker_that_dies_while_starting_is_reported():
     with (
-        pytest.raises(UserError, match=r"worker process that was starting died \(exit code 7\)"),
-        workers.arrays(die_at_once, range(10), SHAPE, num_workers=1) as given,
+        pytest.raises(UserError, match=r"worker process died while it was starting \(exit code 7\)"),
+        workers.arrays(die_at_once, range(10), SHAPE, num_workers=1) as batches,
     ):
-        next(given)
-    assert not started()
+        next(batches)
+    assert not worker_processes()
 
 
-def test_without_workers_results_of_any_kind_come_in_order():
-    with workers.results(str, range(3, 8), num_workers=0) as given:
-        assert list(given) == ["3", "4", "5", "6", "7"]
+def test_results_without_workers_can_be_any_objects():
+    with workers.results(str, range(3, 8), num_workers=0) as batches:
+        assert list(batches) == ["3", "4", "5", "6", "7"]
 
 
-def test_as_many_workers_as_cores_up_to_a_limit(monkeypatch):
+def test_default_workers_are_the_cores_up_to_a_limit(monkeypatch):
     monkeypatch.setattr(workers.os, "sched_getaffinity", lambda process: range(3), raising=False)
     assert workers.default_workers() == 3
     monkeypatch.setattr(workers.os, "sched_getaffinity", lambda process: range(192), raising=False)
     assert workers.default_workers() == 16
 
 
-def abandoned():
-    """What lies in shared memory and no process uses."""
+def unused_shared_memory():
+    """Return the files in shared memory that no process uses."""
     used = set()
     for process in psutil.process_iter():
         try:
-            used.update(part.path for part in process.memory_maps())
-        except (psutil.Error, OSError):  # It has ended, or is another user's.
+            used.update(memory.path for memory in process.memory_maps())
+        except (psutil.Error, OSError):  # It has ended or belongs to another user.
             continue
     return {str(path) for path in SHARED_MEMORY.glob("*")} - used
 
 
-def assert_nothing_is_left(before):
-    """Other programs may be making shared memory at this moment: only what stays there counts."""
-    left = abandoned() - before
+def assert_no_leaks(before):
+    """Check that no shared memory stays unused; other programs may be creating some at this moment."""
+    left = unused_shared_memory() - before
     deadline = time.monotonic() + 10
     while left and time.monotonic() < deadline:
         time.sleep(0.1)
-        left &= abandoned()
+        left &= unused_shared_memory()
     assert not left
 
 
@@ -166,7 +167,7 @@ def start_python(script):
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-HEAD = """
+IMPORTS = """
 import multiprocessing, time
 from absl import flags
 from resnet_jax.data import workers
@@ -175,36 +176,36 @@ from tests.data.test_workers import SHAPE, fill
 
 USES_WORKERS = """
 assert not flags.FLAGS.is_parsed()
-with workers.arrays(fill, range(6), SHAPE, 2) as given:
-    assert [array.max() for array, _ in given] == [0, 1, 2, 3, 4, 5]
-with workers.arrays(fill, range(1000), SHAPE, 1) as given:
-    assert next(given)[1] == "number 0"
+with workers.arrays(fill, range(6), SHAPE, 2) as batches:
+    assert [array.max() for array, _ in batches] == [0, 1, 2, 3, 4, 5]
+with workers.arrays(fill, range(1000), SHAPE, 1) as batches:
+    assert next(batches)[1] == "number 0"
 """
 
 WAITS = """
-with workers.arrays(fill, range(1000), SHAPE, 2) as given:
-    next(given)
+with workers.arrays(fill, range(1000), SHAPE, 2) as batches:
+    next(batches)
     print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
     time.sleep(1000)
 """
 
-linux_only = pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="shared memory is no folder on this system")
+linux_only = pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="shared memory is not a directory on this system")
 
 
 @linux_only
-def test_a_program_that_used_workers_to_the_end_or_not_leaves_nothing_behind():
-    """Nothing in shared memory and no complaint, and grain does not mind absl's flags that nobody has parsed."""
-    before = abandoned()
-    program = start_python(HEAD + USES_WORKERS)
-    output, complaints = program.communicate(timeout=120)
-    assert (program.returncode, output, complaints) == (0, b"", b"")
-    assert_nothing_is_left(before)
+def test_program_that_used_workers_leaves_nothing_behind():
+    """There is no shared memory and no output left, and unparsed absl flags are no problem for grain."""
+    before = unused_shared_memory()
+    program = start_python(IMPORTS + USES_WORKERS)
+    output, errors = program.communicate(timeout=120)
+    assert (program.returncode, output, errors) == (0, b"", b"")
+    assert_no_leaks(before)
 
 
 @linux_only
-def test_when_the_program_is_killed_its_workers_end_and_shared_memory_is_given_back():
-    before = abandoned()
-    program = start_python(HEAD + WAITS)
+def test_killed_program_leaves_no_workers_and_no_shared_memory():
+    before = unused_shared_memory()
+    program = start_python(IMPORTS + WAITS)
     pids = [int(pid) for pid in program.stdout.readline().split()]
     assert len(pids) == 2
     running = [psutil.Process(pid) for pid in pids]
@@ -212,4 +213,4 @@ def test_when_the_program_is_killed_its_workers_end_and_shared_memory_is_given_b
     program.communicate(timeout=30)
     _, alive = psutil.wait_procs(running, timeout=10)
     assert not alive
-    assert_nothing_is_left(before)
+    assert_no_leaks(before)

@@ -148,7 +148,8 @@ def _grey(images: jax.Array) -> jax.Array:
     if images.shape[-1] == 1:
         return pixels
     # A reduction over such a short axis is slow in XLA on CPU, and a matrix product is inexact on TPU.
-    return sum(weight * pixels[..., channel, None] for channel, weight in enumerate(LUMA_WEIGHTS))
+    weighted = (weight * pixels[..., channel, None] for channel, weight in enumerate(LUMA_WEIGHTS))
+    return sum(weighted)  # type: ignore[return-value]  # an array, because there are channels
 
 
 def _blend(start: jax.Array, images: jax.Array, factor: jax.Array | float) -> jax.Array:

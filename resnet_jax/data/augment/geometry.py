@@ -78,7 +78,8 @@ def random_resized_crop(
     Returns:
       Images of the same dtype, in the requested size.
     """
-    return resized_crop(images, boxes.random_crop_boxes(key, *images.shape[:3], scale, ratio), size)
+    batch, height, width, _ = images.shape
+    return resized_crop(images, boxes.random_crop_boxes(key, batch, height, width, scale, ratio), size)
 
 
 def resized_crop(images: jax.Array, crop_boxes: jax.Array, size: int | None = None) -> jax.Array:

@@ -76,7 +76,9 @@ def from_config(
         if augment.rotation:
             images = geometry.random_rotation(keys[Stream.ROTATION], images, augment.rotation, fill)
         if augment.randaugment:
-            images = randaugment(keys[Stream.RANDAUGMENT], images, *augment.randaugment, fill=fill)
+            randaugment_key = keys[Stream.RANDAUGMENT]
+            # mypy cannot know that the setting has at most three values, too few to reach `fill`.
+            images = randaugment(randaugment_key, images, *augment.randaugment, fill=fill)  # type: ignore[misc]
         if augment.color_jitter:
             images = color.color_jitter(keys[Stream.COLOR_JITTER], images, *augment.color_jitter)
         if augment.random_erasing:

@@ -1,1 +1,1 @@
-"""The data doctor: what is in a data set, and what of it would spoil a run."""
+"""Inspection of a dataset before training: its statistics, and problems that would stop or spoil a run."""

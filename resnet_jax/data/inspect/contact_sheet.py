@@ -1,4 +1,4 @@
-"""Some pictures of each class in one, to see at a glance whether the classes are what they are called."""
+"""Contact sheet: a few images of each class in one image, to see at a glance whether the labels are correct."""
 
 import contextlib
 import io
@@ -9,43 +9,47 @@ from PIL import Image
 
 from resnet_jax import files, image_grid
 from resnet_jax.data.decode import Unreadable
-from resnet_jax.data.host_batches import pixels_of
-from resnet_jax.data.inspect.scan import Looked
+from resnet_jax.data.host_batches import decode_image
+from resnet_jax.data.inspect.scan import ScannedDataset
 
-MOST_CLASSES = 20
-MOST_PICTURES = 8  # of a class
-TARGET = ("the contact sheet", ".png")  # what is written, in words and as a file
+MAX_CLASSES = 20
+MAX_IMAGES = 8  # per class
+TARGET = ("the contact sheet", ".png")  # what is written, in words, and its file name extension
 
 
 def check(path: str) -> None:
-    """Raises `UserError` where `write` could not write."""
+    """Raise `UserError` if `write` could not write to `path`."""
     files.check_target(path, *TARGET)
 
 
-def write(path: str, looked: Looked, positions: np.ndarray) -> str | None:
-    """Writes a PNG, wholly or not at all; returns its path, or None where there is nothing to show.
+def write(path: str, scanned: ScannedDataset, positions: np.ndarray) -> str | None:
+    """Write a contact sheet as PNG, atomically.
 
-    It has a row for each of the first `MOST_CLASSES` classes that have a picture, with some of them, chosen at random
-    and each time the same.
+    The sheet has one row for each of the first `MAX_CLASSES` classes that have an image. The images are chosen at
+    random with a fixed seed.
 
     Args:
-      path: of the PNG.
-      looked: the data set.
-      positions: of the examples to choose from.
+      path: path of the PNG.
+      scanned: the dataset.
+      positions: positions of the examples to choose from.
+
+    Returns:
+      The path, or None if there is nothing to show.
 
     Raises:
-      UserError: if it cannot be written.
+      UserError: if the file cannot be written.
     """
     random = np.random.default_rng(0)
-    positions = positions[looked.readable[positions]]
-    labels = looked.records["label"][positions]
-    titles, rows = [], []
-    for label, name in enumerate(looked.selection.classes):
+    positions = positions[scanned.readable[positions]]
+    labels = scanned.records["label"][positions]
+    titles: list[tuple[str, str]] = []
+    rows: list[list[np.ndarray]] = []
+    for label, name in enumerate(scanned.subset.classes):
         members = positions[labels == label]
-        if len(members) and len(titles) < MOST_CLASSES:
-            chosen = np.sort(random.permutation(members)[:MOST_PICTURES])
-            titles.append((name, f"{len(members):,} picture{'s' if len(members) > 1 else ''}"))
-            rows.append(list(_read(looked, chosen)))
+        if len(members) and len(titles) < MAX_CLASSES:
+            chosen = np.sort(random.permutation(members)[:MAX_IMAGES])
+            titles.append((name, f"{len(members):,} image{'s' if len(members) > 1 else ''}"))
+            rows.append(list(_read_images(scanned, chosen)))
     if not titles:
         return None
     sheet = io.BytesIO()
@@ -54,7 +58,7 @@ def write(path: str, looked: Looked, positions: np.ndarray) -> str | None:
     return path
 
 
-def _read(looked: Looked, positions: np.ndarray) -> Iterator[np.ndarray]:
+def _read_images(scanned: ScannedDataset, positions: np.ndarray) -> Iterator[np.ndarray]:
     for position in positions:
-        with contextlib.suppress(Unreadable):  # It may have been removed since it was looked at.
-            yield pixels_of(looked.selection[position][0], looked.selection.channels)
+        with contextlib.suppress(Unreadable):  # The file may have been removed since the scan.
+            yield decode_image(scanned.subset[position][0], scanned.subset.channels)

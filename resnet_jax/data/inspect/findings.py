@@ -1,4 +1,4 @@
-"""What of a data set would spoil a run, and what is worth knowing."""
+"""Findings about a dataset: problems that would stop or spoil a run, and facts worth knowing."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,157 +8,186 @@ import numpy as np
 from resnet_jax.data.feed import batch_size_error
 from resnet_jax.data.folder import FolderSource
 from resnet_jax.data.inspect.plan import Plan
-from resnet_jax.data.inspect.scan import Looked
+from resnet_jax.data.inspect.scan import ScannedDataset
 from resnet_jax.data.sources import Source
 from resnet_jax.data.subset import NO_LABEL
 
-# Pictures that it was trained on raise a score by no more than their share. Large public sets hold a few, and it cannot
-# be helped; among fewer than a thousand examples one is too many.
-MOST_LEAKED = 0.001
-MOST_CONTRADICTORY = 0.01  # of the training examples: wrong labels, which all real sets have, do harm in numbers only
+# Training images among the scored ones raise a score by at most their fraction. Large public datasets contain a few,
+# which cannot be avoided. In a split of fewer than a thousand examples, a single one is too many.
+MAX_LEAKED = 0.001
+# Wrong labels are harmful only in large numbers, and all real datasets have some. As a fraction of training examples:
+MAX_CONTRADICTORY = 0.01
 SCORED = ("validation", "test")
+MAX_NAMES_LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A sentence, and whether what it says would stop a run or make its figures worthless."""
+    """A sentence, and whether it describes something that would stop a run or invalidate its metrics."""
 
     spoils: bool
     sentence: str
 
 
 def findings(
-    batch_size: int, sources: Mapping[str, Source], looked: Looked, plan: Plan, repeated: Sequence[np.ndarray]
+    batch_size: int, sources: Mapping[str, Source], scanned: ScannedDataset, plan: Plan, repeated: Sequence[np.ndarray]
 ) -> list[Finding]:
-    """All that was found, what spoils a run first.
+    """Return all findings, those that spoil a run first.
 
     Args:
-      batch_size: of the run, in examples.
-      sources, looked, plan: the data set, what was seen of it, and what the run would do with it.
-      repeated: positions of pictures that look the same, a group each.
+      batch_size: examples per step.
+      sources: the base splits.
+      scanned: their scan.
+      plan: what a run would do with the dataset.
+      repeated: positions of identical images, in groups.
     """
-    found = [
+    all_findings = [
         *(Finding(True, problem) for problem in plan.problems),
         *_too_few(batch_size, plan),
-        *_unreadable(looked, plan),
-        *_shapes(looked, plan),
-        *_labels(looked, plan),
-        *_empty_classes(sources, looked),
-        *_uneven_classes(looked, plan),
-        *_leaks(looked, plan, repeated),
-        *_contradictions(looked, plan, repeated),
+        *_unreadable(scanned, plan),
+        *_shapes(scanned, plan),
+        *_labels(scanned, plan),
+        *_empty_classes(sources, scanned),
+        *_class_differences(scanned, plan),
+        *_leaks(scanned, plan, repeated),
+        *_contradictions(scanned, plan, repeated),
         *_copies(repeated),
         *_ignored(sources),
     ]
-    return sorted(found, key=lambda finding: not finding.spoils)
+    return sorted(all_findings, key=lambda finding: not finding.spoils)
 
 
 def _too_few(batch_size: int, plan: Plan) -> Iterator[Finding]:
-    count = len(plan.parts.get("training", ()))
+    count = len(plan.subsets.get("training", ()))
     if 0 < count < batch_size:
         yield Finding(True, batch_size_error(batch_size, count))
 
 
-def _unreadable(looked: Looked, plan: Plan) -> Iterator[Finding]:
-    count, allowed = len(looked.unreadable), plan.dataset.max_unreadable
+def _unreadable(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
+    count, allowed = len(scanned.unreadable), plan.dataset.max_unreadable
     if count:
-        limit = f"where dataset.max_unreadable allows {allowed:,}"
-        yield Finding(count > allowed, f"pictures that cannot be read: {count:,}, {limit}")
-
-
-def _shapes(looked: Looked, plan: Plan) -> Iterator[Finding]:
-    """Only a stream resizes each for itself; else all must have one shape, of which a run first looks at some only."""
-    used = np.concatenate([np.arange(0), *plan.parts.values()])
-    used = used[looked.readable[used]]
-    shapes = looked.records[used][["height", "width", "channels"]]
-    resized = plan.dataset.feed == "streaming" and plan.dataset.image_size
-    others = np.flatnonzero(shapes != shapes[0]) if len(used) and not resized else ()
-    if len(others):
-        named = [f"{looked.selection.name(used[i])} {list(shapes[i].item())}" for i in (0, others[0])]
         yield Finding(
-            True,
-            f"pictures have several shapes, such as {' and '.join(named)}: set dataset.image_size and "
-            "dataset.feed=streaming to have all resized",
+            count > allowed, f"Images that cannot be read: {count:,}. dataset.max_unreadable allows {allowed:,}."
         )
 
 
-def _labels(looked: Looked, plan: Plan) -> Iterator[Finding]:
-    """Labels outside the classes stop a run. Some public sets have a split without labels: it harms if it is used."""
-    labels, classes = looked.records["label"], len(looked.selection.classes)
-    wrong = looked.readable & ((labels < 0) | (labels >= classes))
-    for part, positions in plan.parts.items():
-        where = positions[wrong[positions]]
+def _shapes(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
+    """Check that all images have one shape, unless they are resized one by one.
+
+    A run looks at the first images only.
+    """
+    used = _used_positions(plan)
+    used = used[scanned.readable[used]]
+    if not len(used) or (plan.dataset.feed == "streaming" and plan.dataset.image_size):
+        return
+    shapes = scanned.records[used][["height", "width", "channels"]]
+    different = np.flatnonzero(shapes != shapes[0])
+    if len(different):
+        examples = [f"{scanned.subset.name(used[i])} {list(shapes[i].item())}" for i in (0, different[0])]
+        yield Finding(
+            True,
+            f"Images have several shapes, such as {' and '.join(examples)}. Set dataset.image_size and "
+            "dataset.feed=streaming to resize all images.",
+        )
+
+
+def _labels(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
+    """Check that labels are classes.
+
+    Some public datasets have a split without labels, which is harmful only if it is used.
+    """
+    labels, classes = scanned.records["label"], len(scanned.subset.classes)
+    invalid = scanned.readable & ((labels < 0) | (labels >= classes))
+    for purpose, positions in plan.subsets.items():
+        where = positions[invalid[positions]]
         if len(where):
-            share = f"{len(where):,} of the {len(positions):,} {part} examples"
-            first = f"{looked.selection.name(where[0])} with {labels[where[0]]}"
-            yield Finding(True, f"labels that are none of the {classes:,} classes: {share}, such as {first}")
-    unused = np.setdiff1d(np.flatnonzero(wrong), np.concatenate([np.arange(0), *plan.parts.values()]))
-    for split in sorted({looked.split_of(position) for position in unused}):
-        yield Finding(False, f"{split} has examples without a label; no part of the run uses them")
+            first = f"{scanned.subset.name(where[0])} with {labels[where[0]]}"
+            yield Finding(
+                True,
+                f"{len(where):,} of {len(positions):,} {purpose} examples have a label outside the {classes:,} "
+                f"classes, such as {first}.",
+            )
+    unused = np.setdiff1d(np.flatnonzero(invalid), _used_positions(plan))
+    for split in sorted({scanned.split_at(position) for position in unused}):
+        yield Finding(False, f"{split} has examples without a label, which the run does not use.")
 
 
-def _empty_classes(sources: Mapping[str, Source], looked: Looked) -> Iterator[Finding]:
-    """In one's own folder it is a mistake, in a public data set a peculiarity."""
-    classes = looked.selection.classes
-    there = np.unique(looked.records["label"][looked.readable])
-    empty = [name for label, name in enumerate(classes) if label not in there]
+def _empty_classes(sources: Mapping[str, Source], scanned: ScannedDataset) -> Iterator[Finding]:
+    """Find classes without images: a mistake in a user's folder, a peculiarity in a public dataset."""
+    classes = scanned.subset.classes
+    present = np.unique(scanned.records["label"][scanned.readable])
+    empty = [name for label, name in enumerate(classes) if label not in present]
     if empty:
         is_folder = any(isinstance(source, FolderSource) for source in sources.values())
-        yield Finding(is_folder, f"classes without any picture: {_listed(empty)}")
+        yield Finding(is_folder, f"Classes without any image: {_enumerate(empty)}.")
 
 
-def _uneven_classes(looked: Looked, plan: Plan) -> Iterator[Finding]:
-    classes = dict(enumerate(looked.selection.classes))
-    readable = {part: positions[looked.readable[positions]] for part, positions in plan.parts.items()}
-    labels = {part: looked.records["label"][positions] for part, positions in readable.items()}
-    present = {part: {classes[label] for label in np.unique(of) if label in classes} for part, of in labels.items()}
+def _class_differences(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
+    """Compare the classes of the scored splits with those of the training split."""
+    classes = dict(enumerate(scanned.subset.classes))
+    present = {}
+    for purpose, positions in plan.subsets.items():
+        labels = np.unique(scanned.records["label"][positions[scanned.readable[positions]]])
+        present[purpose] = {classes[label] for label in labels if label in classes}
     if "training" not in present:
         return
     trained = present.pop("training")
-    for part, names in present.items():
-        split, lacking, untrained = plan.split(part), sorted(trained - names), sorted(names - trained)
+    for purpose, names in present.items():
+        split, lacking, untrained = plan.split(purpose), sorted(trained - names), sorted(names - trained)
         if lacking:
-            yield Finding(False, f"classes that {split} lacks: {_listed(lacking)}")
+            yield Finding(False, f"Classes missing in {split}: {_enumerate(lacking)}.")
         if untrained:
-            yield Finding(True, f"classes of {split} that training lacks, and cannot learn: {_listed(untrained)}")
+            yield Finding(
+                True,
+                f"Classes of {split} without training images, so the model cannot learn them: {_enumerate(untrained)}.",
+            )
 
 
-def _leaks(looked: Looked, plan: Plan, repeated: Sequence[np.ndarray]) -> Iterator[Finding]:
-    training = plan.parts.get("training", ())
-    trained = np.isin(np.arange(len(looked.records)), training)
-    known = [position for group in repeated if trained[group].any() for position in group]
-    for part in SCORED:
-        positions = plan.parts.get(part, ())
-        leaked = len(np.intersect1d(positions, known))
+def _leaks(scanned: ScannedDataset, plan: Plan, repeated: Sequence[np.ndarray]) -> Iterator[Finding]:
+    training = plan.subsets.get("training", ())
+    is_training = np.isin(np.arange(len(scanned.records)), training)
+    copied = [position for group in repeated if is_training[group].any() for position in group]
+    for purpose in SCORED:
+        positions = plan.subsets.get(purpose, ())
+        leaked = len(np.intersect1d(positions, copied))
         if leaked:
-            share = leaked / len(positions)
-            counts = f"{leaked:,} of the {len(positions):,} {part} examples ({share:.2%})"
-            yield Finding(share > MOST_LEAKED, f"leakage: training has {counts}, whose score would flatter")
+            fraction = leaked / len(positions)
+            yield Finding(
+                fraction > MAX_LEAKED,
+                f"Leakage: {leaked:,} of {len(positions):,} {purpose} examples ({fraction:.2%}) are also in the "
+                "training data, so scores would be too high.",
+            )
 
 
-def _contradictions(looked: Looked, plan: Plan, repeated: Sequence[np.ndarray]) -> Iterator[Finding]:
-    training = plan.parts.get("training", ())
-    labels = looked.records["label"]
-    disputed = [group for group in repeated if len(set(labels[group]) - {NO_LABEL}) > 1]
-    count = len(np.intersect1d(training, [position for group in disputed for position in group]))
+def _contradictions(scanned: ScannedDataset, plan: Plan, repeated: Sequence[np.ndarray]) -> Iterator[Finding]:
+    training = plan.subsets.get("training", ())
+    labels = scanned.records["label"]
+    contradictory = [group for group in repeated if len(set(labels[group]) - {NO_LABEL}) > 1]
+    count = len(np.intersect1d(training, [position for group in contradictory for position in group]))
     if count:
-        share = count / len(training)
-        counts = f"{count:,} of the {len(training):,} training examples ({share:.2%})"
-        yield Finding(share > MOST_CONTRADICTORY, f"the same picture under several labels: {counts}")
+        fraction = count / len(training)
+        yield Finding(
+            fraction > MAX_CONTRADICTORY,
+            f"The same image has several labels: {count:,} of {len(training):,} training examples ({fraction:.2%}).",
+        )
 
 
 def _copies(repeated: Sequence[np.ndarray]) -> Iterator[Finding]:
     copies = sum(len(group) - 1 for group in repeated)
     if copies:
-        yield Finding(False, f"pictures that repeat others, pixel by pixel: {copies:,}")
+        yield Finding(False, f"Images that repeat another image pixel by pixel: {copies:,}.")
 
 
 def _ignored(sources: Mapping[str, Source]) -> Iterator[Finding]:
     count = sum(len(getattr(source, "ignored", ())) for source in sources.values())
     if count:
-        yield Finding(False, f"files that are ignored, being no pictures by their names, or in no class: {count:,}")
+        yield Finding(False, f"Ignored files that, by name or location, are not images of a class: {count:,}.")
 
 
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _used_positions(plan: Plan) -> np.ndarray:
+    return np.concatenate([np.arange(0), *plan.subsets.values()])
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES_LISTED:,} more" if len(names) > MAX_NAMES_LISTED else ""
+    return ", ".join(names[:MAX_NAMES_LISTED]) + more

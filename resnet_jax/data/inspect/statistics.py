@@ -1,28 +1,28 @@
-"""The figures of a data set, made from what was seen of its pictures."""
+"""Statistics of a scanned dataset."""
 
 import collections
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from resnet_jax.data.inspect.scan import Looked, pixels
+from resnet_jax.data.inspect.scan import ScannedDataset, num_pixels
+from resnet_jax.data.preprocess import Statistics, mean_and_std
 
 Size = tuple[int, int]  # (height, width)
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitFigures:
-    """Of one base split.
+class SplitStatistics:
+    """Statistics of a base split.
 
     Attributes:
-      examples: how many there are.
-      unreadable: how many of them cannot be read; all below is of the others.
-      classes: how many there are of each class.
-      unlabelled: how many have a label that is no class, such as -1.
-      smallest, median, largest: pictures' (height, width), by area; None where there is none.
-      sizes: how many different ones.
+      examples: number of examples.
+      unreadable: number of images that cannot be read; all other attributes describe the readable ones.
+      classes: number of examples per class.
+      unlabelled: number of examples whose label is not a class, such as -1.
+      smallest, median, largest: (height, width) of images, ordered by area; None if there is no image.
+      sizes: number of distinct sizes.
     """
 
     examples: int
@@ -37,74 +37,68 @@ class SplitFigures:
 
 @dataclasses.dataclass(frozen=True)
 class Repeated:
-    """A picture that is there more than once: the names, base splits and labels of all its copies."""
+    """An image that occurs more than once: the names, base splits and labels of all its copies."""
 
     names: list[str]
     splits: list[str]
     labels: list[str]
 
 
-def of_splits(looked: Looked) -> dict[str, SplitFigures]:
-    return {split: _of_split(looked, looked.positions(split)) for split, size in looked.sizes.items() if size}
+def split_statistics(scanned: ScannedDataset) -> dict[str, SplitStatistics]:
+    """Return the statistics of each base split that has examples."""
+    return {split: _describe_split(scanned, scanned.positions(split)) for split, size in scanned.sizes.items() if size}
 
 
-def count_smaller(looked: Looked, sides: Sequence[int]) -> dict[int, int]:
-    """How many pictures have a short side of less than so many pixels."""
-    records = looked.records[looked.readable]
+def count_smaller(scanned: ScannedDataset, sides: Sequence[int]) -> dict[int, int]:
+    """Return how many images have a short side of fewer pixels than each of `sides`."""
+    records = scanned.records[scanned.readable]
     short = np.minimum(records["height"], records["width"])
     return {side: int((short < side).sum()) for side in sides}
 
 
-def channel_statistics(looked: Looked, positions: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and deviation a channel over all pixels, in [0, 1], of so many examples; None where none can be read.
-
-    Sums of integers are exact, and so are these figures but for the last rounding.
-    """
-    records = looked.records[positions]
-    count = int(pixels(records).sum())
+def channel_statistics(scanned: ScannedDataset, positions: np.ndarray) -> Statistics | None:
+    """Return mean and std per channel over the pixels of some examples, in [0, 1]; None if none can be read."""
+    records = scanned.records[positions]
+    count = int(num_pixels(records).sum())
     if not count:
         return None
     channels = records["channels"].max()
     sums = [int(total) for total in records["sums"].sum(axis=0)[:channels]]
     squares = [int(total) for total in records["squares"].sum(axis=0)[:channels]]
-    mean = tuple(total / (255 * count) for total in sums)
-    # As in `preprocess.channel_statistics`, a channel of a single value is only shifted.
-    std = tuple(
-        math.sqrt(count * square - total**2) / (255 * count) or 1.0 for total, square in zip(sums, squares, strict=True)
-    )
-    return mean, std
+    return mean_and_std(count, sums, squares)
 
 
-def repeated(looked: Looked) -> list[np.ndarray]:
-    """Positions of pictures that look the same, pixel by pixel: groups of two or more, in order."""
+def repeated_groups(scanned: ScannedDataset) -> list[np.ndarray]:
+    """Return the positions of images that are identical pixel by pixel, in groups of two or more, in order."""
     groups = collections.defaultdict(list)
-    for position in np.flatnonzero(looked.readable):
-        groups[looked.records["digest"][position].tobytes()].append(position)
+    for position in np.flatnonzero(scanned.readable):
+        groups[scanned.records["digest"][position].tobytes()].append(position)
     return [np.array(group) for group in groups.values() if len(group) > 1]
 
 
-def describe_repeated(looked: Looked, group: np.ndarray) -> Repeated:
-    labels = looked.records["label"][group]
+def describe_repeated(scanned: ScannedDataset, group: np.ndarray) -> Repeated:
+    """Return the names, base splits and labels of a group of identical images."""
+    labels = scanned.records["label"][group]
     return Repeated(
-        names=[looked.selection.name(position) for position in group],
-        splits=[looked.split_of(position) for position in group],
-        labels=[class_name(looked, label) for label in labels],
+        names=[scanned.subset.name(position) for position in group],
+        splits=[scanned.split_at(position) for position in group],
+        labels=[class_name(scanned, label) for label in labels],
     )
 
 
-def class_name(looked: Looked, label: int) -> str:
-    """The name of a class, or the label itself where it is none."""
-    classes = looked.selection.classes
+def class_name(scanned: ScannedDataset, label: int) -> str:
+    """Return the name of a class, or the label itself if it is not a class."""
+    classes = scanned.subset.classes
     return classes[label] if 0 <= label < len(classes) else str(label)
 
 
-def _of_split(looked: Looked, positions: np.ndarray) -> SplitFigures:
-    records = looked.records[positions][looked.readable[positions]]
-    classes = looked.selection.classes
+def _describe_split(scanned: ScannedDataset, positions: np.ndarray) -> SplitStatistics:
+    records = scanned.records[positions][scanned.readable[positions]]
+    classes = scanned.subset.classes
     labelled = records["label"][(records["label"] >= 0) & (records["label"] < len(classes))]
-    by_area = records[np.argsort(pixels(records), kind="stable")]
+    by_area = records[np.argsort(num_pixels(records), kind="stable")]
     sizes = [(int(record["height"]), int(record["width"])) for record in by_area[["height", "width"]]]
-    return SplitFigures(
+    return SplitStatistics(
         examples=len(positions),
         unreadable=len(positions) - len(records),
         classes=dict(zip(classes, np.bincount(labelled, minlength=len(classes)).tolist(), strict=True)),

@@ -3,7 +3,7 @@ import pytest
 
 from resnet_jax import config as settings
 from resnet_jax.data.inspect.plan import make_plan
-from resnet_jax.data.inspect.scan import look
+from resnet_jax.data.inspect.scan import scan_images
 from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.terminal import Reporter
 
@@ -15,36 +15,36 @@ def plan_for(single_device):
         config.batch_size = batch_size
         for name, value in changed.items():
             config.dataset[name] = value
-        return make_plan(config, look(sources, 0, Reporter(active=False)), mesh)
+        return make_plan(config, scan_images(sources, 0, Reporter(active=False)), mesh)
 
     return plan
 
 
-def test_a_tenth_is_held_out_as_in_a_run(plan_for):
+def test_plan_holds_out_a_tenth_as_a_run_does(plan_for):
     plan = plan_for(open_sources("digits"))
-    assert {part: len(positions) for part, positions in plan.parts.items()} == {
+    assert {purpose: len(positions) for purpose, positions in plan.subsets.items()} == {
         "training": 1295,
         "validation": 143,
         "test": 359,
     }
     assert plan.train.tolist() == list(range(1438))
-    assert sorted([*plan.parts["training"], *plan.parts["validation"]]) == list(range(1438))
-    assert [plan.split(part) for part in plan.parts] == ["train", "10% of train", "test"]
+    assert sorted([*plan.subsets["training"], *plan.subsets["validation"]]) == list(range(1438))
+    assert [plan.split(purpose) for purpose in plan.subsets] == ["train", "10% of train", "test"]
     assert plan.problems == []
 
 
-def test_memory_of_a_resident_set(plan_for):
+def test_memory_of_a_resident_feed(plan_for):
     memory = plan_for(open_sources("digits")).memory
     assert (memory.feed, memory.device_bytes, memory.host_bytes) == ("resident", 1295 * 64, 0)
 
 
-def test_memory_of_small_pictures_that_are_resized_in_each_step(plan_for):
+def test_memory_of_small_images_that_are_resized_in_each_step(plan_for):
     memory = plan_for(open_sources("digits"), image_size=224).memory
     assert (memory.feed, memory.device_bytes, memory.host_bytes) == ("resident", 1295 * 64, 0)
-    assert "resizes its own to 224 x 224" in memory.why
+    assert "resizes its images to 224 x 224" in memory.why
 
 
-def test_memory_of_a_stream(plan_for, mesh):
+def test_memory_of_a_streaming_feed(plan_for, mesh):
     sources = {"train": ArraySource(np.zeros((90, 4, 6, 3), np.uint8), np.zeros(90, int), ("cat",))}
     settings = {"feed": "streaming", "num_workers": 2}
     memory = plan_for(sources, mesh, batch_size=16, **settings).memory
@@ -53,7 +53,7 @@ def test_memory_of_a_stream(plan_for, mesh):
     assert plan_for(sources, batch_size=16, image_size=10, **settings).memory.device_bytes == 16 * 10 * 10 * 3
 
 
-def test_every_wrong_split_is_told(plan_for):
+def test_plan_reports_every_invalid_split(plan_for):
     plan = plan_for(open_sources("digits"), validation_split="train[-10:]", test_split="tets")
     assert len(plan.problems) == 2
     assert "unknown split 'tets'" in plan.problems[0]
@@ -61,19 +61,19 @@ def test_every_wrong_split_is_told(plan_for):
     assert plan_for(open_sources("digits"), train_split="trian").memory is None
 
 
-def test_too_few_to_hold_out_a_tenth(plan_for):
+def test_plan_reports_too_few_examples_to_hold_out(plan_for):
     plan = plan_for({"train": ArraySource(np.zeros((4, 2, 2, 3), np.uint8), np.arange(4) % 2, ("a", "b"))})
     assert any("too few to hold out a tenth" in problem for problem in plan.problems)
 
 
-def test_a_resident_run_leaves_out_what_cannot_be_read(plan_for, folder, noise):
+def test_resident_plan_leaves_out_unreadable_images(plan_for, folder, noise):
     files = {f"train/cat/{number}.png": noise() for number in range(9)}
     sources = open_sources(folder({**files, "train/cat/x.png": b""}))
-    assert len(plan_for(sources, validation_split="none").parts["training"]) == 9
-    assert len(plan_for(sources, validation_split="none", feed="streaming").parts["training"]) == 10
+    assert len(plan_for(sources, validation_split="none").subsets["training"]) == 9
+    assert len(plan_for(sources, validation_split="none", feed="streaming").subsets["training"]) == 10
 
 
-def test_where_nothing_can_be_read(plan_for, folder):
+def test_plan_reports_a_dataset_without_readable_images(plan_for, folder):
     plan = plan_for(open_sources(folder({"train/cat/x.png": b""})))
     assert plan.memory is None
-    assert "not one of the first 1 pictures can be read" in plan.problems[0]
+    assert "None of the first 1 images can be read" in plan.problems[0]
