@@ -86,6 +86,7 @@ def read_run(workdir: str) -> tuple[Leaves, dict]:
     keep, best_metric = config.checkpoint.keep, config.checkpoint.best_metric
     with directory.open_checkpoints(keep, best_metric, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
+        assert step is not None, "the run has saved no checkpoint"
         items, host = checkpoints.restore(step, abstract)
     leaves = {"step": np.array(step)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(parallel.fetch(items)):

@@ -7,6 +7,7 @@ by a pixel.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -76,7 +77,7 @@ class Layers:
     def norm(self, x: jax.Array, *, scale_init: Initializer = nn.initializers.ones, name: str) -> jax.Array:
         """Apply the norm called `norm_name`, or the bias in its place."""
         if self.norm_name == "batch_norm":
-            batch_norm = nn.BatchNorm
+            batch_norm: Callable[..., nn.BatchNorm] = nn.BatchNorm
             if self.norm_group_size:
                 batch_norm = functools.partial(GroupedBatchNorm, group_size=self.norm_group_size)
             return batch_norm(
@@ -138,7 +139,7 @@ class GroupedBatchNorm(nn.BatchNorm):
     group_size: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:  # type: ignore[override]  # takes no mask
         """Normalize [batch, ..., channels]."""
         if use_running_average:
             return super().__call__(x, use_running_average=True)

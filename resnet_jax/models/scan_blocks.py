@@ -40,7 +40,8 @@ def scan_over_blocks(
     def apply_block(x: jax.Array, inputs: tuple) -> tuple[jax.Array, dict]:
         variables, key, rate = inputs
         rngs = {} if key is None else {"dropout": key}
-        return block.apply(variables, x, rate, rngs=rngs, mutable=mutable)
+        # Linen's type includes the bare outputs that `apply` returns if no collection is mutable.
+        return block.apply(variables, x, rate, rngs=rngs, mutable=mutable)  # type: ignore[return-value]
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *block_variables)
     x, updates = jax.lax.scan(apply_block, x, (stacked, keys, rates), length=len(names))

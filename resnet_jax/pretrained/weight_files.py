@@ -87,7 +87,7 @@ def write(path: str, weights: Weights) -> None:
     files.write_target(path, *TARGET, packed(arrays, weights.metadata))
 
 
-def packed(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+def packed(arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
     """The content of a .safetensors file."""
     # In C order, for safetensors writes the bytes of a transposed array as they lie.
     return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
