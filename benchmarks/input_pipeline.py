@@ -18,8 +18,8 @@ the colours and pixels beside the part, which simplejpeg cannot, and does not fi
 All read the same files in random order, cut a random part out of each picture (8 to 100 % of its area, 3:4 to 4:3),
 resize it to 224 x 224, mirror half of them, and deliver batches of 64 with labels, by two workers on two cores.
 
-- Ours is what a streaming run uses: `TrainingBatches` through `workers.arrays`. A run mirrors on the device, where that
-  costs the host nothing; here the process that takes the batches does it, so that all do the same work.
+- Ours is what a streaming run uses: `TrainingBatchLoader` through `workers.arrays`. A run mirrors on the device, where
+  that costs the host nothing; here the process that takes the batches does it, so that all do the same work.
 - PyTorch's transforms are those of torchvision, written out: PIL decodes all of a picture, then cuts and resizes it in
   one call. It is spared torchvision's slower draws, and the transpose to [3, height, width].
 - tf.data decodes no more than the part that is cut out. Its random parts are a little smaller: of pictures of 500 x 375
@@ -222,7 +222,7 @@ def stage_costs(folder: str, batch_size: int, count: int) -> dict[str, float]:
     stages = {
         "read the file": (FolderSource, "__getitem__"),
         "open its head": (decode.ImageFile, "__init__"),
-        "draw a part": (host_batches.TrainingBatches, "_box"),
+        "draw a part": (host_batches.TrainingBatchLoader, "_box"),
         "decode": (decode.ImageFile, "pixels"),
         "cut and resize": (crops, "resize"),
     }
@@ -265,11 +265,11 @@ def _leave_as_it_is(number: int, images: np.ndarray) -> None:
 
 
 def _training_batches(folder: str, batch_size: int):
-    from resnet_jax.data.host_batches import Loader, TrainingBatches
+    from resnet_jax.data.host_batches import ExampleLoader, TrainingBatchLoader
     from resnet_jax.data.subset import Subset
 
-    loader = Loader(Subset.of({"train": _source(folder)}, "train"), (SIZE, SIZE, 3), resized=True)
-    return TrainingBatches(loader, batch_size, np.arange(batch_size), seed=0, scale=SCALE)
+    loader = ExampleLoader(Subset.from_split({"train": _source(folder)}, "train"), (SIZE, SIZE, 3), resized=True)
+    return TrainingBatchLoader(loader, batch_size, np.arange(batch_size), seed=0, scale=SCALE)
 
 
 def _source(folder: str) -> FolderSource:

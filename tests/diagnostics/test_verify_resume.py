@@ -93,7 +93,7 @@ def test_what_a_run_complains_about_is_handed_on(tmp_path):
     """Of processes of their own."""
     finished = run("verify_resume", "--config=configs/digits.py", "--config.batch_size=5000", f"--workdir={tmp_path}")
     assert finished.returncode == 2
-    assert "batch_size 5000 is more than the 1,295 training examples: lower it" in finished.stderr.splitlines()[-1]
+    assert "batch_size (5000) exceeds the number of training examples (1,295)" in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr
 
 

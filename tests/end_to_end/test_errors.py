@@ -15,7 +15,7 @@ from tests.end_to_end.program import SHORT_DIGITS, run
         (["--config.optimizer.lerning_rate=1"], "unknown setting 'optimizer.lerning_rate'. Did you mean"),
         (["--config.seed=one"], "--config.seed=one has the wrong type: seed is of type int"),
         (["--config.model.name=resnet19"], "unknown model 'resnet19'. Did you mean resnet18"),
-        (["--config.dataset.name=mnsit"], "unknown data set 'mnsit'. Did you mean mnist"),
+        (["--config.dataset.name=mnsit"], "unknown dataset 'mnsit'. Did you mean mnist"),
         (["--config.dataset.test_split=tset"], "unknown split 'tset'. Did you mean test"),
         (["--config.batch_size=0"], "batch_size (0) must be positive"),
         (
@@ -28,7 +28,7 @@ from tests.end_to_end.program import SHORT_DIGITS, run
         ),
         (["--workdri=/tmp"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
         (["evaluate"], "unexpected argument 'evaluate'"),
-        (["--config.dataset.name=CIFAR-10"], "unknown data set 'CIFAR-10'. Did you mean"),
+        (["--config.dataset.name=CIFAR-10"], "unknown dataset 'CIFAR-10'. Did you mean"),
     ],
 )
 def test_wrong_setting_is_reported(tmp_path, arguments, sentence):

@@ -44,6 +44,6 @@ def test_inspect_fails_on_a_folder_with_leakage_and_too_few_images(tmp_path):
     )
     assert finished.returncode == 1, finished.stderr
     verdict = finished.stdout.partition("\nVerdict\n")[2]
-    assert "batch_size 32 is more than the 1 training examples" in verdict
-    assert "leakage: training has 1 of the 1 validation examples" in verdict
+    assert "batch_size (32) exceeds the number of training examples (1)" in verdict
+    assert "Leakage: 1 of 1 validation examples" in verdict
     assert f"{tmp_path}/train/cat/empty.png: the file is empty" in finished.stdout

@@ -121,7 +121,7 @@ def test_killed_run_resumes_with_other_workers_to_the_same_examples_and_paramete
     process = start_recording(uninterrupted, "--config.dataset.num_workers=2")
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    assert "Feed: streaming, since pictures differ in size." in stdout
+    assert "Feed: streaming, because images differ in size." in stdout
     assert "leaked" not in stderr
     process = start_recording(killed, "--config.dataset.num_workers=3")
     wait_for(lambda: (killed / "checkpoints" / "6").exists(), process)

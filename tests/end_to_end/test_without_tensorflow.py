@@ -54,4 +54,4 @@ def test_preparing_a_tfds_dataset_without_tensorflow_fails_with_advice(tmp_path)
         **WITHOUT_TENSORFLOW,
     )
     assert finished.returncode == 2
-    assert "preparing it needs TensorFlow: pip install tensorflow-cpu" in finished.stderr
+    assert "Preparing it needs TensorFlow, which is not installed" in finished.stderr
