@@ -17,12 +17,12 @@ FILTER = flags.DEFINE_string("filter", "", "List only models whose names contain
 
 
 def run() -> ExitCode:
-    from resnet_jax.models.factory import matching
+    from resnet_jax.models.factory import list_models
     from resnet_jax.models.flops import cost
     from resnet_jax.models.variants import VARIANTS
     from resnet_jax.terminal import Reporter
 
-    names = matching(FILTER.value)
+    names = list_models(FILTER.value)
     rows = []
     with Reporter(active=FORMAT.value == "text") as reporter:
         for done, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Models from names and settings."""
+"""Build models from names and settings."""
 
 import fnmatch
 
@@ -10,28 +10,37 @@ from resnet_jax.models.layers import NORMS, NORMS_WITH_SCALE
 from resnet_jax.models.resnet import STEMS, FixupBlock, PreActivationBlock, ResNet, basic
 from resnet_jax.models.variants import VARIANTS
 
-OF_FIXUP = {
+CHOICES = {"stem": STEMS, "shortcut": ("projection", "average_pool", "pad"), "norm": NORMS}
+# Fixup starts as the identity by its own initialization, and only with these settings.
+FIXUP_SETTINGS = {
     "norm": "scalar_bias",
     "weight_standardization": False,
     "residual_scale": None,
     "zero_init_residual": False,
 }
-CHOICES = {"stem": STEMS, "shortcut": ("projection", "average_pool", "pad"), "norm": NORMS}
 
 
 def create_model(name: str, num_classes: int, **settings) -> ResNet:
-    """The Linen module of a named variant.
+    """Return the Linen module of a named variant.
 
     Args:
       name: a key of `VARIANTS`, such as "resnet50".
-      num_classes: logits given out.
-      **settings: attributes of `ResNet` that differ from the variant's own: `stem`, `shortcut`, `dtype`, ...
+      num_classes: the number of logits.
+      **settings: attributes of `ResNet` that override those of the variant: `stem`, `shortcut`, `dtype`, ...
 
     Returns:
-      A module for `init(key, images, train=False)` and `apply(variables, images, train=...)`.
+      A module with the usual `init(key, images, train=False)` and `apply(variables, images, train=...)`.
 
     Raises:
-      UserError: for an unknown name, an unknown value of a setting, or settings that do not go together.
+      UserError: if the name or the value of a setting is unknown, or if settings contradict each other.
+
+    Example:
+      >>> import jax
+      >>> model = create_model("resnet20", num_classes=10, stage_sizes=(1, 1, 1))
+      >>> images = jnp.zeros((2, 8, 8, 3))
+      >>> variables = model.init(jax.random.key(0), images, train=False)
+      >>> model.apply(variables, images, train=False).shape
+      (2, 10)
     """
     if name not in VARIANTS:
         raise unknown_name("model", name, VARIANTS)
@@ -40,37 +49,51 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
             raise unknown_name(f"model.{setting}", settings[setting], choices)
     model = VARIANTS[name].make(num_classes=num_classes, **settings)
     if model.shortcut == "pad" and model.residual is not basic:
-        raise UserError(f"model.shortcut=pad is defined for basic blocks only: {name} needs model.shortcut=projection")
+        raise UserError(
+            f"model.shortcut=pad works only with basic blocks, and {name} has others. Set model.shortcut=projection."
+        )
     if model.norm_group_size and model.norm != "batch_norm":
-        raise UserError(f"batch_norm.group_size is for batch_norm, and {name} has {model.norm} instead: set it to 0")
-    _check_start(name, model)
+        raise UserError(
+            f"batch_norm.group_size works only with batch_norm, and {name} has {model.norm}. "
+            "Set batch_norm.group_size=0."
+        )
+    _check_initial_state(name, model)
     return model
 
 
-def _check_start(name: str, model: ResNet) -> None:
-    """Refuses what cannot learn: two zero factors hide each other's gradients, standardised zeros explode."""
+def _check_initial_state(name: str, model: ResNet) -> None:
+    """Refuse models that cannot learn: two zero factors block each other's gradients; standardized zeros explode."""
     if model.block is FixupBlock:
-        for setting, value in OF_FIXUP.items():
+        for setting, value in FIXUP_SETTINGS.items():
             if getattr(model, setting) != value:
                 raise UserError(
-                    f"{name} has no norms and starts as the identity by itself: set model.{setting} to {value}"
+                    f"model.{setting}={getattr(model, setting)} does not work with {name}, which has no norms and "
+                    f"starts as the identity anyway. Set model.{setting}={value}."
                 )
     if not model.zero_init_residual:
         return
     if model.residual_scale == 0:
-        raise UserError("model.residual_scale=0 and model.zero_init_residual do the same: set the latter to False")
+        raise UserError(
+            "model.residual_scale=0 and model.zero_init_residual=True have the same effect. "
+            "Set model.zero_init_residual=False."
+        )
     standardized = model.weight_standardization and model.block is PreActivationBlock
     if standardized or (model.norm not in NORMS_WITH_SCALE and model.block is not PreActivationBlock):
         raise UserError(
-            f"model.zero_init_residual has nothing in {name} to act on: set it to False, and model.residual_scale=0"
+            f"model.zero_init_residual has nothing to act on in {name}. "
+            "Set model.zero_init_residual=False and model.residual_scale=0."
         )
 
 
-def matching(pattern: str) -> list[str]:
-    """The names that contain `pattern`, in which * stands for anything.
+def list_models(pattern: str = "") -> list[str]:
+    """Return the names of the models that contain `pattern`, where `*` matches anything.
 
     Raises:
-      UserError: if there are none.
+      UserError: if no name matches.
+
+    Example:
+      >>> list_models("wide*_2")
+      ['wide_resnet50_2', 'wide_resnet101_2', 'wide_resnet40_2']
     """
     names = fnmatch.filter(VARIANTS, f"*{pattern}*")
     if not names:
@@ -79,7 +102,15 @@ def matching(pattern: str) -> list[str]:
 
 
 def from_config(config: ConfigDict, num_classes: int) -> ResNet:
-    """The module that a whole `config` asks for."""
+    """Return the module that the `model` and `batch_norm` settings of a whole config describe.
+
+    Example:
+      >>> from resnet_jax.config import default
+      >>> config = default()
+      >>> config.model.name = "resnet20"
+      >>> from_config(config, num_classes=10).stage_sizes
+      (3, 3, 3)
+    """
     settings = {key: value for key, value in config.model.items() if value is not None}
     settings["dtype"] = jnp.dtype(settings["dtype"])
     return create_model(

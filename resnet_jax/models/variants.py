@@ -1,6 +1,7 @@
-"""The named variants: a row each, with the paper it comes from and the accuracy that is published for it.
+"""The table of named models, each with its paper and published accuracy.
 
-A new one is one more row; a new kind of block is a class in `blocks.py`, a new stem a function in `stems.py`.
+To add a variant, add a row to `VARIANTS`. New kinds of blocks and new stems go into `resnet.py`: a block is a subclass
+of `ResidualBlock`, a stem a function in `STEMS`.
 """
 
 import dataclasses
@@ -17,11 +18,21 @@ class Variant:
     """A row of the table.
 
     Attributes:
-      make: `ResNet` with its attributes set, all but `num_classes`.
-      paper: where it was proposed.
-      dataset: what it was proposed for; `image_size` (pixels on a side) and `num_classes` are of that set.
-      top1: published test accuracy on that set in [0, 1], of one network in a single view; None where none was found.
-      top1_source: who published `top1`, and what is special about it.
+      make: `ResNet` with every attribute set except `num_classes`.
+      paper: the paper that proposed it.
+      dataset: the dataset it was proposed for.
+      image_size: height and width in pixels of the images of that dataset.
+      num_classes: the number of classes of that dataset.
+      top1: published test accuracy on that dataset in [0, 1], of a single model and a single view; None: we know of no
+        such number.
+      top1_source: who published `top1`, and under which unusual conditions.
+
+    Example:
+      >>> variant = VARIANTS["resnet20"]
+      >>> variant.dataset, variant.image_size, variant.top1
+      ('CIFAR-10', 32, 0.9125)
+      >>> variant.make(num_classes=10).stage_sizes
+      (3, 3, 3)
     """
 
     make: Callable[..., ResNet]
@@ -33,19 +44,20 @@ class Variant:
     top1_source: str = ""
 
 
-def _imagenet(paper: str, percent: float | None, source: str, *parts: dict, **settings) -> Variant:
-    """A row for ImageNet; later `parts`, and then `settings`, override earlier ones."""
-    return _row((paper, "ImageNet-1k", 224, 1000), percent, source, *parts, settings)
+def _imagenet(paper: str, percent: float | None, source: str, *settings: dict, **overrides) -> Variant:
+    """Return a row for ImageNet. Later `settings` override earlier ones, and `overrides` come last."""
+    return _row((paper, "ImageNet-1k", 224, 1000), percent, source, *settings, overrides)
 
 
-def _cifar(paper: str, percent: float | None, source: str, *parts: dict, **settings) -> Variant:
-    """A row for CIFAR-10, where He et al. 2015 (section 4.2) start with 16 channels at full resolution."""
-    return _row((paper, "CIFAR-10", 32, 10), percent, source, {"stem": "cifar", "width": 16}, *parts, settings)
+def _cifar(paper: str, percent: float | None, source: str, *settings: dict, **overrides) -> Variant:
+    """Return a row for CIFAR-10: 16 channels at full resolution at first (He et al. 2015, section 4.2)."""
+    return _row((paper, "CIFAR-10", 32, 10), percent, source, {"stem": "cifar", "width": 16}, *settings, overrides)
 
 
-def _row(fixed: tuple[str, str, int, int], percent: float | None, source: str, *parts: dict) -> Variant:
-    make = functools.partial(ResNet, **functools.reduce(lambda one, other: one | other, parts))
-    return Variant(make, *fixed, None if percent is None else round(percent / 100, 5), source)
+def _row(paper_and_data: tuple[str, str, int, int], percent: float | None, source: str, *settings: dict) -> Variant:
+    attributes = {name: value for setting in settings for name, value in setting.items()}
+    top1 = None if percent is None else round(percent / 100, 5)
+    return Variant(functools.partial(ResNet, **attributes), *paper_and_data, top1, source)
 
 
 RESNET = "He et al. 2015, Deep Residual Learning, arXiv:1512.03385"
@@ -72,6 +84,7 @@ _50 = {"stage_sizes": (3, 4, 6, 3), "residual": bottleneck}
 _101 = {"stage_sizes": (3, 4, 23, 3), "residual": bottleneck}
 _152 = {"stage_sizes": (3, 8, 36, 3), "residual": bottleneck}
 
+# Settings that several variants share.
 _pre_activation = {"block": PreActivationBlock}
 _deep = {"stem": "deep", "shortcut": "average_pool"}
 _squeeze = {"squeeze_excitation": 16}
@@ -86,18 +99,18 @@ _fixup = {"block": FixupBlock, "norm": "scalar_bias", "head_init": nn.initialize
 
 
 def _wide(depth: int, factor: int) -> dict:
-    """Zagoruyko & Komodakis 2016, table 1: 6n + 4 layers, n blocks a stage, all wider by `factor`."""
+    """Wide ResNet of 6n + 4 layers, with n blocks per stage (Zagoruyko & Komodakis 2016, table 1)."""
     size = (depth - 4) // 6
     return _pre_activation | {"stage_sizes": (size, size, size), "width": 16 * factor, "stem_width": 16}
 
 
 def _groups(groups: int, group_width: int) -> dict:
-    """Xie et al. 2016, table 1: `groups` of a 3x3, each of `group_width` channels in the first stage."""
+    """Bottlenecks whose 3x3 has `groups`, each of `group_width` channels in stage 1 (Xie et al. 2016, table 1)."""
     return {"residual": functools.partial(bottleneck, groups=groups, group_width=group_width)}
 
 
 def _stages(size: int) -> dict:
-    """Three stages of the same size: the networks for CIFAR."""
+    """Three stages of equal size: the models for CIFAR."""
     return {"stage_sizes": (size, size, size)}
 
 
@@ -134,12 +147,12 @@ VARIANTS: dict[str, Variant] = {
     "antialiased_resnet34": _imagenet(BLUR, 74.38, FILTER_4, _34, _blur),
     "antialiased_resnet50": _imagenet(BLUR, 77.23, FILTER_4, _50, _blur),
     "antialiased_resnet101": _imagenet(BLUR, 78.22, FILTER_4, _101, _blur),
-    "bit_r50x1": _imagenet(BIT, 76.0, "the paper, of ImageNet-1k alone", _50, _bit),
-    "bit_r50x3": _imagenet(BIT, 84.02, "timm, of ImageNet-21k, at 448 pixels", _50, _bit, width=192),
-    "bit_r101x1": _imagenet(BIT, 82.342, "timm, of ImageNet-21k, at 448 pixels", _101, _bit),
-    "bit_r101x3": _imagenet(BIT, 84.438, "timm, of ImageNet-21k, at 448 pixels", _101, _bit, width=192),
-    "bit_r152x2": _imagenet(BIT, 84.51, "timm, of ImageNet-21k, at 448 pixels", _152, _bit, width=128),
-    "bit_r152x4": _imagenet(BIT, 81.3, "the paper, of ImageNet-1k alone, at 480 pixels", _152, _bit, width=256),
+    "bit_r50x1": _imagenet(BIT, 76.0, "the paper, trained on ImageNet-1k only", _50, _bit),
+    "bit_r50x3": _imagenet(BIT, 84.02, "timm, pretrained on ImageNet-21k, at 448 pixels", _50, _bit, width=192),
+    "bit_r101x1": _imagenet(BIT, 82.342, "timm, pretrained on ImageNet-21k, at 448 pixels", _101, _bit),
+    "bit_r101x3": _imagenet(BIT, 84.438, "timm, pretrained on ImageNet-21k, at 448 pixels", _101, _bit, width=192),
+    "bit_r152x2": _imagenet(BIT, 84.51, "timm, pretrained on ImageNet-21k, at 448 pixels", _152, _bit, width=128),
+    "bit_r152x4": _imagenet(BIT, 81.3, "the paper, trained on ImageNet-1k only, at 480 pixels", _152, _bit, width=256),
     "fixup_resnet50": _imagenet(FIXUP, 76.0, "the authors' README, with mixup", _50, _fixup),
     "resnet20": _cifar(RESNET, 91.25, PAPER, _stages(3), shortcut="pad"),
     "resnet32": _cifar(RESNET, 92.49, PAPER, _stages(5), shortcut="pad"),

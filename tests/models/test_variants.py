@@ -1,4 +1,4 @@
-"""The named variants against what is published of them."""
+"""The named variants, compared with published numbers."""
 
 import functools
 import re
@@ -10,9 +10,9 @@ import pytest
 from resnet_jax.models.flops import cost
 from resnet_jax.models.variants import VARIANTS
 
-# Exact numbers of parameters, with 1,000 classes for ImageNet and 10 for CIFAR-10: published, or where papers only
-# round them, counted in the network of the authors or of a library.
-TORCHVISION = {  # `num_params` of its weights.
+# Exact parameter counts, with 1,000 classes for ImageNet and 10 for CIFAR-10. Where papers round them, they were
+# counted in the model of the authors or of a library.
+TORCHVISION = {  # `num_params` of torchvision's weights.
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
@@ -24,7 +24,8 @@ TORCHVISION = {  # `num_params` of its weights.
     "resnext101_32x8d": 88_791_336,
     "resnext101_64x4d": 83_455_272,
 }
-TIMM = {  # Counted in timm 1.0.31; BiT there is resnetv2_50x1_bit and so on, seresnet18 and 34 are its legacy ones.
+# Counted in timm 1.0.31, where BiT is called resnetv2_50x1_bit, ..., and seresnet18 and 34 have the prefix legacy_.
+TIMM = {
     "resnext101_32x4d": 44_177_704,
     "resnetv2_18": 11_687_720,
     "resnetv2_34": 21_795_880,
@@ -68,10 +69,10 @@ AUTHORS = {
     "antialiased_resnet34": 21_797_672,
     "antialiased_resnet50": 25_557_032,
     "antialiased_resnet101": 44_549_160,
-    # Counted in the networks of hongyi-zhang/Fixup.
+    # Counted in the models of hongyi-zhang/Fixup.
     "fixup_resnet50": 25_504_026,
     "fixup_resnet110": 1_720_138,
-    # Counted in akamaster/pytorch_resnet_cifar10; He et al. 2015, table 6, round them.
+    # Counted in akamaster/pytorch_resnet_cifar10; He et al. 2015, table 6, gives rounded numbers.
     "resnet20": 269_722,
     "resnet32": 464_154,
     "resnet44": 658_586,
@@ -92,27 +93,27 @@ MULTIPLY_ADDS = {
 
 
 @functools.cache
-def costs(name):
+def variant_cost(name):
     variant = VARIANTS[name]
     return cost(variant.make(num_classes=variant.num_classes), (variant.image_size, variant.image_size, 3))
 
 
-def test_every_row_has_a_published_count():
+def test_every_variant_has_a_published_parameter_count():
     assert PARAMETERS.keys() == VARIANTS.keys() - {"tiny"}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_parameter_count_is_the_published_one(name):
-    assert costs(name).parameters == PARAMETERS[name]
+def test_parameter_count_equals_the_published_one(name):
+    assert variant_cost(name).parameters == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", MULTIPLY_ADDS)
-def test_multiply_adds_are_the_published_ones(name):
-    assert costs(name).multiply_adds / 1e9 == pytest.approx(MULTIPLY_ADDS[name], abs=0.0006)
+def test_multiply_adds_equal_the_published_ones(name):
+    assert variant_cost(name).multiply_adds / 1e9 == pytest.approx(MULTIPLY_ADDS[name], abs=0.0006)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_every_row_says_where_it_comes_from(name):
+def test_variant_names_its_paper_and_sources(name):
     variant = VARIANTS[name]
     assert re.search(r" 20\d\d, .*arXiv:\d{4}\.\d{5}", variant.paper)
     assert (variant.top1 is None) == (not variant.top1_source)
@@ -123,18 +124,18 @@ def test_every_row_says_where_it_comes_from(name):
     )
 
 
-def parameters(name, **settings):
+def count_parameters(name, **settings):
     model = VARIANTS[name].make(num_classes=10, **settings)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def test_option_b_adds_just_its_projections():
-    """Two 1x1 convolutions, 16 to 32 and 32 to 64 channels, each with the scale and bias of a norm."""
-    added = parameters("resnet20", shortcut="projection") - parameters("resnet20")
+def test_projection_shortcuts_add_only_their_projections():
+    """They are two 1x1 convolutions, 16 to 32 and 32 to 64 channels, each with scale and bias of a norm."""
+    added = count_parameters("resnet20", shortcut="projection") - count_parameters("resnet20")
     assert added == (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
 
 
-def test_cifar_stem_is_a_small_convolution():
-    """3x3 in place of 7x7, over 3 channels to 64."""
-    assert parameters("resnet18") - parameters("resnet18", stem="cifar") == (49 - 9) * 3 * 64
+def test_cifar_stem_has_a_smaller_convolution():
+    """It is 3x3 instead of 7x7, from 3 channels to 64."""
+    assert count_parameters("resnet18") - count_parameters("resnet18", stem="cifar") == (49 - 9) * 3 * 64
