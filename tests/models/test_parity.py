@@ -1,6 +1,6 @@
-"""The same outputs, statistics and gradients as PyTorch, from the same random weights.
+"""Compare logits, statistics and gradients with PyTorch, for the same random weights.
 
-PyTorch computes in float64, so that what differs in logits and statistics is our rounding.
+PyTorch computes in float64, so the differences in logits and statistics are our rounding errors.
 """
 
 import functools
@@ -35,7 +35,7 @@ ALL = [*WITH_BATCH_NORM, pytest.param("bit_r50x1", marks=pytest.mark.slow)]
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """For arrays as small as these, PyTorch's threads wait for one another longer than they compute."""
+    """Run PyTorch on one thread: with arrays this small, its threads wait for each other longer than they compute."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -44,35 +44,35 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def results(request):
-    """Logits in evaluation, then statistics and gradients of a pass in training: ours, and PyTorch's."""
+    """Return (evaluation logits, running statistics after a training pass, gradients), ours and PyTorch's."""
     name = request.param
     random = np.random.default_rng(0)
-    # 18, 9, 5 and 40, 20, 10, 5, 3, 2: even and odd sizes are halved.
+    # The stages see sizes 18, 9, 5 or 40, 20, 10, 5, 3, 2, so that both even and odd sizes are halved.
     size = 18 if reference.ARCHITECTURES[name].cifar else 40
     images = random.normal(size=(BATCH, size, size, 3)).astype(np.float32)
     labels = random.integers(CLASSES, size=BATCH)
-    network = reference.make_network(reference.ARCHITECTURES[name], CLASSES)
-    reference.randomize(network, seed=0)
+    torch_model = reference.make_model(reference.ARCHITECTURES[name], CLASSES)
+    reference.randomize(torch_model, seed=0)
     model = create_model(name, CLASSES)
-    variables = reference.to_variables(network.state_dict(), model)
-    return ours(model, variables, images, labels), theirs(network.double(), model, images, labels)
+    variables = reference.to_variables(torch_model.state_dict(), model)
+    return ours(model, variables, images, labels), theirs(torch_model.double(), model, images, labels)
 
 
 def ours(model, variables, images, labels):
-    """Logits and statistics in float32.
+    """Compute our logits and statistics in float32, and our gradients in float64.
 
-    Gradients in float64: in float32 an array may be a hundredth off, PyTorch's too, because a ReLU's input that is
-    rounded to the other side of zero turns its whole gradient on or off. Convolutions of float64 XLA compiles into
-    plain loops, and grouped ones take twenty times as long unless LLVM optimises them.
+    In float32 an array of gradients may be off by 1 %, and PyTorch's too, because a ReLU input that rounds to the other
+    side of zero turns its whole gradient on or off. XLA compiles float64 convolutions into plain loops, and grouped
+    ones take 20 times as long unless LLVM optimizes them.
     """
-    optimised = {"xla_backend_optimization_level": 2}
+    optimized = {"xla_backend_optimization_level": 2}
 
     @jax.jit
     def forward(variables, images):
         _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
         return model.apply(variables, images, train=False), updated.get("batch_stats", {})
 
-    @functools.partial(jax.jit, compiler_options=optimised)
+    @functools.partial(jax.jit, compiler_options=optimized)
     @jax.grad
     def gradients(params, statistics, images):
         logits, _ = model.clone(dtype=jnp.float64).apply(
@@ -86,40 +86,40 @@ def ours(model, variables, images, labels):
         return jax.device_get((logits, statistics, gradients(doubles["params"], doubles["batch_stats"], images)))
 
 
-def theirs(network, model, images, labels):
-    """As ours, in names and shapes too; the variances as they would be if PyTorch took the biased ones."""
+def theirs(torch_model, model, images, labels):
+    """Compute PyTorch's results under our names and in our shapes, with running variances converted to biased ones."""
     images = torch.from_numpy(images).double().permute(0, 3, 1, 2)
     with torch.no_grad():
-        logits = network.eval()(images)
-    counts = {}  # By the name of a running variance, what a batch's is taken over: batch * height * width.
-    for name, module in network.named_modules():
+        logits = torch_model.eval()(images)
+    counts = {}  # Running variance -> the number of values that it is computed over: batch * height * width.
+    for name, module in torch_model.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.register_forward_hook(
                 lambda _, inputs, __, name=name: counts.update({f"{name}.running_var": inputs[0][:, 0].numel()})
             )
-    before = {name: array.clone() for name, array in network.state_dict().items()}
-    torch.nn.functional.cross_entropy(network.train()(images), torch.from_numpy(labels)).backward()
-    after = network.state_dict()
-    for name, count in counts.items():  # 0.9 of the old one, and of the batch's n / (n - 1) times the biased one.
+    before = {name: array.clone() for name, array in torch_model.state_dict().items()}
+    torch.nn.functional.cross_entropy(torch_model.train()(images), torch.from_numpy(labels)).backward()
+    after = torch_model.state_dict()
+    for name, count in counts.items():  # PyTorch adds n / (n - 1) times the biased variance.
         kept = 0.9 * before[name]
         after[name] = kept + (after[name] - kept) * (count - 1) / count
-    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in torch_model.named_parameters()}
     statistics = reference.to_variables(after, model)["batch_stats"]
     return logits.numpy(), statistics, reference.to_variables(gradients, model)["params"]
 
 
 def largest_difference(actual, expected):
-    """Of all arrays of a tree, norm of the difference over norm, and which array it is."""
+    """Return the largest relative difference (norm over norm) of all arrays in a tree, and the array's path."""
     assert jax.tree.map(np.shape, actual) == jax.tree.map(np.shape, expected)
-    relative = jax.tree.map(lambda one, other: np.linalg.norm(one - other) / np.linalg.norm(other), actual, expected)
+    relative = jax.tree.map(lambda a, b: np.linalg.norm(a - b) / np.linalg.norm(b), actual, expected)
     return max(
         (float(value), jax.tree_util.keystr(path)) for path, value in jax.tree_util.tree_leaves_with_path(relative)
     )
 
 
 @pytest.mark.parametrize("results", ALL, indirect=True)
-def test_logits_in_evaluation_are_those_of_pytorch(results):
-    """The largest difference, over the largest logit."""
+def test_evaluation_logits_match_pytorch(results):
+    """The tolerance is relative to the largest logit."""
     (actual, _, _), (expected, _, _) = results
     assert actual.dtype == np.float32
     assert actual.shape == expected.shape
@@ -127,14 +127,14 @@ def test_logits_in_evaluation_are_those_of_pytorch(results):
 
 
 @pytest.mark.parametrize("results", WITH_BATCH_NORM, indirect=True)
-def test_running_statistics_after_a_step_are_those_of_pytorch(results):
+def test_running_statistics_match_pytorch(results):
     (_, actual, _), (_, expected, _) = results
-    difference, where = largest_difference(actual, expected)
-    assert difference < 2e-6, where
+    difference, path = largest_difference(actual, expected)
+    assert difference < 2e-6, path
 
 
 @pytest.mark.parametrize("results", ALL, indirect=True)
-def test_gradients_are_those_of_pytorch(results):
+def test_gradients_match_pytorch(results):
     (_, _, actual), (_, _, expected) = results
-    difference, where = largest_difference(actual, expected)
-    assert difference < 1e-6, where
+    difference, path = largest_difference(actual, expected)
+    assert difference < 1e-6, path

@@ -1,6 +1,6 @@
-"""The published networks once more, in plain PyTorch, to hold ours against.
+"""The published models in plain PyTorch, as a reference for ours.
 
-Modules are named as in torchvision; where it has no such network as in timm, or in the authors' code for Fixup.
+Modules are named as in torchvision or, for models that it lacks, as in timm; for Fixup as in the authors' code.
 """
 
 import dataclasses
@@ -18,21 +18,22 @@ from resnet_jax.trained_model import abstract_variables
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What tells the networks apart.
+    """The settings in which the models differ.
 
     Attributes:
-      sizes: blocks in each stage.
-      bottleneck: blocks have three convolutions, not two.
-      width, stem_width: channels of the first stage's 3x3 and of the stem.
-      groups, group_width: of a bottleneck's 3x3; its groups have `group_width` channels in the first stage.
-      cifar: a 3x3 stem that keeps the size.
-      pre_activation: norms and activations stand before the convolutions.
-      squeeze_excitation: residuals end in a gate.
+      sizes: the number of blocks per stage.
+      bottleneck: whether blocks have three convolutions instead of two.
+      width, stem_width: the channels of the first stage's 3x3 and of the stem.
+      groups: the number of groups of a bottleneck's 3x3.
+      group_width: the channels per group in the first stage.
+      cifar: whether the stem is a 3x3 that keeps the size.
+      pre_activation: whether norms and activations precede the convolutions.
+      squeeze_excitation: whether residuals end with squeeze-and-excitation.
       deep: three 3x3 in the stem, and shortcuts that pool before they project: "D" of He et al. 2018.
-      option_a: shortcuts have no parameters.
-      bit: weight standardisation, GroupNorm, and a max-pool that sees zeros at the border.
-      blur: max-pools and strides low-pass filter first, those of blocks before the next convolution.
-      fixup: scalars in the place of norms.
+      option_a: whether shortcuts have no parameters.
+      bit: weight standardization, GroupNorm, and a max-pool that is padded with zeros.
+      blur: low-pass filters before strides; those of blocks come before the next convolution.
+      fixup: whether scalars replace norms.
     """
 
     sizes: tuple[int, ...] = (3, 4, 6, 3)
@@ -62,7 +63,7 @@ class Architecture:
         return nn.GroupNorm(32, channels) if self.bit else nn.BatchNorm2d(channels)
 
     def residual(self, inputs: int, width: int, stride: int) -> list[nn.Conv2d]:
-        """The convolutions of a block."""
+        """Return the convolutions of a block."""
         if not self.bottleneck:
             return [self.conv(inputs, width, 3, stride), self.conv(width, width, 3)]
         inner = width * self.groups * self.group_width // 64
@@ -111,8 +112,8 @@ ARCHITECTURES = {
 }
 
 
-def make_network(architecture: Architecture, num_classes: int) -> nn.Module:
-    """From images [batch, 3, height, width] to logits [batch, classes]."""
+def make_model(architecture: Architecture, num_classes: int) -> nn.Module:
+    """Return a model from images [batch, 3, height, width] to logits [batch, classes]."""
     stages, channels = [], architecture.stem_width
     block = FixupBlock if architecture.fixup else Block
     for stage, size in enumerate(architecture.sizes):
@@ -129,7 +130,7 @@ def make_network(architecture: Architecture, num_classes: int) -> nn.Module:
         return named(stem=named(**stem), stages=stages, norm=norm, relu=nn.ReLU(), pool=pool, head=head)
     layers = {f"layer{number}": blocks for number, blocks in enumerate(stages, 1)}
     layers |= {"pool": pool, "flatten": flatten, "fc": nn.Linear(channels, num_classes)}
-    return FixupNetwork({**stem, **layers}) if architecture.fixup else named(**stem, **layers)
+    return FixupModel({**stem, **layers}) if architecture.fixup else named(**stem, **layers)
 
 
 def make_stem(architecture: Architecture) -> dict[str, nn.Module]:
@@ -153,14 +154,14 @@ def make_stem(architecture: Architecture) -> dict[str, nn.Module]:
 
 
 class Block(nn.Module):
-    """A residual block, with the activations after the convolutions or before them."""
+    """A residual block with post- or pre-activation."""
 
     def __init__(self, architecture: Architecture, inputs: int, width: int, stride: int):
         super().__init__()
         convs = architecture.residual(inputs, width, stride)
         self.count, self.pre_activation = len(convs), architecture.pre_activation
         self.norm_name = "norm" if self.pre_activation else "bn"
-        self.blurred = 0  # The number of the convolution that takes the stride of the one before it.
+        self.blurred = 0  # The number of the convolution that a blur with stride 2 precedes; 0: none.
         for number, conv in enumerate(convs, 1):
             channels = conv.in_channels if self.pre_activation else conv.out_channels
             self.add_module(f"conv{number}", conv)
@@ -209,8 +210,8 @@ class FixupBlock(nn.Module):
         return (y + (x if self.downsample is None else self.downsample(biased))).relu()
 
 
-class FixupNetwork(nn.Sequential):
-    """Adds a scalar after the first convolution, and one before the pooling."""
+class FixupModel(nn.Sequential):
+    """A sequence that adds a scalar after the first convolution, and one before the pooling."""
 
     def __init__(self, modules: Mapping[str, nn.Module]):
         super().__init__(OrderedDict(modules))
@@ -234,7 +235,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class OptionA(nn.Module):
-    """Every second value, and half as many zero channels again on each side."""
+    """Strides by two, and adds half as many zero channels on each side."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         border = x.shape[1] // 2
@@ -242,7 +243,7 @@ class OptionA(nn.Module):
 
 
 class Blur(nn.Module):
-    """Filters with (1, 3, 3, 1) / 8 along height and width, over mirrored borders, and takes every second value."""
+    """Filters with (1, 3, 3, 1) / 8 along height and width, with mirrored borders, and keeps every second value."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         taps = torch.tensor([1, 3, 3, 1], dtype=x.dtype) / 8
@@ -260,17 +261,17 @@ def named(**modules: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(modules))
 
 
-def randomize(network: nn.Module, seed: int) -> None:
-    """He-normal kernels, all else random too; residuals are small, for the activations not to grow block by block."""
+def randomize(model: nn.Module, seed: int) -> None:
+    """Draw He-normal kernels and random other values; small residuals keep activations from growing with depth."""
     generator = torch.Generator().manual_seed(seed)
-    for name, array in network.state_dict().items():
+    for name, array in model.state_dict().items():
         if array.ndim > 1:
             array.normal_(0.0, (2 / array[0].numel()) ** 0.5, generator=generator)
         elif name.endswith(("weight", "running_var")):
             array.uniform_(0.5, 1.5, generator=generator)
         elif name.endswith(("bias", "running_mean")):
             array.normal_(0.0, 0.3, generator=generator)
-    for block in network.modules():
+    for block in model.modules():
         if isinstance(block, Block):
             last = block.get_submodule(f"{block.norm_name}{block.count}")
             last.weight.data *= 0.2
@@ -278,7 +279,7 @@ def randomize(network: nn.Module, seed: int) -> None:
 
 
 def to_variables(arrays: Mapping[str, torch.Tensor], model: ResNet) -> dict[str, dict]:
-    """Our "params" and "batch_stats" from a state dict, or from gradients under the same names."""
+    """Return our "params" and "batch_stats" from a state dict, or from gradients under the same names."""
     arrays = {name: array.detach().numpy() for name, array in arrays.items()}
-    variables, _ = convert.to_variables(arrays, naming.detect(arrays), abstract_variables(model, 3))
+    variables, _ = convert.to_variables(arrays, naming.detect_scheme(arrays), abstract_variables(model, 3))
     return {"batch_stats": {}} | variables
