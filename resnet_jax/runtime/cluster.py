@@ -89,7 +89,7 @@ class Agreement:
     def __init__(self, mesh: Mesh):
         self._mesh = mesh
         self._most_urgent = parallel.jit(jnp.max, mesh)
-        self._unread = collections.deque()
+        self._unread: collections.deque[jax.Array] = collections.deque()
 
     def __call__(self, wish: int) -> int:
         """Takes the wish of this process, gives the most urgent one of all."""
@@ -124,7 +124,7 @@ def _end_unless_all_come(num_processes: int | None) -> threading.Timer:
     return timer
 
 
-def _check_coordinator(coordinator: str, process_id: int) -> None:
+def _check_coordinator(coordinator: str, process_id: int | None) -> None:
     """Finds out what JAX would end the process for, without a word that helps."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import pathlib
 import platform
+from typing import Any
 
 import jax
 
@@ -18,7 +19,8 @@ def use() -> None:
 
     With JAX_COMPILATION_CACHE_DIR he does; with JAX_ENABLE_COMPILATION_CACHE=0 there is none.
     """
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    settings: Any = jax.config  # JAX adds its settings to this object at run time.
+    if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
     place = user_cache.directory("compiled")
     if place is None:

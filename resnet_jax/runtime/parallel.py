@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -85,7 +86,7 @@ def free_memory(mesh: Mesh) -> int:
         try:
             memory = device.memory_stats()  # None where the device shares the host's.
         except jax.errors.JaxRuntimeError:  # It is only described.
-            return tpu_topology.chip(device).memory
+            return tpu_topology.chip(device).memory  # type: ignore[union-attr]  # only known chips are described
         if memory is None:
             return host_memory.available() // len(mesh.local_devices)
         return memory["bytes_limit"] - memory["bytes_in_use"]
@@ -115,7 +116,7 @@ class Pace:
     """
 
     def __init__(self):
-        self._unfinished = collections.deque()
+        self._unfinished: collections.deque[Any] = collections.deque()
 
     def __call__(self, result) -> None:
         """Takes what a call has returned; waits, if over `CALLS_AHEAD` may be unfinished, until half of that are."""

@@ -69,7 +69,8 @@ def _processor() -> str:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in pairs}
     if "model name" not in fields:
         return ""
     exactly = [f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields]

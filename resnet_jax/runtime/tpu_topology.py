@@ -49,7 +49,7 @@ def describe(name: str) -> list[jax.Device]:
         if "not installed" in str(error):
             raise UserError("compiling for a TPU without having one takes libtpu: pip install libtpu") from None
         raise _unknown(name) from None
-    if devices[0].device_kind not in CHIPS:
+    if devices[0].device_kind not in CHIPS:  # type: ignore[attr-defined]  # JAX's stub of the class is incomplete
         raise _unknown(name)
     # What is compiled without a device can be written to JAX's compilation cache, but not read back.
     jax.config.update("jax_enable_compilation_cache", False)
