@@ -1,4 +1,9 @@
-"""Terminal output: aligned tables, durations, log lines, and one live progress line."""
+"""Terminal output: aligned tables, durations, log lines, and one live progress line.
+
+We do not use `rich` because its output is not as good where it is read most often, in a log file: there its progress
+bar shows nothing until it ends (rich 15.0.0), and its tables are 80 columns wide and draw boxes. Ours writes a plain
+progress line every ten seconds, and tables that `grep` and `awk` can read.
+"""
 
 import io
 import logging
