@@ -87,7 +87,9 @@ class Stopwatch:
         self._calls: list[int] = []  # of this round: how many steps each takes
         self._calls_a_round: int | None = None
         self._to_pass = 0  # calls before the next round begins
-        self.loop, self.step, self.waited = [], [], []
+        self.loop: list[float] = []
+        self.step: list[float] = []
+        self.waited: list[float] = []
 
     def watch(self, loop: Loop, state: TrainState) -> None:
         """To be called before the loop begins, with a state for the step alone."""
@@ -203,9 +205,10 @@ def measure(
     with (
         tempfile.TemporaryDirectory() as scratch,
         WorkDir(scratch).open_checkpoints(checkpoint.keep, checkpoint.best_metric) as checkpoints,
+        Reporter(active=False) as silent,
     ):
         stopwatch = Stopwatch(reporter.counter("measuring, rounds"))
-        loop = Loop(parts, WorkDir(scratch), checkpoints, Reporter(active=False), stopwatch)
+        loop = Loop(parts, WorkDir(scratch), checkpoints, silent, stopwatch)
         stopwatch.watch(loop, parts.initial_state())
         with contextlib.suppress(Enough):
             loop.run()
@@ -231,7 +234,7 @@ def _summary(parts: Experiment, measured: Stopwatch) -> Speed:
     computing = min(1.0, _median_share(measured.step, measured.loop))
     waiting = min(1.0 - computing, _median_share(measured.waited, measured.loop))
     shares = {"input": waiting, "host": 1.0 - computing - waiting}
-    slowest = max(shares, key=shares.get)
+    slowest = max(shares, key=lambda name: shares[name])
     return Speed(
         model=config.model.name,
         dtype=config.model.dtype,

@@ -157,7 +157,8 @@ def _interruptions(steps: Sequence[int], wanted: tuple[int, int] | None) -> tupl
         return stop, kill
     if len(steps) < 2:
         raise UserError("between so few calls of the train step a run cannot be interrupted twice: take more --steps")
-    return tuple(sorted(secrets.SystemRandom().sample(steps, 2)))
+    stop, kill = sorted(secrets.SystemRandom().sample(steps, 2))
+    return stop, kill
 
 
 def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
@@ -183,7 +184,7 @@ def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
         try:
-            for line in process.stdout:
+            for line in process.stdout:  # type: ignore[union-attr]  # a pipe, as asked for above
                 if PROGRESS.fullmatch(line.strip()):
                     show(line.strip())
         except BaseException:
