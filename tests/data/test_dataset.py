@@ -80,7 +80,7 @@ FEEDS = pytest.mark.parametrize("feed", ["resident", "streaming"])
 
 class TestValidation:
     @FEEDS
-    def test_a_tenth_of_each_class_is_held_out_by_default(self, mesh, feed):
+    def test_tenth_of_each_class_is_held_out_by_default(self, mesh, feed):
         config = make_config(feed=feed)
         config.batch_size = 180
         inputs = open_data(config, {"train": source(200)}, parallel.make_mesh(jax.devices()[:4]))

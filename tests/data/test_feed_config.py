@@ -193,14 +193,14 @@ class TestResolve:
     def test_resumed_run_keeps_the_choice(self, mesh):
         started = settings.default()
         started.dataset.image_size = 224
-        wanted = started.copy_and_resolve_references()
+        requested = started.copy_and_resolve_references()
         feed_config.resolve(started.dataset, equal_images(), mesh)
-        resumed = settings.resume(started, wanted)
+        resumed = settings.resume(started, requested)
         feed_config.resolve(resumed.dataset, equal_images(), mesh)
         assert resumed == started
         with pytest.raises(UserError, match=r"dataset\.image_size \(stored 224, now 64\)"):
-            wanted.dataset.image_size = 64
-            settings.resume(started, wanted)
+            requested.dataset.image_size = 64
+            settings.resume(started, requested)
 
     @pytest.mark.parametrize(("feed", "recorded"), [("resident", 100), ("streaming", None)])
     def test_configured_feed_is_used_and_equal_sizes_are_kept(self, mesh, feed, recorded):

@@ -64,14 +64,17 @@ SIZES = [(1, 1), (3, 5), (8, 8), (28, 28), (32, 32), (48, 64), (64, 48), (96, 96
 def test_crop_boxes_are_those_of_the_host(height, width, scale):
     """Host and device draw the same boxes from the same key.
 
-    The host computes in float64 and the device in float32, so a side or corner may round to another whole pixel, but
-    only where it lies within float32 precision of the middle between two pixels. Here not one of 1,000 boxes does.
+    The host computes in float64 and the device in float32, so a side or a corner that lies within float32 precision of
+    the middle between two pixels may round to either. On CPU that happens to no box here; other devices and versions of
+    JAX may round one of 1,000 boxes differently.
     """
     key, ratio = jax.random.key(height * width), (3 / 4, 4 / 3)
     on_device = np.asarray(boxes.random_crop_boxes(key, 1000, height, width, scale, ratio))
     draws = np.asarray(jax.random.uniform(key, (1000, crops.NUM_DRAWS)))
     on_host = np.array([crops.random_box(height, width, row, scale, ratio) for row in draws])
-    np.testing.assert_array_equal(on_device, on_host)
+    differences = np.abs(on_device - on_host).max(axis=1)
+    assert differences.max() <= 1
+    assert (differences > 0).sum() <= 1
 
 
 def test_crop_boxes_fall_back_to_the_central_box_of_the_host():

@@ -33,9 +33,8 @@ def test_random_erasing_draws_boxes_of_all_sizes_and_shapes(erased):
     areas = heights * widths / 1600
     assert abs(areas.mean() - 0.2) < 0.005
     counts, _ = np.histogram(areas, bins=4, range=(0.1, 0.3))
-    assert (
-        counts.min() > 500
-    )  # 600 each expected, with a standard deviation of 21; rounding moves a few out of the range.
+    # 600 each expected, with a standard deviation of 21; rounding moves a few out of the range.
+    assert counts.min() > 500
     ratios = np.log(widths / heights)
     assert 0.45 < (ratios > 0).mean() < 0.55
     assert np.exp(ratios.min()) < 0.4
