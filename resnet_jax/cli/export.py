@@ -15,7 +15,7 @@ TO = flags.DEFINE_string(
 def run() -> ExitCode:
     from resnet_jax.inference.export import export_weights
     from resnet_jax.pretrained import weight_files
-    from resnet_jax.pretrained.naming import scheme_of
+    from resnet_jax.pretrained.naming import scheme_for_model
     from resnet_jax.runtime import parallel
 
     MODEL.check("export")
@@ -25,5 +25,5 @@ def run() -> ExitCode:
     if parallel.is_main_process():
         export_weights(trained, TO.value)
         weights = MODEL.config.value.init_from if trained.step is None else f"the weights of step {trained.step:,}"
-        print(f"Wrote {weights} to {TO.value}, with the names of {scheme_of(trained.model).name}.")
+        print(f"Wrote {weights} to {TO.value}, with the names of {scheme_for_model(trained.model).name}.")
     return ExitCode.DONE

@@ -1,4 +1,7 @@
-"""Weights to begin with, to score, or to learn from: of a run directory, a file, or the Hugging Face hub."""
+"""Load pretrained weights from a run directory, a file or the Hugging Face hub.
+
+They serve as initial weights (`init_from`), as a model to evaluate without training, and as a teacher for distillation.
+"""
 
 import dataclasses
 import json
@@ -20,31 +23,32 @@ from resnet_jax.models import factory
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import VARIANTS
 from resnet_jax.pretrained import convert, weight_files
-from resnet_jax.pretrained.naming import TIMM_RESNET_D, Scheme, detect, scheme_of
+from resnet_jax.pretrained.naming import TIMM_RESNET_D, Scheme, detect_scheme, scheme_for_model
 from resnet_jax.runtime import parallel
 from resnet_jax.trained_model import TrainedModel, abstract_variables, load_run
 from resnet_jax.workdir.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
 
-# Attributes of a network that change what it computes, and the shape of no array.
+# Attributes of `ResNet` that change what it computes, but no array shape.
 NOT_IN_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
-KNOWN = ("mean", "std", "image_size", "classes", "model", "network")  # of a file that we have written
-LARGEST_IMAGE = 10_000  # pixels on a side that a file may say it was trained on
+METADATA = ("mean", "std", "image_size", "classes", "model", "network")  # the metadata of a file that `export` wrote
+LARGEST_IMAGE = 10_000  # the largest `image_size` in pixels that we accept in the metadata of a file
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Weights to begin with, from `open_pretrained`.
+    """Pretrained weights and what is known about them, from `open_pretrained`.
 
     Attributes:
-      path: where they were read.
-      arrays: by their names in `scheme`.
-      mean, std: one number a channel, of the pixels in [0, 1] that they were trained on; None where that is not known.
-      image_size: pixels on a side of the pictures that they were trained on; None where that is not known.
-      classes: the names of the classes; None where they are not known.
-      model: the network's name; None where it is not known.
-      network: values of `NOT_IN_SHAPES`, as far as they are known.
+      path: the path or address that they were read from.
+      arrays: the arrays by their names in `scheme`.
+      scheme: the naming scheme of the arrays.
+      mean, std: per channel, of the pixels in [0, 1] that the weights were trained on; None if unknown.
+      image_size: height and width in pixels of the images that the weights were trained on; None if unknown.
+      classes: the names of the classes; None if unknown.
+      model: the name of the model; None if unknown.
+      network: the values of the settings in `NOT_IN_SHAPES`; empty if unknown.
     """
 
     path: str
@@ -58,38 +62,50 @@ class Pretrained:
     network: Mapping[str, object]
 
     def fill(self, dataset: ConfigDict) -> str:
-        """Fills in what `dataset` leaves open and the weights tell; returns a line on it, or ''."""
-        told = []
+        """Fill in the unset `dataset` settings that the weights determine, and return a log line about them, or ''."""
+        filled = []
         if dataset.mean is None and self.mean is not None:
             dataset.mean, dataset.std = self.mean, self.std
-            told.append(f"mean {self.mean} and deviation {self.std} of the pixels")
+            filled.append(f"dataset.mean={self.mean}, dataset.std={self.std}")
         if dataset.image_size is None and self.image_size is not None:
             dataset.image_size = self.image_size
-            told.append(f"pictures of {self.image_size} x {self.image_size}")
-        as_trained = f"{self.path} was" if self.network else f"weights of {self.scheme.name} usually are"
-        return f"As {as_trained} trained: {', '.join(told)}." if told else ""
+            filled.append(f"dataset.image_size={self.image_size}")
+        if not filled:
+            return ""
+        source = f"{self.path} was trained with" if self.network else f"weights of {self.scheme.name} usually have"
+        return f"Set to what {source}: {', '.join(filled)}."
 
     def variables(
         self, model: ResNet, channels: int, classes: Sequence[str], skip: Sequence[str] = ()
-    ) -> tuple[dict, convert.Report]:
-        """What the weights hold of a network for pictures of so many channels and these classes.
+    ) -> tuple[dict, convert.LoadReport]:
+        """Return the variables of `model` that the weights hold, and a report.
 
-        All but `skip`, a head for another number of classes, and a head for classes that are known to be others.
+        The arrays in `skip` are left out. So is the head if it is for another number of classes, or for classes that
+        are known to differ.
+
+        Args:
+          model: the model to load the weights into.
+          channels: the number of image channels.
+          classes: the names of the classes of the data.
+          skip: patterns of arrays to leave out, see `convert.to_variables`.
 
         Raises:
-          UserError: if they are of another architecture.
+          UserError: if the weights belong to another architecture.
         """
         for setting, value in self.network.items():
             if getattr(model, setting) != value:
                 name = "batch_norm.epsilon" if setting == "norm_epsilon" else f"model.{setting}"
                 raise UserError(
-                    f"the weights {self.path} were trained with {name}={value}, and the config has "
-                    f"{getattr(model, setting)}: set it to theirs"
+                    f"the weights {self.path} were trained with {name}={value}, but the config has "
+                    f"{getattr(model, setting)}. Set {name}={value}."
                 )
-        # Of files of others only the names tell, and no shape does.
+        # In files of other libraries, only the array names reveal the kind of shortcut.
         if not self.network and (self.scheme is TIMM_RESNET_D) != (model.shortcut == "average_pool"):
-            theirs = "average_pool" if self.scheme is TIMM_RESNET_D else "projection"
-            raise UserError(f"the weights {self.path} have other shortcuts: set model.shortcut={theirs}")
+            shortcut = "average_pool" if self.scheme is TIMM_RESNET_D else "projection"
+            raise UserError(
+                f"the weights {self.path} have other shortcuts than the config (model.shortcut={model.shortcut}). "
+                f"Set model.shortcut={shortcut}."
+            )
         if self.classes not in (None, tuple(classes)) and not any(map("head".startswith, skip)):
             skip = (*skip, "head*")
         variables, report = convert.to_variables(self.arrays, self.scheme, abstract_variables(model, channels), skip)
@@ -97,51 +113,65 @@ class Pretrained:
         return variables, report
 
     def all_variables(self, model: ResNet, channels: int, classes: Sequence[str]) -> dict:
-        """All variables of that network.
+        """Return all variables of `model`.
+
+        Args:
+          model, channels, classes: see `variables`.
 
         Raises:
-          UserError: if the weights do not hold all of them, or tell other classes apart.
+          UserError: if the weights do not hold all variables, or are for other classes.
         """
         variables, report = self.variables(model, channels, classes)
         if report.differences() or report.skipped:
             raise UserError(
-                f"the weights {self.path} tell other classes apart than the data has: train a new head first"
+                f"the weights {self.path} are for other classes than those of the data. Train a new head first."
             )
         return variables
 
 
 def open_pretrained(path: str) -> Pretrained:
-    """Reads weights from a run directory, a file or hf://owner/name; see `weights.read`.
+    """Read weights from a run directory, a file or hf://owner/name; see `weight_files.read`.
 
     Raises:
-      UserError: if they cannot be read, or are of no network that is known.
+      UserError: if the weights cannot be read, or are not those of a known ResNet.
     """
-    if is_run(path):
+    if is_run_directory(path):
         run = load_run(path)
-        arrays, dataset = convert.from_variables(run.variables, run.model), run.config.dataset
+        arrays = convert.from_variables(run.variables, run.model)
+        dataset = run.config.dataset
         network = {setting: getattr(run.model, setting) for setting in NOT_IN_SHAPES}
-        pixels = dataset.mean, dataset.std, dataset.image_size
-        return Pretrained(path, arrays, scheme_of(run.model), *pixels, run.classes, run.config.model.name, network)
+        return Pretrained(
+            path=path,
+            arrays=arrays,
+            scheme=scheme_for_model(run.model),
+            mean=dataset.mean,
+            std=dataset.std,
+            image_size=dataset.image_size,
+            classes=run.classes,
+            model=run.config.model.name,
+            network=network,
+        )
     read = weight_files.read(path)
-    scheme, known = detect(read.arrays), _known(path, read.metadata)
+    scheme = detect_scheme(read.arrays)
+    known = _parse_metadata(path, read.metadata)
     if "mean" not in known and scheme.input_channels(read.arrays) == len(scheme.mean):
         known |= {"mean": scheme.mean, "std": scheme.std}
-    known = {**dict.fromkeys(KNOWN), "network": {}} | known
+    known = {**dict.fromkeys(METADATA), "network": {}} | known
     return Pretrained(path, read.arrays, scheme, **known)
 
 
-def is_run(path: str) -> bool:
-    """Whether `path` is a run directory, and not a file or an address."""
+def is_run_directory(path: str) -> bool:
+    """Return whether `path` is a run directory, rather than a file or an address."""
     local = "://" not in path or path.startswith("gs://")
     return local and WorkDir(path).exists() and (WorkDir(path).path / "classes.json").exists()
 
 
-def _known(path: str, metadata: Mapping[str, str]) -> dict:
-    """What a file that we have written tells of its weights; empty for files of others."""
+def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict:
+    """Parse the metadata that `export` writes. Return an empty dict for the files of other libraries."""
     if "mean" not in metadata:
         return {}
     try:
-        known = {key: json.loads(metadata[key]) for key in KNOWN}
+        known = {key: json.loads(metadata[key]) for key in METADATA}
         known |= {key: tuple(known[key]) for key in ("mean", "std", "classes")}
         config_check.check_normalisation(known["mean"], known["std"])
         if not all(isinstance(name, str) for name in known["classes"]):
@@ -152,75 +182,87 @@ def _known(path: str, metadata: Mapping[str, str]) -> dict:
             raise ValueError
         known["network"] = {setting: known["network"][setting] for setting in NOT_IN_SHAPES}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError):
-        raise UserError(f"the metadata of {path} is not as export writes it: export the weights again") from None
+        raise UserError(f"the metadata of {path} is not as export writes it. Export the weights again.") from None
     return known
 
 
-# --- Trained networks that are no run of ours, from their weights: to be scored, or to be learned from.
+# ---- Models from pretrained weights: to evaluate, or as a teacher ----------------------------------------------------
 
 
 def load_pretrained(
-    config: ConfigDict, found: Pretrained, sources: Mapping[str, Source], split: str | None = None
+    config: ConfigDict, weights: Pretrained, sources: Mapping[str, Source], split: str | None = None
 ) -> TrainedModel:
-    """The network of `config` with the weights `found`, for a data set's classes and the pictures of its `split`.
+    """Return the model of `config` with pretrained weights, prepared for the images of a split.
 
-    `split` is the test split, if it is not said, or the training split if there is none; see `data.inputs.select`.
+    Args:
+      config: the config, with the dataset whose classes the model predicts.
+      weights: the pretrained weights.
+      sources: the splits of the dataset by name.
+      split: the split to prepare for, see `Subset.from_split`; default: the test split, or the training split if
+        `dataset.test_split` is "none".
 
     Raises:
-      UserError: if the weights do not fit the network or the classes.
+      UserError: if the weights do not fit the model or the classes.
     """
     config_check.check(config)
-    config, mesh, classes = config.copy_and_resolve_references(), parallel.make_mesh(), common_classes(sources)
+    config = config.copy_and_resolve_references()
+    mesh = parallel.make_mesh()
+    classes = common_classes(sources)
     dataset = config.dataset
-    found.fill(dataset)
+    weights.fill(dataset)
     splits.resolve(dataset, sources)
     split = split or (dataset.train_split if dataset.test_split == "none" else dataset.test_split)
     if split == VALIDATION and VALIDATION not in sources:
-        split = dataset.validation_split or dataset.train_split  # It is held out of the latter.
+        split = dataset.validation_split or dataset.train_split  # It is held out of the training split.
     subset = Subset.from_split(sources, split)
     feed_config.resolve(dataset, subset, mesh)
     if dataset.mean is None:
         raise UserError(
-            f"the weights {found.path} do not tell their mean and deviation: set dataset.mean and dataset.std"
+            f"the weights {weights.path} do not record their pixel mean and std. Set dataset.mean and dataset.std."
         )
     preprocess = Preprocess.from_config(dataset)
     preprocess.check(subset.image_shape[-1])
     model = factory.from_config(config, len(classes))
-    variables = parallel.place(found.all_variables(model, len(dataset.mean), classes), parallel.replicated(mesh))
+    variables = parallel.place(weights.all_variables(model, len(dataset.mean), classes), parallel.replicated(mesh))
     return TrainedModel(config, classes, model, variables, preprocess, None, mesh)
 
 
 def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> TrainedModel:
-    """The network that `config.loss.distill_from` names, to be learned from.
+    """Load the teacher in `config.loss.distill_from`.
 
-    A run directory and a file of ours tell what they are. Other weights are of the network `loss.distill_model`, or of
-    the student's own, and are taken to tell the same classes apart, in the same order.
-    It is to see pictures in the size that it was trained on, if that is known, else in the student's.
+    Run directories and files from `export` record their model and classes. Other weights are loaded into the model
+    `loss.distill_model`, by default the student's, and are assumed to be for the same classes in the same order. The
+    teacher sees images in the size that it was trained on or, if that is unknown, in the student's size.
 
     Raises:
-      UserError: if it tells other classes apart, or its weights are of another network.
+      UserError: if the teacher has other classes, or its weights belong to another model.
     """
-    path, name = config.loss.distill_from, config.loss.distill_model
-    if is_run(path):
+    path = config.loss.distill_from
+    name = config.loss.distill_model
+    if is_run_directory(path):
         teacher = load_run(path, mesh)
         if teacher.classes != classes:
-            raise UserError(f"the teacher {path} tells other classes apart than the data set has: choose another")
+            raise UserError(f"the teacher {path} has other classes than the dataset. Choose another teacher.")
         size = teacher.config.dataset.image_size
         return dataclasses.replace(teacher, preprocess=dataclasses.replace(teacher.preprocess, image_size=size))
-    found, student = open_pretrained(path), Preprocess.from_config(config.dataset)
-    if found.classes is None:
-        logger.info(f"The classes of {path} are not named there: they are taken to be the data's, in the same order.")
-    mean, std = (found.mean, found.std) if found.mean else (student.mean, student.std)
-    preprocess, name = Preprocess(mean, std, found.image_size or student.image_size), name or found.model
+    weights = open_pretrained(path)
+    student = Preprocess.from_config(config.dataset)
+    if weights.classes is None:
+        logger.info(f"{path} does not name its classes. Assuming those of the data, in the same order.")
+    mean, std = student.mean, student.std
+    if weights.mean and weights.std:
+        mean, std = weights.mean, weights.std
+    preprocess = Preprocess(mean, std, weights.image_size or student.image_size)
+    name = name or weights.model
     if name:
-        model = factory.create_model(name, len(classes), **found.network)
+        model = factory.create_model(name, len(classes), **weights.network)
     else:
         model = factory.from_config(config, len(classes))
     try:
-        variables = found.all_variables(model, len(mean), classes)
+        variables = weights.all_variables(model, len(mean), classes)
     except UserError as error:
         raise UserError(
-            f"the teacher does not fit loss.distill_model={name or 'the same as the student'}: {error}"
+            f"the teacher does not fit loss.distill_model={name or 'the model of the student'}: {error}"
         ) from None
     variables = parallel.place(variables, parallel.replicated(mesh))
     return TrainedModel(config, classes, model, variables, preprocess, None, mesh)

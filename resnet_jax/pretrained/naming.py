@@ -1,6 +1,7 @@
-"""How other libraries name and lay out what we have.
+"""Names and layouts of arrays in other libraries.
 
-Both ways go from ours to theirs: to read weights, each of our arrays is looked up under the name it has there.
+A `Scheme` maps our names to those of a library, never back: to read weights, each of our arrays is looked up under the
+name that it has in the library.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import numpy as np
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import FixupBlock, ResNet
 
-Path = tuple[str, ...]  # of an array in our variables: "params" or "batch_stats", modules, leaf
+Path = tuple[str, ...]  # of one of our arrays: "params" or "batch_stats", then modules, then the leaf
 Shape = tuple[int, ...]
 
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -23,71 +24,78 @@ LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runnin
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """How a library names its arrays.
+    """The naming scheme of a library.
 
     Attributes:
-      name: of the library.
-      sign: names that together tell the scheme.
-      block: name of a residual block; `{stage}` and `{block}` count from 0, `{stage1}` from 1.
-      modules: from our name of a module to theirs; one that they do not have keeps ours.
-      mean, std: of the pixels, in [0, 1], that published weights with these names were trained on.
-      pointwise: our fully connected layers that are 1x1 convolutions there.
+      name: the name of the library.
+      signature: array names that together identify the scheme.
+      block: the format of the name of a residual block; `{stage}` and `{block}` count from 0, `{stage1}` from 1.
+      modules: our module names -> the library's. Modules that are not listed keep our names.
+      mean, std: per channel, of pixels in [0, 1], for published weights with these names.
+      pointwise: our dense layers that are 1x1 convolutions in the library.
     """
 
     name: str
-    sign: tuple[str, ...]
+    signature: tuple[str, ...]
     block: str
     modules: Mapping[str, str]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pointwise: tuple[str, ...] = ("reduce", "expand")
 
-    def name_of(self, path: Path, shape: Shape) -> str:
-        """The name of our array of `shape` at `path`."""
+    def array_name(self, path: Path, shape: Shape) -> str:
+        """Return the library's name of our array at `path`, which has this `shape`.
+
+        Example:
+          >>> TORCHVISION.array_name(("params", "stage2_block1", "conv2", "kernel"), (3, 3, 8, 16))
+          'layer2.0.conv2.weight'
+        """
         _, *modules, leaf = path
-        names = [self._name_of_module(module) for module in modules]
+        names = [self._module_name(module) for module in modules]
         if shape:
             names.append(LEAVES[leaf])
-        elif leaf != "bias":  # A scalar bias is no module there, but an array of the name of ours.
+        elif leaf != "bias":  # In PyTorch, a scalar bias is an array with the name of our module.
             names.append(leaf)
         return ".".join(names)
 
-    def _name_of_module(self, module: str) -> str:
-        place = re.fullmatch(r"stage(\d+)_block(\d+)", module)
-        if not place:
+    def _module_name(self, module: str) -> str:
+        match = re.fullmatch(r"stage(\d+)_block(\d+)", module)
+        if not match:
             return self.modules.get(module, module)
-        stage, block = int(place[1]), int(place[2])
+        stage, block = int(match[1]), int(match[2])
         return self.block.format(stage=stage - 1, stage1=stage, block=block - 1)
 
-    def to_theirs(self, path: Path, array: np.ndarray) -> np.ndarray:
-        """Our array at `path` in their layout."""
+    def export_array(self, path: Path, array: np.ndarray) -> np.ndarray:
+        """Return our array at `path` in the library's layout."""
         if array.ndim == 4:
             return array.transpose(3, 2, 0, 1)
         if array.ndim == 2:
             return array.T[:, :, None, None] if path[-2] in self.pointwise else array.T
-        return array.reshape(-1)  # PyTorch code keeps a scalar in an array of one.
+        return array.reshape(-1)  # PyTorch code keeps a scalar in an array of shape [1].
 
     def input_channels(self, arrays: Mapping[str, np.ndarray]) -> int | None:
-        """Of the pictures that these weights take; None where they have no stem."""
+        """Return the number of image channels of these weights; None if they have no stem."""
         for stem in ("stem_conv", "stem_conv1"):
             kernel = arrays.get(f"{self.modules.get(stem, stem)}.weight")
             if kernel is not None and kernel.ndim == 4:
                 return kernel.shape[1]
         return None
 
-    def shape_of(self, path: Path, shape: Shape) -> Shape:
-        """The shape there of our array of `shape` at `path`."""
-        return self.to_theirs(path, np.broadcast_to(np.float32(0), shape)).shape
+    def array_shape(self, path: Path, shape: Shape) -> Shape:
+        """Return the shape that our array at `path` with this `shape` has in the library."""
+        return self.export_array(path, np.broadcast_to(np.float32(0), shape)).shape
 
     @staticmethod
-    def to_ours(array: np.ndarray, shape: Shape) -> np.ndarray:
-        """Their array as ours, which is of `shape`."""
-        return array.transpose(2, 3, 1, 0) if len(shape) == 4 else array.reshape(shape[::-1]).T
+    def import_array(array: np.ndarray, shape: Shape) -> np.ndarray:
+        """Return a library's array in our layout, with this `shape`."""
+        if len(shape) == 4:
+            return array.transpose(2, 3, 1, 0)
+        return array.reshape(shape[::-1]).T
 
 
 TORCHVISION = Scheme(
     name="torchvision",
-    sign=("layer1.0.conv1.weight",),
+    signature=("layer1.0.conv1.weight",),
     block="layer{stage1}.{block}",
     modules={
         "stem_conv": "conv1",
@@ -98,7 +106,7 @@ TORCHVISION = Scheme(
         "shortcut_conv": "downsample.0",
         "shortcut_norm": "downsample.1",
         "head": "fc",
-        # Of timm, as torchvision has neither the deep stem nor the gates.
+        # The names of timm, because torchvision has neither the deep stem nor squeeze-and-excitation.
         "stem_conv1": "conv1.0",
         "stem_norm1": "conv1.1",
         "stem_conv2": "conv1.3",
@@ -111,15 +119,15 @@ TORCHVISION = Scheme(
     },
     **IMAGENET,
 )
-TIMM_RESNET_D = dataclasses.replace(  # Its shortcuts begin with a pooling.
+TIMM_RESNET_D = dataclasses.replace(  # Its shortcuts start with a pooling layer.
     TORCHVISION,
     name="timm's ResNet-D",
-    sign=("layer1.0.conv1.weight", "layer2.0.downsample.2.weight"),
+    signature=("layer1.0.conv1.weight", "layer2.0.downsample.2.weight"),
     modules={**TORCHVISION.modules, "shortcut_conv": "downsample.1", "shortcut_norm": "downsample.2"},
 )
 TIMM_PRE_ACTIVATION = Scheme(
     name="timm's pre-activation ResNet",
-    sign=("stages.0.blocks.0.conv1.weight",),
+    signature=("stages.0.blocks.0.conv1.weight",),
     block="stages.{stage}.blocks.{block}",
     modules={
         "stem_conv": "stem.conv",
@@ -140,7 +148,7 @@ TIMM_PRE_ACTIVATION = Scheme(
 )
 HUGGING_FACE = Scheme(
     name="Hugging Face",
-    sign=("resnet.embedder.embedder.convolution.weight",),
+    signature=("resnet.embedder.embedder.convolution.weight",),
     block="resnet.encoder.stages.{stage}.layers.{block}",
     modules={
         "stem_conv": "resnet.embedder.embedder.convolution",
@@ -160,36 +168,43 @@ HUGGING_FACE = Scheme(
 AKAMASTER = dataclasses.replace(
     TORCHVISION,
     name="akamaster's CIFAR ResNet",
-    sign=("layer1.0.conv1.weight", "linear.weight"),
+    signature=("layer1.0.conv1.weight", "linear.weight"),
     modules={**TORCHVISION.modules, "shortcut_conv": "shortcut.0", "shortcut_norm": "shortcut.1", "head": "linear"},
 )
 FIXUP = dataclasses.replace(  # The authors' code: https://github.com/hongyi-zhang/Fixup
     TORCHVISION,
     name="Fixup",
-    sign=("layer1.0.conv1.weight", "layer1.0.bias1a"),
+    signature=("layer1.0.conv1.weight", "layer1.0.bias1a"),
     modules={**TORCHVISION.modules, "stem_norm": "bias1", "final_norm": "bias2", "shortcut_conv": "downsample"},
 )
-SCHEMES = (HUGGING_FACE, TIMM_PRE_ACTIVATION, FIXUP, AKAMASTER, TIMM_RESNET_D, TORCHVISION)  # Special ones first.
+SCHEMES = (
+    HUGGING_FACE,
+    TIMM_PRE_ACTIVATION,
+    FIXUP,
+    AKAMASTER,
+    TIMM_RESNET_D,
+    TORCHVISION,
+)  # Schemes with more specific signatures come first.
 
 
-def detect(arrays: Mapping[str, np.ndarray]) -> Scheme:
-    """The scheme that arrays are named in.
+def detect_scheme(arrays: Mapping[str, np.ndarray]) -> Scheme:
+    """Return the scheme in which arrays are named.
 
     Raises:
-      UserError: if it is none of `SCHEMES`.
+      UserError: if no scheme in `SCHEMES` fits.
     """
     for scheme in SCHEMES:
-        if all(name in arrays for name in scheme.sign):
+        if all(name in arrays for name in scheme.signature):
             return scheme
-    some = ", ".join(list(arrays)[:3])
+    first_names = ", ".join(list(arrays)[:3])
     raise UserError(
-        f"the names of these weights ({some}, ...) are of no ResNet that is known here: "
-        "give weights of torchvision, timm, Hugging Face or akamaster"
+        f"the array names of the weights ({first_names}, ...) are not those of a known ResNet. "
+        "Give weights from torchvision, timm, Hugging Face or akamaster."
     )
 
 
-def scheme_of(model: ResNet) -> Scheme:
-    """What the weights of `model` are written in: torchvision's names, or where it has no such network another's."""
+def scheme_for_model(model: ResNet) -> Scheme:
+    """Return the scheme for exporting `model`: torchvision's, or for models that it lacks another library's."""
     if model.block is FixupBlock:
         return FIXUP
     if model.block.pre_activation:

@@ -1,4 +1,4 @@
-"""Weights of other libraries, there and back."""
+"""Conversion of weights from and to other libraries."""
 
 import dataclasses
 import math
@@ -39,7 +39,7 @@ FAMILIES = [
 
 
 def random_variables(model):
-    """He-normal kernels, all else random too."""
+    """Return variables with He-normal kernels and random other values."""
     generator = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -56,11 +56,11 @@ def random_variables(model):
 
 
 def load(arrays, model, channels=3):
-    return convert.to_variables(arrays, naming.detect(arrays), abstract_variables(model, channels))
+    return convert.to_variables(arrays, naming.detect_scheme(arrays), abstract_variables(model, channels))
 
 
 def exported(name, **settings):
-    """Arrays of a network that has weights."""
+    """Return the exported arrays of a model with random variables."""
     model = create_model(name, CLASSES, **settings)
     return convert.from_variables(random_variables(model), model)
 
@@ -70,25 +70,25 @@ def assert_identical(actual, expected):
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def assert_same_logits(network, model, variables):
-    """Ours in float32 against PyTorch's in float64."""
+def assert_same_logits(torch_model, model, variables):
+    """Compare our float32 logits with PyTorch's float64 logits."""
     images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
-    expected = torch_logits(network, images)
+    expected = torch_logits(torch_model, images)
     actual = jax.jit(lambda variables, images: model.apply(variables, images, train=False))(variables, images)
     assert np.abs(actual - expected).max() / np.abs(expected).max() < 1e-5
 
 
-def torch_logits(network, images):
+def torch_logits(torch_model, images):
     import torch
 
     with torch.no_grad():
-        output = network.double().eval()(torch.from_numpy(images).double().permute(0, 3, 1, 2))
+        output = torch_model.double().eval()(torch.from_numpy(images).double().permute(0, 3, 1, 2))
     return getattr(output, "logits", output).numpy()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_round_trip_through_pytorch_changes_no_bit(name, tmp_path):
-    """Ours, a file, PyTorch with the same logits, ours."""
+def test_round_trip_through_pytorch_is_bit_exact(name, tmp_path):
+    """Our variables go through a file into PyTorch, which computes the same logits, and back."""
     pytest.importorskip("torch")
     from safetensors.torch import load_file
 
@@ -99,36 +99,36 @@ def test_round_trip_through_pytorch_changes_no_bit(name, tmp_path):
     path = str(tmp_path / "weights.safetensors")
     weight_files.write(path, Weights(convert.from_variables(variables, model), {}))
     architecture = dataclasses.replace(reference.ARCHITECTURES[name], sizes=(1, 2), **SMALL)
-    network = reference.make_network(architecture, CLASSES)
-    network.load_state_dict(load_file(path), strict=True)
-    arrays = {name: array.numpy() for name, array in network.state_dict().items() if array.ndim > 0}
+    torch_model = reference.make_model(architecture, CLASSES)
+    torch_model.load_state_dict(load_file(path), strict=True)
+    arrays = {name: array.numpy() for name, array in torch_model.state_dict().items() if array.ndim > 0}
     returned, report = load(arrays, model)
     assert_identical(returned, variables)
     assert not report.differences()
-    assert_same_logits(network, model, variables)
+    assert_same_logits(torch_model, model, variables)
 
 
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])
-def test_hugging_face(kind):
+def test_hugging_face_weights_give_the_same_logits(kind):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     sizes = {"basic": [64, 128], "bottleneck": [256, 512]}[kind]
     settings = transformers.ResNetConfig(depths=[1, 2], hidden_sizes=sizes, layer_type=kind, num_labels=CLASSES)
-    network = transformers.ResNetForImageClassification(settings)
-    for array in network.state_dict().values():
+    torch_model = transformers.ResNetForImageClassification(settings)
+    for array in torch_model.state_dict().values():
         if array.is_floating_point() and array.ndim == 1:
             array.uniform_(0.5, 1.5)
     model = create_model({"basic": "resnet18", "bottleneck": "resnet50"}[kind], CLASSES, stage_sizes=(1, 2))
-    arrays = {name: array.numpy() for name, array in network.state_dict().items() if array.ndim > 0}
+    arrays = {name: array.numpy() for name, array in torch_model.state_dict().items() if array.ndim > 0}
     variables, report = load(arrays, model)
     assert not report.differences()
     assert report.scheme is naming.HUGGING_FACE
-    assert_same_logits(network, model, variables)
+    assert_same_logits(torch_model, model, variables)
 
 
-def test_published_file_of_akamaster(test_data):
-    """Every array of it, and the logits that PyTorch has with them."""
+def test_published_akamaster_file_loads_completely(test_data):
+    """Every array is loaded, and the logits match PyTorch's."""
     pytest.importorskip("torch")
     import torch
 
@@ -141,13 +141,13 @@ def test_published_file_of_akamaster(test_data):
     assert report.scheme is naming.AKAMASTER
     assert len(report.loaded) == len(arrays)
 
-    network = reference.make_network(reference.ARCHITECTURES["resnet20"], CLASSES)
+    torch_model = reference.make_model(reference.ARCHITECTURES["resnet20"], CLASSES)
     renamed = {name.replace("linear.", "fc."): torch.from_numpy(array) for name, array in arrays.items()}
-    network.load_state_dict(renamed, strict=True)
-    assert_same_logits(network, model, variables)
+    torch_model.load_state_dict(renamed, strict=True)
+    assert_same_logits(torch_model, model, variables)
 
 
-def test_dtype_is_kept():
+def test_conversion_keeps_the_dtype():
     arrays = {name: array.astype(np.float64) for name, array in exported("tiny").items()}
     variables, _ = load(arrays, create_model("tiny", CLASSES))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float64")}
@@ -161,49 +161,57 @@ def test_new_head_is_accepted_and_left_out():
     assert report.mismatched == {"fc.weight": ((10, 16), (7, 16)), "fc.bias": ((10,), (7,))}
 
 
-def test_report_names_every_array_that_was_not_taken():
+def test_report_names_every_array_that_was_not_loaded():
     arrays = exported("tiny") | {"projector.weight": np.zeros((3, 2))}
     del arrays["bn1.bias"]
     _, report = load(arrays, create_model("tiny", 7))
     assert report.missing == {"bn1.bias": (8,)}
-    assert report.left_over == {"projector.weight": (3, 2)}
+    assert report.unexpected == {"projector.weight": (3, 2)}
     assert len(report.loaded) == len(arrays) - 3
     assert str(report).splitlines() == [
-        f"{len(report.loaded)} of {len(arrays)} arrays loaded, by the names of torchvision",
-        "  fc.bias is (10,) and not (7,)",
-        "  fc.weight is (10, 16) and not (7, 16)",
+        f"{len(report.loaded)} of {len(arrays)} arrays loaded, with the names of torchvision",
+        "  fc.bias has shape (10,), not (7,)",
+        "  fc.weight has shape (10, 16), not (7, 16)",
         "  bn1.bias (8,) is missing",
-        "  projector.weight (3, 2) is left over",
+        "  projector.weight (3, 2) is unexpected",
     ]
 
 
 @pytest.mark.parametrize(
-    ("file", "network", "remedy"),
+    ("weights", "model", "remedy"),
     [
-        (("resnet34", {}), ("resnet18", {}), "set model.name to theirs, a deeper network"),
-        (("resnet18", {}), ("resnet34", {}), "set model.name to theirs, a shallower network"),
-        (("resnet18", {}), ("resnet50", {}), "set model.name to the network that they are of"),
-        (("resnet18", {}), ("seresnet18", {}), "set model.name to a network without squeeze-and-excitation"),
-        (("resnet18", {}), ("resnet18", {"stem": "cifar"}), "set model.stem to theirs, a convolution of 7x7"),
-        (("resnet20", {}), ("resnet20", {"shortcut": "projection"}), "set model.shortcut to theirs"),
-        (("resnet18", {}), ("resnet18", {"norm": "group_norm"}), "set model.norm to theirs"),
+        (("resnet34", {}), ("resnet18", {}), "Set model.name to the model of the weights, which is deeper."),
+        (("resnet18", {}), ("resnet34", {}), "Set model.name to the model of the weights, which is shallower."),
+        (("resnet18", {}), ("resnet50", {}), "Set model.name to the model of the weights."),
+        (("resnet18", {}), ("seresnet18", {}), "Set model.name to a model without squeeze-and-excitation."),
+        (
+            ("resnet18", {}),
+            ("resnet18", {"stem": "cifar"}),
+            "Set model.stem to the stem of the weights, whose first convolution is 7x7.",
+        ),
+        (
+            ("resnet20", {}),
+            ("resnet20", {"shortcut": "projection"}),
+            "Set model.shortcut to the shortcut of the weights.",
+        ),
+        (("resnet18", {}), ("resnet18", {"norm": "group_norm"}), "Set model.norm to the norm of the weights."),
     ],
 )
-def test_another_architecture_is_refused_with_a_remedy(file, network, remedy):
-    name, settings = file
+def test_weights_of_another_architecture_are_refused_with_a_remedy(weights, model, remedy):
+    name, settings = weights
     arrays = exported(name, **settings)
-    name, settings = network
+    name, settings = model
     _, report = load(arrays, create_model(name, CLASSES, **settings))
-    with pytest.raises(UserError, match=f"{remedy}$") as refusal:
+    with pytest.raises(UserError, match=f"{remedy}$") as error:
         convert.require_all_but_head(report)
-    assert "\n" not in str(refusal.value)
-    assert report.differences()[0] in str(refusal.value)
+    assert "\n" not in str(error.value)
+    assert report.differences()[0] in str(error.value)
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar", "deep"])
-def test_colour_weights_for_grey_pictures_are_refused(stem):
+def test_weights_for_colour_images_do_not_fit_grey_images(stem):
     _, report = load(exported("tiny", stem=stem), create_model("tiny", CLASSES, stem=stem), channels=1)
-    with pytest.raises(UserError, match="they take pictures of 3 channels"):
+    with pytest.raises(UserError, match="The weights need images of 3 channels"):
         convert.require_all_but_head(report)
 
 

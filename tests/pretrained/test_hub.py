@@ -1,4 +1,4 @@
-"""Downloads from the hub, with huggingface_hub played by a module of a few lines."""
+"""Downloads from the Hugging Face hub, with a fake huggingface_hub module."""
 
 import sys
 import types
@@ -8,12 +8,12 @@ import pytest
 from resnet_jax.pretrained import weight_files
 from resnet_jax.pretrained.hub import FILES
 from resnet_jax.pretrained.weight_files import Weights
-from tests.pretrained.test_weight_files import ARRAYS, assert_same, refusal
+from tests.pretrained.test_weight_files import ARRAYS, assert_same, read_error
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A function that says what the download of each file does: return a path, or raise."""
+    """Return a function that sets the outcome of each file's download: a path to return or an exception to raise."""
     errors = types.ModuleType("huggingface_hub.errors")
     errors.EntryNotFoundError = type("EntryNotFoundError", (Exception,), {})
     errors.LocalEntryNotFoundError = type("LocalEntryNotFoundError", (errors.EntryNotFoundError,), {})
@@ -22,7 +22,7 @@ def hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
 
-    def play(files):
+    def set_outcomes(files):
         def download(repository, name):
             assert repository == "owner/name"
             if isinstance(files[name], str):
@@ -31,18 +31,18 @@ def hub(monkeypatch):
 
         module.hf_hub_download = download
 
-    play.errors = errors
-    return play
+    set_outcomes.errors = errors
+    return set_outcomes
 
 
-def test_safetensors_come_first(tmp_path, hub):
+def test_safetensors_file_is_preferred(tmp_path, hub):
     path = str(tmp_path / "model.safetensors")
     weight_files.write(path, Weights(ARRAYS, {}))
     hub({"model.safetensors": path})
     assert_same(weight_files.read("hf://owner/name").arrays, ARRAYS)
 
 
-def test_then_pytorch(tmp_path, hub):
+def test_pytorch_file_is_the_second_choice(tmp_path, hub):
     torch = pytest.importorskip("torch")
     path = tmp_path / "pytorch_model.bin"
     torch.save({name: torch.from_numpy(array) for name, array in ARRAYS.items()}, path)
@@ -50,17 +50,17 @@ def test_then_pytorch(tmp_path, hub):
     assert_same(weight_files.read("hf://owner/name").arrays, ARRAYS)
 
 
-def test_repository_without_weights(hub):
+def test_repository_without_weights_is_refused(hub):
     hub(dict.fromkeys(FILES, hub.errors.EntryNotFoundError()))
-    assert "it has no model.safetensors or pytorch_model.bin" in refusal("hf://owner/name")
+    assert "it has no model.safetensors or pytorch_model.bin" in read_error("hf://owner/name")
 
 
-def test_no_network(hub):
+def test_download_without_a_connection_is_refused(hub):
     hub(dict.fromkeys(FILES, hub.errors.LocalEntryNotFoundError("many\nlines")))
-    assert "huggingface.co cannot be reached" in refusal("hf://owner/name")
+    assert "huggingface.co cannot be reached" in read_error("hf://owner/name")
 
 
-def test_what_was_downloaded_before_needs_no_network(tmp_path, hub):
+def test_cached_download_needs_no_connection(tmp_path, hub):
     torch = pytest.importorskip("torch")
     path = tmp_path / "pytorch_model.bin"
     torch.save({name: torch.from_numpy(array) for name, array in ARRAYS.items()}, path)
@@ -68,16 +68,16 @@ def test_what_was_downloaded_before_needs_no_network(tmp_path, hub):
     assert_same(weight_files.read("hf://owner/name").arrays, ARRAYS)
 
 
-def test_other_failures_are_one_sentence(hub):
+def test_other_download_failures_are_one_sentence(hub):
     hub({"model.safetensors": RuntimeError("401 Client Error\n\nRepository Not Found")})
-    assert "(401 Client Error)" in refusal("hf://owner/name")
+    assert "(401 Client Error)" in read_error("hf://owner/name")
 
 
-def test_not_installed(hide_package):
+def test_missing_huggingface_hub_is_refused_with_a_remedy(hide_package):
     hide_package("huggingface_hub")
-    assert "pip install huggingface_hub" in refusal("hf://owner/name")
+    assert "pip install huggingface_hub" in read_error("hf://owner/name")
 
 
 @pytest.mark.parametrize("name", ["owner", "owner/name/file", "", "../name/x"])
-def test_no_name_of_a_repository(name):
-    assert "write hf://owner/name" in refusal(f"hf://{name}")
+def test_malformed_address_is_refused(name):
+    assert "Write hf://owner/name" in read_error(f"hf://{name}")

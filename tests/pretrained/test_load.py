@@ -91,7 +91,7 @@ def test_init_from_starts_with_the_weights_of_another_run(workdir, tiny_config, 
     assert_equal(state.variables, load_run(workdir).variables)
     assert state.step == 0
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state))
-    assert messages == [f"Weights of {workdir}: 27 of 27 arrays loaded, by the names of torchvision"]
+    assert messages == [f"Weights of {workdir}: 27 of 27 arrays loaded, with the names of torchvision"]
     assert experiment.config.dataset.mean == load_run(workdir).config.dataset.mean
 
 
@@ -157,14 +157,14 @@ def test_init_skip_keeps_the_random_initial_values(workdir, tiny_config, start):
 
 def test_init_from_rejects_weights_of_another_architecture(workdir, tiny_config, start):
     tiny_config.init_from, tiny_config.model.squeeze_excitation = workdir, 4
-    with pytest.raises(UserError, match="of another network than the config's"):
+    with pytest.raises(UserError, match="do not fit the model of the config"):
         start(tiny_config)
 
 
 def test_load_pretrained_rejects_data_with_other_classes(workdir, tiny_config):
     digits = open_sources("digits")["test"]
     tiny_config.init_from = workdir
-    with pytest.raises(UserError, match="tell other classes apart than the data has"):
+    with pytest.raises(UserError, match="are for other classes than those of the data"):
         load(tiny_config, {"test": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))})
 
 
@@ -204,7 +204,7 @@ def test_url_is_not_taken_for_a_run_directory(monkeypatch):
 
 def test_directory_of_another_library_is_not_a_run(tmp_path):
     (tmp_path / "config.json").write_text('{"_name_or_path": "microsoft/resnet-50"}')
-    with pytest.raises(UserError, match="give a run directory, or a file that ends in"):
+    with pytest.raises(UserError, match="Give a run directory, or a file that ends in"):
         open_pretrained(str(tmp_path))
 
 

@@ -19,14 +19,14 @@ TORCHVISION = ["conv1.weight", "layer1.0.conv1.weight", "layer2.0.downsample.0.w
         (["resnet.embedder.embedder.convolution.weight", "classifier.1.weight"], naming.HUGGING_FACE),
     ],
 )
-def test_scheme_is_told_by_the_names(names, expected):
-    assert naming.detect(dict.fromkeys(names, np.zeros(1))) is expected
+def test_detect_scheme_identifies_the_library(names, expected):
+    assert naming.detect_scheme(dict.fromkeys(names, np.zeros(1))) is expected
 
 
-def test_names_of_another_kind_of_network_are_refused():
+def test_detect_scheme_refuses_names_of_other_models():
     arrays = dict.fromkeys(["features.0.weight", "features.0.bias"], np.zeros(1))
-    with pytest.raises(UserError, match=r"features\.0\.weight, features\.0\.bias.* give weights of torchvision"):
-        naming.detect(arrays)
+    with pytest.raises(UserError, match=r"features\.0\.weight, features\.0\.bias.* Give weights from torchvision"):
+        naming.detect_scheme(arrays)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_names_of_another_kind_of_network_are_refused():
         ("fixup_resnet50", naming.FIXUP),
     ],
 )
-def test_weights_are_written_in_the_names_of_a_library_that_has_the_network(name, expected):
-    assert naming.scheme_of(create_model(name, 10)) is expected
+def test_scheme_for_model_is_that_of_a_library_with_the_model(name, expected):
+    assert naming.scheme_for_model(create_model(name, 10)) is expected
 
 
 @pytest.mark.parametrize(
-    ("path", "shape", "scheme", "name", "theirs"),
+    ("path", "shape", "scheme", "expected_name", "expected_shape"),
     [
         (("stage2_block1", "conv2", "kernel"), (3, 3, 8, 16), "TORCHVISION", "layer2.0.conv2.weight", (16, 8, 3, 3)),
         (("stage1_block3", "norm1", "scale"), (8,), "TORCHVISION", "layer1.2.bn1.weight", (8,)),
@@ -59,7 +59,8 @@ def test_weights_are_written_in_the_names_of_a_library_that_has_the_network(name
         (("stage1_block1", "residual_scale"), (), "TORCHVISION", "layer1.0.residual_scale", (1,)),
     ],
 )
-def test_name_and_shape(path, shape, scheme, name, theirs):
-    scheme, path = getattr(naming, scheme), ("params", *path)
-    assert scheme.name_of(path, shape) == name
-    assert scheme.shape_of(path, shape) == theirs
+def test_scheme_maps_name_and_shape(path, shape, scheme, expected_name, expected_shape):
+    scheme = getattr(naming, scheme)
+    path = ("params", *path)
+    assert scheme.array_name(path, shape) == expected_name
+    assert scheme.array_shape(path, shape) == expected_shape
