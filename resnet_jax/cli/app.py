@@ -85,7 +85,7 @@ def _run(command: ModuleType, arguments: list[str]) -> int:
     # These import JAX, so they come after the flags have been parsed: a mistyped flag is reported at once.
     from resnet_jax.runtime import cluster, compilation_cache
 
-    compilation_cache.use()
+    compilation_cache.enable()
     try:
         exit_code = command.run(arguments) if hasattr(command, "ARGUMENTS") else command.run()
         sys.stdout.flush()
@@ -97,7 +97,7 @@ def _run(command: ModuleType, arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and terminal.discard_closed_stdout():
             return ExitCode.DONE
-        return cluster.leave(_report(error, cluster.lost_another(error)))
+        return cluster.leave(_report(error, cluster.is_process_loss(error)))
 
 
 # --- Flags -----------------------------------------------------------------------------------------------------------
@@ -190,9 +190,9 @@ commands:""")
 # --- Errors ----------------------------------------------------------------------------------------------------------
 
 
-def _report(error: Exception, lost_another: bool) -> int:
+def _report(error: Exception, is_process_loss: bool) -> int:
     """Print what went wrong, and return the exit code."""
-    if lost_another:
+    if is_process_loss:
         _print_error(
             f"another process of this run has ended ({first_line(error)}). Its own output says why. Run the same "
             "command again in all processes to resume from the last checkpoint."

@@ -52,4 +52,4 @@ class DecodeCache:
     def save(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Write the entry, unless it is too large for the cache."""
         if self._path is not None and images.nbytes + labels.nbytes < MAX_BYTES:
-            user_cache.keep(self._path, lambda file: np.savez(file, images=images, labels=labels), MAX_BYTES)
+            user_cache.write(self._path, lambda file: np.savez(file, images=images, labels=labels), MAX_BYTES)

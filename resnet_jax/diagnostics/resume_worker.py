@@ -70,7 +70,7 @@ def watched_run(job: Job) -> None:
 
 def main() -> int:
     library_messages.silence()
-    compilation_cache.use()
+    compilation_cache.enable()
     try:
         watched_run(Job(**json.loads(pathlib.Path(sys.argv[1]).read_text())))
     except UserError as error:

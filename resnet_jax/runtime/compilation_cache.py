@@ -1,41 +1,39 @@
-"""Compiled programs, kept in the user's cache directory: the second start of a run need not compile them again."""
+"""JAX's persistent compilation cache in the user's cache directory, so that the next start compiles less."""
 
-import contextlib
 import hashlib
-import pathlib
 import platform
 from typing import Any
 
 import jax
 
-from resnet_jax.runtime import user_cache
+from resnet_jax.runtime import cpu_info, user_cache
 
-LARGEST = 2 * 2**30  # bytes, of all programs together
-WORTH_KEEPING = 0.1  # seconds that a program took to compile
+MAX_BYTES = 2 * 2**30  # of all cached programs together
+MIN_COMPILE_SECONDS = 0.1  # Programs that compile faster are not cached.
 
 
-def use() -> None:
-    """Has JAX keep what it compiles, unless the user has named a directory for that himself.
+def enable() -> None:
+    """Enable JAX's compilation cache, unless the user has configured it.
 
-    With JAX_COMPILATION_CACHE_DIR he does; with JAX_ENABLE_COMPILATION_CACHE=0 there is none.
+    JAX_COMPILATION_CACHE_DIR chooses another directory, and JAX_ENABLE_COMPILATION_CACHE=0 disables the cache.
     """
     settings: Any = jax.config  # JAX adds its settings to this object at run time.
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
-    place = user_cache.directory("compiled")
-    if place is None:
+    directory = user_cache.directory("compiled")
+    if directory is None:
         return
-    # A home may be that of many machines, and what is compiled for one CPU may stop on an instruction of another.
-    jax.config.update("jax_compilation_cache_dir", str(place / _processor()))
-    # A limit also has JAX lock the directory, so that no process reads what another has half written.
-    jax.config.update("jax_compilation_cache_max_size", LARGEST)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)
+    # Many machines may share a home directory, and a program compiled for one CPU may crash on another.
+    jax.config.update("jax_compilation_cache_dir", str(directory / _processor_id()))
+    # With a size limit JAX also locks the directory, so that no process reads a file that another is still writing.
+    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
 
 
-def _processor() -> str:
-    """Names this machine's kind of processor: on Linux, machines of the same name understand the same instructions."""
-    described = platform.machine()
-    with contextlib.suppress(OSError):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        described += next((line for line in lines if line.startswith(("flags", "Features"))), "")  # of x86, of ARM
-    return hashlib.sha256(described.encode()).hexdigest()[:16]
+def _processor_id() -> str:
+    """Return an identifier of the kind of processor. On Linux, equal identifiers mean equal instruction sets."""
+    instruction_set = next(
+        (line for line in cpu_info.read_lines() if line.startswith(("flags", "Features"))),  # x86, ARM
+        "",
+    )
+    return hashlib.sha256((platform.machine() + instruction_set).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""What memory of the host this process may still take, also in a container or a Slurm job.
+"""Host memory that is available to this process, also in a container or a Slurm job.
 
-Their limits, of which psutil knows nothing, are those of Linux's control groups. Version 2 of these is described at
-https://docs.kernel.org/admin-guide/cgroup-v2.html, version 1 at https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
+Their limits come from Linux control groups (cgroups), which psutil ignores. See
+https://docs.kernel.org/admin-guide/cgroup-v2.html and https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
 """
 
 import dataclasses
@@ -15,12 +15,20 @@ from resnet_jax.runtime import cpu_tuning
 
 @dataclasses.dataclass(frozen=True)
 class _Version:
-    """Where groups lie, and the names of files in their directories, and of a line in the file of statistics."""
+    """The paths and names of one version of cgroups.
+
+    Attributes:
+      mount: where the groups are mounted, relative to the root.
+      limit: the file with the memory limit.
+      usage: the file with the memory in use.
+      cached: the line of `memory.stat` with the file pages that were not used recently. They count as usage, but are
+        reclaimed on demand.
+    """
 
     mount: str
     limit: str
     usage: str
-    cached: str  # pages of files that were not used lately: they count as usage, but are given up for others
+    cached: str
 
 
 _V2 = _Version("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
@@ -28,13 +36,13 @@ _V1 = _Version("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in
 
 
 def available(root: pathlib.Path = pathlib.Path("/")) -> int:
-    """Bytes that are free on the machine, or fewer where the groups of this process are allowed fewer."""
-    cpu_tuning.give_back()
-    return min([psutil.virtual_memory().available, *_left_to_groups(root)])
+    """Return the free bytes of the machine, or fewer if the cgroups of this process allow only fewer."""
+    cpu_tuning.release_memory()
+    return min([psutil.virtual_memory().available, *_group_headrooms(root)])
 
 
-def _left_to_groups(root: pathlib.Path) -> Iterator[int]:
-    """What each group of this process with a limit has left, and each above it."""
+def _group_headrooms(root: pathlib.Path) -> Iterator[int]:
+    """Yield the unused bytes of each cgroup of this process that has a limit, and of each parent group."""
     groups = root / "proc" / "self" / "cgroup"
     for line in groups.read_text().splitlines() if groups.exists() else []:
         _, controllers, path = line.split(":", 2)
@@ -43,13 +51,14 @@ def _left_to_groups(root: pathlib.Path) -> Iterator[int]:
         version = _V1 if controllers else _V2
         mount = root / version.mount
         group = mount / path.lstrip("/")
-        # In a container its group may be the mount, and the path that of the host: what is not there is passed over.
-        for place in (group, *group.parents):
-            if place.is_relative_to(mount) and (place / version.limit).exists():
-                yield from _left(place, version)
+        # In a container the group may be the mount itself, while `path` is that of the host: skip missing directories.
+        for directory in (group, *group.parents):
+            if directory.is_relative_to(mount) and (directory / version.limit).exists():
+                yield from _headroom(directory, version)
 
 
-def _left(group: pathlib.Path, version: _Version) -> Iterator[int]:
+def _headroom(group: pathlib.Path, version: _Version) -> Iterator[int]:
+    """Yield the unused bytes of a cgroup, if it has a limit."""
     limit = (group / version.limit).read_text().strip()
     if limit != "max":
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())

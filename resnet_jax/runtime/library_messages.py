@@ -1,6 +1,6 @@
-"""What libraries say by themselves (no TPU here, a checkpoint without metrics, ...), which is not for the user.
+"""Hide the messages of libraries, such as "no TPU found" or "checkpoint without metrics", from the user.
 
-What goes wrong is raised, and told in one sentence. `--verbosity=0` shows their messages too.
+Real problems are raised as exceptions, and reported in one sentence. `--verbosity=0` shows all messages.
 """
 
 import os
@@ -10,18 +10,18 @@ from absl import logging
 
 
 def silence() -> None:
-    """Leaves stderr to the program; to be called before the libraries are imported."""
+    """Keep libraries from writing to stderr. Call this before they are imported."""
     logging.set_verbosity(logging.FATAL)
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Or TensorFlow greets with a warning about it.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Otherwise TensorFlow starts with a warning about it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.unraisablehook = _show_unraisable
 
 
 def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Shows what could not be raised, as Python does, but for what TensorStore leaves behind.
+    """Print an exception that could not be raised, as Python does, unless TensorStore causes it after a failed save.
 
-    Orbax raises the first error of a save and closes its event loop; TensorStore's threads go on to tell that loop of
-    every other array, pages of tracebacks, some after the program's last words.
+    Orbax raises the first error of a save and closes its event loop. TensorStore's threads still report every other
+    array to that loop, which would print pages of tracebacks, some of them after the program's final message.
     """
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):

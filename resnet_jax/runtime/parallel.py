@@ -1,4 +1,4 @@
-"""Devices: the mesh, the two shardings we use, and the ways there and back."""
+"""Device mesh, shardings, and transfers between host and devices."""
 
 import collections
 from collections.abc import Callable
@@ -12,33 +12,50 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import cpu_tuning, host_memory, tpu_topology
 
-CALLS_AHEAD = 4  # at most, of the host before the devices
+CALLS_AHEAD = 4  # the maximum number of compiled calls that the host dispatches before the devices have finished
 
 
 def make_mesh(devices=None) -> Mesh:
-    """All `devices` (default: every device of every process) along one axis, `data`."""
+    """Return a mesh with one axis, `data`, over `devices` (default: every device of every process).
+
+    Example:
+      >>> make_mesh(jax.devices()[:1]).shape
+      OrderedDict({'data': 1})
+    """
     devices = np.asarray(jax.devices() if devices is None else devices)
     return Mesh(devices.reshape(-1), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array: parameters, optimizer state, a resident data set."""
+    """Return the sharding for parameters, optimizer state and resident datasets: each device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-    """Each device holds its part of the leading axis: a batch."""
+    """Return the sharding for batches: each device holds its share of the leading axis."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def jit(function: Callable, mesh: Mesh, **settings) -> jax.stages.Wrapped:
-    """`jax.jit` for the devices of a mesh, with results that are whole on each; `settings` are others of `jax.jit`."""
+    """Compile a function for the devices of a mesh, with results replicated on all of them.
+
+    Args:
+      function: the function to compile.
+      mesh: the devices.
+      **settings: further arguments of `jax.jit`.
+    """
     options = cpu_tuning.compiler_options(mesh.devices.flat[0].platform)
     return jax.jit(function, out_shardings=replicated(mesh), compiler_options=options, **settings)
 
 
 def place(tree, sharding: NamedSharding):
-    """Host arrays, the same in every process, as global device arrays under `sharding`; nothing is communicated."""
+    """Put host arrays, equal in every process, on the devices under `sharding`. Nothing is communicated.
+
+    Example:
+      >>> array = place(np.arange(3), replicated(make_mesh()))
+      >>> fetch(array)
+      array([0, 1, 2])
+    """
 
     def place_leaf(array):
         array = np.asarray(array)
@@ -48,13 +65,16 @@ def place(tree, sharding: NamedSharding):
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Which rows of a batch the devices of this process hold, in increasing order."""
-    parts = batch_sharded(mesh).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
+    """Return the indices of the rows of a batch that the devices of this process hold, in increasing order."""
+    shards = batch_sharded(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[shard] for shard in shards]))
 
 
 def place_rows(tree, mesh: Mesh, batch_size: int):
-    """Host arrays of this process's rows as global arrays [batch_size, ...], sharded; nothing is communicated."""
+    """Put this process's rows of a batch on its devices, as part of sharded global arrays [batch_size, ...].
+
+    Nothing is communicated. `local_rows` says which rows these are.
+    """
     sharding = batch_sharded(mesh)
 
     def place_leaf(rows):
@@ -64,62 +84,63 @@ def place_rows(tree, mesh: Mesh, batch_size: int):
 
 
 def abstract(tree, sharding: NamedSharding):
-    """Shapes and types of a pytree under `sharding`: where a checkpoint's arrays are to live."""
+    """Return the shapes, dtypes and `sharding` of a pytree, for example as the target of restoring a checkpoint."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
 def fetch(tree):
-    """Device arrays as host arrays: the one way back, so that a test can count how often the loop waits for it.
+    """Copy device arrays to the host. All transfers to the host go through here, so that a test can count them.
 
-    They are copies: on a CPU `jax.device_get` gives views, and a buffer with a view cannot be donated to the next step.
+    The results are copies: on a CPU `jax.device_get` returns views, and a buffer with a view cannot be donated to the
+    next step.
     """
     return jax.tree.map(np.array, jax.device_get(tree))
 
 
 def free_memory(mesh: Mesh) -> int:
-    """Bytes that are free on the fullest device, over all processes; the cores of a CPU count as sharing its memory.
+    """Return the free bytes of the fullest device of all processes.
 
-    A device that is only described, by `topology.describe`, is empty.
+    Simulated CPU devices share the memory of the machine equally. Devices from `tpu_topology.describe` count as empty.
     """
 
-    def of(device: jax.Device) -> int:
+    def free_bytes(device: jax.Device) -> int:
         try:
-            memory = device.memory_stats()  # None where the device shares the host's.
-        except jax.errors.JaxRuntimeError:  # It is only described.
+            memory = device.memory_stats()  # None if the device shares the host's memory.
+        except jax.errors.JaxRuntimeError:  # The device is only a description.
             return tpu_topology.chip(device).memory  # type: ignore[union-attr]  # only known chips are described
         if memory is None:
             return host_memory.available() // len(mesh.local_devices)
         return memory["bytes_limit"] - memory["bytes_in_use"]
 
-    free = min(map(of, mesh.local_devices))
+    free = min(map(free_bytes, mesh.local_devices))
     if jax.process_count() == 1:
         return free
-    # In MiB, for JAX takes integers of 32 bits.
+    # In MiB, because JAX uses 32-bit integers.
     return int(multihost_utils.process_allgather(np.array(free // 2**20)).min()) * 2**20
 
 
 def sum_over_processes(count: int) -> int:
-    """The sum of what each process counts; all of them must ask."""
+    """Return the sum of the counts of all processes. Every process must call this."""
     return int(multihost_utils.process_allgather(np.array(count)).sum())
 
 
-def wait_for_all(what: str) -> None:
-    """Returns when all processes have come here; `what` names the place, the same in all of them."""
-    multihost_utils.sync_global_devices(what)
+def wait_for_all(name: str) -> None:
+    """Wait until all processes have called this. `name` identifies the call, and must be equal in all processes."""
+    multihost_utils.sync_global_devices(name)
 
 
 class Pace:
-    """Keeps the host a little ahead of the devices, but not far: batches that wait for their turn take memory there.
+    """Keeps the host a few calls ahead of the devices, but no more, because queued batches take device memory.
 
-    It waits seldom, and then for several calls: where the devices are this machine's cores, it takes their time
-    whenever it wakes.
+    It waits rarely, and then for several calls at once: if the devices are the cores of this machine, every wake-up of
+    the host takes time from them.
     """
 
     def __init__(self):
         self._unfinished: collections.deque[Any] = collections.deque()
 
     def __call__(self, result) -> None:
-        """Takes what a call has returned; waits, if over `CALLS_AHEAD` may be unfinished, until half of that are."""
+        """Register the result of a call. If over `CALLS_AHEAD` may be unfinished, wait until only half as many are."""
         self._unfinished.append(result)
         if len(self._unfinished) > CALLS_AHEAD:
             while len(self._unfinished) > CALLS_AHEAD // 2:
@@ -127,17 +148,23 @@ class Pace:
             jax.block_until_ready(newest)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raises `UserError` unless every device gets the same number of examples in each of the parts of a batch."""
-    divisor = mesh.size * parts
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate_steps: int = 1) -> None:
+    """Check that every device gets the same number of examples in each microbatch.
+
+    Raises:
+      UserError: if the batch size is not divisible accordingly. The message suggests the nearest size that is.
+    """
+    divisor = mesh.size * accumulate_steps
     if batch_size % divisor:
-        by = f"the {mesh.size} devices"
-        if parts > 1:
-            by = f"devices times optimizer.accumulate_steps ({mesh.size} x {parts})"
+        divisor_name = f"the number of devices ({mesh.size})"
+        if accumulate_steps > 1:
+            divisor_name = f"devices times optimizer.accumulate_steps ({mesh.size} x {accumulate_steps})"
         nearest = max(divisor, round(batch_size / divisor) * divisor)
-        raise UserError(f"batch_size {batch_size} is not divisible by {by}: try --config.batch_size={nearest}")
+        raise UserError(
+            f"batch_size={batch_size} is not divisible by {divisor_name}. Try --config.batch_size={nearest}."
+        )
 
 
 def is_main_process() -> bool:
-    """True in the one process that writes logs and talks to the user."""
+    """Return whether this is the process that writes logs and prints to the terminal."""
     return jax.process_index() == 0

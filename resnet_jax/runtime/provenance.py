@@ -1,4 +1,4 @@
-"""Where and with what a result was made: a number without this cannot be trusted later."""
+"""Provenance of a result: commit, versions, hardware and date. Without these, a number cannot be trusted later."""
 
 import datetime
 import functools
@@ -10,14 +10,14 @@ from importlib import metadata
 
 import jax
 
-from resnet_jax.runtime import cpu_tuning
+from resnet_jax.runtime import cpu_info, cpu_tuning
 
-# Runs repeat bit for bit only where all of these agree.
+# Runs are bit-reproducible only if all of these agree.
 REPRODUCIBLE_WITHIN = ("machine", "cpu_count", "cpu_is_tuned", "device", "device_count", "jaxlib")
 
 
 def describe() -> dict[str, object]:
-    """Commit, versions, hardware and date (UTC) of this process, as JSON values."""
+    """Return commit, versions, hardware and date (UTC) of this process, as JSON values."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -36,16 +36,16 @@ def describe() -> dict[str, object]:
 
 
 def differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
-    """What changed of all that bitwise repetition depends on, as phrases."""
-    before = {"cpu_is_tuned": False, **before}  # Of older runs none was, and they do not say so.
+    """Return a phrase for each change that may affect bit-reproducibility, such as "device_count 1 -> 8"."""
+    before = {"cpu_is_tuned": False, **before}  # Old runs lack the key, and were not tuned.
     return [f"{key} {before.get(key)} -> {now[key]}" for key in REPRODUCIBLE_WITHIN if before.get(key) != now[key]]
 
 
 @functools.cache
 def _commit() -> str | None:
-    """The commit of this checkout, with "+changes" where the work tree differs; None outside a git checkout.
+    """Return the commit of this checkout, with "+changes" if the work tree differs; None outside a git checkout.
 
-    As it is when first asked for: later edits are not what this process runs.
+    The first call decides, because this process does not run later edits.
     """
     root = pathlib.Path(__file__).parent.parent
 
@@ -61,17 +61,17 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
-    """The processor's name, with family and model where the system tells them; "" where Linux does not.
+    """Return the name of the processor, with family and model number if known; "" if Linux does not say.
 
-    Clouds give one name to several generations, whose instructions differ, and so the last bits of what they compute.
+    The numbers matter because clouds use one name for several generations. These differ in their instructions, and so
+    in the last bits of their results.
     """
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    lines = cpu_info.read_lines()
+    if not lines:
         return platform.processor()
     pairs = (line.split(":", 1) for line in lines if ":" in line)
     fields = {name.strip(): value.strip() for name, value in pairs}
     if "model name" not in fields:
         return ""
-    exactly = [f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields]
-    return f"{fields['model name']} ({', '.join(exactly)})" if exactly else fields["model name"]
+    numbers = [f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    return f"{fields['model name']} ({', '.join(numbers)})" if numbers else fields["model name"]

@@ -1,6 +1,6 @@
-"""TPU slices that are described, but not there: programs can be compiled for them, and not run.
+"""Descriptions of TPU slices: programs can be compiled for them without a TPU, but not run.
 
-It takes libtpu (`pip install libtpu`), and no TPU. JAX itself stays on the devices at hand.
+This needs libtpu (`pip install libtpu`). JAX itself keeps using the devices of this machine.
 """
 
 import dataclasses
@@ -14,7 +14,12 @@ from resnet_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """memory: bytes; peak_flops: floating-point operations a second, in bfloat16."""
+    """The specification of a TPU chip.
+
+    Attributes:
+      memory: bytes.
+      peak_flops: floating-point operations per second in bfloat16.
+    """
 
     memory: int
     peak_flops: float
@@ -28,42 +33,42 @@ CHIPS = {
     "TPU v6 lite": Chip(32 * 2**30, 918e12),
 }
 ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",  # no questions to a cloud's metadata server, which would be waited for
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # of a machine that there is not: the name of the topology decides
+    "TPU_SKIP_MDS_QUERY": "1",  # Do not query the metadata server of a cloud, because that would block.
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # Required but without effect: the topology name decides.
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no device is opened, so no other process is in the way
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # No device is opened, so other processes do not interfere.
 }
 
 
 def describe(name: str) -> list[jax.Device]:
-    """The devices of the slice `name`: "v5e:2x4", "v5e:4x8", "v4:2x2x2", "v5p:2x2x1", "v6e:2x4", ...
+    """Return the devices of a TPU slice, such as "v5e:2x4", "v5e:4x8", "v4:2x2x2", "v5p:2x2x1" or "v6e:2x4".
 
     Raises:
-      UserError: without libtpu, and for a name that it does not know.
+      UserError: if libtpu is not installed, or does not know the name.
     """
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    except RuntimeError as error:  # Also of JAX's own errors, which are its subclasses.
+    except RuntimeError as error:  # JAX's own errors are subclasses.
         if "not installed" in str(error):
-            raise UserError("compiling for a TPU without having one takes libtpu: pip install libtpu") from None
+            raise UserError("compiling for a TPU on this machine needs libtpu. Run: pip install libtpu.") from None
         raise _unknown(name) from None
     if devices[0].device_kind not in CHIPS:  # type: ignore[attr-defined]  # JAX's stub of the class is incomplete
         raise _unknown(name)
-    # What is compiled without a device can be written to JAX's compilation cache, but not read back.
+    # Programs compiled without a device can be written to JAX's compilation cache, but not read back.
     jax.config.update("jax_enable_compilation_cache", False)
     return devices
 
 
 def chip(device: jax.Device) -> Chip | None:
-    """What is specified of the chip that `device` is, or is a part of; None where that is not known."""
-    found = CHIPS.get(device.device_kind)
-    if found is None:
+    """Return the share of a device in its chip: all of it, or half if two devices share a chip; None if unknown."""
+    whole = CHIPS.get(device.device_kind)
+    if whole is None:
         return None
-    parts = sum(other.coords == device.coords for other in device.client.devices())
-    return Chip(found.memory // parts, found.peak_flops / parts)
+    devices_on_chip = sum(neighbour.coords == device.coords for neighbour in device.client.devices())
+    return Chip(whole.memory // devices_on_chip, whole.peak_flops / devices_on_chip)
 
 
 def _unknown(name: str) -> UserError:
-    return UserError(f"there is no TPU slice {name!r}: write v5e:2x4, v5e:4x8, v4:2x2x2, v5p:2x2x1 or v6e:2x4")
+    return UserError(f"unknown TPU slice {name!r}. Write for example v5e:2x4, v5e:4x8, v4:2x2x2, v5p:2x2x1 or v6e:2x4.")

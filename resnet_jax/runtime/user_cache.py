@@ -1,7 +1,7 @@
-"""The user's cache directory: what can be made again, kept so that the next start is quicker.
+"""The user's cache directory, which makes the next start faster.
 
-It is `$XDG_CACHE_HOME/resnet_jax`, where that is unset `~/.cache/resnet_jax`, and may be removed at any time. Nothing
-in it is needed: where it cannot be written to, all goes on without.
+It is `$XDG_CACHE_HOME/resnet_jax` or, if that variable is unset, `~/.cache/resnet_jax`. It may be deleted at any time.
+If it is not writable, the program works without it.
 """
 
 import contextlib
@@ -14,39 +14,41 @@ from typing import BinaryIO
 
 
 def directory(name: str) -> pathlib.Path | None:
-    """A directory in the cache, made if need be; None where that cannot be."""
+    """Return a directory in the cache, and create it if necessary; None if it is not writable."""
     try:
         root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        place = pathlib.Path(root) / "resnet_jax" / name
-        place.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # The latter where there is no home.
+        path = pathlib.Path(root) / "resnet_jax" / name
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: no home directory.
         return None
-    return place if os.access(place, os.W_OK) else None
+    return path if os.access(path, os.W_OK) else None
 
 
-def keep(path: pathlib.Path, write: Callable[[BinaryIO], None], limit: int) -> None:
-    """Writes a file of the cache, wholly or not at all, also where other processes write it at the same time.
+def write(path: pathlib.Path, write_content: Callable[[BinaryIO], None], max_bytes: int) -> None:
+    """Write a file of the cache atomically. Other processes may write the same file at the same time.
+
+    A file that cannot be written, for example because the disk is full, is left out without an error.
 
     Args:
-      path: in a directory of this cache that has only such files.
-      write: writes the content to an open file.
-      limit: bytes that the directory may take; what has been unused longest makes room.
+      path: the path of the file, in a directory that holds only files written by this function.
+      write_content: writes the content to an open file.
+      max_bytes: the maximum size of the directory. The least recently used files are deleted to make room.
     """
-    with contextlib.suppress(OSError):  # No room, say: then it is not kept.
+    with contextlib.suppress(OSError):
         descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".")
         try:
             with open(descriptor, "wb") as file:
-                write(file)
+                write_content(file)
             os.replace(unfinished, path)
         finally:
             pathlib.Path(unfinished).unlink(missing_ok=True)
-        _make_room(path.parent, limit)
+        _make_room(path.parent, max_bytes)
 
 
-def _make_room(place: pathlib.Path, limit: int) -> None:
-    """Removes what has been unused longest, until the rest takes no more than `limit` bytes."""
-    newest_first = sorted(place.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    sizes = itertools.accumulate(path.stat().st_size for path in newest_first)
-    for path, together in zip(newest_first, sizes, strict=True):
-        if together > limit:
+def _make_room(directory: pathlib.Path, max_bytes: int) -> None:
+    """Delete the least recently used files until the others take at most `max_bytes`."""
+    newest_first = sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    total_sizes = itertools.accumulate(path.stat().st_size for path in newest_first)
+    for path, total_size in zip(newest_first, total_sizes, strict=True):
+        if total_size > max_bytes:
             path.unlink(missing_ok=True)

@@ -151,7 +151,7 @@ class WorkDir:
         try:
             yield checkpoints
         except BaseException as error:
-            if not cluster.lost_another(error):
+            if not cluster.is_process_loss(error):
                 checkpoints.close()
             raise
         checkpoints.close()

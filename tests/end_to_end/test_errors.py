@@ -43,7 +43,7 @@ def test_batch_size_not_divisible_by_the_devices_is_reported(tmp_path):
         "--config.batch_size=60",
         XLA_FLAGS="--xla_force_host_platform_device_count=8",
     )
-    check(finished, "batch_size 60 is not divisible by the 8 devices: try --config.batch_size=64")
+    check(finished, "batch_size=60 is not divisible by the number of devices (8). Try --config.batch_size=64.")
 
 
 @pytest.mark.parametrize(

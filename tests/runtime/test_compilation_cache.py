@@ -12,7 +12,7 @@ SETTINGS = (
 
 @pytest.fixture(autouse=True)
 def unset(tmp_path, monkeypatch):
-    """As a user starts: JAX keeps nothing."""
+    """Start as for a user, with no compilation cache configured."""
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     jax.config.update("jax_compilation_cache_dir", None)
@@ -21,25 +21,25 @@ def unset(tmp_path, monkeypatch):
         jax.config.update(name, value)
 
 
-def test_programs_are_kept_apart_by_processors_and_are_not_kept_for_ever(tmp_path, monkeypatch):
-    compilation_cache.use()
-    here = jax.config.jax_compilation_cache_dir
-    assert here.startswith(f"{tmp_path}/resnet_jax/compiled/")
+def test_cache_is_limited_and_separate_for_each_kind_of_processor(tmp_path, monkeypatch):
+    compilation_cache.enable()
+    directory = jax.config.jax_compilation_cache_dir
+    assert directory.startswith(f"{tmp_path}/resnet_jax/compiled/")
     assert jax.config.jax_compilation_cache_max_size == 2 * 2**30
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setattr(compilation_cache.platform, "machine", lambda: "another")
-    compilation_cache.use()
-    assert jax.config.jax_compilation_cache_dir not in (None, here)
+    compilation_cache.enable()
+    assert jax.config.jax_compilation_cache_dir not in (None, directory)
 
 
-def test_what_the_user_has_chosen_stays():
-    jax.config.update("jax_compilation_cache_dir", "/his/own")
-    compilation_cache.use()
-    assert jax.config.jax_compilation_cache_dir == "/his/own"
+def test_directory_chosen_by_the_user_is_kept():
+    jax.config.update("jax_compilation_cache_dir", "/chosen/by/user")
+    compilation_cache.enable()
+    assert jax.config.jax_compilation_cache_dir == "/chosen/by/user"
 
 
-def test_without_a_cache_directory_nothing_is_kept(tmp_path, monkeypatch):
+def test_compilation_cache_is_disabled_without_a_user_cache(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    compilation_cache.use()
+    compilation_cache.enable()
     assert jax.config.jax_compilation_cache_dir is None

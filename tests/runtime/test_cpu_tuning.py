@@ -16,29 +16,29 @@ from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.models.factory import create_model
 from resnet_jax.runtime import cpu_tuning, parallel
 from resnet_jax.training import losses
-from resnet_jax.training.state import TrainState
 from resnet_jax.training.freezing import NOTHING_FROZEN
+from resnet_jax.training.state import TrainState
 from resnet_jax.training.train_step import loss_fn
 from tests.end_to_end.program import ROOT, run
 
 
 @pytest.fixture(autouse=True)
 def untuned(monkeypatch):
-    """Of this process nothing is changed."""
+    """Keep the tests from tuning this process."""
     monkeypatch.setattr(cpu_tuning, "_is_tuned", False)
     monkeypatch.setattr(cpu_tuning, "_keep_memory", lambda: True)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(cpu_tuning, "PLUGINS", ("no_such_package",))
 
 
-# As for users; the other tests have LLVM do less, and XLA then asks YNNPACK for less.
-OPTIMISED = {"xla_backend_optimization_level": 3}
-XLAS_OWN = {cpu_tuning.YNNPACK: ""}
+# As for users. The other tests reduce LLVM's optimization, and XLA then delegates less to YNNPACK.
+OPTIMIZED = {"xla_backend_optimization_level": 3}
+WITHOUT_YNNPACK = {cpu_tuning.YNNPACK: ""}
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def gradients(dtype, options):
-    """One vector, of a network that has convolutions of 7x7, 3x3 and 1x1, with strides and without."""
+    """Return the gradients, as one vector, of a model with 7x7, 3x3 and 1x1 convolutions, with and without strides."""
     model = create_model("resnet18", 10, width=16, stage_sizes=(1, 1), dtype=jnp.dtype(dtype))
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (16, 64, 64, 3), np.uint8), random.integers(0, 10, 16)
@@ -53,31 +53,32 @@ def gradients(dtype, options):
         teacher=None,
     )
     gradient = jax.grad(functools.partial(loss_fn, experiment), has_aux=True)
-    compiled = jax.jit(gradient, compiler_options={**OPTIMISED, **options})
-    found, _ = compiled(state.params, state, images, labels)
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+    compiled = jax.jit(gradient, compiler_options={**OPTIMIZED, **options})
+    grads, _ = compiled(state.params, state, images, labels)
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)])
 
 
-def test_gradients_agree_with_xlas_own():
-    """In float32 to rounding; in bfloat16 as near to these as others. Equal they are not, or nothing was done."""
+def test_tuned_gradients_agree_with_those_of_xla_alone():
+    """They agree up to rounding in float32 and bfloat16. They must not be equal, or the tuning would have no effect."""
     cpu_tuning.tune()
     tuned = cpu_tuning.compiler_options("cpu")
-    expected, found = gradients("float32", XLAS_OWN), gradients("float32", tuned)
+    expected = gradients("float32", WITHOUT_YNNPACK)
+    actual = gradients("float32", tuned)
     size = np.linalg.norm(expected)
-    assert 0 < np.linalg.norm(found - expected) < 1e-5 * size
-    error = np.linalg.norm(gradients("bfloat16", XLAS_OWN) - expected)
+    assert 0 < np.linalg.norm(actual - expected) < 1e-5 * size
+    error = np.linalg.norm(gradients("bfloat16", WITHOUT_YNNPACK) - expected)
     assert 0 < error < 0.1 * size
     assert np.linalg.norm(gradients("bfloat16", tuned) - expected) < 1.5 * error
 
 
-def test_ynnpack_takes_sums_and_leaves_gradients_to_kernels_to_xla():
-    """Which by default it takes; should that no longer hold, see whether there is still a reason to say so."""
+def test_tuned_ynnpack_compiles_reductions_but_no_kernel_gradients():
+    """By default it compiles both. If this changes, check whether the tuning is still needed."""
 
-    def taken_by_ynnpack():
+    def compiled_by_ynnpack():
         def loss(kernel, x):
             return (jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC) ** 2).sum()
 
-        options = {**OPTIMISED, **cpu_tuning.compiler_options("cpu")}
+        options = {**OPTIMIZED, **cpu_tuning.compiler_options("cpu")}
         shapes = jnp.ones((3, 3, 64, 64)), jnp.ones((64, 32, 32, 64))
         lowered = jax.jit(jax.value_and_grad(loss), compiler_options=options).lower(*shapes)
         text = lowered.compile().as_text()
@@ -85,12 +86,12 @@ def test_ynnpack_takes_sums_and_leaves_gradients_to_kernels_to_xla():
         bodies = [body for body in text.split("\n\n") if body.strip().split(" ")[0] in names]
         return {kind for kind in ("convolution(", "reduce(") if any(kind in body for body in bodies)}
 
-    assert taken_by_ynnpack() == {"convolution(", "reduce("}
+    assert compiled_by_ynnpack() == {"convolution(", "reduce("}
     cpu_tuning.tune()
-    assert taken_by_ynnpack() == {"reduce("}
+    assert compiled_by_ynnpack() == {"reduce("}
 
 
-def test_other_devices_are_compiled_for_as_ever():
+def test_compiler_options_of_other_devices_are_unchanged():
     assert cpu_tuning.compiler_options("cpu") == {}
     cpu_tuning.tune()
     assert cpu_tuning.compiler_options("cpu")
@@ -98,13 +99,13 @@ def test_other_devices_are_compiled_for_as_ever():
 
 
 @pytest.mark.parametrize("platforms", ["cuda", "tpu,cpu", "cpu,cuda"])
-def test_where_the_user_asks_for_other_devices_nothing_is_done(monkeypatch, platforms):
+def test_tune_does_nothing_if_the_user_chooses_other_devices(monkeypatch, platforms):
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     cpu_tuning.tune()
     assert not cpu_tuning.is_tuned()
 
 
-def test_where_jax_may_find_other_devices_nothing_is_done_unless_the_user_asks_for_the_cpu(monkeypatch):
+def test_tune_does_nothing_if_jax_may_find_other_devices_unless_the_user_chooses_the_cpu(monkeypatch):
     monkeypatch.setattr(cpu_tuning, "PLUGINS", ("no_such_package", "jax"))
     cpu_tuning.tune()
     assert not cpu_tuning.is_tuned()
@@ -113,7 +114,7 @@ def test_where_jax_may_find_other_devices_nothing_is_done_unless_the_user_asks_f
     assert cpu_tuning.is_tuned()
 
 
-def test_with_another_c_library_nothing_is_done(monkeypatch):
+def test_tune_does_nothing_with_another_c_library(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(cpu_tuning, "_is_tuned", False)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -142,12 +143,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc is what is told")
-def test_memory_that_is_freed_is_kept_for_the_next_step():
-    """Eight times 64 MiB, again and again: each 16,384 pages, or 32 large ones."""
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_tuned_process_reuses_freed_memory():
+    """It allocates 64 MiB eight times, repeatedly: 16,384 pages each, or 32 large pages."""
 
-    def faults(how):
-        command = [sys.executable, "-c", FAULTS, how]
+    def faults(tuning):
+        command = [sys.executable, "-c", FAULTS, tuning]
         environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
         return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
 
@@ -156,7 +157,7 @@ def test_memory_that_is_freed_is_kept_for_the_next_step():
 
 
 @pytest.mark.parametrize("tuned", [True, False])
-def test_a_run_says_and_records_whether_it_is_tuned(tmp_path, tuned):
+def test_run_logs_and_records_whether_it_is_tuned(tmp_path, tuned):
     arguments = ("--config=configs/digits.py", "--config.model.name=tiny", "--config.num_epochs=2")
     flag = () if tuned else ("--notune_cpu",)
     finished = run(*arguments, *flag, f"--workdir={tmp_path}/run", JAX_PLATFORMS="cpu")
@@ -166,8 +167,8 @@ def test_a_run_says_and_records_whether_it_is_tuned(tmp_path, tuned):
     assert result["provenance"]["cpu_is_tuned"] == tuned
 
 
-def test_programs_of_networks_are_compiled_so(single_device, monkeypatch):
-    """An option that XLA does not know is refused, if it is handed on."""
+def test_jit_passes_the_compiler_options_to_xla(single_device, monkeypatch):
+    """XLA refuses an option that it does not know."""
     cpu_tuning.tune()
     monkeypatch.setattr(cpu_tuning, "YNNPACK", "xla_cpu_no_such_option")
     with pytest.raises(Exception, match="xla_cpu_no_such_option"):

@@ -19,32 +19,34 @@ def test_replicated_array_is_whole_on_every_device(mesh):
     assert all(shard.data.tolist() == [0, 1, 2] for shard in array.addressable_shards)
 
 
-def test_fetched_arrays_are_copies(single_device):
-    """A view would keep the buffer, which the next step wants to reuse."""
+def test_fetch_returns_copies(single_device):
+    """A view would hold the buffer, which then could not be donated to the next step."""
     array = parallel.place(np.arange(1000.0, dtype=np.float32), parallel.replicated(single_device))
     assert not jax.device_get(array).flags.owndata
     assert parallel.fetch(array).flags.owndata
     np.testing.assert_array_equal(parallel.fetch(array), np.arange(1000.0))
 
 
-def test_uneven_batch_is_refused_with_a_size_that_works(mesh):
-    with pytest.raises(UserError, match=r"batch_size 100 is not divisible by the 8 devices: .*batch_size=96"):
+def test_check_batch_size_suggests_the_nearest_divisible_size(mesh):
+    with pytest.raises(
+        UserError, match=r"batch_size=100 is not divisible by the number of devices \(8\)\. .*batch_size=96"
+    ):
         parallel.check_batch_size(100, mesh)
     parallel.check_batch_size(104, mesh)
-    sentence = r"104 is not divisible by devices times optimizer.accumulate_steps \(8 x 4\): .*batch_size=96"
-    with pytest.raises(UserError, match=sentence):
-        parallel.check_batch_size(104, mesh, parts=4)
-    parallel.check_batch_size(96, mesh, parts=4)
+    message = r"104 is not divisible by devices times optimizer.accumulate_steps \(8 x 4\)\. .*batch_size=96"
+    with pytest.raises(UserError, match=message):
+        parallel.check_batch_size(104, mesh, accumulate_steps=4)
+    parallel.check_batch_size(96, mesh, accumulate_steps=4)
 
 
-def test_a_single_process_holds_all_rows_of_a_batch_on_any_number_of_devices(mesh, single_device):
+def test_local_rows_of_a_single_process_are_all_rows(mesh, single_device):
     for devices in (mesh, single_device):
         rows = parallel.local_rows(devices, 24)
         assert rows.tolist() == list(range(24))
 
 
-def test_a_process_holds_the_rows_of_its_devices(mesh, monkeypatch):
-    """As if four of the eight devices were another machine's."""
+def test_local_rows_are_those_of_the_devices_of_the_process(mesh, monkeypatch):
+    """Pretend that four of the eight devices belong to another machine."""
     whole = parallel.batch_sharded(mesh).addressable_devices_indices_map((24,))
     own = {device: index for device, index in whole.items() if device.id in (2, 3, 6, 7)}
     sharding = types.SimpleNamespace(addressable_devices_indices_map=lambda shape: own if shape == (24,) else None)
@@ -52,7 +54,7 @@ def test_a_process_holds_the_rows_of_its_devices(mesh, monkeypatch):
     assert parallel.local_rows(mesh, 24).tolist() == [*range(6, 12), *range(18, 24)]
 
 
-def test_rows_become_a_batch_in_their_order(mesh):
+def test_place_rows_keeps_the_order_of_the_rows(mesh):
     images, labels = np.arange(48, dtype=np.uint8).reshape(16, 3), np.arange(16, dtype=np.int32)
     rows = parallel.local_rows(mesh, 16)
     placed = parallel.place_rows((images[rows], labels[rows]), mesh, 16)
@@ -63,7 +65,7 @@ def test_rows_become_a_batch_in_their_order(mesh):
     assert [shard.data.tolist() for shard in placed[1].addressable_shards] == [[i, i + 1] for i in range(0, 16, 2)]
 
 
-def test_pace_lets_a_few_calls_run_ahead_and_then_waits_for_half_of_them(monkeypatch):
+def test_pace_allows_a_few_calls_ahead_and_then_waits_for_half_of_them(monkeypatch):
     waited = []
     monkeypatch.setattr(parallel.jax, "block_until_ready", waited.append)
     pace = parallel.Pace()
@@ -91,8 +93,8 @@ def test_simulated_devices_share_the_memory_of_the_machine(mesh, monkeypatch):
     assert parallel.free_memory(mesh) == 1_000
 
 
-def test_free_memory_is_that_of_the_process_that_has_least(monkeypatch):
-    """Processes must decide alike; JAX hands integers of 32 bits around, and 9 GiB have more."""
+def test_free_memory_is_that_of_the_process_with_least(monkeypatch):
+    """All processes must decide alike. JAX exchanges 32-bit integers, which cannot hold 9 GiB in bytes."""
     monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
     monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda own: np.array([own, 8 * 2**10], np.int32))
     own = types.SimpleNamespace(local_devices=[Device(10 * 2**30, 2**30)])

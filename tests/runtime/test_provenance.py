@@ -6,19 +6,19 @@ import pytest
 from resnet_jax.runtime import provenance
 
 
-def test_is_json_and_tells_what_results_depend_on():
+def test_describe_is_json_with_everything_that_results_depend_on():
     described = json.loads(json.dumps(provenance.describe()))
     assert described["device_count"] == 8
     assert set(provenance.REPRODUCIBLE_WITHIN) <= described.keys()
 
 
-def test_differences_name_what_changed():
+def test_differences_name_the_changes():
     now = provenance.describe()
     assert provenance.differences(now, now) == []
     assert provenance.differences({**now, "device_count": 1, "date": "then"}, now) == ["device_count 1 -> 8"]
 
 
-def test_a_run_from_before_there_was_tuning_was_not_tuned():
+def test_old_run_without_the_key_counts_as_not_tuned():
     now = provenance.describe()
     before = {key: value for key, value in now.items() if key != "cpu_is_tuned"}
     assert provenance.differences(before, {**now, "cpu_is_tuned": False}) == []
@@ -36,6 +36,6 @@ def test_a_run_from_before_there_was_tuning_was_not_tuned():
         ("processor\t: 0\nBogoMIPS\t: 48.00\n", ""),
     ],
 )
-def test_generations_of_processors_that_are_called_the_same_are_told_apart(monkeypatch, cpuinfo, expected):
+def test_processor_name_distinguishes_generations_with_the_same_name(monkeypatch, cpuinfo, expected):
     monkeypatch.setattr(pathlib.Path, "read_text", lambda path: cpuinfo)
     assert provenance._processor() == expected

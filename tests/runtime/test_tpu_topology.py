@@ -15,51 +15,57 @@ def raises(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "sentence"),
+    ("error", "message"),
     [
-        (RuntimeError("JAX TPU support not installed; cannot generate TPU topology."), "takes libtpu: pip install"),
-        (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: Your TPU topology name v5e is invalid"), "no TPU slice 'v5e'"),
+        (
+            RuntimeError("JAX TPU support not installed; cannot generate TPU topology."),
+            "needs libtpu. Run: pip install",
+        ),
+        (
+            jax.errors.JaxRuntimeError("INVALID_ARGUMENT: Your TPU topology name v5e is invalid"),
+            "unknown TPU slice 'v5e'",
+        ),
     ],
 )
-def test_what_cannot_be_described_is_told_in_a_sentence(monkeypatch, error, sentence):
+def test_describe_failure_is_one_sentence(monkeypatch, error, message):
     monkeypatch.setattr(tpu_topology.topologies, "get_topology_desc", raises(error))
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=message):
         tpu_topology.describe("v5e")
 
 
-def test_of_devices_at_hand_nothing_is_specified():
+def test_device_that_is_no_tpu_has_no_chip():
     assert tpu_topology.chip(jax.devices()[0]) is None
 
 
 def device(*coords: int, kind: str = "TPU v5 lite") -> types.SimpleNamespace:
-    """As libtpu describes one; what it says when it is asked for its memory is quoted."""
+    """Return a fake of a device described by libtpu, with its error on a query of the memory."""
     error = jax.errors.JaxRuntimeError("INVALID_ARGUMENT: MemoryStats is only supported for addressable PjRt devices.")
     return types.SimpleNamespace(device_kind=kind, coords=list(coords), memory_stats=raises(error))
 
 
 def with_client(*devices: types.SimpleNamespace) -> list[types.SimpleNamespace]:
-    for each in devices:
-        each.client = types.SimpleNamespace(devices=lambda: devices)
+    for described in devices:
+        described.client = types.SimpleNamespace(devices=lambda: devices)
     return list(devices)
 
 
-def test_the_parts_of_a_chip_share_its_memory_and_speed():
-    one, *_ = with_client(
+def test_devices_of_one_chip_share_its_memory_and_speed():
+    first, *_ = with_client(
         device(0, 0, 0, kind="TPU v4"), device(0, 0, 0, kind="TPU v4"), device(1, 0, 0, kind="TPU v4")
     )
-    assert tpu_topology.chip(one) == tpu_topology.Chip(16 * 2**30, 137.5e12)
+    assert tpu_topology.chip(first) == tpu_topology.Chip(16 * 2**30, 137.5e12)
 
 
-def test_a_device_that_is_described_is_empty():
+def test_free_memory_of_a_described_device_is_all_of_it():
     devices = with_client(device(0, 0, 0), device(1, 0, 0))
     assert parallel.free_memory(types.SimpleNamespace(local_devices=devices)) == 16 * 2**30
 
 
-def test_libtpu_describes_slices():
-    pytest.importorskip("libtpu", reason="takes libtpu: pip install libtpu")
+def test_describe_returns_the_devices_of_a_slice():
+    pytest.importorskip("libtpu", reason="needs libtpu: pip install libtpu")
     cached = jax.config.jax_enable_compilation_cache
     mesh = parallel.make_mesh(tpu_topology.describe("v5e:4x8"))
     jax.config.update("jax_enable_compilation_cache", cached)
     assert (mesh.size, parallel.free_memory(mesh)) == (32, 16 * 2**30)
-    with pytest.raises(UserError, match="no TPU slice 'v5e:3x5'"):
+    with pytest.raises(UserError, match="unknown TPU slice 'v5e:3x5'"):
         tpu_topology.describe("v5e:3x5")

@@ -13,7 +13,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_it_lies_where_the_user_says_else_in_his_home(home, monkeypatch):
+def test_directory_follows_xdg_cache_home_and_defaults_to_home(home, monkeypatch):
     assert user_cache.directory("decoded") == home / "cache" / "resnet_jax" / "decoded"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(home))
@@ -21,42 +21,42 @@ def test_it_lies_where_the_user_says_else_in_his_home(home, monkeypatch):
     assert (home / ".cache" / "resnet_jax" / "decoded").is_dir()
 
 
-def test_without_a_place_to_write_there_is_none(home, monkeypatch):
+def test_directory_is_none_if_it_is_not_writable(home, monkeypatch):
     (home / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "file"))
     assert user_cache.directory("decoded") is None
 
 
-def test_what_has_been_unused_longest_makes_room():
-    place = user_cache.directory("decoded")
+def test_write_deletes_the_least_recently_used_files():
+    directory = user_cache.directory("decoded")
     for number, name in enumerate(("b", "a", "c")):
-        user_cache.keep(place / name, lambda file: file.write(b"1234"), limit=12)
-        os.utime(place / name, (number, number))
-    os.utime(place / "b")  # It has been used just now.
-    user_cache.keep(place / "d", lambda file: file.write(b"12"), limit=12)
-    assert sorted(path.name for path in place.iterdir()) == ["b", "c", "d"]
+        user_cache.write(directory / name, lambda file: file.write(b"1234"), max_bytes=12)
+        os.utime(directory / name, (number, number))
+    os.utime(directory / "b")  # It is now the most recently used file.
+    user_cache.write(directory / "d", lambda file: file.write(b"12"), max_bytes=12)
+    assert sorted(path.name for path in directory.iterdir()) == ["b", "c", "d"]
 
 
-def test_a_file_that_cannot_be_written_whole_is_not_there():
-    place = user_cache.directory("decoded")
+def test_failed_write_leaves_no_file():
+    directory = user_cache.directory("decoded")
 
     def write(file):
         file.write(b"half")
         raise OSError("no space left on device")
 
-    user_cache.keep(place / "a", write, limit=100)
-    assert list(place.iterdir()) == []
+    user_cache.write(directory / "a", write, max_bytes=100)
+    assert list(directory.iterdir()) == []
 
 
 def write_and_read(path: pathlib.Path, byte: int) -> None:
     for _ in range(50):
-        user_cache.keep(path, lambda file: file.write(bytes([byte]) * 100_000), limit=10**6)
+        user_cache.write(path, lambda file: file.write(bytes([byte]) * 100_000), max_bytes=10**6)
         content = path.read_bytes()
         assert len(content) == 100_000
         assert len(set(content)) == 1
 
 
-def test_processes_may_write_the_same_file_at_the_same_time():
+def test_processes_can_write_the_same_file_at_the_same_time():
     path = user_cache.directory("decoded") / "a"
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=write_and_read, args=(path, byte)) for byte in range(3)]

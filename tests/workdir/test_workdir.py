@@ -87,7 +87,7 @@ def test_pending_save_is_finished_when_the_checkpoints_close(tmp_path):
 def test_checkpoints_stay_open_only_if_another_process_is_lost(tmp_path, monkeypatch, lost):
     """Closing would wait for that process forever."""
     closed = []
-    monkeypatch.setattr("resnet_jax.runtime.cluster.lost_another", lambda error: lost)
+    monkeypatch.setattr("resnet_jax.runtime.cluster.is_process_loss", lambda error: lost)
     monkeypatch.setattr("resnet_jax.workdir.checkpoints.Checkpoints.close", lambda self: closed.append(self))
     with pytest.raises(ZeroDivisionError), WorkDir(str(tmp_path)).open_checkpoints(2, "top1"):
         1 / 0  # noqa: B018

@@ -1,0 +1,11 @@
+"""What Linux says about the processor (/proc/cpuinfo)."""
+
+import pathlib
+
+
+def read_lines() -> list[str]:
+    """Return the lines of /proc/cpuinfo, such as "model name : AMD EPYC". Return no lines on other systems."""
+    try:
+        return pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
