@@ -1,1 +1,1 @@
-"""ResNets as pure functions of (variables, images)."""
+"""ResNets as Linen modules: pure functions from variables and images to logits."""

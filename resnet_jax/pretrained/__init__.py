@@ -1,0 +1,1 @@
+"""Weights of other libraries: read, convert and load them."""

@@ -19,8 +19,8 @@ def make_mesh(devices=None) -> Mesh:
     """Return a mesh with one axis, `data`, over `devices` (default: every device of every process).
 
     Example:
-      >>> make_mesh(jax.devices()[:1]).shape
-      OrderedDict({'data': 1})
+      >>> dict(make_mesh(jax.devices()[:1]).shape)
+      {'data': 1}
     """
     devices = np.asarray(jax.devices() if devices is None else devices)
     return Mesh(devices.reshape(-1), ("data",), axis_types=(AxisType.Auto,))
@@ -53,8 +53,8 @@ def place(tree, sharding: NamedSharding):
 
     Example:
       >>> array = place(np.arange(3), replicated(make_mesh()))
-      >>> fetch(array)
-      array([0, 1, 2])
+      >>> fetch(array).tolist()
+      [0, 1, 2]
     """
 
     def place_leaf(array):
