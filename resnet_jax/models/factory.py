@@ -38,8 +38,8 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
       >>> import jax
       >>> model = create_model("resnet20", num_classes=10, stage_sizes=(1, 1, 1))
       >>> images = jnp.zeros((2, 8, 8, 3))
-      >>> variables = model.init(jax.random.key(0), images, train=False)
-      >>> model.apply(variables, images, train=False).shape
+      >>> logits, variables = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
+      >>> logits.shape
       (2, 10)
     """
     if name not in VARIANTS:

@@ -237,7 +237,8 @@ class PostActivationBlock(ResidualBlock):
 
     Example:
       >>> model = ResNet(stage_sizes=(1,), num_classes=10, width=4, stem="cifar", block=PostActivationBlock)
-      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+      >>> images = jnp.zeros((1, 8, 8, 3))
+      >>> variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
       >>> sorted(variables["params"]["stage1_block1"])
       ['conv1', 'conv2', 'norm1', 'norm2']
     """
@@ -348,8 +349,8 @@ class ResNet(nn.Module):
     Example:
       >>> model = ResNet(stage_sizes=(1, 1), num_classes=10, width=4, stem="cifar")
       >>> images = jnp.zeros((2, 8, 8, 3))
-      >>> variables = model.init(jax.random.key(0), images, train=False)
-      >>> model.apply(variables, images, train=False).shape
+      >>> logits, variables = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
+      >>> logits.shape
       (2, 10)
     """
 
