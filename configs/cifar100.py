@@ -1,4 +1,4 @@
-"""CIFAR-100, by the recipe of CIFAR-10.
+"""CIFAR-100, with the recipe of CIFAR-10.
 
     python main.py --config=configs/cifar100.py --workdir=/tmp/cifar100             # ResNet-18 with the CIFAR stem
     python main.py --config=configs/cifar100.py:resnet56 --workdir=/tmp/resnet56    # any other model, by name

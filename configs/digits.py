@@ -1,8 +1,8 @@
-"""ResNet-20 on scikit-learn's handwritten digits, which need no download: the first thing to try.
+"""ResNet-20 on scikit-learn's handwritten digits, which need no download: the recipe to try first.
 
     python main.py --config=configs/digits.py --workdir=/tmp/digits
 
-98.9 to 99.7 % test top-1 (three seeds), in 19 to 22 s on 2 CPU cores, start-up and compilation included.
+98.9 to 99.7 % test top-1 (n = 359, three seeds), in 19 to 22 s on 2 CPU cores, including start-up and compilation.
 """
 
 from resnet_jax.config import default

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: ResNet-20 on 28x28 grey pictures, with random crops and flips.
+"""Fashion-MNIST: ResNet-20 on 28x28 grayscale images, with random crops and flips.
 
     python main.py --config=configs/fashion_mnist.py --workdir=/tmp/fashion_mnist
 

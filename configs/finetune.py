@@ -1,17 +1,18 @@
-"""Fine-tuning a ResNet-50 of ImageNet on CIFAR-10 at 224 pixels, or on a folder of your own pictures.
+"""Fine-tuning of a ResNet-50 trained on ImageNet, on CIFAR-10 at 224 pixels or on a folder of your own images.
 
     python main.py --config=configs/finetune.py --workdir=/tmp/finetune
-    python main.py --config=configs/finetune.py:folder --config.dataset.name=folder:/path/to/pictures \\
+    python main.py --config=configs/finetune.py:folder --config.dataset.name=folder:/path/to/images \\
         --config.init_from=resnet50.safetensors --workdir=/tmp/finetune
     python main.py --config=configs/finetune.py:head --config.init_from=resnet50.safetensors --workdir=/tmp/head
 
-`init_from`, by default torchvision's weights as timm has them on huggingface.co, takes a .safetensors or .pth file of
-torchvision, timm or Hugging Face, hf://owner/name, or a run directory; mean and deviation come with the weights.
-Pictures are flipped, turned by up to 15 degrees, and parts of them resized to 224 pixels. CIFAR-10's stay in memory at
-32 pixels, and each step resizes its own. `:head` trains the last layer alone. A head for another number of classes is a
-new one; --config.init_skip="('head*',)" makes it new for others of the same number.
+`init_from` takes a .safetensors or .pth file of torchvision, timm or Hugging Face, hf://owner/name, or a run directory.
+The default is torchvision's weights as timm has them on huggingface.co. Pixel mean and std come with the weights.
 
-Not measured yet: it takes an accelerator.
+Images are flipped, rotated by up to 15 degrees, cropped, and resized to 224 pixels. The images of CIFAR-10 stay in
+memory at 32 pixels, and each step resizes its own. `:head` trains only the last layer. The head is new if the number of
+classes differs; for other classes of the same number, --config.init_skip="('head*',)" creates a new one.
+
+Not measured yet, because it takes an accelerator.
 """
 
 from resnet_jax.config import default

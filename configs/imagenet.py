@@ -1,17 +1,18 @@
-"""ImageNet-1k, ResNet-50, by two recipes of the literature. Not run by us yet: it takes an accelerator for hours.
+"""ResNet-50 on ImageNet-1k, with two recipes from the literature. Not run by us yet: it takes an accelerator for hours.
 
     python main.py --config=configs/imagenet.py --workdir=/tmp/imagenet
     python main.py --config=configs/imagenet.py:strikes_back_a3 --workdir=/tmp/a3
 
-Default: 90 epochs of SGD at 224 pixels (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), who reach 76.3 % top-1.
-The learning rate follows --config.batch_size. Theirs warms up from 0.1 and normalises batches of 32 each on its own;
-ours warms up from zero and normalises over the whole batch.
+Default: 90 epochs of SGD at 224 pixels (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), who report 76.3 % top-1.
+The learning rate follows --config.batch_size. Their recipe warms up from 0.1 and normalises each group of 32 examples
+separately. Ours warms up from zero and normalises over the whole batch.
 
 `strikes_back_a3`: 100 epochs at 160 pixels with LAMB and binary cross-entropy (Wightman et al. 2021, procedure A3,
-https://arxiv.org/abs/2110.00476), who reach 78.1 % top-1 at 224.
+https://arxiv.org/abs/2110.00476), who report 78.1 % top-1 at 224 pixels.
 
 TFDS needs ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in <data_dir>/downloads/manual, and prepares them once.
-The checkpoint is chosen on a hundredth of the training pictures; the official validation split is the test, read once.
+The checkpoint is chosen on a hundredth of the training images. The official validation split is the test split, which
+is read once.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +28,7 @@ def get_config(recipe: str = "goyal"):
     config.dataset.name = "imagenet2012"
     config.dataset.train_split = "train[:99%]"
     config.dataset.validation_split = "train[99%:]"
-    config.dataset.test_split = "validation"  # Of the set's own "test" the labels are secret.
+    config.dataset.test_split = "validation"  # The labels of the dataset's own "test" are secret.
     config.dataset.mean = (0.485, 0.456, 0.406)
     config.dataset.std = (0.229, 0.224, 0.225)
     config.augment.random_resized_crop = (0.08, 1.0)
@@ -58,7 +59,7 @@ def _goyal(config: ConfigDict) -> None:
 
 def _strikes_back_a3(config: ConfigDict) -> None:
     config.dataset.image_size = 160
-    config.dataset.eval_resize = 236  # 0.95 of it is shown.
+    config.dataset.eval_resize = 236  # eval_crop is 0.95 of it.
     config.dataset.eval_crop = 224
     config.augment.randaugment = (2, 6, 0.5)
     config.augment.mixup = 0.1
@@ -68,6 +69,6 @@ def _strikes_back_a3(config: ConfigDict) -> None:
     config.optimizer.name = "lamb"
     config.optimizer.learning_rate = 8e-3
     config.optimizer.weight_decay = 0.02
-    config.optimizer.grad_clip = 1.0  # As the LAMB of their code does; the paper does not count it.
+    config.optimizer.grad_clip = 1.0  # As the LAMB in their code does; the paper does not list it.
     config.loss.name = "binary_cross_entropy"
     config.loss.target_threshold = 0.2
