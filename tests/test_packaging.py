@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
 import resnet_jax
 from tests.conftest import ROOT
 
@@ -55,7 +57,7 @@ def test_extras_that_messages_name_exist():
 
 
 def test_version_is_a_release_number():
-    """setuptools reads it from the source without importing the package."""
+    """The build reads it from the source without importing the package."""
     assert re.fullmatch(r"\d+\.\d+\.\d+", resnet_jax.__version__)
 
 
@@ -67,3 +69,25 @@ def test_core_imports_without_optional_packages():
 def test_import_of_the_package_loads_neither_jax_nor_optional_packages():
     loaded = f"import sys, resnet_jax; assert not {{'jax', *{OPTIONAL}}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("plotly", ["report"], "report"),
+        ("jinja2", ["report"], "report"),
+        ("tensorflow_datasets", ["--config=configs/cifar10.py"], "tfds"),
+    ],
+)
+def test_command_names_the_extra_that_it_needs(tmp_path, package, arguments, extra):
+    command = f"""
+import sys
+sys.modules["{package}"] = None
+sys.argv = ["main.py", *{arguments}, "--workdir={tmp_path}/run"]
+from resnet_jax.cli import app
+app.main()
+"""
+    finished = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 2
+    (sentence,) = finished.stderr.splitlines()
+    assert sentence.endswith(f'In a checkout of this project, run: pip install ".[{extra}]"')
