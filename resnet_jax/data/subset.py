@@ -64,7 +64,9 @@ class Subset:
     def take(self, positions: np.ndarray) -> "Subset":
         """Return the examples at these positions.
 
-        Image shapes that are known already are kept, so that no file is opened twice for them.
+        Image shapes that are known already are kept, so that no file is opened again for them. They may be the shapes of
+        images that were not taken. That does no harm: images that differ in shape are resized, or rejected when they are
+        loaded.
         """
         taken = Subset(self._sources, self._source_numbers[positions], self._indices[positions])
         taken.channels = self.channels
@@ -73,11 +75,11 @@ class Subset:
                 taken.__dict__[name] = self.__dict__[name]
         return taken
 
-    def as_grayscale(self) -> "Subset":
+    def as_greyscale(self) -> "Subset":
         """Return the same examples, with images in files decoded to one channel."""
-        grayscale = Subset(self._sources, self._source_numbers, self._indices)
-        grayscale.channels = 1
-        return grayscale
+        greyscale = Subset(self._sources, self._source_numbers, self._indices)
+        greyscale.channels = 1
+        return greyscale
 
     # -----------------------------------------------------------------------------------------------------------------
     # What is known without reading all examples

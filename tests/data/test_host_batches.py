@@ -252,7 +252,7 @@ class TestEvaluationBatchLoader:
         shown = np.concatenate([images for images, _ in loaded])[:, 0, 0, 0]
         assert shown.tolist() == [*range(size)] + [0] * len(unscored)
 
-    def test_unreadable_image_is_not_scored_and_reported(self):
+    def test_unreadable_image_is_reported_and_not_scored(self):
         batches = EvaluationBatchLoader(make_loader(DamagedSource(8, {2, 5})), 8, np.arange(8), resize=6)
         images, info = load(batches, 0)
         assert info.labels.tolist() == [0, 1, NO_LABEL, 0, 1, NO_LABEL, 0, 1]

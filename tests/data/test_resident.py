@@ -62,6 +62,8 @@ def test_abstract_inputs_match_the_real_ones(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
     for abstract, real in zip(feed.abstract_inputs(), feed.inputs(0), strict=True):
         assert (abstract.shape, abstract.dtype, abstract.sharding) == (real.shape, real.dtype, real.sharding)
+    assert feed.arriving_inputs() == ()
+    assert (feed.supports_several_steps, feed.crops_on_host) == (True, False)
 
 
 def test_batch_larger_than_the_dataset_is_rejected(mesh):

@@ -114,7 +114,13 @@ class TestStreamingFeed:
         assert inputs.images.sharding.shard_shape(inputs.images.shape) == (BATCH // 8, *DIGITS)
         for abstract, real in zip(feed.abstract_inputs(), inputs, strict=True):
             assert (abstract.shape, abstract.dtype, abstract.sharding) == (real.shape, real.dtype, real.sharding)
+        assert feed.arriving_inputs() == feed.abstract_inputs()
+        assert not feed.supports_several_steps
         feed.close()
+
+    @pytest.mark.parametrize("resized", [False, True])
+    def test_crops_are_done_on_the_host_if_images_are_resized(self, subset, mesh, resized):
+        assert make_feed(subset, mesh, resized=resized).crops_on_host == resized
 
     def test_another_number_of_devices_sees_the_same_batches(self, subset, mesh, single_device):
         feeds = [make_feed(subset, devices, resized=True) for devices in (mesh, single_device)]
@@ -192,7 +198,7 @@ class TestStreamedExamples:
             resident = evaluate(variables, read_examples(subset, new_reporter()))
             jax.tree.map(np.testing.assert_array_equal, metrics, resident)
 
-    def test_unreadable_images_are_not_scored_and_logged(self, model_and_variables, sources, mesh, caplog):
+    def test_unreadable_images_are_logged_and_not_scored(self, model_and_variables, sources, mesh, caplog):
         source = DamagedSource(sources["test"], {0, 17})
         model, variables = model_and_variables
         evaluate = make_evaluate(model, Preprocess((0.5,), (0.25,)), BATCH, mesh)

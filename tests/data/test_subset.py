@@ -184,8 +184,8 @@ class TestImageShapes:
             assert subset.image_shape == subset.take(np.arange(50, 90)).image_shape == (5, 6, 3)
         assert source.opened == MAX_SHAPES_READ
 
-    def test_grayscale_has_one_channel(self):
+    def test_greyscale_has_one_channel(self):
         subset = Subset.from_split({"train": CountingFiles(3)}, "train")
         assert subset.image_shape == (5, 6, 3)
-        assert subset.as_grayscale().image_shape == (5, 6, 1)
-        assert subset.as_grayscale().take(np.array([2])).image_shape == (4, 6, 1)
+        assert subset.as_greyscale().image_shape == (5, 6, 1)
+        assert subset.as_greyscale().take(np.array([2])).image_shape == (4, 6, 1)

@@ -27,7 +27,8 @@ def test_inspect_counts_the_images_of_a_real_folder(tmp_path, test_data):
     assert inspection["memory"]["device_bytes"] == 32 * 224 * 224 * 3
     assert not any(inspection[key] for key in ("unreadable", "ignored", "repeated", "would_spoil", "worth_knowing"))
     assert inspection["contact_sheet"] == f"{tmp_path}/sheet.png"
-    assert Image.open(inspection["contact_sheet"]).width > 8 * 128
+    with Image.open(inspection["contact_sheet"]) as sheet:
+        assert sheet.width > 8 * 128
 
 
 def test_inspect_fails_on_a_folder_with_leakage_and_too_few_images(tmp_path):
