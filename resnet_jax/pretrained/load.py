@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 # Attributes of `ResNet` that change what it computes, but no array shape.
 NOT_IN_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
-METADATA = ("mean", "std", "image_size", "classes", "model", "network")  # the metadata of a file that `export` wrote
+METADATA_KEYS = ("mean", "std", "image_size", "classes", "model", "network")  # what `export` writes into a file
 LARGEST_IMAGE = 10_000  # the largest `image_size` in pixels that we accept in the metadata of a file
 
 
@@ -48,7 +49,7 @@ class Pretrained:
       image_size: height and width in pixels of the images that the weights were trained on; None if unknown.
       classes: the names of the classes; None if unknown.
       model: the name of the model; None if unknown.
-      network: the values of the settings in `NOT_IN_SHAPES`; empty if unknown.
+      settings: the values of the settings in `NOT_IN_SHAPES`; empty if unknown.
     """
 
     path: str
@@ -59,7 +60,7 @@ class Pretrained:
     image_size: int | None
     classes: tuple[str, ...] | None
     model: str | None
-    network: Mapping[str, object]
+    settings: Mapping[str, Any]
 
     def fill(self, dataset: ConfigDict) -> str:
         """Fill in the unset `dataset` settings that the weights determine, and return a log line about them, or ''."""
@@ -72,7 +73,7 @@ class Pretrained:
             filled.append(f"dataset.image_size={self.image_size}")
         if not filled:
             return ""
-        source = f"{self.path} was trained with" if self.network else f"weights of {self.scheme.name} usually have"
+        source = f"{self.path} was trained with" if self.settings else f"weights of {self.scheme.name} usually have"
         return f"Set to what {source}: {', '.join(filled)}."
 
     def variables(
@@ -92,7 +93,7 @@ class Pretrained:
         Raises:
           UserError: if the weights belong to another architecture.
         """
-        for setting, value in self.network.items():
+        for setting, value in self.settings.items():
             if getattr(model, setting) != value:
                 name = "batch_norm.epsilon" if setting == "norm_epsilon" else f"model.{setting}"
                 raise UserError(
@@ -100,7 +101,7 @@ class Pretrained:
                     f"{getattr(model, setting)}. Set {name}={value}."
                 )
         # In files of other libraries, only the array names reveal the kind of shortcut.
-        if not self.network and (self.scheme is TIMM_RESNET_D) != (model.shortcut == "average_pool"):
+        if not self.settings and (self.scheme is TIMM_RESNET_D) != (model.shortcut == "average_pool"):
             shortcut = "average_pool" if self.scheme is TIMM_RESNET_D else "projection"
             raise UserError(
                 f"the weights {self.path} have other shortcuts than the config (model.shortcut={model.shortcut}). "
@@ -139,7 +140,6 @@ def open_pretrained(path: str) -> Pretrained:
         run = load_run(path)
         arrays = convert.from_variables(run.variables, run.model)
         dataset = run.config.dataset
-        network = {setting: getattr(run.model, setting) for setting in NOT_IN_SHAPES}
         return Pretrained(
             path=path,
             arrays=arrays,
@@ -149,15 +149,24 @@ def open_pretrained(path: str) -> Pretrained:
             image_size=dataset.image_size,
             classes=run.classes,
             model=run.config.model.name,
-            network=network,
+            settings={setting: getattr(run.model, setting) for setting in NOT_IN_SHAPES},
         )
-    read = weight_files.read(path)
-    scheme = detect_scheme(read.arrays)
-    known = _parse_metadata(path, read.metadata)
-    if "mean" not in known and scheme.input_channels(read.arrays) == len(scheme.mean):
-        known |= {"mean": scheme.mean, "std": scheme.std}
-    known = {**dict.fromkeys(METADATA), "network": {}} | known
-    return Pretrained(path, read.arrays, scheme, **known)
+    file = weight_files.read(path)
+    scheme = detect_scheme(file.arrays)
+    metadata = _parse_metadata(path, file.metadata)
+    if not metadata and scheme.input_channels(file.arrays) == len(scheme.mean):
+        metadata = {"mean": scheme.mean, "std": scheme.std}
+    return Pretrained(
+        path=path,
+        arrays=file.arrays,
+        scheme=scheme,
+        mean=metadata.get("mean"),
+        std=metadata.get("std"),
+        image_size=metadata.get("image_size"),
+        classes=metadata.get("classes"),
+        model=metadata.get("model"),
+        settings=metadata.get("network", {}),
+    )
 
 
 def is_run_directory(path: str) -> bool:
@@ -166,24 +175,24 @@ def is_run_directory(path: str) -> bool:
     return local and WorkDir(path).exists() and (WorkDir(path).path / "classes.json").exists()
 
 
-def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict:
+def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     """Parse the metadata that `export` writes. Return an empty dict for the files of other libraries."""
     if "mean" not in metadata:
         return {}
     try:
-        known = {key: json.loads(metadata[key]) for key in METADATA}
-        known |= {key: tuple(known[key]) for key in ("mean", "std", "classes")}
-        config_check.check_normalisation(known["mean"], known["std"])
-        if not all(isinstance(name, str) for name in known["classes"]):
+        values = {key: json.loads(metadata[key]) for key in METADATA_KEYS}
+        values |= {key: tuple(values[key]) for key in ("mean", "std", "classes")}
+        config_check.check_normalisation(values["mean"], values["std"])
+        if not all(isinstance(name, str) for name in values["classes"]):
             raise ValueError
-        if known["image_size"] is not None and known["image_size"] not in range(1, LARGEST_IMAGE):
+        if values["image_size"] is not None and values["image_size"] not in range(1, LARGEST_IMAGE):
             raise ValueError
-        if known["model"] not in VARIANTS:
+        if values["model"] not in VARIANTS:
             raise ValueError
-        known["network"] = {setting: known["network"][setting] for setting in NOT_IN_SHAPES}
+        values["network"] = {setting: values["network"][setting] for setting in NOT_IN_SHAPES}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError):
         raise UserError(f"the metadata of {path} is not as export writes it. Export the weights again.") from None
-    return known
+    return values
 
 
 # ---- Models from pretrained weights: to evaluate, or as a teacher ----------------------------------------------------
@@ -255,7 +264,7 @@ def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Tr
     preprocess = Preprocess(mean, std, weights.image_size or student.image_size)
     name = name or weights.model
     if name:
-        model = factory.create_model(name, len(classes), **weights.network)
+        model = factory.create_model(name, len(classes), **weights.settings)
     else:
         model = factory.from_config(config, len(classes))
     try:
