@@ -64,9 +64,9 @@ class Subset:
     def take(self, positions: np.ndarray) -> "Subset":
         """Return the examples at these positions.
 
-        Image shapes that are known already are kept, so that no file is opened again for them. They may be the shapes of
-        images that were not taken. That does no harm: images that differ in shape are resized, or rejected when they are
-        loaded.
+        Image shapes that are known already are kept, so that no file is opened again for them. They may be the shapes
+        of images that were not taken. That does no harm: images that differ in shape are resized, or rejected when they
+        are loaded.
         """
         taken = Subset(self._sources, self._source_numbers[positions], self._indices[positions])
         taken.channels = self.channels

@@ -4,9 +4,9 @@ All functions take images [batch, height, width, channels] in [0, 255], greyscal
 shape and dtype. Integers are rounded to the nearest level (PIL rounds down, to at most one level less). Factors, shifts
 and thresholds are a number, or one number per image [batch].
 
-The functions are our own because PIL and torchvision process images on the host, while these run inside the compiled
-train step on whole batches, and because tests hold them to PIL's results: exactly for `equalize`, `posterize` and
-`solarize`, within one level for the others (`adjust_hue` is compared with `colorsys`).
+The functions are our own because PIL and torchvision process images on the host, while these run on whole batches
+inside the compiled train step. Tests compare them with PIL: `equalize`, `posterize` and `solarize` give equal results,
+the others agree within one level (`adjust_hue` is compared with `colorsys`).
 """
 
 import functools
