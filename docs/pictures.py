@@ -1,10 +1,10 @@
-"""Makes the pictures of what a run shows and leaves: of its report, and of the terminal while it trains.
+"""Write the screenshots of the docs: a report, and a terminal during training.
 
     python docs/pictures.py --run=/tmp/run
 
-From the report on the run directory come docs/report.png and docs/report_dark.png, its top by day and by night, and
-docs/confusion_matrix.png and docs/reliability_diagram.png. docs/progress.png is what a terminal shows amid a training
-on digits, which is started for it and then stopped. It takes Chromium (apt-get install chromium).
+The report on the run directory gives docs/report.png and docs/report_dark.png, its top in light and dark, and
+docs/confusion_matrix.png and docs/reliability_diagram.png. docs/progress.png shows a terminal during training on digits;
+the script starts that run and stops it. It needs Chromium (apt-get install chromium).
 """
 
 import argparse
@@ -27,13 +27,13 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 DOCS = pathlib.Path(__file__).parent
 PROGRAM = DOCS.parent / "main.py"
-WIDTH, HEIGHT = 1160, 976  # of the report's top, in pixels of the page
-AROUND = 20  # a chart, in the same
-SHARPNESS = 2  # pixels of the picture for one of the page
-COLOURS = 128  # a palette makes the files a third as large
+WIDTH, HEIGHT = 1160, 976  # of the top of the report, in CSS pixels
+CHART_MARGIN = 20  # in CSS pixels
+PIXEL_RATIO = 2  # image pixels per CSS pixel
+COLORS = 128  # a palette makes the files a third as large
 ROWS, COLUMNS = 16, 112  # of the terminal
 DIGITS = ("--config=configs/digits.py", "--workdir=/tmp/digits")
-STOPPED_AT = "\repoch 12/30  step "  # what the live line begins with when the picture is taken
+STOP_AT = "\repoch 12/30  step "  # the beginning of the live line at which the run is stopped
 
 TERMINAL = """
 <style>
@@ -48,7 +48,7 @@ TERMINAL = """
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", required=True, help="the run directory, of a training that is done")
+    parser.add_argument("--run", required=True, help="the directory of a finished run")
     run = parser.parse_args().run
     with chromium() as browser, tempfile.TemporaryDirectory() as directory:
         report = pathlib.Path(directory) / "report.html"
@@ -58,9 +58,9 @@ def main() -> None:
             page.goto(report.as_uri())
             save(name, page.screenshot())
         for chart, name in (("confusion1", "confusion_matrix"), ("reliability1", "reliability_diagram")):
-            save(name, page.screenshot(full_page=True, clip=surroundings(page.locator(f"figure:has(#{chart})"))))
+            save(name, page.screenshot(full_page=True, clip=chart_box(page.locator(f"figure:has(#{chart})"))))
         page = open_page(browser, "dark")
-        page.set_content(TERMINAL % html.escape("\n".join(training())))
+        page.set_content(TERMINAL % html.escape("\n".join(training_output())))
         save("progress", page.locator("div").screenshot(omit_background=True))
 
 
@@ -68,7 +68,7 @@ def main() -> None:
 def chromium() -> Iterator[Browser]:
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     if executable is None:
-        sys.exit("error: there is no Chromium: apt-get install chromium")
+        sys.exit("error: Chromium is not installed. Run: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield browser
@@ -77,54 +77,54 @@ def chromium() -> Iterator[Browser]:
 
 def open_page(browser: Browser, scheme: str) -> Page:
     return browser.new_page(
-        viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SHARPNESS, color_scheme=scheme
+        viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=PIXEL_RATIO, color_scheme=scheme
     )
 
 
-def surroundings(element: Locator) -> dict[str, float]:
-    """The place of an element on the page, and a little around it."""
-    box = element.bounding_box()
+def chart_box(chart: Locator) -> dict[str, float]:
+    """Return the bounding box of a chart, with a margin."""
+    box = chart.bounding_box()
     return {
-        "x": box["x"] - AROUND,
-        "y": box["y"] - AROUND,
-        "width": box["width"] + 2 * AROUND,
-        "height": box["height"] + 2 * AROUND,
+        "x": box["x"] - CHART_MARGIN,
+        "y": box["y"] - CHART_MARGIN,
+        "width": box["width"] + 2 * CHART_MARGIN,
+        "height": box["height"] + 2 * CHART_MARGIN,
     }
 
 
-def save(name: str, picture: bytes) -> None:
-    """Writes a PNG, with fewer colours than it had."""
-    reduced = Image.open(io.BytesIO(picture)).quantize(COLOURS, Image.Quantize.FASTOCTREE)
+def save(name: str, screenshot: bytes) -> None:
+    """Write a screenshot as a PNG file with a palette."""
+    reduced = Image.open(io.BytesIO(screenshot)).quantize(COLORS, Image.Quantize.FASTOCTREE)
     reduced.save(DOCS / f"{name}.png", optimize=True)
     print(f"docs/{name}.png, {(DOCS / f'{name}.png').stat().st_size / 1e3:.0f} kB")
 
 
-def training() -> list[str]:
-    """The lines that a terminal shows amid a training on digits."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (ROWS, COLUMNS))
+def training_output() -> list[str]:
+    """Train on digits in a pseudo-terminal until the live line reaches `STOP_AT`, and return the visible lines."""
+    reading_end, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (ROWS, COLUMNS))
     with tempfile.TemporaryDirectory() as workdir:
         arguments = [DIGITS[0], f"--workdir={workdir}"]
-        process = subprocess.Popen([sys.executable, PROGRAM, *arguments], cwd=PROGRAM.parent, stdout=theirs)
-        os.close(theirs)
-        seen = ""
-        while STOPPED_AT not in seen:
-            seen += os.read(ours, 65536).decode()
+        process = subprocess.Popen([sys.executable, PROGRAM, *arguments], cwd=PROGRAM.parent, stdout=terminal)
+        os.close(terminal)
+        output = ""
+        while STOP_AT not in output:
+            output += os.read(reading_end, 65536).decode()
         process.send_signal(signal.SIGINT)
-        with contextlib.suppress(OSError):  # It is how Linux tells that the other end is closed.
-            while os.read(ours, 65536):
+        with contextlib.suppress(OSError):  # On Linux, raised when the other end is closed.
+            while os.read(reading_end, 65536):
                 pass
         process.wait()
-    lines = [f"$ python main.py {' '.join(DIGITS)}", *map(shown, seen.split("\r\n"))]
+    lines = [f"$ python main.py {' '.join(DIGITS)}", *map(visible_text, output.split("\r\n"))]
     return [lines[0], *lines[1 - ROWS :]]
 
 
-def shown(line: str) -> str:
-    """What a terminal leaves of a line in which parts, each after a carriage return, are written over one another."""
-    left = ""
-    for part in line.split("\r"):
-        left = part + left[len(part) :]
-    return left.rstrip()
+def visible_text(line: str) -> str:
+    """Return what a terminal shows of a line in which each carriage return starts to overwrite it."""
+    visible = ""
+    for text in line.split("\r"):
+        visible = text + visible[len(text) :]
+    return visible.rstrip()
 
 
 if __name__ == "__main__":
