@@ -3,8 +3,8 @@
     python docs/pictures.py --run=/tmp/run
 
 The report on the run directory gives docs/report.png and docs/report_dark.png, its top in light and dark, and
-docs/confusion_matrix.png and docs/reliability_diagram.png. docs/progress.png shows a terminal during training on digits;
-the script starts that run and stops it. It needs Chromium (apt-get install chromium).
+docs/confusion_matrix.png and docs/reliability_diagram.png. docs/progress.png shows a terminal during training on
+digits; the script starts that run and stops it. It needs Chromium (apt-get install chromium).
 """
 
 import argparse
