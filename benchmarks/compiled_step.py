@@ -1,44 +1,47 @@
-"""What compiled train steps take: memory, FLOPs and what devices exchange, here and on TPUs that need not be there.
+"""Memory, FLOPs and collectives of compiled train steps, on this machine and on TPUs, which need not be present.
 
-    python -m benchmarks.compiled_step        # for v5e:2x4 too, where libtpu is installed
+    python -m benchmarks.compiled_step        # also for a slice of v5e:2x4, if libtpu is installed
 
-Each figure is from `python main.py benchmark --collectives --format=json`, which says what it means.
+The results are those of `python main.py benchmark --collectives --format=json`, whose documentation explains them.
 """
 
 import importlib.util
 
 from absl import app, flags, logging
 
-from benchmarks import program, results
+from benchmarks import results, run_program
 
 CASES = flags.DEFINE_list(
     "cases",
     ["cifar10.py:resnet20:128", "cifar10.py:resnet18:512", "imagenet.py::1024"],
-    "recipe:model:batch_size, ...; no model: the recipe's own.",
+    "A list of recipe:model:batch_size. With an empty model, the recipe's own is used.",
 )
-SLICE = flags.DEFINE_string("slice", "v5e:2x4", "Of TPUs.")
-TYPES = ("float32", "bfloat16")
+SLICE = flags.DEFINE_string("slice", "v5e:2x4", "TPU slice to compile for.")
+DTYPES = ("float32", "bfloat16")
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    slices = [None, SLICE.value] if importlib.util.find_spec("libtpu") else [None]
-    figures = [
-        {"dtype": dtype, "slice": on, **_analysis(*case.split(":"), dtype, on)}
-        for on in slices
+    slices = [None]  # this machine
+    if importlib.util.find_spec("libtpu"):
+        slices.append(SLICE.value)
+    analyses = [
+        {"dtype": dtype, "slice": tpu_slice, **_analyze(*case.split(":"), dtype, tpu_slice)}
+        for tpu_slice in slices
         for case in CASES.value
-        for dtype in TYPES
+        for dtype in DTYPES
     ]
-    results.add("compiled_step", figures=figures)
+    results.add("compiled_step", figures=analyses)
 
 
-def _analysis(recipe: str, model: str, batch_size: str, dtype: str, on: str | None) -> dict:
+def _analyze(recipe: str, model: str, batch_size: str, dtype: str, tpu_slice: str | None) -> dict:
     name = f"configs/{recipe}:{model}" if model else f"configs/{recipe}"
-    settings = (f"--config={name}", f"--config.batch_size={batch_size}", f"--config.model.dtype={dtype}")
-    place = (f"--compile_for={on}",) if on else ()
+    arguments = [f"--config={name}", f"--config.batch_size={batch_size}", f"--config.model.dtype={dtype}"]
+    if tpu_slice:
+        arguments.append(f"--compile_for={tpu_slice}")
     environment = {"XLA_FLAGS": EIGHT_DEVICES, "JAX_PLATFORMS": "cpu"}
-    return program.answer("benchmark", "--collectives", *settings, *place, **environment)
+    return run_program.run_command("benchmark", "--collectives", *arguments, **environment)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What is compared, each in a process of its own: train steps (ours, Flax's examples', PyTorch's), and scoring.
+"""What is compared: train steps (ours, that of Flax's examples, PyTorch's) and scoring, each in its own process.
 
     python -m benchmarks.contestants ours resnet20 float32 128 2    # with 2 steps to warm up
 
-Every train step is of the same network on a batch of uint8 pictures that lies on the device: it normalises, takes loss,
-accuracy and gradients, and updates by SGD with Nesterov momentum and weight decay. The process says when it is ready;
-for each number that it is given on standard input it takes so many steps, and answers with the seconds.
+All train steps train the same model on a batch of uint8 images that stays on the device: they normalise the images,
+compute loss, accuracy and gradients, and update with SGD, Nesterov momentum and weight decay. The process prints a line
+when it is ready. For each number that it reads from standard input, it takes that many steps and prints the seconds.
+
+The names of the contestants are part of the recorded results, so they stay.
 """
 
 import functools
@@ -18,89 +20,93 @@ import numpy as np
 
 from benchmarks import tunings
 
-CLASSES = {"resnet20": 10, "resnet18": 10, "resnet50": 1000}
-SIDES = {"resnet20": 32, "resnet18": 32, "resnet50": 224}  # pixels
+NUM_CLASSES = {"resnet20": 10, "resnet18": 10, "resnet50": 1000}
+IMAGE_SIZES = {"resnet20": 32, "resnet18": 32, "resnet50": 224}  # pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 STEPS_PER_EPOCH, NUM_EPOCHS = 400, 10  # of the schedule
 
-Take = Callable[[int], float]  # so many steps, and returns the last loss
+TakeSteps = Callable[[int], float]  # takes this many steps and returns the last loss
 
 
-def pictures(network: str, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [batch, side, side, 3] and int32 labels [batch]."""
-    random, side = np.random.default_rng(0), SIDES[network]
-    images = random.integers(0, 256, (batch_size, side, side, 3), np.uint8)
-    return images, random.integers(0, CLASSES[network], batch_size).astype(np.int32)
+def random_batch(model_name: str, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return uint8 images [batch, size, size, 3] and int32 labels [batch]."""
+    generator = np.random.default_rng(0)
+    size = IMAGE_SIZES[model_name]
+    images = generator.integers(0, 256, (batch_size, size, size, 3), np.uint8)
+    return images, generator.integers(0, NUM_CLASSES[model_name], batch_size).astype(np.int32)
 
 
-def ours(network: str, dtype: str, batch_size: int, steps_per_call: int = 1) -> Take:
-    """The step of a run, with what a run sets for the CPU."""
+# --- Ours -------------------------------------------------------------------------------------------------------------
+
+
+def ours(model_name: str, dtype: str, batch_size: int, steps_per_call: int = 1) -> TakeSteps:
+    """Take the train step of a run, with the CPU tuning of a run."""
     tunings.tuned()
-    return ours_untuned(network, dtype, batch_size, steps_per_call)
+    return ours_untuned(model_name, dtype, batch_size, steps_per_call)
 
 
-def ours_without_ynnpack(network: str, dtype: str, batch_size: int) -> Take:
-    """The same, but that all is XLA's own."""
+def ours_without_ynnpack(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
+    """Take the train step of a run, with CPU tuning but without YNNPACK."""
     tunings.without_ynnpack()
-    return ours_untuned(network, dtype, batch_size)
+    return ours_untuned(model_name, dtype, batch_size)
 
 
-def ours_keeping_memory(network: str, dtype: str, batch_size: int) -> Take:
-    """The same, but that YNNPACK takes what XLA hands it by default."""
+def ours_keeping_memory(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
+    """Take the train step of a run, keeping freed memory but giving YNNPACK what XLA gives it by default."""
     tunings.keeping_memory()
-    return ours_untuned(network, dtype, batch_size)
+    return ours_untuned(model_name, dtype, batch_size)
 
 
-def ours_untuned(network: str, dtype: str, batch_size: int, steps_per_call: int = 1) -> Take:
-    """The step of a run with --notune_cpu."""
+def ours_untuned(model_name: str, dtype: str, batch_size: int, steps_per_call: int = 1) -> TakeSteps:
+    """Take the train step of a run with --notune_cpu."""
     import jax
 
     from resnet_jax import config as settings
-    from resnet_jax.data.preprocess import Preprocess
+    from resnet_jax.data.abstract_dataset import AbstractFeed
+    from resnet_jax.data.dataset import Dataset
+    from resnet_jax.data.streaming import StreamedInputs
     from resnet_jax.runtime import parallel
-    from resnet_jax.training import losses, optimizer, state
+    from resnet_jax.training import experiment as experiments
     from resnet_jax.training.train_step import make_train_step
 
+    images, labels = random_batch(model_name, batch_size)
     config = settings.default()
-    config.num_epochs, config.optimizer.weight_decay = NUM_EPOCHS, WEIGHT_DECAY
-    mesh, net = parallel.make_mesh(), make_model(network, dtype)
-    schedule = optimizer.make_schedule(config, STEPS_PER_EPOCH)
-    sgd = optimizer.make_optimizer(config, schedule, net.stage_sizes)
-    images, labels = pictures(network, batch_size)
-    inputs = parallel.place_rows((images, labels), mesh, batch_size)
-    train_step = make_train_step(
-        net,
-        lambda inputs, step: inputs,
-        Preprocess(MEAN, STD),
-        losses.from_config(config.loss),
-        sgd,
-        schedule,
-        mesh,
-        config.seed,
-        steps_per_call,
-    )
-    first = state.create(net, sgd, images.shape[1:], config.seed)
-    held = [parallel.place(first, parallel.replicated(mesh))]
-    compiled = train_step.lower(held[0], inputs).compile()
+    config.model.name = model_name
+    config.model.dtype = dtype
+    if images.shape[1] == 32:
+        config.model.stem = "cifar"
+    config.dataset.mean, config.dataset.std = MEAN, STD
+    config.batch_size = batch_size
+    config.num_epochs = NUM_EPOCHS
+    config.optimizer.weight_decay = WEIGHT_DECAY
 
-    def take(steps: int) -> float:
+    mesh = parallel.make_mesh()
+    feed = AbstractFeed(images.shape[1:], STEPS_PER_EPOCH * batch_size, batch_size, mesh)
+    class_names = tuple(str(label) for label in range(NUM_CLASSES[model_name]))
+    experiment = experiments.assemble(config, mesh, Dataset(feed, None, class_names))
+    inputs = StreamedInputs(*parallel.place_rows((images, labels), mesh, batch_size))
+    state = experiment.initial_state()
+    compiled = make_train_step(experiment, steps_per_call).lower(state, inputs).compile()
+
+    def take_steps(steps: int) -> float:
+        nonlocal state
         for _ in range(steps // steps_per_call):
-            held[0], metrics = compiled(held[0], inputs)
+            state, metrics = compiled(state, inputs)
         return float(jax.device_get(metrics["loss"])[-1])
 
-    return take
+    return take_steps
 
 
-def many_steps_a_call(network: str, dtype: str, batch_size: int) -> Take:
-    """The same with as many steps in a call as a run takes on an accelerator."""
-    from resnet_jax.training.experiment import MOST_STEPS_PER_CALL
+def many_steps_a_call(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
+    """Take the train step of a run, with as many steps per call as a run takes on an accelerator."""
+    from resnet_jax.training.experiment import MAX_STEPS_PER_CALL
 
-    return ours(network, dtype, batch_size, MOST_STEPS_PER_CALL)
+    return ours(model_name, dtype, batch_size, MAX_STEPS_PER_CALL)
 
 
-def ours_scoring(network: str, dtype: str, batch_size: int) -> Take:
-    """The evaluation of a run, with what a run sets for the CPU; a step is a batch in host memory."""
+def ours_scoring(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
+    """Score batches in host memory with the evaluation of a run and its CPU tuning. A step is one batch."""
     tunings.tuned()
     import jax
 
@@ -109,22 +115,26 @@ def ours_scoring(network: str, dtype: str, batch_size: int) -> Take:
     from resnet_jax.evaluation.evaluate import make_evaluate
     from resnet_jax.runtime import parallel
 
-    mesh, net = parallel.make_mesh(), make_model(network, dtype)
-    images, labels = pictures(network, batch_size)
-    evaluate = make_evaluate(net, Preprocess(MEAN, STD), batch_size, mesh)
-    variables = net.init(jax.random.key(0), np.zeros((1, *images.shape[1:]), np.float32), train=False)
-    placed = parallel.place(variables, parallel.replicated(mesh))
+    mesh = parallel.make_mesh()
+    model = make_model(model_name, dtype)
+    images, labels = random_batch(model_name, batch_size)
+    evaluate = make_evaluate(model, Preprocess(MEAN, STD), batch_size, mesh)
+    variables = model.init(jax.random.key(0), np.zeros((1, *images.shape[1:]), np.float32), train=False)
+    variables = parallel.place(variables, parallel.replicated(mesh))
 
     @functools.cache
     def examples(steps: int) -> InMemoryExamples:
         rows = np.arange(steps * batch_size) % batch_size
         return InMemoryExamples(images[rows], labels[rows], rows)
 
-    return lambda steps: float(evaluate(placed, examples(steps)).loss.mean())
+    return lambda steps: float(evaluate(variables, examples(steps)).loss.mean())
 
 
-def plain(network: str, dtype: str, batch_size: int) -> Take:
-    """A step as in Flax's examples/imagenet: nothing is set for the CPU, and the old state is not donated."""
+# --- Flax's examples --------------------------------------------------------------------------------------------------
+
+
+def plain(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
+    """Take a step as in Flax's examples/imagenet: without CPU tuning, and without donating the old state."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -133,20 +143,20 @@ def plain(network: str, dtype: str, batch_size: int) -> Take:
     class TrainState(train_state.TrainState):
         batch_stats: dict
 
-    net = make_model(network, dtype)
-    images, labels = jax.device_put(pictures(network, batch_size))
-    variables = jax.jit(net.init, static_argnames="train")(
+    model = make_model(model_name, dtype)
+    images, labels = jax.device_put(random_batch(model_name, batch_size))
+    variables = jax.jit(model.init, static_argnames="train")(
         jax.random.key(0), jnp.zeros((1, *images.shape[1:])), train=False
     )
     schedule = optax.cosine_decay_schedule(LEARNING_RATE, NUM_EPOCHS * STEPS_PER_EPOCH)
     sgd = optax.sgd(schedule, MOMENTUM, nesterov=True)
-    created = TrainState.create(
-        apply_fn=net.apply, params=variables["params"], tx=sgd, batch_stats=variables["batch_stats"]
+    state = TrainState.create(
+        apply_fn=model.apply, params=variables["params"], tx=sgd, batch_stats=variables["batch_stats"]
     )
 
     @jax.jit
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState, dict]:
-        def loss_of(params):
+        def loss_fn(params):
             normalised = (images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
             logits, updated = state.apply_fn(
                 {"params": params, "batch_stats": state.batch_stats}, normalised, train=True, mutable=["batch_stats"]
@@ -155,39 +165,47 @@ def plain(network: str, dtype: str, batch_size: int) -> Take:
             penalty = 0.5 * WEIGHT_DECAY * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
             return loss + penalty, (logits, updated["batch_stats"], loss)
 
-        gradients, (logits, batch_stats, loss) = jax.grad(loss_of, has_aux=True)(state.params)
-        metrics = {"loss": loss, "top1": jnp.mean(jnp.argmax(logits, -1) == labels), "rate": schedule(state.step)}
+        gradients, (logits, batch_stats, loss) = jax.grad(loss_fn, has_aux=True)(state.params)
+        metrics = {
+            "loss": loss,
+            "top1": jnp.mean(jnp.argmax(logits, -1) == labels),
+            "learning_rate": schedule(state.step),
+        }
         return state.apply_gradients(grads=gradients, batch_stats=batch_stats), metrics
 
-    held = [created]
-
-    def take(steps: int) -> float:
+    def take_steps(steps: int) -> float:
+        nonlocal state
         for _ in range(steps):
-            held[0], metrics = train_step(held[0], images, labels)
+            state, metrics = train_step(state, images, labels)
         return float(metrics["loss"])
 
-    return take
+    return take_steps
 
 
-def make_model(network: str, dtype: str):
+# --- The process ------------------------------------------------------------------------------------------------------
+
+
+def make_model(model_name: str, dtype: str):
+    """Return the Linen module that all contestants but PyTorch's use."""
     import jax.numpy as jnp
 
     from resnet_jax.models.factory import create_model
 
-    stem = {"stem": "cifar"} if SIDES[network] == 32 else {}
-    return create_model(network, CLASSES[network], dtype=jnp.dtype(dtype), **stem)
+    settings = {"stem": "cifar"} if IMAGE_SIZES[model_name] == 32 else {}
+    return create_model(model_name, NUM_CLASSES[model_name], dtype=jnp.dtype(dtype), **settings)
 
 
 def main() -> None:
-    name, network, dtype, batch_size = sys.argv[1:5]
+    contestant, model_name, dtype, batch_size, warm_up = sys.argv[1:6]
     started = time.perf_counter()
-    module = importlib.import_module("benchmarks.pytorch") if name.startswith("torch") else sys.modules[__name__]
-    take = getattr(module, name)(network, dtype, int(batch_size))
-    loss = take(int(sys.argv[5]))
+    is_torch = contestant.startswith("torch")
+    module = importlib.import_module("benchmarks.pytorch") if is_torch else sys.modules[__name__]
+    take_steps = getattr(module, contestant)(model_name, dtype, int(batch_size))
+    loss = take_steps(int(warm_up))
     print(json.dumps({"start_seconds": time.perf_counter() - started, "loss": loss}), flush=True)
     for line in sys.stdin:
         started = time.perf_counter()
-        take(int(line))
+        take_steps(int(line))
         print(time.perf_counter() - started, flush=True)
 
 

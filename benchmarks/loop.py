@@ -1,25 +1,25 @@
-"""What a run's loop takes beside its compiled step, and what holds it up.
+"""The overhead of a run's loop over its compiled step, and the bottleneck of the run.
 
     python -m benchmarks.loop
 
-Figures are from `python main.py benchmark --format=json`, each recipe several times.
+The results are those of `python main.py benchmark --format=json`, several times per recipe.
 """
 
 from absl import app, flags, logging
 
-from benchmarks import program, results
+from benchmarks import results, run_program
 
-RECIPES = flags.DEFINE_list("recipes", ["configs/cifar10.py:resnet20", "configs/digits.py"], "To be measured.")
-TIMES = flags.DEFINE_integer("times", 3, "That each is measured.", lower_bound=1)
+RECIPES = flags.DEFINE_list("recipes", ["configs/cifar10.py:resnet20", "configs/digits.py"], "Recipes to measure.")
+TIMES = flags.DEFINE_integer("times", 3, "Measurements per recipe.", lower_bound=1)
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    figures = [
-        {"recipe": recipe, "times": [program.answer("benchmark", f"--config={recipe}") for _ in range(TIMES.value)]}
-        for recipe in RECIPES.value
-    ]
-    results.add("loop", cpu_is_tuned="as a run is", figures=figures)
+    measured = []
+    for recipe in RECIPES.value:
+        times = [run_program.run_command("benchmark", f"--config={recipe}") for _ in range(TIMES.value)]
+        measured.append({"recipe": recipe, "times": times})
+    results.add("loop", cpu_is_tuned="as a run is", figures=measured)
 
 
 if __name__ == "__main__":

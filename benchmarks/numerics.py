@@ -1,11 +1,11 @@
-"""Whether a network learns the same on a CPU that is tuned, or tuned in part: by each of `tunings.py`, over seeds.
+"""Loss and accuracy of training with each of the CPU tunings in `tunings.py`, over several seeds.
 
     python -m benchmarks.numerics
     python -m benchmarks.numerics --recipes=digits --seeds=3
 
-Five epochs of `configs/digits.py`; 200 steps of `configs/cifar10.py:resnet20` with half its batch, at a constant rate,
-without validation: TFDS must find the data. Each run is a process of its own. Runs of a seed begin with the same
-weights and see the same batches.
+There are two recipes: five epochs of `configs/digits.py`, and 200 steps of `configs/cifar10.py:resnet20` with half its
+batch size, a constant learning rate and no validation, for which TFDS must find the data. Each run has its own process.
+Runs with the same seed start from the same weights and see the same batches.
 """
 
 import json
@@ -17,7 +17,7 @@ import tempfile
 
 from absl import app, flags, logging
 
-from benchmarks import program, results, tunings
+from benchmarks import results, run_program, tunings
 
 RECIPES = {
     "digits": ("--config=configs/digits.py", "--config.num_epochs=5"),
@@ -33,11 +33,11 @@ RECIPES = {
 }
 TUNINGS = ("untuned", "keeping_memory", "without_ynnpack", "tuned")
 
-NAMES = flags.DEFINE_list("recipes", list(RECIPES), "Which of the two are trained.")
-SEEDS = flags.DEFINE_integer("seeds", 5, "Of each recipe with each tuning.", lower_bound=2)
+NAMES = flags.DEFINE_list("recipes", list(RECIPES), "Recipes to train: digits, cifar10 or both.")
+SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds per recipe and tuning.", lower_bound=2)
 
 LAST_STEPS = 20  # over which the training loss is averaged
-TRAIN = """
+TRAIN_PROGRAM = """
 import runpy, sys
 from benchmarks import tunings
 getattr(tunings, sys.argv.pop(1))()
@@ -51,19 +51,19 @@ def main(_: list[str]) -> None:
         runs = {tuning: [] for tuning in TUNINGS}
         for seed in range(SEEDS.value):
             for tuning in TUNINGS:
-                runs[tuning].append(_trained(tuning, *RECIPES[recipe], f"--config.seed={seed}"))
+                runs[tuning].append(_train(tuning, *RECIPES[recipe], f"--config.seed={seed}"))
                 print(f"{recipe}, seed {seed}, {tuning}: {runs[tuning][-1]}", flush=True)
         results.add("numerics", recipe=recipe, cpu_is_tuned="as the runs say", runs=runs)
 
 
-def _trained(tuning: str, *arguments: str) -> dict[str, float]:
-    """Training loss of the last steps, and top-1 on the test split."""
+def _train(tuning: str, *arguments: str) -> dict[str, float]:
+    """Train, and return the training loss of the last steps and the results on the test split."""
     with tempfile.TemporaryDirectory() as workdir:
-        # What main.py would do about the CPU has been done before.
-        own = (f"--config.log_every_steps={LAST_STEPS}", f"--workdir={workdir}", "--notune_cpu")
+        # TRAIN_PROGRAM applies the tuning before main.py, which must not apply its own.
+        flags_of_run = (f"--config.log_every_steps={LAST_STEPS}", f"--workdir={workdir}", "--notune_cpu")
         subprocess.run(
-            [sys.executable, "-c", TRAIN, tuning, *arguments, *own],
-            cwd=program.ROOT,
+            [sys.executable, "-c", TRAIN_PROGRAM, tuning, *arguments, *flags_of_run],
+            cwd=run_program.ROOT,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.DEVNULL,
             check=True,

@@ -1,4 +1,4 @@
-"""Where benchmarks add their figures, a line of JSON each: what, when, by which command and code, on which machine."""
+"""Record the results of a benchmark as one line of JSON, with date, command, commit and machine."""
 
 import json
 import shlex
@@ -9,13 +9,20 @@ from absl import flags
 from benchmarks import tables
 from resnet_jax.runtime import provenance
 
-OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "Where a line with all figures is added; '': none.")
+OUTPUT = flags.DEFINE_string(
+    "output", "benchmarks/results.jsonl", "File to which to append the results. If empty, they are only printed."
+)
 
 
-def add(benchmark: str, **figures: object) -> None:
-    """Adds a line with these figures, JSON values, and all that `provenance.describe` knows; shows them as a table."""
+def add(benchmark: str, **values: object) -> None:
+    """Append a line with these JSON values and with `provenance.describe()` to `--output`, and print it as a table.
+
+    Args:
+      benchmark: the name of the benchmark's module, which is also the name of its table in `tables.TABLES`.
+      **values: what was measured.
+    """
     command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]])
-    line = {"benchmark": benchmark, "command": command, **provenance.describe(), **figures}
+    line = {"benchmark": benchmark, "command": command, **provenance.describe(), **values}
     if OUTPUT.value:
         with open(OUTPUT.value, "a") as file:
             file.write(json.dumps(line) + "\n")

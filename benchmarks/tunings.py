@@ -1,28 +1,28 @@
-"""What `resnet_jax/runtime/cpu_tuning.py` does for training on a CPU, and parts of it.
+"""The CPU tuning of a run (`resnet_jax/runtime/cpu_tuning.py`), parts of it, and none.
 
-One of them is called, by name, before JAX is imported.
+A benchmark calls one of these functions by name, before JAX is imported.
 """
 
 from resnet_jax.runtime import cpu_tuning
 
-TUNED = ("tuned", "without_ynnpack")  # of which `cpu.is_tuned` holds
+TUNED = ("tuned", "without_ynnpack")  # the tunings for which `cpu_tuning.is_tuned` returns True
 
 
 def tuned() -> None:
-    """As a run is."""
+    """Tune as a run does."""
     cpu_tuning.tune()
 
 
 def without_ynnpack() -> None:
-    """All is XLA's own."""
+    """Tune as a run does, but give no work to YNNPACK, so that XLA compiles everything itself."""
     cpu_tuning.tune()
     cpu_tuning.compiler_options = lambda platform: {cpu_tuning.YNNPACK: ""}
 
 
 def keeping_memory() -> None:
-    """YNNPACK takes what XLA hands it by default."""
+    """Keep freed memory as a run does, but give YNNPACK the work that XLA gives it by default."""
     cpu_tuning._keep_memory()
 
 
 def untuned() -> None:
-    """That of `--notune_cpu`."""
+    """Tune nothing, as with `--notune_cpu`."""

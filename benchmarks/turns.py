@@ -1,4 +1,4 @@
-"""Contestants of `contestants.py`, each a process of its own, that take turns."""
+"""Contestants of `contestants.py` that take turns, each in its own process."""
 
 import json
 import math
@@ -7,39 +7,40 @@ import sys
 from collections.abc import Mapping, Sequence
 
 
-def take(warm_up: Mapping[str, int], case: Sequence[str], rounds: int, seconds: float) -> list["Contestant"]:
-    """Has contestants take turns, each once in a round; afterwards they know what theirs took.
+def take_turns(warm_up: Mapping[str, int], case: Sequence[str], rounds: int, seconds: float) -> list["Contestant"]:
+    """Time contestants in rounds, in which each has one turn, and return them with their times.
 
     Args:
-      warm_up: by the names of those that take part, how many steps they take before they are timed.
-      case: network, type and batch size.
-      rounds: how many turns each has.
-      seconds: of a turn, about; at least as many steps as for warming up.
+      warm_up: how many steps each contestant takes before it is timed, by its name.
+      case: name of the model, dtype and batch size.
+      rounds: the number of rounds.
+      seconds: about how long a turn is to take. A turn has at least as many steps as the warm-up.
     """
     print(f"\n{' '.join(case)}", flush=True)
-    taking_part = []
+    contestants = []
     try:
         for name, steps in warm_up.items():
             print(f"  {name} starts ...", flush=True)
-            taking_part.append(Contestant(name, case, steps, seconds))
+            contestants.append(Contestant(name, case, steps, seconds))
         for number in range(rounds):
             print(f"  round {number + 1} of {rounds} ...", flush=True)
-            first = number % len(taking_part)  # Nobody always follows the same one.
-            for contestant in taking_part[first:] + taking_part[:first]:
-                contestant.turn()
+            first = number % len(contestants)  # Rotate, so that nobody always follows the same contestant.
+            for contestant in contestants[first:] + contestants[:first]:
+                contestant.take_turn()
     finally:
-        for contestant in taking_part:
+        for contestant in contestants:
             contestant.end()
-    return taking_part
+    return contestants
 
 
 class Contestant:
-    """A process that takes steps when it is told to.
+    """A process that takes steps on request.
 
     Attributes:
-      loss: after its first `warm_up` steps.
-      steps: of a turn.
-      seconds: of a step, in each turn.
+      name: that of its function in `contestants` or `pytorch`.
+      loss: the loss after its `warm_up` steps.
+      steps: steps per turn.
+      seconds: seconds per step, one value per turn.
     """
 
     def __init__(self, name: str, case: Sequence[str], warm_up: int, seconds: float):
@@ -52,24 +53,26 @@ class Contestant:
         )
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{name} has ended: {' '.join(arguments)}")
-        self.name, self.loss, self.seconds = name, json.loads(line)["loss"], []
-        self.steps = warm_up
-        once = self._turn(warm_up)
-        self.steps = warm_up * max(1, math.floor(seconds / once))
+            raise RuntimeError(f"{name} ended before it was ready ({' '.join(arguments)})")
+        self.name = name
+        self.loss = json.loads(line)["loss"]
+        self.seconds = []
+        self.steps = warm_up * max(1, math.floor(seconds / self._time(warm_up)))
 
-    def turn(self) -> None:
-        """Takes a turn, and notes the seconds of a step."""
-        self.seconds.append(self._turn(self.steps) / self.steps)
+    def take_turn(self) -> None:
+        """Take a turn, and record the seconds per step."""
+        self.seconds.append(self._time(self.steps) / self.steps)
 
-    def _turn(self, steps: int) -> float:
+    def _time(self, steps: int) -> float:
+        """Take steps, and return the seconds that they took."""
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} has ended amid a turn: let fewer --contestants share the memory")
+            raise RuntimeError(f"{self.name} ended during a turn. If memory ran out, compare fewer --contestants.")
         return float(line)
 
     def end(self) -> None:
+        """End the process."""
         self._process.stdin.close()
         self._process.wait()

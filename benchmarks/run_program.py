@@ -1,4 +1,4 @@
-"""The program as a user starts it, for benchmarks of the whole of it."""
+"""Run the program as a user does, for benchmarks that measure all of it."""
 
 import json
 import os
@@ -9,8 +9,13 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def answer(*arguments: str, **environment: str) -> dict:
-    """What a verb answers in its line of JSON."""
+def run_command(*arguments: str, **environment: str) -> dict:
+    """Run a command of `main.py` with `--format=json`, and return what it prints.
+
+    Args:
+      *arguments: the command and its flags.
+      **environment: environment variables to add or replace.
+    """
     print(" ".join(arguments), flush=True)
     finished = subprocess.run(
         [sys.executable, "main.py", *arguments, "--format=json"],
