@@ -89,7 +89,7 @@ def _some_steps(experiment: Experiment) -> int:
 
 
 def note(experiment: Experiment, steps: range, inputs: Inputs) -> dict[str, list]:
-    """What a call of the train step is given.
+    """Describe the inputs of a call of the train step.
 
     Returns:
       `steps`, their numbers; `examples` [steps, batch], positions in the training split; `images` [steps, batch],

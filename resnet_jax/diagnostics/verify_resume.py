@@ -125,7 +125,7 @@ def verify_resume(
 
 
 def report(verdict: Verdict) -> str:
-    """The verdict for people, with a table of what differs."""
+    """Format the verdict as text for a terminal, with a table of the differences."""
     place, (again, once_more) = verdict.provenance, verdict.resumed_from
     lines = [
         f"{verdict.steps:,} steps straight, and {verdict.steps:,} steps interrupted: stopped at step "
@@ -162,7 +162,7 @@ def _interruptions(steps: Sequence[int], wanted: tuple[int, int] | None) -> tupl
 
 
 def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
-    """Does the job in a fresh process, and shows its progress; of `files`, it writes those with the job and the log.
+    """Run the job in a new process and show its progress. Writes `files`.json, the job, and `files`.log.
 
     Raises:
       UserError: if the process does not end as it should, with its own words.
