@@ -84,7 +84,5 @@ def remedies(values: Sequence[StepValue], images: np.ndarray) -> list[str]:
     num_constant = int((np.ptp(images.reshape(len(images), -1), axis=1) == 0).sum())
     if num_constant:
         have = "1 image has" if num_constant == 1 else f"{num_constant:,} images have"
-        advice.append(
-            f"{have} the same value in every pixel. Check the dataset with: {program()} inspect --config=..."
-        )
+        advice.append(f"{have} the same value in every pixel. Check the dataset with: {program()} inspect --config=...")
     return advice
