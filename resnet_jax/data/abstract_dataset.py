@@ -120,7 +120,7 @@ def _describe_unprepared(
     (height, width, channels), classes = tfds.describe_tfds(dataset.name, dataset.data_dir)
     if dataset.feed == "resident":
         raise UserError(
-            f"Dataset {dataset.name!r} has not been prepared, so its size in memory is unknown. "
+            f"dataset {dataset.name!r} has not been prepared, so its size in memory is unknown. "
             "Leave dataset.feed unset, or train once to prepare the dataset."
         )
     dataset.feed = "streaming"

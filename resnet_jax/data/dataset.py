@@ -168,7 +168,7 @@ def select_split(
     if split != VALIDATION or VALIDATION in sources:
         return Subset.from_split(sources, split)
     if dataset.validation_split == splits.NO_SPLIT:
-        raise UserError("The run has no validation split. Choose another split.")
+        raise UserError("the run has no validation split. Choose another split.")
     if dataset.validation_split != "":
         return Subset.from_split(sources, dataset.validation_split)
     train = Subset.from_split(sources, dataset.train_split)
@@ -190,7 +190,7 @@ def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
     if len(set(classes.values())) > 1:
         sizes = ", ".join(f"{len(names)} in {split}" for split, names in classes.items())
         raise UserError(
-            f"The splits of the dataset have different classes ({sizes}). Give all splits the same classes."
+            f"the splits of the dataset have different classes ({sizes}). Give all splits the same classes."
         )
     return next(iter(classes.values()))
 
@@ -220,7 +220,7 @@ def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
         raise UserError(message)
     for purpose, split in configured.items():
         if purpose != "training" and not _has_labels(Subset.from_split(sources, split)):
-            raise UserError(f"The split {split!r} has no labels to score against. Choose another split, or 'none'.")
+            raise UserError(f"the split {split!r} has no labels to score against. Choose another split, or 'none'.")
     used = {name: sources[name] for split in configured.values() for name in splits.names(split)}
     for split, names in untrained_classes(used, splits.names(dataset.train_split)).items():
         raise UserError(

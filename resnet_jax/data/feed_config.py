@@ -44,7 +44,7 @@ def check(dataset: ConfigDict) -> None:
     resize, crop = dataset.eval_resize, dataset.eval_crop or dataset.image_size
     if resize and crop > resize:
         raise UserError(
-            f"The crop in evaluation ({crop} pixels) is larger than dataset.eval_resize ({resize}). "
+            f"the crop in evaluation ({crop} pixels) is larger than dataset.eval_resize ({resize}). "
             "Increase dataset.eval_resize."
         )
 

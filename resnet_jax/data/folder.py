@@ -84,18 +84,18 @@ def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSourc
         expected layout.
     """
     if name == PREFIX:
-        raise UserError("No folder given. Use --config.dataset.name=folder:/path/to/images.")
+        raise UserError("no folder given. Use --config.dataset.name=folder:/path/to/images.")
     root = canonical_name(PREFIX + moved_to if moved_to else name).removeprefix(PREFIX)
     layout = f"Put images into {root}/train/CLASS/IMAGE.jpg and {root}/val/CLASS/IMAGE.jpg."
     if not os.path.isdir(root):
-        raise UserError(f"There is no folder {root}. {layout}")
+        raise UserError(f"there is no folder {root}. {layout}")
     splits = {split: os.path.join(root, split) for split in SPLITS if os.path.isdir(os.path.join(root, split))}
     splits = splits or {"train": root}
     classes = sorted({name for directory in splits.values() for name in _list_directories(directory)})
     sources = {split: FolderSource(directory, classes) for split, directory in splits.items()}
     for split, source in sources.items():
         if not len(source):
-            raise UserError(f"The folder {splits[split]} has no images in class directories. {layout}")
+            raise UserError(f"the folder {splits[split]} has no images in class directories. {layout}")
     if root not in splits.values():
         next(iter(sources.values())).ignored += [entry.path for entry in os.scandir(root) if entry.name not in splits]
     return sources
@@ -127,7 +127,7 @@ def _list_directories(path: str) -> list[str]:
 
 
 def _raise_user_error(error: OSError) -> NoReturn:
-    raise UserError(f"The folder {error.filename} cannot be read ({error.strerror}). Check its permissions.")
+    raise UserError(f"the folder {error.filename} cannot be read ({error.strerror}). Check its permissions.")
 
 
 def _find_images(root: str) -> tuple[dict[str, list[str]], list[str]]:

@@ -170,7 +170,7 @@ class TrainingBatchLoader:
                 return pixels
             except Unreadable as error:
                 info.problems.append((self.loader.subset.name(candidate % size), str(error)))
-        raise UserError(f"None of the training images can be read. Check the dataset with `{program()} inspect`.")
+        raise UserError(f"none of the training images can be read. Check the dataset with `{program()} inspect`.")
 
     def _choose_box(self, epoch: int, place: int, height: int, width: int) -> Box:
         if not self.scale:

@@ -82,7 +82,7 @@ def read_examples(subset: Subset, reporter: Reporter, what: str = "examples") ->
         images[count], labels[count], subset_positions[count] = pixels, label, position
         count += 1
     if images is None:
-        raise UserError(f"None of the images can be read. Check the dataset with `{program()} inspect`.")
+        raise UserError(f"none of the images can be read. Check the dataset with `{program()} inspect`.")
     if count == len(subset):
         cache.save(images, labels)
     return InMemoryExamples(images[:count], labels[:count], subset_positions[:count])

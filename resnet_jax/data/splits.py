@@ -37,7 +37,7 @@ def select(split: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     for term in split.split("+"):
         match = _RANGE.fullmatch(term.strip())
         if not match:
-            raise UserError(f"Malformed split {split!r}. Write it like train, train[:90%] or train[1000:2000].")
+            raise UserError(f"malformed split {split!r}. Write it like train, train[:90%] or train[1000:2000].")
         name = match["name"]
         if name not in sizes:
             raise unknown_name("split", name, sizes)
@@ -45,10 +45,10 @@ def select(split: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
         stop = _bound(match["stop"], sizes[name], sizes[name])
         indices = np.concatenate([selected.get(name, np.arange(0)), np.arange(start, stop)])
         if len(np.unique(indices)) < len(indices):
-            raise UserError(f"The split {split!r} selects some examples twice. Choose ranges that do not overlap.")
+            raise UserError(f"the split {split!r} selects some examples twice. Choose ranges that do not overlap.")
         selected[name] = indices
     if not any(len(indices) for indices in selected.values()):
-        raise UserError(f"The split {split!r} selects no examples. Choose another range.")
+        raise UserError(f"the split {split!r} selects no examples. Choose another range.")
     return selected
 
 
@@ -99,7 +99,7 @@ def check_disjoint(first: str, second: str, sizes: Mapping[str, int]) -> None:
     shared = sum(len(np.intersect1d(first_indices[name], second_indices[name])) for name in common)
     if shared:
         raise UserError(
-            f"The splits {first!r} and {second!r} share {shared:,} examples. Choose ranges that do not overlap."
+            f"the splits {first!r} and {second!r} share {shared:,} examples. Choose ranges that do not overlap."
         )
 
 
@@ -141,5 +141,5 @@ def _bound(text: str | None, size: int, default: int) -> int:
         return default
     bound = round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)
     if abs(bound) > size:
-        raise UserError(f"A bound of a split ({text}) exceeds its {size:,} examples. Choose a smaller bound.")
+        raise UserError(f"a bound of a split ({text}) exceeds its {size:,} examples. Choose a smaller bound.")
     return bound + size if bound < 0 else bound

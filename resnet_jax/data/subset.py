@@ -138,7 +138,7 @@ class Subset:
             yield shape
         if not readable:
             raise UserError(
-                f"None of the first {count} images can be read. Check the dataset with `{program()} inspect`."
+                f"none of the first {count} images can be read. Check the dataset with `{program()} inspect`."
             )
 
     # -----------------------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def _builder(name: str, data_dir: str | None):
         if "File format is already set" in str(error):
             data_dir_flag = f" --data_dir={data_dir}" if data_dir else ""
             raise UserError(
-                f"Dataset {name!r} is prepared as tfrecord, which does not allow random access. Convert it with "
+                f"dataset {name!r} is prepared as tfrecord, which does not allow random access. Convert it with "
                 f"`{program()} convert --dataset={name}{data_dir_flag} --to=OTHER/FOLDER`, and train with "
                 "--config.dataset.data_dir=OTHER/FOLDER."
             ) from None
@@ -110,12 +110,12 @@ def _builder(name: str, data_dir: str | None):
     pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
     if [type(feature) for feature in pair] != [tfds.features.Image, tfds.features.ClassLabel]:
         raise UserError(
-            f"Dataset {name!r} is not for image classification: TFDS lists no (image, class label) pair. "
+            f"dataset {name!r} is not for image classification: TFDS lists no (image, class label) pair. "
             "Choose another dataset."
         )
     if pair[0].np_dtype != np.uint8 or pair[0].shape[-1] not in (1, 3):
         raise UserError(
-            f"Dataset {name!r} does not have images with 8 bits in 1 or 3 channels. Choose another dataset."
+            f"dataset {name!r} does not have images with 8 bits in 1 or 3 channels. Choose another dataset."
         )
     return builder
 
@@ -135,7 +135,7 @@ def _prepare(builder) -> None:
     unreachable = _unreachable_host(missing)
     if unreachable:
         raise UserError(
-            f"Dataset {builder.name!r} is not in {root}, and its download host ({unreachable}) cannot be reached. "
+            f"dataset {builder.name!r} is not in {root}, and its download host ({unreachable}) cannot be reached. "
             f"{advice}"
         )
     try:
@@ -148,7 +148,7 @@ def _prepare(builder) -> None:
     except Exception as error:
         # TFDS raises network, checksum, disk and extraction errors of many types. Users need the cause and a remedy.
         raise UserError(
-            f"Dataset {builder.name!r} could not be prepared in {root} ({first_line(error)}). {advice}"
+            f"dataset {builder.name!r} could not be prepared in {root} ({first_line(error)}). {advice}"
         ) from error
 
 

@@ -39,11 +39,11 @@ def convert(name: str, source: str | None, target: str, reporter: Reporter) -> s
         builder = tfds.builder(name, data_dir=source)
     except (ValueError, AssertionError) as error:
         raise UserError(
-            f"There is no dataset {name!r} to convert ({first_line(error)}). Check --dataset and --data_dir."
+            f"there is no dataset {name!r} to convert ({first_line(error)}). Check --dataset and --data_dir."
         ) from None
     if not builder.is_prepared() or builder.info.file_format.value != "tfrecord":
         raise UserError(
-            f"Dataset {name!r} is not prepared as tfrecord in {builder.data_dir_root}, so there is nothing to convert."
+            f"dataset {name!r} is not prepared as tfrecord in {builder.data_dir_root}, so there is nothing to convert."
         )
     folder = os.path.join(os.path.abspath(target), os.path.relpath(builder.data_path, builder.data_dir_root))
     if os.path.exists(folder):
@@ -59,7 +59,7 @@ def convert(name: str, source: str | None, target: str, reporter: Reporter) -> s
             _write_metadata(os.fspath(builder.data_path), complete)
             os.rename(complete, folder)
     except (OSError, RuntimeError, tf.errors.OpError) as error:
-        raise UserError(f"Dataset {name!r} could not be converted to {folder} ({first_line(error)}).") from error
+        raise UserError(f"dataset {name!r} could not be converted to {folder} ({first_line(error)}).") from error
     return folder
 
 
@@ -76,7 +76,7 @@ def _write_shards(builder, folder: str, reporter: Reporter) -> None:
         for source, target, length in zip(split.filepaths, targets, split.shard_lengths, strict=True):
             if os.path.dirname(os.path.abspath(target)) != os.path.abspath(folder):
                 raise UserError(
-                    f"The metadata of the dataset names a file ({target}) outside of {folder}. Do not trust it."
+                    f"the metadata of the dataset names a file ({target}) outside of {folder}. Do not trust it."
                 )
             writer = array_record.ArrayRecordWriter(os.fspath(target), "group_size:1")  # As TFDS writes them.
             for example in tf.data.TFRecordDataset(os.fspath(source)).as_numpy_iterator():

@@ -252,7 +252,7 @@ def _check_free_memory(size: int) -> None:
         return  # Not on Linux.
     if size > free:
         raise UserError(
-            f"Workers need {size / 1e6:,.0f} MB of shared memory, but {SHARED_MEMORY} has only {free / 1e6:,.0f} MB "
+            f"workers need {size / 1e6:,.0f} MB of shared memory, but {SHARED_MEMORY} has only {free / 1e6:,.0f} MB "
             "free. Make it larger (docker run --shm-size=8g), or lower dataset.num_workers or batch_size."
         )
 

@@ -104,7 +104,7 @@ def ring_seconds(
     for collective in collectives:
         if collective.kind not in SENT_IN_A_RING:
             raise UserError(
-                f"The step has a collective ({collective.kind}) whose time the ring model does not predict. "
+                f"the step has a collective ({collective.kind}) whose time the ring model does not predict. "
                 "Leave --link_gbytes_per_s unset."
             )
         seconds += ROUNDS[collective.kind] * (num_devices - 1) * hop_seconds

@@ -55,13 +55,13 @@ def analyze_step(
     device = mesh.devices.flat[0]
     if experiment.model.scan_blocks or (config.optimizer.accumulate_steps > 1 and device.platform != "cpu"):
         raise UserError(
-            "The step contains a loop, whose body would be counted only once. "
+            "the step contains a loop, whose body would be counted only once. "
             "Set model.scan_blocks=False and optimizer.accumulate_steps=1."
         )
     chip = tpu_topology.chip(device)
     if link_bytes_per_second is not None and chip is None:
         raise UserError(
-            f"Cannot predict scaling: the peak speed of this device ({device.device_kind}) is unknown. "
+            f"cannot predict scaling: the peak speed of this device ({device.device_kind}) is unknown. "
             "Name a TPU with --compile_for."
         )
     compiled = compile_step(lower_train_step(experiment, 1), config, mesh)

@@ -1,7 +1,7 @@
-"""How fast a recipe trains here, and whether its input, the host or the device is what holds it up.
+"""Training speed of a recipe on this machine, and its bottleneck: input, host or device.
 
-The loop that trains is run, and between parts of it the compiled step is run alone, on the inputs that the loop had
-last: what the loop takes longer, the device has stood still.
+The real training loop runs in rounds. After each round, the compiled step runs alone, on the last inputs of the loop.
+The device was idle for the time by which the loop is slower.
 """
 
 import contextlib
@@ -29,31 +29,35 @@ from resnet_jax.training.state import TrainState
 from resnet_jax.training.train_step import Inputs
 from resnet_jax.workdir.workdir import WorkDir
 
-# --- What a device can do at most, for the share of it that a training makes use of.
+# --- Peak speed of a device -------------------------------------------------------------------------------------------
 
-
-PEAK_ROUNDS = 10  # of which the quickest counts
-SIDE = {"cpu": 2048}  # of the square matrices that are multiplied
-SIDE_ELSEWHERE = 8192
+PEAK_ROUNDS = 10  # the fastest one counts
+MATRIX_SIZE = {"cpu": 2048}  # rows and columns of the matrices to multiply, by platform
+DEFAULT_MATRIX_SIZE = 8192
 
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """flops: floating-point operations a second, of one device; source: whether that was "specified" or "measured"."""
+    """Peak speed of one device.
+
+    Attributes:
+      flops: floating-point operations per second.
+      source: "specified" or "measured".
+    """
 
     flops: float
     source: str
 
 
 def peak_of(device: jax.Device, dtype: str) -> Peak:
-    """What the maker of a TPU says, in bfloat16; elsewhere what the quickest product of two large matrices reaches."""
+    """Return the specified peak of a TPU (in bfloat16), or else the speed of the fastest large matrix product."""
     chip = tpu_topology.chip(device)
     if chip:
         return Peak(chip.peak_flops, "specified")
-    side = SIDE.get(device.platform, SIDE_ELSEWHERE)
-    matrix = jax.device_put(jnp.ones((side, side), dtype), device)
+    size = MATRIX_SIZE.get(device.platform, DEFAULT_MATRIX_SIZE)
+    matrix = jax.device_put(jnp.ones((size, size), dtype), device)
     multiply = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
-    return Peak(2 * side**3 / min(_seconds(multiply, matrix) for _ in range(PEAK_ROUNDS)), "measured")
+    return Peak(2 * size**3 / min(_seconds(multiply, matrix) for _ in range(PEAK_ROUNDS)), "measured")
 
 
 def _seconds(multiply: jax.stages.Compiled, matrix: jax.Array) -> float:
@@ -62,47 +66,51 @@ def _seconds(multiply: jax.stages.Compiled, matrix: jax.Array) -> float:
     return time.perf_counter() - started
 
 
-# --- The time that a loop takes, and that its compiled step takes alone, by turns.
+# --- Timing the loop and its compiled step in turn --------------------------------------------------------------------
+
+ROUNDS = 7  # besides a first one, which is a warm-up
+SECONDS_PER_ROUND = 3.0  # of the loop; about as long for the step alone
+MIN_CALLS_PER_ROUND = 1 + CALLS_AHEAD  # With fewer calls of the step, the host would not wait for the devices.
+UNCOUNTED_PHASES = ("evaluation", "saving")
 
 
-ROUNDS = 7  # and one before them, for warming up
-SECONDS_A_ROUND = 3.0  # of the loop, and of the step alone
-FEWEST_CALLS = 1 + CALLS_AHEAD  # of the step in each, or the host would not wait for it
-SIDE_WORK = ("evaluation", "saving")  # what the loop does besides, and is not counted
+class MeasurementDone(Exception):
+    """Ends the loop once enough has been measured."""
 
 
-class Enough(Exception):
-    """Ends the loop: enough has been measured."""
+class LoopTimer:
+    """Times a training loop and, in turn, its compiled step alone, with calls of the same numbers of steps.
 
-
-class Stopwatch:
-    """Watches a loop, and in turn with it times its compiled step alone, by calls of the same sizes.
+    Args:
+      show_progress: called with the number of rounds done and their total.
 
     Attributes:
-      loop, step, waited: seconds a step in each round, and those of `loop` that were waited for input.
+      loop_seconds: seconds per step of the loop, by round.
+      step_seconds: seconds per step of the compiled step alone, by round.
+      input_seconds: seconds per step for which the loop waited for input, by round.
     """
 
-    def __init__(self, show: Callable[[int, int], None]):
-        self._show = show
-        self._calls: list[int] = []  # of this round: how many steps each takes
-        self._calls_a_round: int | None = None
-        self._to_pass = 0  # calls before the next round begins
+    def __init__(self, show_progress: Callable[[int, int], None]):
+        self._show_progress = show_progress
+        self._calls: list[int] = []  # steps of each call in this round
+        self._calls_per_round: int | None = None
+        self._calls_to_skip = 0  # before the next round begins
         self.loop: list[float] = []
         self.step: list[float] = []
         self.waited: list[float] = []
 
     def watch(self, loop: Loop, state: TrainState) -> None:
-        """To be called before the loop begins, with a state for the step alone."""
+        """Set the loop, before it begins, and a state for the step alone."""
         self._loop, self._state = loop, state
 
     def __call__(self, experiment: Experiment, step: int, steps: int, inputs: Inputs) -> None:
-        """Is called before each call of the step in the loop: see `Loop`."""
-        if self._calls and self._round_is_over():
+        """Observe a call of the step; the loop calls this before each one (see `Loop`)."""
+        if self._calls and self._round_is_complete():
             self._end(inputs)
-            # Workers went on while the step ran alone; with what they have ready the loop would look too quick.
-            self._calls, self._to_pass = [], experiment.feed.max_prefetched
-        if self._to_pass:
-            self._to_pass -= 1
+            # While the step ran alone, workers prepared batches, with which the loop would look too fast. Skip these.
+            self._calls, self._calls_to_skip = [], experiment.feed.max_prefetched
+        if self._calls_to_skip:
+            self._calls_to_skip -= 1
             return
         if not self._calls:
             self._begin()
@@ -112,57 +120,60 @@ class Stopwatch:
         jax.block_until_ready(self._loop.state)
         self._spent, self._began = self._loop.timer.seconds_by_phase(), time.perf_counter()
 
-    def _round_is_over(self) -> bool:
-        if self._calls_a_round is None:
-            long_enough = time.perf_counter() - self._began >= SECONDS_A_ROUND
-            return long_enough and len(self._calls) >= FEWEST_CALLS
-        return len(self._calls) == self._calls_a_round
+    def _round_is_complete(self) -> bool:
+        if self._calls_per_round is None:
+            long_enough = time.perf_counter() - self._began >= SECONDS_PER_ROUND
+            return long_enough and len(self._calls) >= MIN_CALLS_PER_ROUND
+        return len(self._calls) == self._calls_per_round
 
     def _end(self, inputs: Inputs) -> None:
-        """Notes what the loop took, and then how long its calls take alone."""
+        """End a round: record the time of the loop, then run the same calls alone and record their time."""
         jax.block_until_ready(self._loop.state)
         ended, spent = time.perf_counter(), self._loop.timer.seconds_by_phase()
-        aside = sum(spent[purpose] - self._spent[purpose] for purpose in SIDE_WORK)
+        aside = sum(spent[purpose] - self._spent[purpose] for purpose in UNCOUNTED_PHASES)
         for steps in self._calls:
             self._state, _ = self._loop.train_steps[steps](self._state, inputs)
         jax.block_until_ready(self._state)
         alone = time.perf_counter() - ended
-        if self._calls_a_round is not None:  # The first round was for warming up.
+        if self._calls_per_round is not None:  # The first round was the warm-up.
             taken = sum(self._calls)
             self.loop.append((ended - self._began - aside) / taken)
             self.step.append(alone / taken)
             self.waited.append((spent["input"] - self._spent["input"]) / taken)
-        self._calls_a_round = len(self._calls)
-        self._show(len(self.loop), ROUNDS)
+        self._calls_per_round = len(self._calls)
+        self._show_progress(len(self.loop), ROUNDS)
         if len(self.loop) == ROUNDS:
-            raise Enough
+            raise MeasurementDone
 
 
-HELD_UP = 0.05  # of the time: what waits less is held up by the device alone
+# --- Summary ----------------------------------------------------------------------------------------------------------
+
+MAX_IDLE = 0.05  # If the device is idle for a smaller fraction of the time, the device is the bottleneck.
 ADVICE = {
-    "device": "A larger batch may use more of it, and so may --config.model.dtype=bfloat16 where it is made for that.",
-    "input": "Try more --config.dataset.num_workers, smaller picture files, or --config.dataset.feed=resident.",
-    "host": "Try a larger --config.steps_per_call or batch_size, or more cores, if other processes take them.",
+    "device": "A larger batch may use more of it, and so may --config.model.dtype=bfloat16 if the device is made for it.",
+    "input": "Try more --config.dataset.num_workers, smaller image files, or --config.dataset.feed=resident.",
+    "host": "Try a larger --config.steps_per_call or batch_size, or more CPU cores if other processes use them.",
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Speed:
-    """What was measured.
+class Throughput:
+    """Measured training speed.
 
     Attributes:
-      model, dtype, batch_size, devices, device_kind, feed: of what.
-      images_per_second: of the loop, over all devices, without evaluation and saving; the median of `rounds`.
-      step_ms: what the compiled step takes alone, in milliseconds.
-      flops: of a step, over all devices: a multiply-add is two, and a backward pass twice a forward pass.
-      peak: what a device can do.
-      utilization: model FLOPs utilization (MFU): the part of it that `images_per_second` makes use of (Chowdhery et al.
-        2022, "PaLM", appendix B).
-      device: the share of the loop's time in which the compiled step runs.
-      input: the share that the loop stands still for the next batch.
-      host: the share that all else in the loop adds.
+      model, dtype, batch_size, devices, device_kind, feed: what was measured; `devices` is their number.
+      images_per_second: of the loop, over all devices, without evaluation and saving; the median over the rounds.
+      step_ms: milliseconds of the compiled step alone; the median over the rounds.
+      flops: floating-point operations per step, over all devices. A multiply-add is two, and a backward pass takes twice
+        as many as a forward pass.
+      peak: peak speed of one device.
+      utilization: model FLOPs utilization (MFU), the fraction of the peak that `images_per_second` uses (Chowdhery et
+        al. 2022, "PaLM", appendix B).
+      device: fraction of the loop's time in which the compiled step runs.
+      input: fraction in which the loop waits for the next batch.
+      host: fraction that everything else in the loop adds.
       bottleneck: "device", "input" or "host".
-      rounds: how many times loop and step alone were compared.
+      rounds: how many times the loop and the step alone were compared.
     """
 
     model: str
@@ -187,8 +198,8 @@ def measure(
     config: ConfigDict,
     sources: Mapping[str, Source],
     reporter: Reporter,
-) -> Speed:
-    """Trains what `config` describes for some rounds, in a directory that is removed again.
+) -> Throughput:
+    """Measure the training of `config` for some rounds, in a temporary directory.
 
     Args:
       config: settings, made from `resnet_jax.config.default()`.
@@ -196,7 +207,7 @@ def measure(
       reporter: shows the progress, and counts the images that cannot be read.
 
     Raises:
-      UserError: as training does.
+      UserError: if training does.
     """
     mesh, config = parallel.make_mesh(), _endless(config)
     experiment.check(config, mesh)
@@ -207,23 +218,23 @@ def measure(
         WorkDir(scratch).open_checkpoints(checkpoint.keep, checkpoint.best_metric) as checkpoints,
         Reporter(active=False) as silent,
     ):
-        stopwatch = Stopwatch(reporter.counter("measuring, rounds"))
-        loop = Loop(parts, WorkDir(scratch), checkpoints, silent, stopwatch)
-        stopwatch.watch(loop, parts.initial_state())
-        with contextlib.suppress(Enough):
+        timer = LoopTimer(reporter.counter("measuring, rounds"))
+        loop = Loop(parts, WorkDir(scratch), checkpoints, silent, timer)
+        timer.watch(loop, parts.initial_state())
+        with contextlib.suppress(MeasurementDone):
             loop.run()
-    return _summary(parts, stopwatch)
+    return _summarize(parts, timer)
 
 
 def _endless(config: ConfigDict) -> ConfigDict:
-    """The same settings for a run that does nothing but train, and for longer than it is measured."""
+    """Return the settings for a run that only trains, for longer than the measurement takes."""
     config = config.copy_and_resolve_references()
     config.num_epochs = config.evaluate_every_epochs = config.checkpoint.every_epochs = 10**5
     config.schedule.name, config.checkpoint.every_minutes, config.profile_steps = "constant", math.inf, None
     return config
 
 
-def _summary(parts: Experiment, measured: Stopwatch) -> Speed:
+def _summarize(experiment: Experiment, timer: LoopTimer) -> Throughput:
     config, mesh = parts.config, parts.mesh
     device = mesh.devices.flat[0]
     pictures = jax.ShapeDtypeStruct((1, *parts.feed.image_shape), np.uint8)
@@ -235,7 +246,7 @@ def _summary(parts: Experiment, measured: Stopwatch) -> Speed:
     waiting = min(1.0 - computing, _median_share(measured.waited, measured.loop))
     shares = {"input": waiting, "host": 1.0 - computing - waiting}
     slowest = max(shares, key=lambda name: shares[name])
-    return Speed(
+    return Throughput(
         model=config.model.name,
         dtype=config.model.dtype,
         batch_size=config.batch_size,
@@ -249,7 +260,7 @@ def _summary(parts: Experiment, measured: Stopwatch) -> Speed:
         utilization=flops / seconds / (mesh.size * peak.flops),
         device=computing,
         **shares,
-        bottleneck=slowest if 1.0 - computing > HELD_UP else "device",
+        bottleneck=slowest if 1.0 - computing > MAX_IDLE else "device",
         rounds=len(measured.loop),
     )
 
@@ -258,25 +269,25 @@ def _median_share(parts: list[float], wholes: list[float]) -> float:
     return statistics.median(part / whole for part, whole in zip(parts, wholes, strict=True))
 
 
-def report(speed: Speed) -> str:
-    """Tables for people."""
+def format_throughput(measured: Throughput) -> str:
+    """Format a measurement as tables for a terminal."""
     rows = [
-        ("images/s", f"{speed.images_per_second:,.1f}"),
-        ("the step alone", f"{speed.step_ms:,.2f} ms"),
-        ("its work", f"{speed.flops / 1e9:,.2f} GFLOP"),
-        (f"peak of a device, {speed.peak.source}", f"{speed.peak.flops / 1e12:,.3f} TFLOP/s"),
-        ("of which is used (MFU)", f"{speed.utilization:.1%}"),
+        ("images/s", f"{measured.images_per_second:,.1f}"),
+        ("step alone", f"{measured.step_ms:,.2f} ms"),
+        ("work per step", f"{measured.flops / 1e9:,.2f} GFLOP"),
+        (f"peak of a device ({measured.peak.source})", f"{measured.peak.flops / 1e12:,.3f} TFLOP/s"),
+        ("used fraction of the peak (MFU)", f"{measured.utilization:.1%}"),
     ]
     shares = [
-        ("the device computes", f"{speed.device:.1%}"),
-        ("the loop waits for input", f"{speed.input:.1%}"),
-        ("the host is at something else", f"{speed.host:.1%}"),
+        ("the device computes", f"{measured.device:.1%}"),
+        ("the loop waits for input", f"{measured.input:.1%}"),
+        ("the host does other work", f"{measured.host:.1%}"),
     ]
-    parts = [
-        f"{speed.model} in {speed.dtype}, {speed.batch_size:,} examples a step on {speed.devices} x "
-        f"{speed.device_kind}, {speed.feed}; medians of {speed.rounds} rounds",
+    sections = [
+        f"{measured.model} in {measured.dtype}, {measured.batch_size:,} images per step on {measured.devices} x "
+        f"{measured.device_kind}, {measured.feed}; medians of {measured.rounds} rounds",
         table(rows, header=("speed", "")),
-        table(shares, header=("where the time goes", "share")),
-        f"Bottleneck: {speed.bottleneck}. {ADVICE[speed.bottleneck]}",
+        table(shares, header=("where the time goes", "fraction")),
+        f"Bottleneck: {measured.bottleneck}. {ADVICE[measured.bottleneck]}",
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(sections)

@@ -232,7 +232,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         config.steps_per_call = _default_steps_per_call(feed, mesh)
     if config.steps_per_call > 1 and not feed.supports_several_steps:
         raise UserError(
-            f"A streaming feed gives one batch per call (steps_per_call={config.steps_per_call}). "
+            f"a streaming feed gives one batch per call (steps_per_call={config.steps_per_call}). "
             "Leave steps_per_call unset."
         )
     preprocess = Preprocess.from_config(config.dataset)

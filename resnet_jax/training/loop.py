@@ -137,7 +137,7 @@ class Loop:
         self.step, self.state, saved = self.experiment.restore_newest(self._checkpoints)
         if saved["examples"] != self.experiment.split_sizes:
             raise UserError(
-                f"This workdir belongs to a run on other data (there {saved['examples']} examples, here "
+                f"this workdir belongs to a run on other data (there {saved['examples']} examples, here "
                 f"{self.experiment.split_sizes}). Choose another --workdir."
             )
         logger.info(f"Resuming from step {self.step:,} of {self.experiment.total_steps:,} in {self._directory.path}.")

@@ -108,7 +108,7 @@ def _out_of_memory_error(
         remedies.append("--config.model.remat=True, which computes activations twice")
     remedies.append("--config.optimizer.accumulate_steps, which divides each batch into microbatches")
     return UserError(
-        f"The train step needs {needed / 1e9:,.2f} GB on each device, but only {free / 1e9:,.2f} GB are free. "
+        f"the train step needs {needed / 1e9:,.2f} GB on each device, but only {free / 1e9:,.2f} GB are free. "
         f"Try {', or '.join(remedies)}."
     )
 

@@ -53,7 +53,7 @@ def train(
       >>> result = resnet_jax.train(config, tempfile.mkdtemp())  # doctest: +SKIP
     """
     if workers.is_worker_starting():
-        raise UserError('A script that trains on streamed images must do so under if __name__ == "__main__":.')
+        raise UserError('a script that trains on streamed images must do so under if __name__ == "__main__":.')
     mesh = parallel.make_mesh()
     config = config.copy_and_resolve_references()
     config.dataset.name = canonical_name(config.dataset.name)
@@ -90,7 +90,7 @@ def _train_and_score(
     experiment = experiments.build(config, parallel.make_mesh(), sources, reporter, is_new)
     if not is_new and directory.classes() != experiment.classes:
         raise UserError(
-            f"This workdir belongs to a run with other classes ({', '.join(directory.classes())}). "
+            f"this workdir belongs to a run with other classes ({', '.join(directory.classes())}). "
             "Choose another --workdir."
         )
     with directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric) as checkpoints:

@@ -249,7 +249,7 @@ class TestSelectSplit:
         )
 
     def test_run_without_validation_has_no_validation_split(self):
-        with pytest.raises(UserError, match="The run has no validation split"):
+        with pytest.raises(UserError, match="the run has no validation split"):
             select_split(
                 make_config(validation_split="none").dataset, {"train": source(60)}, "validation", new_reporter()
             )

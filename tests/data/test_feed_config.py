@@ -221,7 +221,7 @@ class TestResolve:
         assert dataset.image_size is None
 
     def test_dataset_without_readable_images_is_rejected(self, mesh):
-        with pytest.raises(UserError, match="None of the first 3 images can be read"):
+        with pytest.raises(UserError, match="none of the first 3 images can be read"):
             feed_config.resolve(dataset_settings(), whole_subset(Images([None] * 3)), mesh)
 
 

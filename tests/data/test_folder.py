@@ -157,7 +157,7 @@ class TestOrder:
 
 class TestErrors:
     def test_missing_folder_is_rejected(self, tmp_path):
-        with pytest.raises(UserError, match=r"There is no folder .*/nowhere\. .*/nowhere/train/CLASS/IMAGE\.jpg"):
+        with pytest.raises(UserError, match=r"there is no folder .*/nowhere\. .*/nowhere/train/CLASS/IMAGE\.jpg"):
             open_folder(tmp_path / "nowhere")
 
     def test_bucket_is_rejected(self):
@@ -165,12 +165,12 @@ class TestErrors:
             folder.canonical_name("folder:gs://bucket/images")
 
     def test_name_without_path_is_rejected(self):
-        with pytest.raises(UserError, match="No folder given"):
+        with pytest.raises(UserError, match="no folder given"):
             folder.open_folder("folder:")
 
     def test_file_in_place_of_a_folder_is_rejected(self, tmp_path):
         write(tmp_path, "pets.zip")
-        with pytest.raises(UserError, match=r"There is no folder .*pets\.zip"):
+        with pytest.raises(UserError, match=r"there is no folder .*pets\.zip"):
             open_folder(tmp_path / "pets.zip")
 
     def test_folder_without_training_split_is_opened(self, tmp_path):

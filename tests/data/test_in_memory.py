@@ -119,7 +119,7 @@ class TestReadExamples:
         ]
 
     def test_dataset_without_readable_images_is_rejected(self):
-        with pytest.raises(UserError, match="None of the images can be read"):
+        with pytest.raises(UserError, match="none of the images can be read"):
             read({"train": ReplacingSource(2, {0: Unreadable("wet"), 1: Unreadable("torn")})})
 
 

@@ -54,5 +54,5 @@ def test_dataset_name_selects_the_source(monkeypatch, name, opened):
 
 
 def test_missing_folder_is_rejected(tmp_path):
-    with pytest.raises(UserError, match=r"There is no folder .*/nowhere"):
+    with pytest.raises(UserError, match=r"there is no folder .*/nowhere"):
         open_sources(f"folder:{tmp_path}/nowhere")

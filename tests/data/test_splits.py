@@ -47,8 +47,8 @@ def test_select_agrees_with_tfds(split):
     ("split", "message"),
     [
         ("trian", "unknown split 'trian'. Did you mean train"),
-        ("train[10", "Malformed split"),
-        ("train[10%]", "Malformed split"),
+        ("train[10", "malformed split"),
+        ("train[10%]", "malformed split"),
         ("train[50:50]", "selects no examples"),
         ("train[:-0]", "selects no examples"),
         ("train[:5000]", "exceeds its 1,437 examples"),

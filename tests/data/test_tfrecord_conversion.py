@@ -12,7 +12,7 @@ from tests.recording_reporter import RecordingReporter
 
 def test_dataset_that_cannot_be_converted_is_rejected(test_data, tmp_path):
     pytest.importorskip("tensorflow")
-    with pytest.raises(UserError, match="There is no dataset 'cifar11' to convert"):
+    with pytest.raises(UserError, match="there is no dataset 'cifar11' to convert"):
         convert("cifar11", str(tmp_path), str(tmp_path / "new"), Reporter(active=False))
     with pytest.raises(UserError, match=r"'cifar10' is not prepared as tfrecord .* nothing to convert"):
         convert("cifar10", str(test_data / "tfds"), str(tmp_path / "new"), Reporter(active=False))

@@ -126,7 +126,7 @@ class TestEvaluator:
 
     def test_rejects_validation_of_a_run_without_validation(self, run):
         run.config.dataset.validation_split = "none"
-        with pytest.raises(UserError, match="The run has no validation split"):
+        with pytest.raises(UserError, match="the run has no validation split"):
             open_evaluator({"run": run}, split="validation")
 
     def test_matches_classes_of_another_dataset_by_name(self, run, folder_of_digits):

@@ -62,7 +62,7 @@ def test_run_without_validation_has_no_validation_curves(tiny_config, tmp_path):
     assert data.split == "test[:100]"
     assert not [name for name in data.runs[0].curves if name.startswith("validation/")]
     (tmp_path / "result.json").unlink()
-    with pytest.raises(UserError, match="The run has no validation split"):
+    with pytest.raises(UserError, match="the run has no validation split"):
         collected(tmp_path)
     assert collected(tmp_path, split="test[:50]").runs[0].metrics.means.examples == 50
 

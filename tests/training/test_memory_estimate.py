@@ -47,7 +47,7 @@ def test_step_that_does_not_fit_is_an_error_with_both_sizes_and_remedies(tiny_co
     with pytest.raises(UserError) as error:
         memory_estimate.check(compiled_step(temporary=10 * 10**9), (), tiny_config, mesh)
     assert str(error.value) == (
-        "The train step needs 10.00 GB on each device, but only 4.00 GB are free. Try --config.batch_size=256, or "
+        "the train step needs 10.00 GB on each device, but only 4.00 GB are free. Try --config.batch_size=256, or "
         "--config.model.remat=True, which computes activations twice, or --config.optimizer.accumulate_steps, which "
         "divides each batch into microbatches."
     )
@@ -118,6 +118,6 @@ def test_suggested_batch_size_fits(tiny_config, mesh, monkeypatch, set_free_memo
 def test_run_that_does_not_fit_stops_before_its_first_step(tiny_config, tmp_path, set_free_memory):
     tiny_config.dataset.feed = "resident"
     set_free_memory(1000)
-    with pytest.raises(UserError, match="The train step needs"):
+    with pytest.raises(UserError, match="the train step needs"):
         resnet_jax.train(tiny_config, str(tmp_path / "run"))
     assert not (tmp_path / "run" / "config.json").exists()

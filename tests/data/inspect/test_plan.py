@@ -76,4 +76,4 @@ def test_resident_plan_leaves_out_unreadable_images(plan_for, folder, noise):
 def test_plan_reports_a_dataset_without_readable_images(plan_for, folder):
     plan = plan_for(open_sources(folder({"train/cat/x.png": b""})))
     assert plan.memory is None
-    assert "None of the first 1 images can be read" in plan.problems[0]
+    assert "none of the first 1 images can be read" in plan.problems[0]
