@@ -1,10 +1,10 @@
-"""Seconds until a network can be trained: to draw its initial state, and to trace and compile its train step.
+"""Seconds until training can begin: to create the initial state, and to trace and compile the train step.
 
     python -m benchmarks.compile_time --models=resnet152,resnetv2_1001:loop
-    python -m benchmarks.compile_time --topology=v5e:2x2    # for a TPU that need not be there; takes libtpu
+    python -m benchmarks.compile_time --topology=v5e:2x2    # for a TPU that need not be present; requires libtpu
 
-`:loop` is `model.scan_blocks`: equal blocks are compiled once. The step is the one of a run, with SGD and momentum, for
-8 pictures of the size that the network was made for, in float32.
+`:loop` sets `model.scan_blocks`, which compiles equal blocks once. The step is that of a run, with SGD and momentum, in
+float32, for 8 images of the size for which the model was made.
 
 RESULT, 2026-11-22, commit 3e47d1b, 2 cores of an AMD EPYC (a shared machine), Python 3.11, JAX 0.10.2, n = 1, seconds:
 
@@ -12,37 +12,39 @@ RESULT, 2026-11-22, commit 3e47d1b, 2 cores of an AMD EPYC (a shared machine), P
     resnet152                      9.0           3.3            18.8
     resnetv2_1001:loop            10.4           7.9           132.5
 
-The latter has 3,000 arrays, each of which is updated by itself: with 30 blocks a stage in place of 111, update and norm
-of the gradient took 12 of 22 s. Without the loop it was given up after four minutes.
+resnetv2_1001 has 3,000 arrays, each of which is updated on its own. With 30 blocks per stage instead of 111, the update
+and the norm of the gradient took 12 of 22 s. Without the loop, the compilation was given up after four minutes.
 """
 
-import functools
 import itertools
 import json
 import time
 
 import jax
-import jax.numpy as jnp
 from absl import app, flags, logging
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from resnet_jax import config as settings
-from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.models.factory import create_model
+from resnet_jax.data.abstract_dataset import AbstractFeed
+from resnet_jax.data.dataset import Dataset
 from resnet_jax.models.variants import VARIANTS
 from resnet_jax.runtime import parallel, provenance
 from resnet_jax.terminal import table
-from resnet_jax.training import losses, optimizer
-from resnet_jax.training.state import create_train_state
+from resnet_jax.training import experiment as experiments
 from resnet_jax.training.train_step import make_train_step
 
 MODELS = flags.DEFINE_list(
-    "models", ["resnet50", "resnet152", "resnet152:loop", "resnetv2_1001:loop"], "Names, :loop with blocks in a loop."
+    "models",
+    ["resnet50", "resnet152", "resnet152:loop", "resnetv2_1001:loop"],
+    "Names of models. With :loop, equal blocks run in a loop.",
 )
-TOPOLOGY = flags.DEFINE_string("topology", None, "Of TPUs to compile for, such as v5e:2x2; unset: the devices here.")
-OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "Where a line with all figures is added.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "TPU slice to compile for, such as v5e:2x2. Default: the devices of this machine."
+)
+OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "File to which to append the results.")
 BATCH_SIZE = 8
+STEPS_PER_EPOCH = 100  # of the schedule
 
 
 def main(_: list[str]) -> None:
@@ -62,32 +64,29 @@ def main(_: list[str]) -> None:
 
 
 def seconds(name: str, loop: bool, mesh: Mesh) -> dict[str, float]:
-    """What it takes to draw the initial state (unless for described devices), to trace the step, and to compile it."""
-    variant, config = VARIANTS[name], settings.default()
-    model = create_model(name, variant.num_classes, scan_blocks=loop)
-    schedule = optimizer.make_schedule(config, steps_per_epoch=100)
-    sgd = optimizer.make_optimizer(config, schedule)
-    shape = (variant.image_size, variant.image_size, 3)
-    create = functools.partial(create_train_state, model, sgd, shape, seed=0)
-
-    def take(inputs: tuple[jax.Array, jax.Array], _: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return inputs
-
-    preprocess, loss_of = Preprocess((0.5,) * 3, (0.25,) * 3), losses.from_config(config.loss)
-    train_step = make_train_step(model, take, preprocess, loss_of, sgd, schedule, mesh, seed=0)
-    images = jax.ShapeDtypeStruct((BATCH_SIZE, *shape), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.int32)
-    arguments = parallel.abstract((jax.eval_shape(create), (images, labels)), parallel.replicated(mesh))
+    """Return the seconds to create the initial state (only for existing devices), and to trace and compile the step."""
+    variant = VARIANTS[name]
+    config = settings.default()
+    config.model.name = name
+    config.model.scan_blocks = loop
+    config.batch_size = BATCH_SIZE
+    config.dataset.mean, config.dataset.std = (0.5,) * 3, (0.25,) * 3
+    image_shape = (variant.image_size, variant.image_size, 3)
+    feed = AbstractFeed(image_shape, STEPS_PER_EPOCH * BATCH_SIZE, BATCH_SIZE, mesh)
+    class_names = tuple(str(label) for label in range(variant.num_classes))
+    experiment = experiments.assemble(config, mesh, Dataset(feed, None, class_names))
+    train_step = make_train_step(experiment)
+    arguments = (experiment.abstract_state(), feed.abstract_inputs())
     clock = [time.perf_counter()]
     if TOPOLOGY.value is None:
-        jax.block_until_ready(create())
+        jax.block_until_ready(experiment.initial_state())
     clock.append(time.perf_counter())
     lowered = train_step.lower(*arguments)
     clock.append(time.perf_counter())
     lowered.compile()
     clock.append(time.perf_counter())
-    taken = [after - before for before, after in itertools.pairwise(clock)]
-    return dict(zip(("initial_state", "step_traced", "step_compiled"), taken, strict=True))
+    durations = [after - before for before, after in itertools.pairwise(clock)]
+    return dict(zip(("initial_state", "step_traced", "step_compiled"), durations, strict=True))
 
 
 def _devices() -> list:

@@ -4,7 +4,7 @@ The measurement trains for about a minute, longer if steps are slow, and leaves 
 the command analyzes the compiled train step instead: the communication between devices, memory and FLOPs. With
 `--compile_for`, it compiles for TPUs that need not be present. The analysis reads images only to learn their size.
 
-With `--format=json`, the keys are the fields of `diagnostics.throughput.Speed` or of
+With `--format=json`, the keys are the fields of `diagnostics.throughput.Throughput` or of
 `diagnostics.step_analysis.StepAnalysis`.
 """
 
@@ -55,7 +55,7 @@ def _measure(reporter):
 
     dataset = CONFIG.value.dataset
     speed = throughput.measure(CONFIG.value, open_sources(dataset.name, dataset.data_dir), reporter)
-    return speed, throughput.report(speed)
+    return speed, throughput.format_throughput(speed)
 
 
 def _analyze(reporter):

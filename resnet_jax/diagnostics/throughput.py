@@ -22,7 +22,7 @@ from resnet_jax.models.flops import cost
 from resnet_jax.runtime import parallel, tpu_topology
 from resnet_jax.runtime.parallel import CALLS_AHEAD
 from resnet_jax.terminal import Reporter, table
-from resnet_jax.training import experiment
+from resnet_jax.training import experiment as experiments
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.loop import Loop
 from resnet_jax.training.state import TrainState
@@ -91,58 +91,62 @@ class LoopTimer:
     """
 
     def __init__(self, show_progress: Callable[[int, int], None]):
+        self.loop_seconds: list[float] = []
+        self.step_seconds: list[float] = []
+        self.input_seconds: list[float] = []
         self._show_progress = show_progress
         self._calls: list[int] = []  # steps of each call in this round
-        self._calls_per_round: int | None = None
+        self._calls_per_round: int | None = None  # set by the warm-up round
         self._calls_to_skip = 0  # before the next round begins
-        self.loop: list[float] = []
-        self.step: list[float] = []
-        self.waited: list[float] = []
 
     def watch(self, loop: Loop, state: TrainState) -> None:
         """Set the loop, before it begins, and a state for the step alone."""
-        self._loop, self._state = loop, state
+        self._loop = loop
+        self._state = state
 
     def __call__(self, experiment: Experiment, step: int, steps: int, inputs: Inputs) -> None:
         """Observe a call of the step; the loop calls this before each one (see `Loop`)."""
         if self._calls and self._round_is_complete():
-            self._end(inputs)
+            self._end_round(inputs)
             # While the step ran alone, workers prepared batches, with which the loop would look too fast. Skip these.
-            self._calls, self._calls_to_skip = [], experiment.feed.max_prefetched
+            self._calls = []
+            self._calls_to_skip = experiment.feed.max_prefetched
         if self._calls_to_skip:
             self._calls_to_skip -= 1
             return
         if not self._calls:
-            self._begin()
+            self._begin_round()
         self._calls.append(steps)
 
-    def _begin(self) -> None:
+    def _begin_round(self) -> None:
         jax.block_until_ready(self._loop.state)
-        self._spent, self._began = self._loop.timer.seconds_by_phase(), time.perf_counter()
+        self._seconds_by_phase = self._loop.timer.seconds_by_phase()
+        self._started = time.perf_counter()
 
     def _round_is_complete(self) -> bool:
         if self._calls_per_round is None:
-            long_enough = time.perf_counter() - self._began >= SECONDS_PER_ROUND
+            long_enough = time.perf_counter() - self._started >= SECONDS_PER_ROUND
             return long_enough and len(self._calls) >= MIN_CALLS_PER_ROUND
         return len(self._calls) == self._calls_per_round
 
-    def _end(self, inputs: Inputs) -> None:
-        """End a round: record the time of the loop, then run the same calls alone and record their time."""
+    def _end_round(self, inputs: Inputs) -> None:
+        """Record the time of the loop, then run the same calls alone and record their time."""
         jax.block_until_ready(self._loop.state)
-        ended, spent = time.perf_counter(), self._loop.timer.seconds_by_phase()
-        aside = sum(spent[purpose] - self._spent[purpose] for purpose in UNCOUNTED_PHASES)
+        ended = time.perf_counter()
+        before, now = self._seconds_by_phase, self._loop.timer.seconds_by_phase()
+        uncounted = sum(now[phase] - before[phase] for phase in UNCOUNTED_PHASES)
         for steps in self._calls:
             self._state, _ = self._loop.train_steps[steps](self._state, inputs)
         jax.block_until_ready(self._state)
         alone = time.perf_counter() - ended
         if self._calls_per_round is not None:  # The first round was the warm-up.
-            taken = sum(self._calls)
-            self.loop.append((ended - self._began - aside) / taken)
-            self.step.append(alone / taken)
-            self.waited.append((spent["input"] - self._spent["input"]) / taken)
+            num_steps = sum(self._calls)
+            self.loop_seconds.append((ended - self._started - uncounted) / num_steps)
+            self.step_seconds.append(alone / num_steps)
+            self.input_seconds.append((now["input"] - before["input"]) / num_steps)
         self._calls_per_round = len(self._calls)
-        self._show_progress(len(self.loop), ROUNDS)
-        if len(self.loop) == ROUNDS:
+        self._show_progress(len(self.loop_seconds), ROUNDS)
+        if len(self.loop_seconds) == ROUNDS:
             raise MeasurementDone
 
 
@@ -150,7 +154,7 @@ class LoopTimer:
 
 MAX_IDLE = 0.05  # If the device is idle for a smaller fraction of the time, the device is the bottleneck.
 ADVICE = {
-    "device": "A larger batch may use more of it, and so may --config.model.dtype=bfloat16 if the device is made for it.",
+    "device": "A larger batch may use more of it, or --config.model.dtype=bfloat16 if the device is made for it.",
     "input": "Try more --config.dataset.num_workers, smaller image files, or --config.dataset.feed=resident.",
     "host": "Try a larger --config.steps_per_call or batch_size, or more CPU cores if other processes use them.",
 }
@@ -164,8 +168,8 @@ class Throughput:
       model, dtype, batch_size, devices, device_kind, feed: what was measured; `devices` is their number.
       images_per_second: of the loop, over all devices, without evaluation and saving; the median over the rounds.
       step_ms: milliseconds of the compiled step alone; the median over the rounds.
-      flops: floating-point operations per step, over all devices. A multiply-add is two, and a backward pass takes twice
-        as many as a forward pass.
+      flops: floating-point operations per step, over all devices. A multiply-add is two, and a backward pass takes
+        twice as many as a forward pass.
       peak: peak speed of one device.
       utilization: model FLOPs utilization (MFU), the fraction of the peak that `images_per_second` uses (Chowdhery et
         al. 2022, "PaLM", appendix B).
@@ -209,43 +213,48 @@ def measure(
     Raises:
       UserError: if training does.
     """
-    mesh, config = parallel.make_mesh(), _endless(config)
-    experiment.check(config, mesh)
-    parts = experiment.build(config, mesh, sources, reporter)
-    checkpoint = parts.config.checkpoint
+    mesh = parallel.make_mesh()
+    config = _endless(config)
+    experiments.check(config, mesh)
+    experiment = experiments.build(config, mesh, sources, reporter)
+    checkpoint = experiment.config.checkpoint
     with (
         tempfile.TemporaryDirectory() as scratch,
         WorkDir(scratch).open_checkpoints(checkpoint.keep, checkpoint.best_metric) as checkpoints,
         Reporter(active=False) as silent,
     ):
         timer = LoopTimer(reporter.counter("measuring, rounds"))
-        loop = Loop(parts, WorkDir(scratch), checkpoints, silent, timer)
-        timer.watch(loop, parts.initial_state())
+        loop = Loop(experiment, WorkDir(scratch), checkpoints, silent, timer)
+        timer.watch(loop, experiment.initial_state())
         with contextlib.suppress(MeasurementDone):
             loop.run()
-    return _summarize(parts, timer)
+    return _summarize(experiment, timer)
 
 
 def _endless(config: ConfigDict) -> ConfigDict:
     """Return the settings for a run that only trains, for longer than the measurement takes."""
     config = config.copy_and_resolve_references()
     config.num_epochs = config.evaluate_every_epochs = config.checkpoint.every_epochs = 10**5
-    config.schedule.name, config.checkpoint.every_minutes, config.profile_steps = "constant", math.inf, None
+    config.schedule.name = "constant"
+    config.checkpoint.every_minutes = math.inf
+    config.profile_steps = None
     return config
 
 
 def _summarize(experiment: Experiment, timer: LoopTimer) -> Throughput:
-    config, mesh = parts.config, parts.mesh
+    config, mesh = experiment.config, experiment.mesh
     device = mesh.devices.flat[0]
-    pictures = jax.ShapeDtypeStruct((1, *parts.feed.image_shape), np.uint8)
-    seen = jax.eval_shape(parts.preprocess, pictures).shape[1:]
-    flops = 6.0 * config.batch_size * cost(parts.model, seen).multiply_adds
-    seconds = statistics.median(measured.loop)
+    image = jax.ShapeDtypeStruct((1, *experiment.feed.image_shape), np.uint8)
+    preprocessed_shape = jax.eval_shape(experiment.preprocess, image).shape[1:]
+    flops = 6.0 * config.batch_size * cost(experiment.model, preprocessed_shape).multiply_adds
+    seconds = statistics.median(timer.loop_seconds)
     peak = peak_of(device, config.model.dtype)
-    computing = min(1.0, _median_share(measured.step, measured.loop))
-    waiting = min(1.0 - computing, _median_share(measured.waited, measured.loop))
-    shares = {"input": waiting, "host": 1.0 - computing - waiting}
-    slowest = max(shares, key=lambda name: shares[name])
+    computing = min(1.0, _median_ratio(timer.step_seconds, timer.loop_seconds))
+    waiting = min(1.0 - computing, _median_ratio(timer.input_seconds, timer.loop_seconds))
+    other = 1.0 - computing - waiting
+    bottleneck = "device"
+    if 1.0 - computing > MAX_IDLE:
+        bottleneck = "input" if waiting >= other else "host"
     return Throughput(
         model=config.model.name,
         dtype=config.model.dtype,
@@ -254,19 +263,20 @@ def _summarize(experiment: Experiment, timer: LoopTimer) -> Throughput:
         device_kind=device.device_kind,
         feed=config.dataset.feed,
         images_per_second=config.batch_size / seconds,
-        step_ms=1e3 * statistics.median(measured.step),
+        step_ms=1e3 * statistics.median(timer.step_seconds),
         flops=flops,
         peak=peak,
         utilization=flops / seconds / (mesh.size * peak.flops),
         device=computing,
-        **shares,
-        bottleneck=slowest if 1.0 - computing > MAX_IDLE else "device",
-        rounds=len(measured.loop),
+        input=waiting,
+        host=other,
+        bottleneck=bottleneck,
+        rounds=len(timer.loop_seconds),
     )
 
 
-def _median_share(parts: list[float], wholes: list[float]) -> float:
-    return statistics.median(part / whole for part, whole in zip(parts, wholes, strict=True))
+def _median_ratio(numerators: list[float], denominators: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def format_throughput(measured: Throughput) -> str:

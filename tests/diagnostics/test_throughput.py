@@ -12,13 +12,13 @@ from resnet_jax.training.metrics_logger import MetricsLogger
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def short_rounds(monkeypatch):
     monkeypatch.setattr(throughput, "ROUNDS", 3)
-    monkeypatch.setattr(throughput, "SECONDS_A_ROUND", 0.2)
+    monkeypatch.setattr(throughput, "SECONDS_PER_ROUND", 0.2)
 
 
-class Slow:
-    """Examples that take their time."""
+class SlowSource:
+    """A source whose examples take 6 ms each."""
 
     classes = tuple("0123456789")
     labels = np.arange(400) % 10
@@ -36,37 +36,39 @@ def measure(config, sources=None):
     return throughput.measure(config, sources, Reporter(active=False, max_unreadable=0))
 
 
-def test_what_is_measured_goes_together(tiny_config):
-    found = measure(tiny_config)
-    assert (found.model, found.batch_size, found.devices, found.feed) == ("tiny", 64, 8, "resident")
-    assert found.device + found.input + found.host == pytest.approx(1)
-    assert min(found.device, found.input, found.host) >= 0
-    assert found.flops == 6 * 64 * cost(from_config(tiny_config, 10), (8, 8, 1)).multiply_adds
-    used = found.flops * found.images_per_second / found.batch_size
-    assert found.utilization == pytest.approx(used / (8 * found.peak.flops))
-    assert found.peak.source == "measured"
-    text = throughput.report(found)
-    assert f"{found.images_per_second:,.1f}" in text
-    assert f"Bottleneck: {found.bottleneck}. " in text
+def test_measurements_are_consistent(tiny_config):
+    measured = measure(tiny_config)
+    assert (measured.model, measured.batch_size, measured.devices, measured.feed) == ("tiny", 64, 8, "resident")
+    assert measured.device + measured.input + measured.host == pytest.approx(1)
+    assert min(measured.device, measured.input, measured.host) >= 0
+    assert measured.flops == 6 * 64 * cost(from_config(tiny_config, 10), (8, 8, 1)).multiply_adds
+    used = measured.flops * measured.images_per_second / measured.batch_size
+    assert measured.utilization == pytest.approx(used / (8 * measured.peak.flops))
+    assert measured.peak.source == "measured"
+    text = throughput.format_throughput(measured)
+    assert f"{measured.images_per_second:,.1f}" in text
+    assert f"Bottleneck: {measured.bottleneck}. " in text
 
 
-def test_a_loop_that_waits_for_pictures_is_held_up_by_its_input(tiny_config):
-    tiny_config.dataset.feed, tiny_config.dataset.num_workers = "streaming", 0
+def test_bottleneck_is_the_input_if_the_loop_waits_for_images(tiny_config):
+    tiny_config.dataset.feed = "streaming"
+    tiny_config.dataset.num_workers = 0
     tiny_config.dataset.mean, tiny_config.dataset.std = (0.5,), (0.25,)
-    tiny_config.dataset.train_split, tiny_config.dataset.test_split = "train", "none"
-    found = measure(tiny_config, {"train": Slow()})
-    assert found.bottleneck == "input"
-    assert found.input > max(found.device, found.host)
+    tiny_config.dataset.train_split = "train"
+    tiny_config.dataset.test_split = "none"
+    measured = measure(tiny_config, {"train": SlowSource()})
+    assert measured.bottleneck == "input"
+    assert measured.input > max(measured.device, measured.host)
 
 
-def test_a_loop_that_is_at_something_else_is_held_up_by_the_host(tiny_config, monkeypatch):
+def test_bottleneck_is_the_host_if_the_loop_does_other_work(tiny_config, monkeypatch):
     record = MetricsLogger.record
 
-    def slow(*arguments):
+    def record_slowly(*arguments):
         time.sleep(0.2)
         record(*arguments)
 
-    monkeypatch.setattr(MetricsLogger, "record", slow)
-    found = measure(tiny_config)
-    assert found.bottleneck == "host"
-    assert found.host > max(found.device, found.input)
+    monkeypatch.setattr(MetricsLogger, "record", record_slowly)
+    measured = measure(tiny_config)
+    assert measured.bottleneck == "host"
+    assert measured.host > max(measured.device, measured.input)
