@@ -24,7 +24,7 @@ INTERRUPT_AT = flags.DEFINE_list(
 
 
 def run() -> ExitCode:
-    from resnet_jax.diagnostics.verify_resume import report, verify_resume
+    from resnet_jax.diagnostics.verify_resume import format_verdict, verify_resume
     from resnet_jax.terminal import Reporter
 
     interrupt_at = _interrupt_at()
@@ -34,7 +34,7 @@ def run() -> ExitCode:
         if FORMAT.value == "json":
             print(json.dumps(dataclasses.asdict(verdict)))
         else:
-            reporter.print(report(verdict))
+            reporter.print(format_verdict(verdict))
     return ExitCode.SOME_FAILED if verdict.differences else ExitCode.DONE
 
 

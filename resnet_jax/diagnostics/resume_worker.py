@@ -1,6 +1,6 @@
-"""A run in a process of its own that notes what each step is given, and ends at a step of one's choice, or is killed.
+"""Worker process of `verify_resume`: train, record the inputs of each step, and stop or be killed at a given step.
 
-What it is to do comes as a file, `Job.to_json`, on the command line.
+Its command line names a file with the job, as `Job.to_json` writes it.
 """
 
 import dataclasses
@@ -21,21 +21,21 @@ from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.train import train
 from resnet_jax.training.train_step import Inputs
 
-FEWEST_STEPS, MOST_STEPS = 12, 60  # of a run whose end is not given
-FEWEST_CALLS = 4
-PROGRESS = re.compile(r"step [\d,]+ of [\d,]+")  # a line on stdout that says how far it has come, among the run's own
+MIN_STEPS, MAX_STEPS = 12, 60  # of a run whose last step is not given
+MIN_CALLS = 4
+PROGRESS = re.compile(r"step [\d,]+ of [\d,]+")  # progress lines, among the other output of the run
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a process is to do.
+    """What a worker process does.
 
     Attributes:
-      config: of the run, as JSON.
-      workdir: of the run.
-      notes: a file to be made, with a line of JSON for each call of the train step, see `note`.
-      stop_at: the step at which Ctrl-C is pressed, so to say: the run saves and stops when the call that takes it there
-        is done. None: after two epochs or what comes near.
+      config: settings of the run, as JSON.
+      workdir: the run directory.
+      notes: a file to write, with one line of JSON per call of the train step (see `note`).
+      stop_at: the step at which the run gets Ctrl-C. It saves and stops after the call that takes this step. None: see
+        `_default_steps`.
       kill_at: the step before which the process gets SIGKILL. None: it is not killed.
     """
 
@@ -50,12 +50,12 @@ class Job:
 
 
 def watched_run(job: Job) -> None:
-    """Trains until the job's last step."""
+    """Train until the last step of the job."""
 
     def observe(experiment: Experiment, step: int, steps: int, inputs: Inputs) -> None:
         if job.kill_at is not None and step >= job.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        stop_at = min(job.stop_at or _some_steps(experiment), experiment.total_steps)
+        stop_at = min(job.stop_at or _default_steps(experiment), experiment.total_steps)
         with pathlib.Path(job.notes).open("a") as notes:
             notes.write(json.dumps(note(experiment, range(step, step + steps), inputs)) + "\n")
         print(f"step {step + steps:,} of {stop_at:,}", flush=True)
@@ -79,21 +79,21 @@ def main() -> int:
     return 0
 
 
-def _some_steps(experiment: Experiment) -> int:
-    """Two epochs and a step, unless these are few or many, and enough calls of the train step to stop between them.
+def _default_steps(experiment: Experiment) -> int:
+    """Return two epochs and a step, within limits, with enough calls of the train step to interrupt the run twice.
 
-    With the step, for an evaluation at the very end would be cut short by the stop there.
+    Without the additional step, the stop would cut short the evaluation of the second epoch.
     """
-    steps = min(max(2 * experiment.feed.steps_per_epoch + 1, FEWEST_STEPS), MOST_STEPS)
-    return max(steps, FEWEST_CALLS * experiment.config.steps_per_call)
+    steps = min(max(2 * experiment.feed.steps_per_epoch + 1, MIN_STEPS), MAX_STEPS)
+    return max(steps, MIN_CALLS * experiment.config.steps_per_call)
 
 
 def note(experiment: Experiment, steps: range, inputs: Inputs) -> dict[str, list]:
     """Describe the inputs of a call of the train step.
 
     Returns:
-      `steps`, their numbers; `examples` [steps, batch], positions in the training split; `images` [steps, batch],
-      digests of the pictures as they are trained on, each with its label.
+      `steps`, their numbers; `examples` [steps, batch], positions in the training split; and `images` [steps, batch],
+      digests of the augmented images with their labels.
     """
     batches = [parallel.fetch(experiment.compiled_batch(inputs, step)) for step in steps]
     return {

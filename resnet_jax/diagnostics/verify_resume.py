@@ -1,7 +1,8 @@
-"""The proof that a run which is interrupted goes on as if nothing had happened, or the list of what differs.
+"""Verify that an interrupted run resumes exactly, or list what differs.
 
-A run is taken to some step in one process. The same run is taken there in three: the first is stopped as by Ctrl-C at a
-random step, the second goes on and gets SIGKILL at a random later one, the third does again what was lost and goes on.
+One process trains to a given step without interruption. Three other processes train the same run to the same step: the
+first is stopped as by Ctrl-C at a random step, the second resumes and gets SIGKILL at a random later step, and the
+third resumes, repeats the lost steps and trains to the end.
 """
 
 import dataclasses
@@ -26,8 +27,8 @@ from resnet_jax.errors import UserError
 from resnet_jax.runtime import cpu_tuning
 from resnet_jax.terminal import duration, table
 
-LOST = "before SIGKILL"  # steps that are done twice
-KILLED = -signal.SIGKILL  # the exit code of a process that got it
+LOST = "before SIGKILL"  # label of the steps that were lost and repeated
+KILLED = -signal.SIGKILL  # exit code of a process that got SIGKILL
 START = (
     "import sys; from resnet_jax.runtime import cpu_tuning; {tune}"
     "from resnet_jax.diagnostics.resume_worker import main; sys.exit(main())"
@@ -36,17 +37,17 @@ START = (
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What came out.
+    """Result of the verification.
 
     Attributes:
-      steps: that both runs took.
-      stopped_at: the step at which the interrupted run was stopped, with everything saved.
+      steps: the number of steps of both runs.
+      stopped_at: the step at which the interrupted run was stopped after saving.
       killed_at: the step before which it got SIGKILL.
-      resumed_from: the steps from which it went on after the one and after the other.
-      leaves: how many were compared.
-      differences: those that differ.
-      provenance: where; elsewhere nothing is promised.
-      seconds: that it took.
+      resumed_from: the steps from which it resumed after the stop and after the kill.
+      leaves: the number of compared leaves (see `run_diff`).
+      differences: the leaves that differ.
+      provenance: software and hardware of the runs. The result holds only for these.
+      seconds: duration of the verification.
     """
 
     steps: int
@@ -66,41 +67,42 @@ def verify_resume(
     interrupt_at: tuple[int, int] | None = None,
     show: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
-    """Trains what `config` describes straight and interrupted, in fresh processes on one host, and compares.
+    """Train without and with interruptions, in new processes on one host, and compare both runs.
 
-    Both end when `steps` have been taken, where calls take several with the one that takes the last of these, or when
-    the run that `config` describes ends.
+    Both runs end after `steps` steps, or at the end of the run that `config` describes. If a call of the train step
+    takes several steps, they end after the call that takes the last of `steps`.
 
     Args:
       config: settings, made from `resnet_jax.config.default()`.
-      directory: where all of it is left: the run directories `straight` and `interrupted`, and notes and logs of the
-        four processes.
-      steps: how many to take; None: two epochs and one, but 12 to 60, and at least four calls.
-      interrupt_at: where to stop and where to kill; None: drawn anew each time.
-      show: takes a line on how far it has come.
+      directory: where to write the run directories `straight` and `interrupted`, and the notes and logs of the four
+        processes.
+      steps: how many steps to take. Default: two epochs and one step, within 12 to 60 steps, but at least four calls.
+      interrupt_at: the steps at which to stop and to kill. Default: random ones.
+      show: called with lines that describe the progress.
 
     Raises:
-      UserError: if there is nothing between whose steps to stop, or for what the runs themselves complain about.
+      UserError: if the run has too few calls to interrupt it twice, if the directory cannot be used, or if a run fails.
     """
-    started, root = time.monotonic(), pathlib.Path(directory)
+    started = time.monotonic()
+    root = pathlib.Path(directory)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {root} ({error.strerror}): choose another --workdir") from error
+        raise UserError(f"cannot write to {root} ({error.strerror}). Choose another --workdir.") from error
     if any((root / name).exists() for name in ("straight", "interrupted")):
-        raise UserError(f"{root} holds runs already, and these must begin anew: choose another --workdir")
-    configured = settings.to_json(config.copy_and_resolve_references())
+        raise UserError(f"{root} already holds runs, but both must be new. Choose another --workdir.")
+    config_json = settings.to_json(config.copy_and_resolve_references())
 
     def process(name: str, number: int, stop_at: int | None, kill_at: int | None = None) -> list[dict]:
         files = str(root / f"{name}-{number}")
-        job = Job(configured, str(root / name), f"{files}.notes", stop_at, kill_at)
+        job = Job(config_json, str(root / name), f"{files}.notes", stop_at, kill_at)
         _run(job, files, lambda line: show(f"{name} run, process {number}: {line}"))
         return [json.loads(line) for line in pathlib.Path(job.notes).read_text().splitlines()]
 
     calls = process("straight", 1, steps)
     end = calls[-1]["steps"][-1] + 1
-    stop, kill = _interruptions([call["steps"][0] for call in calls[1:]], interrupt_at)
-    parts = [
+    stop, kill = _choose_interruptions([call["steps"][0] for call in calls[1:]], interrupt_at)
+    interrupted_calls = [
         process("interrupted", 1, stop),
         process("interrupted", 2, end, kill),
         process("interrupted", 3, end),
@@ -108,55 +110,66 @@ def verify_resume(
     show("comparing")
     straight, provenance = run_diff.read_run(str(root / "straight"))
     interrupted, _ = run_diff.read_run(str(root / "interrupted"))
-    given, _ = run_diff.effective_inputs([calls])
-    given_to_parts, in_vain = run_diff.effective_inputs(parts)
-    expected = {**straight, **given, **{f"{name}, {LOST}": given[name] for name in in_vain if name in given}}
-    found = {**interrupted, **given_to_parts, **{f"{name}, {LOST}": leaf for name, leaf in in_vain.items()}}
+    straight_inputs, _ = run_diff.effective_inputs([calls])
+    interrupted_inputs, lost_inputs = run_diff.effective_inputs(interrupted_calls)
+    expected = {**straight, **straight_inputs}
+    actual = {**interrupted, **interrupted_inputs}
+    for name, leaf in lost_inputs.items():  # Lost steps must have had the same inputs too.
+        actual[f"{name}, {LOST}"] = leaf
+        if name in straight_inputs:
+            expected[f"{name}, {LOST}"] = straight_inputs[name]
     return Verdict(
         steps=end,
         stopped_at=stop,
         killed_at=kill,
-        resumed_from=tuple(part[0]["steps"][0] for part in parts[1:]),
-        leaves=len(expected.keys() | found.keys()),
-        differences=tuple(run_diff.compare(expected, found)),
+        resumed_from=tuple(calls[0]["steps"][0] for calls in interrupted_calls[1:]),
+        leaves=len(expected.keys() | actual.keys()),
+        differences=tuple(run_diff.compare(expected, actual)),
         provenance=provenance,
         seconds=time.monotonic() - started,
     )
 
 
-def report(verdict: Verdict) -> str:
+def format_verdict(verdict: Verdict) -> str:
     """Format the verdict as text for a terminal, with a table of the differences."""
-    place, (again, once_more) = verdict.provenance, verdict.resumed_from
+    place = verdict.provenance
+    after_stop, after_kill = verdict.resumed_from
     lines = [
-        f"{verdict.steps:,} steps straight, and {verdict.steps:,} steps interrupted: stopped at step "
-        f"{verdict.stopped_at:,}, went on from {again:,}, killed before step {verdict.killed_at:,}, went on from "
-        f"{once_more:,} (again: --steps={verdict.steps} --interrupt_at={verdict.stopped_at},{verdict.killed_at}).",
+        f"Trained {verdict.steps:,} steps without interruption, and {verdict.steps:,} steps interrupted: stopped at "
+        f"step {verdict.stopped_at:,}, resumed from {after_stop:,}, killed before step {verdict.killed_at:,}, "
+        f"resumed from {after_kill:,}.",
+        f"To repeat this: --steps={verdict.steps} --interrupt_at={verdict.stopped_at},{verdict.killed_at}",
         f"On {place['machine']}, {place['cpu_count']} cores, {place['device_count']} x {place['device']} "
-        f"({place['backend']}), jax {place['jax']}, jaxlib {place['jaxlib']}: the promise holds for this alone.",
+        f"({place['backend']}), jax {place['jax']}, jaxlib {place['jaxlib']}. The result holds only for these.",
         "",
     ]
     if verdict.differences:
         rows = [
-            (each.leaf, each.elements, each.differing, each.remark or f"{each.largest:.3g}")
-            for each in verdict.differences
+            (
+                difference.leaf,
+                difference.elements,
+                difference.differing,
+                difference.remark or f"{difference.largest:.3g}",
+            )
+            for difference in verdict.differences
         ]
         lines += [table(rows, header=("leaf", "elements", "differing", "largest difference")), ""]
     lines.append(
         f"{len(verdict.differences):,} of {verdict.leaves:,} leaves differ (parameters, statistics, optimizer state, "
-        f"averages, metrics, and what each step was given). {duration(verdict.seconds)}."
+        f"averages, metrics, and inputs of each step). {duration(verdict.seconds)}."
     )
     return "\n".join(lines)
 
 
-def _interruptions(steps: Sequence[int], wanted: tuple[int, int] | None) -> tuple[int, int]:
-    """Two of these steps, between which calls of the train step begin and end: those wanted, or any."""
-    if wanted:
-        stop, kill = wanted
+def _choose_interruptions(steps: Sequence[int], requested: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the requested steps or two random ones, of `steps`, at which calls of the train step begin."""
+    if requested:
+        stop, kill = requested
         if not (stop < kill and {stop, kill} <= set(steps)):
-            raise UserError(f"--interrupt_at={stop},{kill} must be two steps, in their order, of {list(steps)}")
+            raise UserError(f"--interrupt_at ({stop},{kill}) must be two increasing steps of {list(steps)}.")
         return stop, kill
     if len(steps) < 2:
-        raise UserError("between so few calls of the train step a run cannot be interrupted twice: take more --steps")
+        raise UserError("the run has too few calls of the train step to interrupt it twice. Increase --steps.")
     stop, kill = sorted(secrets.SystemRandom().sample(steps, 2))
     return stop, kill
 
@@ -165,7 +178,7 @@ def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
     """Run the job in a new process and show its progress. Writes `files`.json, the job, and `files`.log.
 
     Raises:
-      UserError: if the process does not end as it should, with its own words.
+      UserError: with the error message of the process, if it ends with another exit code than expected.
     """
     job_file, log = pathlib.Path(f"{files}.json"), pathlib.Path(f"{files}.log")
     job_file.write_text(job.to_json())
@@ -188,9 +201,9 @@ def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
                 if PROGRESS.fullmatch(line.strip()):
                     show(line.strip())
         except BaseException:
-            process.kill()  # Ctrl-C twice, so to say: nobody will go on with this run.
+            process.kill()  # The run will not be resumed, so there is nothing to save.
             raise
     if process.returncode != (0 if job.kill_at is None else KILLED):
-        words = log.read_text().strip().splitlines() or ["it said nothing"]
-        reason = words[-1].removeprefix("error: ")
-        raise UserError(f"a run to be compared ended with exit code {process.returncode}: {reason}")
+        lines = log.read_text().strip().splitlines() or ["no error message"]
+        reason = lines[-1].removeprefix("error: ")
+        raise UserError(f"a run ended with exit code {process.returncode}: {reason}")

@@ -1,4 +1,4 @@
-"""Watched runs of a tiny network, within this process, on eight devices."""
+"""The worker of verify_resume with the tiny model, in this process, on eight devices."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from resnet_jax.workdir.workdir import WorkDir
 
 @pytest.fixture
 def watch(tiny_config, tmp_path):
-    """Trains with five steps an epoch."""
+    """Return a function that trains, with five steps per epoch."""
     return lambda **ends: watched_run(
         Job(settings.to_json(tiny_config), str(tmp_path / "run"), str(tmp_path / "notes"), **ends)
     )
@@ -21,11 +21,11 @@ def watch(tiny_config, tmp_path):
 
 @pytest.fixture
 def notes(tmp_path):
-    """Reads what was noted."""
+    """Return a function that reads the notes."""
     return lambda: [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
 
 
-def test_calls_of_several_steps_are_taken_whole(tiny_config, tmp_path, watch, notes, capsys):
+def test_worker_stops_after_a_whole_call_of_several_steps(tiny_config, tmp_path, watch, notes, capsys):
     tiny_config.steps_per_call = 3
     watch(stop_at=6)
     printed = capsys.readouterr().out.splitlines()
@@ -37,13 +37,13 @@ def test_calls_of_several_steps_are_taken_whole(tiny_config, tmp_path, watch, no
         assert (checkpoints.latest_step(), directory.result()) == (8, None)
 
 
-def test_where_the_run_ends_before_that_it_stops_there(tiny_config, watch, notes):
+def test_worker_stops_at_the_end_of_the_run_if_that_comes_first(tiny_config, watch, notes):
     tiny_config.num_epochs = 1
     watch(stop_at=100)
     assert notes()[-1]["steps"] == [4]
 
 
-def test_it_is_killed_before_the_step(watch, notes, monkeypatch):
+def test_worker_is_killed_before_the_given_step(watch, notes, monkeypatch):
     def kill(pid, number):
         assert (pid, number) == (os.getpid(), signal.SIGKILL)
         raise SystemExit

@@ -9,7 +9,7 @@ from resnet_jax.data import resident
 from resnet_jax.data.host_batches import epoch_order
 from resnet_jax.diagnostics import verify_resume as verification
 from resnet_jax.diagnostics.resume_worker import Job, watched_run
-from resnet_jax.diagnostics.verify_resume import report, verify_resume
+from resnet_jax.diagnostics.verify_resume import format_verdict, verify_resume
 from resnet_jax.errors import UserError
 from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
 
@@ -17,11 +17,11 @@ MIXED_AND_AVERAGED = ("--config.augment.mixup=0.2", "--config.ema_decay=0.9")
 
 
 class TestProcedure:
-    """With a tiny network, within this process: SIGKILL becomes an exception."""
+    """Verification with the tiny model in this process, where an exception stands for SIGKILL."""
 
     @pytest.fixture
     def verify(self, tiny_config, tmp_path, monkeypatch):
-        """Verifies; `spoil` is called before the last process of the interrupted run."""
+        """Return a function that verifies. It calls `spoil` before the last process of the interrupted run."""
         tiny_config.augment.mixup, tiny_config.ema_decay, tiny_config.num_epochs = 0.2, 0.9, 4
 
         def verify(*arguments, spoil=lambda: None):
@@ -40,15 +40,15 @@ class TestProcedure:
         monkeypatch.setattr(os, "kill", kill)
         return verify
 
-    def test_a_run_goes_on_from_where_it_was_stopped_and_from_the_checkpoint_before_it_was_killed(self, verify):
+    def test_verify_resume_finds_no_difference_after_a_stop_and_a_kill(self, verify):
         verdict = verify(9, (2, 7))
         assert (verdict.steps, verdict.stopped_at, verdict.killed_at, verdict.resumed_from) == (9, 2, 7, (2, 5))
         assert verdict.differences == ()
         assert verdict.leaves > 100
         assert verdict.provenance["backend"] == "cpu"
 
-    def test_what_does_not_go_on_alike_is_named(self, verify, monkeypatch):
-        """As if the order of the examples depended on when a process began; without end given, over two epochs."""
+    def test_verify_resume_names_the_leaves_that_differ(self, verify, monkeypatch):
+        """The order of the examples changes when a process starts. By default, the run lasts two epochs."""
 
         def spoil():
             monkeypatch.setattr(resident, "epoch_order", lambda seed, epoch, size: epoch_order(seed + 1, epoch, size))
@@ -61,21 +61,21 @@ class TestProcedure:
             f"step {step}/{kind}" for step in range(5, 12) for kind in ("examples", "images")
         }
         assert not {"step", "metrics.jsonl/steps", "metrics.jsonl/step 4/train/loss"} & names
-        assert f"{len(names):,} of {verdict.leaves:,} leaves differ" in report(verdict)
-        assert re.search(r"^params/head/kernel +\d+ +\d+ +\d", report(verdict), re.MULTILINE)
+        assert f"{len(names):,} of {verdict.leaves:,} leaves differ" in format_verdict(verdict)
+        assert re.search(r"^params/head/kernel +\d+ +\d+ +\d", format_verdict(verdict), re.MULTILINE)
 
-    def test_steps_that_are_no_ends_of_calls_are_refused(self, verify):
-        with pytest.raises(UserError, match=r"--interrupt_at=2,9 must be two steps, in their order, of \[1, 2, 3"):
+    def test_verify_resume_rejects_steps_at_which_no_call_begins(self, verify):
+        with pytest.raises(UserError, match=r"--interrupt_at \(2,9\) must be two increasing steps of \[1, 2, 3"):
             verify(9, (2, 9))
 
-    def test_too_few_steps_are_refused_and_so_is_a_workdir_that_was_used(self, verify):
-        with pytest.raises(UserError, match="take more --steps"):
+    def test_verify_resume_rejects_too_few_steps_and_a_used_workdir(self, verify):
+        with pytest.raises(UserError, match="Increase --steps"):
             verify(2)
-        with pytest.raises(UserError, match="holds runs already"):
+        with pytest.raises(UserError, match="already holds runs"):
             verify(9)
 
 
-def test_of_what_a_process_prints_its_progress_alone_is_shown(tmp_path, monkeypatch):
+def test_only_progress_lines_of_a_process_are_shown(tmp_path, monkeypatch):
     printed = [
         "",
         "optimizer.learning_rate  0.1",
@@ -89,8 +89,7 @@ def test_of_what_a_process_prints_its_progress_alone_is_shown(tmp_path, monkeypa
     assert shown == ["step 1,004 of 1,200"]
 
 
-def test_what_a_run_complains_about_is_handed_on(tmp_path):
-    """Of processes of their own."""
+def test_error_of_a_run_is_passed_on(tmp_path):
     finished = run("verify_resume", "--config=configs/digits.py", "--config.batch_size=5000", f"--workdir={tmp_path}")
     assert finished.returncode == 2
     assert "batch_size (5000) exceeds the number of training examples (1,295)" in finished.stderr.splitlines()[-1]
@@ -107,8 +106,8 @@ def verified(*arguments):
 
 
 @pytest.mark.slow
-def test_a_resident_run_that_is_stopped_and_killed_at_random_goes_on_as_if_nothing_had_happened():
-    """Over the end of the first epoch, at step 8."""
+def test_resident_run_stopped_and_killed_at_random_steps_resumes_exactly():
+    """The run continues beyond the end of the first epoch, at step 8."""
     verdict = verified("--config=configs/digits.py", "--config.dataset.train_split=train[:600]", "--steps=12")
     assert verdict["steps"] == 12
     assert 0 < verdict["stopped_at"] < verdict["killed_at"] < 12
@@ -121,7 +120,7 @@ def test_a_resident_run_that_is_stopped_and_killed_at_random_goes_on_as_if_nothi
 
 
 @pytest.mark.slow
-def test_a_streaming_run_that_is_stopped_and_killed_goes_on_as_if_nothing_had_happened(test_data, tmp_path):
+def test_streaming_run_stopped_and_killed_resumes_exactly(test_data, tmp_path):
     verdict = verified(
         "--config=configs/folder.py:resnet20",
         f"--config.dataset.name=folder:{test_data}/pictures/hymenoptera",
