@@ -1,7 +1,7 @@
-"""Images a second and memory of `python main.py predict`, for few pictures and for many: the memory must stay flat.
+"""Images per second and memory of `python main.py predict`, for few and many images: the memory must stay flat.
 
     python -m benchmarks.predict                          # a ResNet-20, trained for an epoch on digits
-    python -m benchmarks.predict --workdir=/tmp/run       # a network of your own
+    python -m benchmarks.predict --workdir=/tmp/run       # a model of your own
 
 RESULT, 2026-11-25, commit b14d664, 2 cores of an AMD EPYC (a shared machine, at a load of 9),
 Python 3.11, JAX 0.10.2, n = 1, the ResNet-20 of digits:
@@ -11,18 +11,18 @@ Python 3.11, JAX 0.10.2, n = 1, the ResNet-20 of digits:
        2,500        465             23.2       364          462
        5,000        474             26.5       370          464
 
-Ten times as many pictures take 11 MB more in the main process, and twice as many 2 MB more in the workers. The rates
-are of that moment: at a lower load 5,000 pictures went at 1,144 images/s, to the same memory within 2 MB.
+Ten times as many images take 11 MB more in the main process, and twice as many take 2 MB more in the workers. The
+rates depend on the load: at a lower load, 5,000 images reached 1,144 images/s, with the same memory within 2 MB.
 
-The pictures are JPEGs of 200 to 400 pixels on a side, cut at random out of the two photographs that come with
-scikit-learn; one in a hundred is cut short. The command is the real one, with `--format=csv` and `--features`, in a
-process of its own. From 1,000 pictures on it has worker processes, each of which takes the memory that it takes to
-start Python and JAX.
+The images are JPEGs of 200 to 400 pixels on a side, cropped at random from the two photographs that come with
+scikit-learn; one file in a hundred is truncated. The benchmark runs the real command, with `--format=csv` and
+`--features`, in its own process. From 1,000 images on it has worker processes, each of which takes the memory of
+starting Python and JAX.
 
-Images a second are counted from the first line that comes out to the last; the time in all has starting and compiling
-in it. Memory is the largest resident set that was seen in looking every 20 ms: of the main process, and of its workers
-together, which count what they share once each. It is an error if there is not one line for each picture, in order, or
-a damaged picture without an error, or one that is not damaged with one.
+Images per second are counted from the first line of output to the last. The total time includes starting and
+compiling. Memory is the largest resident set seen when polling every 20 ms: that of the main process, and that of its
+workers together, in which each worker counts shared memory again. The benchmark fails unless there is one line per
+image, in order, with an error for exactly the damaged images.
 """
 
 import csv
@@ -44,14 +44,16 @@ from sklearn.datasets import load_sample_images
 from resnet_jax.runtime import provenance
 from resnet_jax.terminal import table
 
-WORKDIR = flags.DEFINE_string("workdir", None, "A run directory; unset: a ResNet-20 is trained on digits for an epoch.")
-COUNTS = flags.DEFINE_list("counts", ["500", "2500", "5000"], "Pictures to predict, one number after another.")
-OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "Where a line with all figures is added.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Run directory. Default: train a ResNet-20 on digits for one epoch.")
+COUNTS = flags.DEFINE_list(
+    "counts", ["500", "2500", "5000"], "Numbers of images to predict, measured one after another."
+)
+OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "File to which to append the results.")
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIDES = (200, 400)  # pixels
-DAMAGED = 100  # one picture in so many
-LOOK_SECONDS = 0.02
+DAMAGED_EVERY = 100  # one image in this many is damaged
+POLL_SECONDS = 0.02
 SOME_FAILED = 1  # exit code
 
 
@@ -59,11 +61,11 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     made, counts = provenance.describe(), [int(count) for count in COUNTS.value]
     with tempfile.TemporaryDirectory() as scratch:
-        workdir, folder = WORKDIR.value or f"{scratch}/run", f"{scratch}/pictures"
+        workdir, folder = WORKDIR.value or f"{scratch}/run", f"{scratch}/images"
         if not WORKDIR.value:
             recipe = ("--config=configs/digits.py", "--config.num_epochs=1", "--config.schedule.warmup_epochs=0.5")
             _check(subprocess.run([*_program(), *recipe, f"--workdir={workdir}"], cwd=ROOT, capture_output=True))
-        files = _make_pictures(pathlib.Path(folder), max(counts))
+        files = _make_images(pathlib.Path(folder), max(counts))
         megabytes = sum(map(os.path.getsize, files)) / 1e6
         print(f"{made['machine']}, {made['cpu_count']} cores; {len(files):,} JPEGs, {megabytes:,.0f} MB", flush=True)
         figures = [_predict(workdir, files[:count], f"{scratch}/out.npz") for count in counts]
@@ -85,8 +87,8 @@ def main(_: list[str]) -> None:
         print(f"\nadded to {OUTPUT.value}")
 
 
-def _make_pictures(folder: pathlib.Path, count: int) -> list[str]:
-    """Writes JPEGs, some of them damaged, and returns their paths, sorted."""
+def _make_images(folder: pathlib.Path, count: int) -> list[str]:
+    """Write JPEGs, some of them damaged, and return their paths, sorted."""
     folder.mkdir()
     photographs, random = load_sample_images().images, np.random.default_rng(0)
     paths = [folder / f"{number:06d}.jpg" for number in range(count)]
@@ -102,20 +104,22 @@ def _make_pictures(folder: pathlib.Path, count: int) -> list[str]:
 
 
 def _is_damaged(number: int) -> bool:
-    return number % DAMAGED == DAMAGED // 2
+    return number % DAMAGED_EVERY == DAMAGED_EVERY // 2
 
 
 def _predict(workdir: str, files: list[str], features: str) -> dict[str, float]:
-    """Predicts the first pictures of a folder by their paths, and checks what comes out."""
+    """Predict images by their paths, check the output, and return speed and memory."""
     arguments = ("predict", f"--workdir={workdir}", "--format=csv", f"--features={features}")
-    start, came, lines = time.perf_counter(), [], []
+    start = time.perf_counter()
+    arrival_times: list[float] = []
+    lines: list[str] = []
     process = subprocess.Popen(
         [*_program(), *arguments, *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     memory = _Memory(process.pid)
     memory.start()
     for line in process.stdout:
-        came.append(time.perf_counter())
+        arrival_times.append(time.perf_counter())
         lines.append(line)
     errors = process.stderr.read()
     code, seconds = process.wait(), time.perf_counter() - start
@@ -124,9 +128,9 @@ def _predict(workdir: str, files: list[str], features: str) -> dict[str, float]:
     with np.load(features) as written:
         good = [path for number, path in enumerate(files) if not _is_damaged(number)]
         if written["names"].tolist() != good or len(written["features"]) != len(good):
-            raise RuntimeError("the features are not those of all good pictures in order")
-    first = sum(moment - came[1] < LOOK_SECONDS for moment in came[1:])  # They come in batches.
-    rate = (len(files) - first) / (came[-1] - came[1])
+            raise RuntimeError("the features are not those of all readable images in order")
+    first = sum(moment - arrival_times[1] < POLL_SECONDS for moment in arrival_times[1:])  # Lines arrive in batches.
+    rate = (len(files) - first) / (arrival_times[-1] - arrival_times[1])
     memories = {"main_mb": memory.main / 1e6, "workers_mb": memory.workers / 1e6}
     return {"pictures": len(files), "images_per_second": rate, "seconds": seconds, **memories}
 
@@ -134,29 +138,31 @@ def _predict(workdir: str, files: list[str], features: str) -> dict[str, float]:
 def _check_lines(lines: list[str], files: list[str], code: int, errors: str) -> None:
     rows = list(csv.DictReader(lines))
     if code != SOME_FAILED or [row["picture"] for row in rows] != files:
-        raise RuntimeError(f"exit code {code} and {len(rows)} lines for {len(files)} pictures: {errors}")
+        raise RuntimeError(f"exit code {code} and {len(rows)} lines for {len(files)} images: {errors}")
     for number, row in enumerate(rows):
         if bool(row["error"]) != _is_damaged(number) or bool(row["class_1"]) == _is_damaged(number):
-            raise RuntimeError(f"a wrong line: {row}")
+            raise RuntimeError(f"unexpected line: {row}")
 
 
 class _Memory(threading.Thread):
-    """Watches a process until it ends.
+    """Monitors the memory of a process until it ends.
 
     Attributes:
-      main, workers: the largest resident sets, in bytes, of the process and of those below it together.
+      main, workers: the largest resident sets, in bytes, of the process, and of its descendants together.
     """
 
     def __init__(self, pid: int):
         super().__init__(daemon=True)
-        self._process, self.main, self.workers = psutil.Process(pid), 0, 0
+        self._process = psutil.Process(pid)
+        self.main = 0
+        self.workers = 0
 
     def run(self) -> None:
         try:
             while self._process.status() != psutil.STATUS_ZOMBIE:
                 self.main = max(self.main, self._process.memory_info().rss)
                 self.workers = max(self.workers, sum(map(_resident, self._process.children(recursive=True))))
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
         except psutil.NoSuchProcess:
             return
 

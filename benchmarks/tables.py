@@ -1,4 +1,4 @@
-"""Writes the tables of benchmarks/README.md anew, from the newest lines of results.jsonl: no figure there is by hand.
+"""Write the tables of benchmarks/README.md from the newest lines of results.jsonl. No table is edited by hand.
 
 python -m benchmarks.tables
 """
@@ -15,34 +15,34 @@ TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DO
 Lines = Sequence[dict]
 
 
-def filled(text: str, lines: Iterable[dict]) -> str:
-    """Markdown with its tables made of these lines of results, of which later ones take the place of earlier ones."""
+def fill_tables(text: str, lines: Iterable[dict]) -> str:
+    """Return Markdown with its tables filled from these lines of results. Later lines replace earlier ones."""
     lines = list(lines)
 
-    def fill(place: re.Match) -> str:
-        begin, name, end = place.groups()
+    def fill(match: re.Match) -> str:
+        begin, name, end = match.groups()
         return f"{begin}\n{TABLES[name]([line for line in lines if line['benchmark'] == name])}\n\n{end}"
 
     return TABLE.sub(fill, text)
 
 
 def train_step(lines: Lines) -> str:
-    """The newest line of each case; comparisons are of turns in the same round, for the machine changes."""
+    """Format the newest line of each case. Ratios compare turns of one round, because the load changes."""
     cases = {(line["device"], line["network"], line["dtype"], line["batch_size"]): line for line in lines}
     rows = []
     for line in cases.values():
-        seconds = {of["contestant"]: of["seconds"] for of in line["figures"]}
-        for of in line["figures"]:
+        seconds = {entry["contestant"]: entry["seconds"] for entry in line["figures"]}
+        for entry in line["figures"]:
             rows.append(
                 (
                     f"{line['network']}, {line['dtype']}, {line['batch_size']}",
-                    of["contestant"],
-                    f"{of['ms']:,.1f}",
-                    f"{of['images_per_second']:,.1f}",
-                    f"{of['tflops_per_second']:.3f}",
-                    f"{of['of_peak']:.0%}",
-                    _times(seconds.get("plain"), of["seconds"]),
-                    _times(seconds.get("torch_eager"), of["seconds"]),
+                    entry["contestant"],
+                    f"{entry['ms']:,.1f}",
+                    f"{entry['images_per_second']:,.1f}",
+                    f"{entry['tflops_per_second']:.3f}",
+                    f"{entry['of_peak']:.0%}",
+                    _times(seconds.get("plain"), entry["seconds"]),
+                    _times(seconds.get("torch_eager"), entry["seconds"]),
                     _measured(line, f"{line['rounds']} rounds"),
                 )
             )
@@ -53,9 +53,15 @@ def train_step(lines: Lines) -> str:
 def start_up(lines: Lines) -> str:
     newest = _newest(lines)
     rows = [
-        (of["recipe"], f"{of['first']:.1f}", f"{statistics.median(of['later']):.1f}", len(of["later"]), _measured(line))
+        (
+            entry["recipe"],
+            f"{entry['first']:.1f}",
+            f"{statistics.median(entry['later']):.1f}",
+            len(entry["later"]),
+            _measured(line),
+        )
         for line in newest
-        for of in line["figures"]
+        for entry in line["figures"]
     ]
     return _markdown(("recipe", "first start, s", "later ones, s", "n", "measured"), rows, newest)
 
@@ -64,32 +70,32 @@ def evaluation(lines: Lines) -> str:
     newest = _newest(lines)
     rows = [
         (
-            of["network"],
-            f"{of['ours']:,.0f}",
-            f"{of['torch_eager']:,.0f}" if of["torch_eager"] else "-",
-            f"{of['state_mb']:,.1f}",
-            f"{1e3 * of['blocked']:,.0f}",
-            f"{1e3 * of['saved']:,.0f}",
+            entry["network"],
+            f"{entry['ours']:,.0f}",
+            f"{entry['torch_eager']:,.0f}" if entry["torch_eager"] else "-",
+            f"{entry['state_mb']:,.1f}",
+            f"{1e3 * entry['blocked']:,.0f}",
+            f"{1e3 * entry['saved']:,.0f}",
             _measured(line, f"{line['rounds']} rounds"),
         )
         for line in newest
-        for of in line["figures"]
+        for entry in line["figures"]
     ]
     header = ("network", "images/s", "PyTorch, images/s", "state, MB", "a save blocks, ms", "in all, ms", "measured")
     return _markdown(header, rows, newest)
 
 
 def loop(lines: Lines) -> str:
-    """Medians of the times that a recipe was measured; of the host's share the least and the most too."""
+    """Format medians over the measurements of each recipe, and the range of the host's fraction."""
     newest = _newest(lines)
     rows = []
     for line in newest:
-        for of in line["figures"]:
-            figures = {name: [time[name] for time in of["times"]] for name in of["times"][0]}
+        for entry in line["figures"]:
+            figures = {name: [time[name] for time in entry["times"]] for name in entry["times"][0]}
             host = figures["host"]
             rows.append(
                 (
-                    of["recipe"],
+                    entry["recipe"],
                     f"{statistics.median(figures['step_ms']):,.1f}",
                     f"{statistics.median(figures['images_per_second']):,.1f}",
                     f"{statistics.median(figures['utilization']):.0%}",
@@ -103,7 +109,7 @@ def loop(lines: Lines) -> str:
 
 
 def numerics(lines: Lines) -> str:
-    """The newest line of each recipe: means over seeds; the fourth column is of runs of the same seed."""
+    """Format the newest line of each recipe: means over seeds. The fourth column compares runs with the same seed."""
     newest = {(line["device"], line["recipe"]): line for line in lines}.values()
     rows = []
     for line in newest:
@@ -128,17 +134,17 @@ def numerics(lines: Lines) -> str:
 def compiled_step(lines: Lines) -> str:
     rows, newest = [], _newest(lines)
     for line in newest:
-        for of in line["figures"]:
-            reduced = [kind for kind in of["collectives"] if kind["kind"] == "all-reduce"]
+        for entry in line["figures"]:
+            reduced = [kind for kind in entry["collectives"] if kind["kind"] == "all-reduce"]
             rows.append(
                 (
-                    f"{of['devices']} x {of['device_kind']}",
-                    f"{of['model']}, {of['dtype']}, {of['batch_size']:,}",
+                    f"{entry['devices']} x {entry['device_kind']}",
+                    f"{entry['model']}, {entry['dtype']}, {entry['batch_size']:,}",
                     sum(kind["count"] for kind in reduced),
                     f"{sum(kind['bytes'] for kind in reduced) / 1e6:,.1f}",
-                    f"{of['memory']['temporary'] / 1e6:,.0f}",
-                    f"{of['memory']['arguments'] / 1e6:,.0f}",
-                    f"{of['flops'] / 1e9:,.1f}",
+                    f"{entry['memory']['temporary'] / 1e6:,.0f}",
+                    f"{entry['memory']['arguments'] / 1e6:,.0f}",
+                    f"{entry['flops'] / 1e9:,.1f}",
                     _measured(line),
                 )
             )
@@ -152,7 +158,7 @@ TABLES: dict[str, Callable[[Lines], str]] = {
 
 
 def _times(theirs: Sequence[float] | None, ours: Sequence[float]) -> str:
-    """How many times quicker ours are: the median over rounds, and the least and the most."""
+    """Return how many times faster ours is: the median over rounds, and the range."""
     if theirs is None:
         return "-"
     ratios = sorted(other / own for other, own in zip(theirs, ours, strict=True))
@@ -160,12 +166,12 @@ def _times(theirs: Sequence[float] | None, ours: Sequence[float]) -> str:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """Mean and standard deviation of a sample, in a form such as "+.4f"."""
+    """Format mean and standard deviation of a sample, in a format such as "+.4f"."""
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form.lstrip('+')}}"
 
 
 def _newest(lines: Lines) -> Lines:
-    """The newest line of each kind of device."""
+    """Return the newest line of each kind of device."""
     return list({line["device"]: line for line in lines}.values())
 
 
@@ -176,7 +182,7 @@ def _measured(line: dict, how: str = "") -> str:
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[object]], made_of: Iterable[dict]) -> str:
-    """A table, and below it by which commands its lines of results were made."""
+    """Format a table, and below it the commands that made its lines of results."""
     table = "\n".join(f"| {' | '.join(map(str, row))} |" for row in [header, ["---"] * len(header), *rows])
     commands = dict.fromkeys(f"`{line['command']}`" for line in made_of)
     return f"{table}\n\nMade by {', '.join(commands)}." if commands else table
@@ -184,7 +190,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[object]], made_of: 
 
 def main() -> None:
     readme, lines = HERE / "README.md", (HERE / "results.jsonl").read_text().splitlines()
-    readme.write_text(filled(readme.read_text(), map(json.loads, lines)))
+    readme.write_text(fill_tables(readme.read_text(), map(json.loads, lines)))
 
 
 if __name__ == "__main__":
