@@ -1,35 +1,36 @@
-"""Images a second of our streaming feed, of PyTorch's DataLoader and of tf.data: from JPEG files to batches of uint8.
+"""Images per second of our streaming feed, PyTorch's DataLoader and tf.data, from JPEG files to uint8 batches.
 
     pip install -r requirements.txt && pip install torch --index-url https://download.pytorch.org/whl/cpu
-    python -m benchmarks.input_pipeline --pictures=FOLDER    # FOLDER/CLASS/PICTURE.jpg, or with train/ and val/ above
+    python -m benchmarks.input_pipeline --pictures=FOLDER    # FOLDER/CLASS/IMAGE.jpg, or FOLDER/SPLIT/CLASS/IMAGE.jpg
 
-RESULT, 2026-11-22, commit 56008b9, 2 cores of an AMD EPYC (a shared machine), 2,000 copies of 191 pictures of ants and
-bees of about 500 x 375, median of 5 rounds (lowest .. highest) in images/s:
+RESULT, 2026-11-22, commit 56008b9, 2 cores of an AMD EPYC (a shared machine), 2,000 copies of 191 photographs of ants
+and bees of about 500 x 375 pixels, median of 5 rounds (lowest .. highest) in images/s:
 
     ours                  1,397  (1,238 .. 1,617)
     PyTorch                 898    (853 ..   965)   ours is 1.55 x as fast
     tf.data               1,737  (1,529 .. 1,965)   0.80 x
     tf.data, antialiased    792    (774 ..   819)   1.76 x
 
-The goal was 2 x PyTorch and 1.2 x tf.data, and is not reached. Of the 1.20 ms that a picture costs us on one core, 0.93
-are libjpeg-turbo's, most of them for the entropy code; other decoders that were tried are no faster. tf.data leaves out
-the colours and pixels beside the part, which simplejpeg cannot, and does not filter.
+The goal was 2 x PyTorch and 1.2 x tf.data, and is not reached. We spend 1.20 ms per image on one core, 0.93 ms of them
+in libjpeg-turbo, mostly for entropy decoding. Other decoders that were tried are no faster. tf.data skips the colour
+conversion and the pixels outside the crop, which simplejpeg cannot, and does not filter.
 
-All read the same files in random order, cut a random part out of each picture (8 to 100 % of its area, 3:4 to 4:3),
-resize it to 224 x 224, mirror half of them, and deliver batches of 64 with labels, by two workers on two cores.
+All feeds read the same files in random order, take a random crop of each image (8 to 100 % of its area, aspect ratio
+3:4 to 4:3), resize it to 224 x 224, mirror half of the images, and deliver batches of 64 with labels, with two workers
+on two cores.
 
 - Ours is what a streaming run uses: `TrainingBatchLoader` through `workers.arrays`. A run mirrors on the device, where
-  that costs the host nothing; here the process that takes the batches does it, so that all do the same work.
-- PyTorch's transforms are those of torchvision, written out: PIL decodes all of a picture, then cuts and resizes it in
-  one call. It is spared torchvision's slower draws, and the transpose to [3, height, width].
-- tf.data decodes no more than the part that is cut out. Its random parts are a little smaller: of pictures of 500 x 375
-  they take 35 % of the area on average, the others' 41 %. As its ImageNet recipes do, it resizes without a filter
-  against aliasing, which the other two apply; with one, for the same quality, it is measured as well.
+  that costs the host nothing. Here the process that takes the batches does it, so that all feeds do the same work.
+- PyTorch's transforms are those of torchvision, written out: PIL decodes the whole image, then crops and resizes it in
+  one call. It omits torchvision's slower random numbers, and the transpose to [3, height, width].
+- tf.data decodes only the crop. Its random crops are a little smaller: for images of 500 x 375 they cover 35 % of the
+  area on average, those of the others 41 %. As in its ImageNet recipes, it resizes without antialiasing, which the
+  other two apply. It is also measured with antialiasing, for the same quality.
 
-Each measurement has a process of its own, all on the same cores, and begins after the first batches. Files come from
-the page cache. The feeds take turns, in rounds: what else the machine does meets all of them.
+Each measurement has its own process, on the same cores, and starts after the first batches. Files come from the page
+cache. The feeds take turns in rounds, so that other load on the machine affects all of them.
 
-Below the comparison stands where our time goes: the real code in one process, with a clock around each of its parts.
+Below the comparison, the benchmark prints how our time is spent: the real code in one process, with each stage timed.
 """
 
 import concurrent.futures
@@ -60,12 +61,12 @@ from resnet_jax.data.folder import FolderSource, open_folder
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import table
 
-PICTURES = flags.DEFINE_string("pictures", None, "A folder with a directory of JPEGs for each class.")
-COUNT = flags.DEFINE_integer("count", 2000, "Files to read, the folder's again and again; so many are timed.", 1)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pictures a batch.", 1)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each feed.", 1)
-CORES = flags.DEFINE_integer("cores", 2, "Cores for all processes of a feed together, and its number of workers.", 1)
-OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "Where a line with all figures is added.")
+PICTURES = flags.DEFINE_string("pictures", None, "Folder with one directory of JPEGs per class.")
+COUNT = flags.DEFINE_integer("count", 2000, "Number of files to time. The folder's files are repeated to reach it.", 1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images per batch.", 1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements per feed.", 1)
+CORES = flags.DEFINE_integer("cores", 2, "CPU cores for all processes of a feed, and its number of workers.", 1)
+OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "File to which to append the results.")
 
 OURS = "ours"
 SIZE = 224
@@ -97,15 +98,15 @@ def run() -> None:
     versions = {name: metadata.version(distributions[name][0]) for name in VERSIONS_OF if name in distributions}
     for name, (module, _) in FEEDS.items():
         if module not in versions:
-            print(f"{name} is left out: {module} is not installed")
+            print(f"{name} is skipped: {module} is not installed")
     feeds = [name for name, (module, _) in FEEDS.items() if module in versions]
     with tempfile.TemporaryDirectory() as folder:
         files = _fill(folder, PICTURES.value, COUNT.value)
         megabytes = sum(map(os.path.getsize, files)) / 1e6
         print(f"{made['machine']}, {CORES.value} cores; {len(files):,} JPEGs, {megabytes:,.0f} MB", flush=True)
         rates = _take_turns(feeds, folder)
-        costs = _apart(stage_costs, folder, BATCH_SIZE.value, COUNT.value)
-    medians = {name: statistics.median(of) for name, of in rates.items()}
+        costs = _run_in_new_process(stage_costs, folder, BATCH_SIZE.value, COUNT.value)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {name: medians[OURS] / median for name, median in medians.items()}
     _print(rates, medians, ratios, costs)
     if OUTPUT.value:
@@ -119,7 +120,7 @@ def run() -> None:
 
 
 def images_per_second(name: str, folder: str, batch_size: int, count: int, cores: int) -> float:
-    """How fast a feed delivers at least `count` pictures, once it runs."""
+    """Return the images per second of a feed over at least `count` images, after a warm-up."""
     batches = FEEDS[name][1](folder, batch_size, cores)
     for _ in range(WARM_UP):
         images, labels = (np.asarray(part) for part in next(batches))
@@ -149,15 +150,15 @@ def ours(folder: str, batch_size: int, cores: int) -> Iterator[Batch]:
 def pytorch(folder: str, batch_size: int, cores: int) -> Iterator[Batch]:
     from torch.utils.data import DataLoader, RandomSampler
 
-    pictures = TorchPictures(_source(folder))
-    sampler = RandomSampler(pictures, num_samples=ENDLESS)
+    images = TorchImages(_source(folder))
+    sampler = RandomSampler(images, num_samples=ENDLESS)
     yield from DataLoader(
-        pictures, batch_size, sampler=sampler, num_workers=cores, persistent_workers=True, prefetch_factor=2
+        images, batch_size, sampler=sampler, num_workers=cores, persistent_workers=True, prefetch_factor=2
     )
 
 
-class TorchPictures:
-    """A data set as PyTorch's loader takes it, with torchvision's transforms for training."""
+class TorchImages:
+    """A dataset for PyTorch's DataLoader, with torchvision's transforms for training."""
 
     def __init__(self, source: FolderSource):
         self._source = source
@@ -168,15 +169,15 @@ class TorchPictures:
     def __getitem__(self, index: int) -> tuple[object, int]:
         import torch
 
-        picture = Image.open(self._source.name(index)).convert("RGB")
+        image = Image.open(self._source.name(index)).convert("RGB")
         top, left, height, width = crops.random_box(
-            picture.height, picture.width, torch.rand(crops.NUM_DRAWS).numpy(), SCALE, RATIO
+            image.height, image.width, torch.rand(crops.NUM_DRAWS).numpy(), SCALE, RATIO
         )
         box = (left, top, left + width, top + height)
-        picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
+        image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
         if torch.rand(()) < 0.5:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(picture)), int(self._source.labels[index])
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return torch.from_numpy(np.array(image)), int(self._source.labels[index])
 
 
 def tf_data(folder: str, batch_size: int, cores: int, antialias: bool = False) -> Iterator[Batch]:
@@ -216,20 +217,20 @@ FEEDS: dict[str, tuple[str, Callable[[str, int, int], Iterator[Batch]]]] = {
 
 
 def stage_costs(folder: str, batch_size: int, count: int) -> dict[str, float]:
-    """What a picture costs us in each stage, in milliseconds of one core."""
+    """Return the milliseconds per image that each stage of our feed takes on one core."""
     from resnet_jax.data import host_batches, workers
 
     stages = {
         "read the file": (FolderSource, "__getitem__"),
-        "open its head": (decode.ImageFile, "__init__"),
-        "draw a part": (host_batches.TrainingBatchLoader, "_box"),
+        "read the header": (decode.ImageFile, "__init__"),
+        "draw a crop": (host_batches.TrainingBatchLoader, "_choose_box"),
         "decode": (decode.ImageFile, "pixels"),
-        "cut and resize": (crops, "resize"),
+        "crop and resize": (crops, "resize"),
     }
-    cv2.setNumThreads(0)  # As in a worker.
+    cv2.setNumThreads(0)  # as in a worker
     batches_of = _training_batches(folder, batch_size)
     images = np.empty(batches_of.shape, np.uint8)
-    batches_of(0, images)  # What is made once, such as the order of an epoch, is not counted.
+    batches_of(0, images)  # Compute the order of the epoch, which is not timed.
     seconds: Counter[str] = Counter()
     steps = range(1, 1 + math.ceil(count / batch_size))
     with contextlib.ExitStack() as clocks:
@@ -239,8 +240,8 @@ def stage_costs(folder: str, batch_size: int, count: int) -> dict[str, float]:
         for step in steps:
             batches_of(step, images)
         elapsed = time.perf_counter() - start
-    seconds["all else"] = elapsed - seconds.total()
-    with workers.arrays(_leave_as_it_is, range(ENDLESS), batches_of.shape, num_workers=1) as batches:
+    seconds["everything else"] = elapsed - seconds.total()
+    with workers.arrays(_load_nothing, range(ENDLESS), batches_of.shape, num_workers=1) as batches:
         for _ in range(WARM_UP):
             next(batches)
         start = time.perf_counter()
@@ -260,8 +261,8 @@ def _clocked(function: Callable, stage: str, seconds: Counter[str]) -> Callable:
     return clocked
 
 
-def _leave_as_it_is(number: int, images: np.ndarray) -> None:
-    """The work of a worker that has none."""
+def _load_nothing(number: int, images: np.ndarray) -> None:
+    """Do nothing, in place of loading a batch, to time only the transfer between processes."""
 
 
 def _training_batches(folder: str, batch_size: int):
@@ -276,11 +277,11 @@ def _source(folder: str) -> FolderSource:
     return open_folder(folder)["train"]
 
 
-def _fill(folder: str, pictures: str, count: int) -> list[str]:
-    """Copies JPEGs into directories of their classes, again and again until there are `count`; returns their paths."""
+def _fill(folder: str, image_folder: str, count: int) -> list[str]:
+    """Copy JPEGs into directories of their classes until there are `count` copies, and return the copies' paths."""
     found = (
         (source.name(index), source.classes[source.labels[index]])
-        for source in open_folder(pictures).values()
+        for source in open_folder(image_folder).values()
         for index in range(len(source))
     )
     jpegs = ((path, class_name) for path, class_name in found if _is_jpeg(path))
@@ -289,7 +290,7 @@ def _fill(folder: str, pictures: str, count: int) -> list[str]:
         os.makedirs(os.path.join(folder, class_name), exist_ok=True)
         copies.append(shutil.copy(path, os.path.join(folder, class_name, f"{number}.jpg")))
     if not copies:
-        raise UserError(f"there is no JPEG in {pictures}: give --pictures a folder of them")
+        raise UserError(f"--pictures ({image_folder}) holds no JPEG files. Choose a folder that does.")
     return copies
 
 
@@ -299,28 +300,32 @@ def _is_jpeg(path: str) -> bool:
 
 
 def _pin(cores: int) -> None:
-    """Keeps this process and those that it starts on so many cores."""
+    """Restrict this process and the processes that it starts to this many cores."""
     if not hasattr(os, "sched_setaffinity"):
-        raise UserError("this benchmark keeps its processes on chosen cores, which needs Linux")
+        raise UserError("this benchmark restricts its processes to some CPU cores, which requires Linux.")
     allowed = sorted(os.sched_getaffinity(0))
     if cores > len(allowed):
-        raise UserError(f"--cores={cores} are more than the {len(allowed)} that this process may use")
+        raise UserError(f"--cores ({cores}) exceeds the number of cores that this process may use ({len(allowed)}).")
     os.sched_setaffinity(0, allowed[:cores])
 
 
-def _apart(function: Callable, *arguments):
-    """What a function returns in a new process, which knows nothing of others."""
+def _run_in_new_process(function: Callable, *arguments):
+    """Call a function in a new process, and return its result."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 
 
 def _take_turns(feeds: list[str], folder: str) -> dict[str, list[float]]:
-    """Images a second of each feed in each round."""
+    """Return the images per second of each feed in each round."""
     rates: dict[str, list[float]] = {name: [] for name in feeds}
     for number in range(1, 1 + ROUNDS.value):
-        for name, of in rates.items():
-            of.append(_apart(images_per_second, name, folder, BATCH_SIZE.value, COUNT.value, CORES.value))
-        print(f"round {number}: " + ", ".join(f"{name} {of[-1]:,.0f}" for name, of in rates.items()), flush=True)
+        for name, values in rates.items():
+            values.append(
+                _run_in_new_process(images_per_second, name, folder, BATCH_SIZE.value, COUNT.value, CORES.value)
+            )
+        print(
+            f"round {number}: " + ", ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items()), flush=True
+        )
     return rates
 
 
@@ -328,12 +333,12 @@ def _print(
     rates: dict[str, list[float]], medians: dict[str, float], ratios: dict[str, float], costs: dict[str, float]
 ) -> None:
     rows = [
-        (name, round(medians[name]), f"{min(of):,.0f} .. {max(of):,.0f}", f"{ratios[name]:.2f} x")
-        for name, of in rates.items()
+        (name, round(medians[name]), f"{min(values):,.0f} .. {max(values):,.0f}", f"{ratios[name]:.2f} x")
+        for name, values in rates.items()
     ]
-    print("\n" + table(rows, header=("feed", "images/s", "of all rounds", "ours is faster")))
+    print("\n" + table(rows, header=("feed", "images/s", "range over rounds", "speed of ours")))
     rows = [(stage, f"{cost:.3f}") for stage, cost in costs.items()]
-    print("\n" + table([*rows, ("together", f"{sum(costs.values()):.3f}")], header=("stage of ours", "ms a picture")))
+    print("\n" + table([*rows, ("total", f"{sum(costs.values()):.3f}")], header=("stage of ours", "ms per image")))
 
 
 if __name__ == "__main__":
