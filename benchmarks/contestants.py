@@ -2,7 +2,7 @@
 
     python -m benchmarks.contestants ours resnet20 float32 128 2    # with 2 steps to warm up
 
-All train steps train the same model on a batch of uint8 images that stays on the device: they normalise the images,
+All train steps train the same model on a batch of uint8 images that stays on the device: they normalize the images,
 compute loss, accuracy and gradients, and update with SGD, Nesterov momentum and weight decay. The process prints a line
 when it is ready. For each number that it reads from standard input, it takes that many steps and prints the seconds.
 
@@ -157,9 +157,9 @@ def plain(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
     @jax.jit
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState, dict]:
         def loss_fn(params):
-            normalised = (images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
+            normalized = (images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
             logits, updated = state.apply_fn(
-                {"params": params, "batch_stats": state.batch_stats}, normalised, train=True, mutable=["batch_stats"]
+                {"params": params, "batch_stats": state.batch_stats}, normalized, train=True, mutable=["batch_stats"]
             )
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
             penalty = 0.5 * WEIGHT_DECAY * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params) if leaf.ndim > 1)

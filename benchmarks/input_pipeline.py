@@ -12,7 +12,7 @@ and bees of about 500 x 375 pixels, median of 5 rounds (lowest .. highest) in im
     tf.data, antialiased    792    (774 ..   819)   1.76 x
 
 The goal was 2 x PyTorch and 1.2 x tf.data, and is not reached. We spend 1.20 ms per image on one core, 0.93 ms of them
-in libjpeg-turbo, mostly for entropy decoding. Other decoders that were tried are no faster. tf.data skips the colour
+in libjpeg-turbo, mostly for entropy decoding. Other decoders that were tried are no faster. tf.data skips the color
 conversion and the pixels outside the crop, which simplejpeg cannot, and does not filter.
 
 All feeds read the same files in random order, take a random crop of each image (8 to 100 % of its area, aspect ratio

@@ -10,7 +10,7 @@ from tests.models.torch_reference import ARCHITECTURES, make_model
 
 
 def make_torch_model(model_name: str) -> tuple[torch.nn.Module, Callable[[torch.Tensor], torch.Tensor], str]:
-    """Return PyTorch's model, the function that normalises its images, and its device."""
+    """Return PyTorch's model, the function that normalizes its images, and its device."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as XLA does
     torch.backends.cudnn.benchmark = True
@@ -20,15 +20,15 @@ def make_torch_model(model_name: str) -> tuple[torch.nn.Module, Callable[[torch.
     mean = torch.tensor(contestants.MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(contestants.STD, device=device).view(1, 3, 1, 1)
 
-    def normalise(images: torch.Tensor) -> torch.Tensor:
+    def normalize(images: torch.Tensor) -> torch.Tensor:
         return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
-    return model, normalise, device
+    return model, normalize, device
 
 
 def torch_eager(model_name: str, dtype: str, batch_size: int, compiled: bool = False) -> contestants.TakeSteps:
     """Take train steps in PyTorch, with channels last, and with autocast for bfloat16."""
-    model, normalise, device = make_torch_model(model_name)
+    model, normalize, device = make_torch_model(model_name)
     sgd = torch.optim.SGD(
         model.parameters(),
         contestants.LEARNING_RATE,
@@ -43,7 +43,7 @@ def torch_eager(model_name: str, dtype: str, batch_size: int, compiled: bool = F
 
     def forward(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits = model(normalise(images))
+            logits = model(normalize(images))
         return torch.nn.functional.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).float().mean()
 
     if compiled:
@@ -63,7 +63,7 @@ def torch_eager(model_name: str, dtype: str, batch_size: int, compiled: bool = F
 
 def torch_scoring(model_name: str, dtype: str, batch_size: int) -> contestants.TakeSteps:
     """Score batches in host memory in PyTorch. A step is one batch."""
-    model, normalise, device = make_torch_model(model_name)
+    model, normalize, device = make_torch_model(model_name)
     model.eval()
     pixels, labels = contestants.random_batch(model_name, batch_size)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -74,7 +74,7 @@ def torch_scoring(model_name: str, dtype: str, batch_size: int) -> contestants.T
         losses = []
         for _ in range(steps):
             with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-                logits = model(normalise(images.to(device)))
+                logits = model(normalize(images.to(device)))
             losses.append(torch.nn.functional.cross_entropy(logits.float(), labels.to(device), reduction="none"))
         return torch.cat(losses).mean().item()
 

@@ -4,8 +4,8 @@
     python main.py --config=configs/imagenet.py:strikes_back_a3 --workdir=/tmp/a3
 
 Default: 90 epochs of SGD at 224 pixels (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), who report 76.3 % top-1.
-The learning rate follows --config.batch_size. Their recipe warms up from 0.1 and normalises each group of 32 examples
-separately. Ours warms up from zero and normalises over the whole batch.
+The learning rate follows --config.batch_size. Their recipe warms up from 0.1 and normalizes each group of 32 examples
+separately. Ours warms up from zero and normalizes over the whole batch.
 
 `strikes_back_a3`: 100 epochs at 160 pixels with LAMB and binary cross-entropy (Wightman et al. 2021, procedure A3,
 https://arxiv.org/abs/2110.00476), who report 78.1 % top-1 at 224 pixels.

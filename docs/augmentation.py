@@ -30,7 +30,7 @@ ROWS = [
     ({"random_resized_crop": (0.08, 1.0)}, "a crop of 8 to 100 % of the area, resized to the full size"),
     ({"crop_padding": 28}, "shifted by up to 28 pixels, over black"),
     ({"horizontal_flip": True}, "mirrored with probability 0.5"),
-    ({"rotation": 30.0}, "rotated by up to 30 degrees; gaps get the mean colour of the dataset"),
+    ({"rotation": 30.0}, "rotated by up to 30 degrees; gaps get the mean color of the dataset"),
     ({"color_jitter": (0.4, 0.4, 0.4, 0.1)}, "brightness, contrast, saturation and hue changed"),
     ({"randaugment": (1, 9)}, "one of 14 operations, at magnitude 9 of 10"),
     ({"randaugment": (2, 9)}, "two operations"),
@@ -57,7 +57,7 @@ def augment(images: np.ndarray, overrides: dict, fill: np.ndarray) -> tuple[np.n
     Args:
       images: uint8 [n, SIZE, SIZE, 3].
       overrides: the settings `augment` that differ from their defaults.
-      fill: the colour of gaps.
+      fill: the color of gaps.
 
     Returns:
       The augmented images, uint8 [n, DRAWS, SIZE, SIZE, 3], and the weight of the first image's own label in its label,

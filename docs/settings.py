@@ -19,7 +19,7 @@ SECTIONS = {
     "optimizer": "The update of the parameters.",
     "schedule": "The learning rate over time.",
     "loss": "The loss, and knowledge distillation from a teacher.",
-    "batch_norm": "Batch normalisation.",
+    "batch_norm": "Batch normalization.",
     "checkpoint": "What is saved, and when.",
 }
 INTRODUCTION = """# Settings

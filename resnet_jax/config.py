@@ -65,8 +65,8 @@ def default() -> ConfigDict:
     config.dataset.test_split = ""  # read once, at the end. "": the dataset's own, if any; "none": no test result
     config.dataset.feed = "auto"  # "resident" in device memory, "streaming" from disk; "auto": by size and memory
     config.dataset.image_size = placeholder(int)  # training side in pixels; unset: as stored; 224 if sizes differ
-    config.dataset.eval_resize = placeholder(int)  # short side before the centre crop; unset: 8/7 of eval_crop
-    config.dataset.eval_crop = placeholder(int)  # side in pixels of the centre crop in evaluation; unset: image_size
+    config.dataset.eval_resize = placeholder(int)  # short side before the center crop; unset: 8/7 of eval_crop
+    config.dataset.eval_crop = placeholder(int)  # side in pixels of the center crop in evaluation; unset: image_size
     config.dataset.num_workers = placeholder(int)  # decoding processes; unset: one per core, up to 16; 0: threads
     config.dataset.max_unreadable = 100  # the run stops if more images than this cannot be read
     config.dataset.mean = placeholder(tuple)  # per channel, of pixels in [0, 1]; unset: measured on the training split

@@ -98,7 +98,7 @@ def check(config: ConfigDict) -> None:
     if (config.dataset.mean is None) != (config.dataset.std is None):
         raise UserError("dataset.mean and dataset.std go together. Set both, or neither to have them measured.")
     if config.dataset.mean is not None:
-        check_normalisation(config.dataset.mean, config.dataset.std)
+        check_normalization(config.dataset.mean, config.dataset.std)
     if config.profile_steps is not None:
         profile_range(config)
 
@@ -117,7 +117,7 @@ def profile_range(config: ConfigDict) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
-def check_normalisation(mean: tuple, std: tuple) -> None:
+def check_normalization(mean: tuple, std: tuple) -> None:
     """Check the mean and std of the pixels.
 
     Raises:

@@ -50,7 +50,7 @@ def grid(images: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str], col
     return np.asarray(canvas)
 
 
-def labelled_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = COLUMNS) -> np.ndarray:
+def labeled_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = COLUMNS) -> np.ndarray:
     """Arrange a training batch in a grid, each image captioned with the most likely class of its label.
 
     Args:
@@ -70,7 +70,7 @@ def titled_rows(titles: Sequence[tuple[str, str]], images: Sequence[Sequence[np.
     """Arrange images in rows, each row with its title to the left.
 
     Args:
-      titles: n titles, each with a subtitle that is shown below it in a paler colour.
+      titles: n titles, each with a subtitle that is shown below it in a paler color.
       images: n rows of images, each uint8 [height, width, channels] with 1 or 3 channels.
 
     Returns:
@@ -99,7 +99,7 @@ def _draw_image(canvas: Image.Image, image: np.ndarray, left: int, top: int, cel
     height, width = image.shape[:2]
     scale = cell / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    # Nearest-neighbour enlargement keeps the pixels inspectable. Reduction by it would drop most of them.
+    # Nearest-neighbor enlargement keeps the pixels inspectable. Reduction by it would drop most of them.
     resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     resized = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB").resize(size, resampling)
     canvas.paste(CELL_BACKGROUND, (left, top, left + cell, top + cell))

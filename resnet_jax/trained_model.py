@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data import feed_config
 from resnet_jax.data.feed import EvaluationData
-from resnet_jax.data.folder import UnlabelledImages
+from resnet_jax.data.folder import UnlabeledImages
 from resnet_jax.data.host_batches import BatchInfo
 from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.preprocess import Preprocess
@@ -120,7 +120,7 @@ class TrainedModel:
         Raises:
           UserError: if the model takes images that are not square in their original size, and none can be read.
         """
-        return self._external_examples(UnlabelledImages(files, channels=len(self.preprocess.mean)), num_workers)
+        return self._external_examples(UnlabeledImages(files, channels=len(self.preprocess.mean)), num_workers)
 
     def outputs(self, examples: EvaluationData) -> Iterator[Outputs]:
         """Yield the outputs for all examples in order, one batch at a time. Memory holds the images of a few batches.
@@ -168,17 +168,17 @@ class TrainedModel:
                 "[n, height, width, channels]."
             )
         channels = len(self.preprocess.mean)
-        if images.shape[-1] not in (1, channels):  # Grey images are converted to three channels.
-            kind = "grey images with 1 channel" if channels == 1 else f"images with {channels} channels"
+        if images.shape[-1] not in (1, channels):  # Gray images are converted to three channels.
+            kind = "gray images with 1 channel" if channels == 1 else f"images with {channels} channels"
             raise UserError(f"images have the wrong number of channels ({images.shape[-1]}). This model takes {kind}.")
         positions = np.arange(len(images))
         if len(images):
             # Resize all images here and at once: for a few images, starting the prefetching would take longer.
-            examples = self._external_examples(UnlabelledImages(images, images.shape[-1]), num_workers=0)
+            examples = self._external_examples(UnlabeledImages(images, images.shape[-1]), num_workers=0)
             images = examples.images_at(positions)
         return InMemoryExamples(images, np.zeros(len(images), np.int32), positions)
 
-    def _external_examples(self, source: UnlabelledImages, num_workers: int) -> StreamedExamples:
+    def _external_examples(self, source: UnlabeledImages, num_workers: int) -> StreamedExamples:
         subset = Subset({"": source}, np.zeros(len(source), np.int64), np.arange(len(source)))
         # Without a reporter: the caller finds the images that cannot be read in `Outputs.problems`.
         return feed_config.external_examples(self.config.dataset, subset, num_workers, reporter=None)

@@ -4,7 +4,7 @@ import os
 import pathlib
 
 # JAX reads these settings once, so set them before it is imported. Programs compiled in tests are small and run only
-# briefly. Without LLVM's optimisations they compile in half the time. Subprocesses have their own XLA_FLAGS, because
+# briefly. Without LLVM's optimizations they compile in half the time. Subprocesses have their own XLA_FLAGS, because
 # they run as for users.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"

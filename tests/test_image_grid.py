@@ -67,10 +67,10 @@ def test_rows_are_drawn_beside_their_titles():
         assert drawn[:, 1].max() < start - image_grid.TITLE_MARGIN + 1
 
 
-def test_labelled_grid_captions_images_with_their_classes():
+def test_labeled_grid_captions_images_with_their_classes():
     """Soft labels are shown as their most likely class, and fractional pixel values are rounded."""
     images = np.full((2, 4, 4, 1), 100.4, np.float32)
-    hard = image_grid.labelled_grid(images, np.array([1, 0]), ("cat", "dog"), columns=2)
-    soft = image_grid.labelled_grid(images, np.array([[0.3, 0.7], [0.9, 0.1]]), ("cat", "dog"), columns=2)
+    hard = image_grid.labeled_grid(images, np.array([1, 0]), ("cat", "dog"), columns=2)
+    soft = image_grid.labeled_grid(images, np.array([[0.3, 0.7], [0.9, 0.1]]), ("cat", "dog"), columns=2)
     np.testing.assert_array_equal(hard, soft)
     np.testing.assert_array_equal(hard, image_grid.grid(np.full((2, 4, 4, 1), 100, np.uint8), ("dog", "cat"), 2))

@@ -36,7 +36,7 @@ def digits(tiny_run):
 
 @pytest.fixture
 def make_model(mesh):
-    """A function that returns an untrained model for colour images, with the resolved settings `dataset`."""
+    """A function that returns an untrained model for color images, with the resolved settings `dataset`."""
 
     def make(feed="resident", image_size=12, on=mesh, channels=3, **dataset):
         config = settings.default()
@@ -126,19 +126,19 @@ def test_predict_enlarges_smaller_images_as_evaluation_does_on_the_device(make_m
     np.testing.assert_allclose(run.predict(images).probabilities, expected_probabilities(run, images), rtol=0.02)
 
 
-def test_predict_converts_colour_images_for_a_grey_model(make_model, tmp_path):
-    run, colour = make_model(channels=1), image_files.random_image(0)
-    colour.save(tmp_path / "colour.png")
-    grey = ImageFile((tmp_path / "colour.png").read_bytes()).pixels(channels=1)
+def test_predict_converts_color_images_for_a_gray_model(make_model, tmp_path):
+    run, color = make_model(channels=1), image_files.random_image(0)
+    color.save(tmp_path / "color.png")
+    gray = ImageFile((tmp_path / "color.png").read_bytes()).pixels(channels=1)
     np.testing.assert_array_equal(
-        run.predict([tmp_path / "colour.png"]).probabilities, run.predict(grey[None]).probabilities
+        run.predict([tmp_path / "color.png"]).probabilities, run.predict(gray[None]).probabilities
     )
 
 
-def test_predict_repeats_grey_images_for_a_colour_model(make_model):
-    run, grey = make_model(), noise(3, channels=1)
-    expected = run.predict(grey.repeat(3, axis=-1)).probabilities
-    np.testing.assert_allclose(run.predict(grey).probabilities, expected, rtol=1e-5)
+def test_predict_repeats_gray_images_for_a_color_model(make_model):
+    run, gray = make_model(), noise(3, channels=1)
+    expected = run.predict(gray.repeat(3, axis=-1)).probabilities
+    np.testing.assert_allclose(run.predict(gray).probabilities, expected, rtol=1e-5)
 
 
 def test_predict_compiles_few_programs_for_any_number_of_images(make_model, single_device):
@@ -169,7 +169,7 @@ def test_predict_accepts_no_images(digits):
         (np.zeros((8, 8, 1), np.uint8), r"uint8 \[8, 8, 1\]"),
         (
             np.zeros((1, 8, 8, 3), np.uint8),
-            r"wrong number of channels \(3\)\. This model takes grey images with 1 channel",
+            r"wrong number of channels \(3\)\. This model takes gray images with 1 channel",
         ),
         (["/nowhere/cat.jpg"], "/nowhere/cat.jpg cannot be read: No such file or directory"),
     ],

@@ -29,7 +29,7 @@ LINK = flags.DEFINE_float(
     lower_bound=1e-3,
 )
 HOP = flags.DEFINE_float(
-    "hop_us", 1.0, "Latency in microseconds of the smallest message to a neighbour in the ring.", lower_bound=0.0
+    "hop_us", 1.0, "Latency in microseconds of the smallest message to a neighbor in the ring.", lower_bound=0.0
 )
 
 

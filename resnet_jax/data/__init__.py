@@ -1,1 +1,1 @@
-"""From where examples lie to normalised batches on the device."""
+"""From where examples lie to normalized batches on the device."""

@@ -77,7 +77,7 @@ class ImageFile:
         """Decode the image: the first frame of an animation, transparent pixels on white.
 
         Args:
-          channels: 3 for RGB, 1 for greyscale.
+          channels: 3 for RGB, 1 for grayscale.
           shrink: 1, 2, 4 or 8. A JPEG is decoded at this fraction of its size, which is faster; other formats are not.
           bottom: rows from here on are not needed. With `shrink` 1, they may be missing.
 
@@ -117,7 +117,7 @@ def _translate_errors() -> Iterator[None]:
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Convert an image to 8 bits per channel without transparency."""
-    if image.mode.startswith("I"):  # PIL would clip 16-bit greyscale to white.
+    if image.mode.startswith("I"):  # PIL would clip 16-bit grayscale to white.
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

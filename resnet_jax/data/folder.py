@@ -159,7 +159,7 @@ def _interleave(files: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class UnlabelledImages:
+class UnlabeledImages:
     """Images to predict, as a source of examples. Their labels have no meaning: all are 0.
 
     Args:

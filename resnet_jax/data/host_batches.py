@@ -186,7 +186,7 @@ class EvaluationBatchLoader:
 
     Attributes:
       loader, batch_size, rows: see `TrainingBatchLoader`.
-      resize: length to which the short side of an image is resized before the centre is cropped to the loader's shape;
+      resize: length to which the short side of an image is resized before the center is cropped to the loader's shape;
         None if the loader does not resize.
     """
 

@@ -21,7 +21,7 @@ ROWS_LEFT_OVER = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before mar
 
 
 def size(encoded: bytes) -> tuple[int, int] | None:
-    """Return the encoded (height, width) of a greyscale or YCbCr JPEG, and None for anything else."""
+    """Return the encoded (height, width) of a grayscale or YCbCr JPEG, and None for anything else."""
     if not encoded.startswith(START):
         return None
     try:
@@ -41,7 +41,7 @@ def decode(encoded: bytes, channels: int, shrink: int = 1, bottom: int | None = 
 
     Args:
       encoded: the file.
-      channels: 3 for RGB, 1 for greyscale.
+      channels: 3 for RGB, 1 for grayscale.
       shrink: 1, 2, 4 or 8; the image is decoded at this fraction of its size, rounded up.
       bottom: rows from here on are not needed and may be missing in the result.
 
@@ -71,7 +71,7 @@ def _decode_rows(encoded: bytes, color_space: str, channels: int, bottom: int) -
     if frame is None:
         return None
     height, width = (int.from_bytes(encoded[start : start + 2], "big") for start in (frame + 5, frame + 7))
-    # Two more rows, because colours encoded at half the resolution are also interpolated from the row below.
+    # Two more rows, because colors encoded at half the resolution are also interpolated from the row below.
     lowered = math.ceil((bottom + 2) / MAX_BLOCK_ROWS) * MAX_BLOCK_ROWS
     if lowered >= height:
         return None

@@ -19,7 +19,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per cha
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Resize images to the size of the model and normalise them, `(pixels / 255 - mean) / std`, on the device.
+    """Resize images to the size of the model and normalize them, `(pixels / 255 - mean) / std`, on the device.
 
     Attributes:
       mean, std: one number per input channel of the model, for pixels in [0, 1].
@@ -45,17 +45,17 @@ class Preprocess:
         """Preprocess images, uint8 or float32 [batch, height, width, channels] in [0, 255].
 
         Returns:
-          float32 [batch, height, width, channels], with `image_size` as height and width if it is set. Greyscale images
+          float32 [batch, height, width, channels], with `image_size` as height and width if it is set. Grayscale images
           get three channels if `mean` and `std` have three numbers.
         """
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
-        # Resize before normalising, which broadcasts grey to three channels: resizing those would be three times the
-        # work. The result is the same, because interpolation and normalisation commute.
+        # Resize before normalizing, which broadcasts gray to three channels: resizing those would be three times the
+        # work. The result is the same, because interpolation and normalization commute.
         return (self._resize(images.astype(jnp.float32)) / 255 - mean) / std
 
     def check(self, channels: int) -> None:
-        """Raise `UserError` if images with this number of channels cannot be normalised."""
-        if channels != len(self.mean) and (channels, len(self.mean)) != (1, 3):  # Grey becomes three channels.
+        """Raise `UserError` if images with this number of channels cannot be normalized."""
+        if channels != len(self.mean) and (channels, len(self.mean)) != (1, 3):  # Gray becomes three channels.
             raise UserError(
                 f"mean and std have {len(self.mean)} channels, but the images have {channels}. Set dataset.mean and "
                 "dataset.std, or use other weights if mean and std come from these."
@@ -64,7 +64,7 @@ class Preprocess:
     def mean_pixel(self, channels: int) -> tuple[float, ...]:
         """Return the pixel in [0, 255] that becomes zero.
 
-        For greyscale images that become three channels, its average over the channels is zero.
+        For grayscale images that become three channels, its average over the channels is zero.
         """
         if len(self.mean) == channels:
             return tuple(255 * mean for mean in self.mean)

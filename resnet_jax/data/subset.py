@@ -75,11 +75,11 @@ class Subset:
                 taken.__dict__[name] = self.__dict__[name]
         return taken
 
-    def as_greyscale(self) -> "Subset":
+    def as_grayscale(self) -> "Subset":
         """Return the same examples, with images in files decoded to one channel."""
-        greyscale = Subset(self._sources, self._source_numbers, self._indices)
-        greyscale.channels = 1
-        return greyscale
+        grayscale = Subset(self._sources, self._source_numbers, self._indices)
+        grayscale.channels = 1
+        return grayscale
 
     # -----------------------------------------------------------------------------------------------------------------
     # What is known without reading all examples

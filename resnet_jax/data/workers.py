@@ -317,7 +317,7 @@ def is_worker_starting() -> bool:
 
 
 def _start_worker(number: int, count: int) -> None:
-    """Initialise a worker; grain calls it first in each worker."""
+    """Initialize a worker; grain calls it first in each worker."""
     # Signals may reach all processes, but the main process still needs its data to stop cleanly.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)

@@ -93,7 +93,7 @@ def replay(broken: BrokenStep, config: ConfigDict, classes: tuple[str, ...]) -> 
 
 def write_images(broken: BrokenStep, directory: WorkDir, classes: tuple[str, ...]) -> epath.Path:
     """Write the images of the batch with their classes as one PNG file, and return its path."""
-    grid = image_grid.labelled_grid(broken.images, broken.labels, classes, columns=IMAGES_PER_ROW)
+    grid = image_grid.labeled_grid(broken.images, broken.labels, classes, columns=IMAGES_PER_ROW)
     png = io.BytesIO()
     Image.fromarray(grid).save(png, "PNG")
     directory.write(f"{FOLDER}/batch.png", png.getvalue())

@@ -89,8 +89,8 @@ def ring_seconds(
     Args:
       collectives: those of a step.
       num_devices: devices in the ring (n).
-      link_bytes_per_second: what a device sends to its neighbours in the ring, both directions together.
-      hop_seconds: how long the smallest message takes to reach a neighbour.
+      link_bytes_per_second: what a device sends to its neighbors in the ring, both directions together.
+      hop_seconds: how long the smallest message takes to reach a neighbor.
 
     Raises:
       UserError: for a kind of collective that is not run as a ring.

@@ -157,7 +157,7 @@ def open_examples(
             "another run."
         )
     if subset.channels > len(trained.preprocess.mean):
-        subset = subset.as_greyscale()
+        subset = subset.as_grayscale()
     trained.preprocess.check(subset.image_shape[-1])
     dataset = trained.config.dataset
     if is_other_dataset:

@@ -16,7 +16,7 @@ ApplyModel = Callable[[dict, jax.Array], jax.Array]
 
 
 def make_apply(model: nn.Module, tta: str | None = None) -> ApplyModel:
-    """Return a function from variables and normalised images to logits, float32 [batch, classes].
+    """Return a function from variables and normalized images to logits, float32 [batch, classes].
 
     Args:
       model: the model.

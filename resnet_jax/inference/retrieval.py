@@ -15,10 +15,10 @@ def rank_by_similarity(candidates: Features, top: int) -> Rank:
     The similarity is in [-1, 1], and 1 for equal images. The function returns the `top` most similar candidates, or all
     if there are fewer. Among equally similar candidates, the first comes first.
     """
-    candidate_units = _normalise(candidates.array())
+    candidate_units = _normalize(candidates.array())
 
     def rank(outputs: Outputs) -> list[Ranking]:
-        indices, cosines = _search(_normalise(outputs.features), candidate_units, top)
+        indices, cosines = _search(_normalize(outputs.features), candidate_units, top)
         return [
             [(candidates.paths[index], float(cosine)) for index, cosine in zip(*row, strict=True)]
             for row in zip(indices, cosines, strict=True)
@@ -51,7 +51,7 @@ def _search(queries: np.ndarray, candidates: np.ndarray, top: int) -> tuple[np.n
     return best_indices, best_cosines
 
 
-def _normalise(features: np.ndarray) -> np.ndarray:
+def _normalize(features: np.ndarray) -> np.ndarray:
     """Scale features to length 1. Features that are all zero stay zero."""
     lengths = np.linalg.norm(features, axis=-1, keepdims=True)
     return features / np.where(lengths == 0, 1, lengths)

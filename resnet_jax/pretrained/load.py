@@ -182,7 +182,7 @@ def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         values = {key: json.loads(metadata[key]) for key in METADATA_KEYS}
         values |= {key: tuple(values[key]) for key in ("mean", "std", "classes")}
-        config_check.check_normalisation(values["mean"], values["std"])
+        config_check.check_normalization(values["mean"], values["std"])
         if not all(isinstance(name, str) for name in values["classes"]):
             raise ValueError
         if values["image_size"] is not None and values["image_size"] not in range(1, LARGEST_IMAGE):

@@ -1,6 +1,6 @@
-"""Style that all charts of a report share: colours, layout, and their embedding in the page.
+"""Style that all charts of a report share: colors, layout, and their embedding in the page.
 
-page.css sets the colours of text and lines for the light and the dark theme.
+page.css sets the colors of text and lines for the light and the dark theme.
 """
 
 import html
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-# Okabe & Ito 2008, "Color Universal Design": distinguishable for colour-blind readers, legible on white and on black.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-BLUE, VERMILION = COLOURS[:2]
-GREY = "#808080"
-PALE_GREY = "rgba(128, 128, 128, 0.22)"
+# Okabe & Ito 2008, "Color Universal Design": distinguishable for color-blind readers, legible on white and on black.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+BLUE, VERMILION = COLORS[:2]
+GRAY = "#808080"
+PALE_GRAY = "rgba(128, 128, 128, 0.22)"
 TRANSPARENT = "rgba(0, 0, 0, 0)"
 FONT_SIZE = 13  # pixels
 MAX_LABEL_LENGTH = 14  # characters, beside an axis
@@ -45,11 +45,11 @@ def layout(**settings) -> dict:
         "template": "none",
         "paper_bgcolor": TRANSPARENT,
         "plot_bgcolor": TRANSPARENT,
-        "font": {"family": "system-ui, sans-serif", "size": FONT_SIZE, "color": GREY},
+        "font": {"family": "system-ui, sans-serif", "size": FONT_SIZE, "color": GRAY},
         "margin": {"l": 8, "r": 22, "t": 8, "b": 8},
         "hovermode": "x unified",
         "legend": {"orientation": "h", "traceorder": "normal", "yanchor": "bottom", "y": 1.01, "x": 0},
-        "modebar": {"orientation": "v", "bgcolor": TRANSPARENT, "color": GREY, "activecolor": BLUE},
+        "modebar": {"orientation": "v", "bgcolor": TRANSPARENT, "color": GRAY, "activecolor": BLUE},
         **settings,
     }
 
@@ -58,9 +58,9 @@ def axis(**settings) -> dict:
     """Return Plotly's axis settings in the common style, updated with `settings`."""
     return {
         "automargin": True,
-        "gridcolor": PALE_GREY,
+        "gridcolor": PALE_GRAY,
         "zeroline": False,
-        "linecolor": PALE_GREY,
+        "linecolor": PALE_GRAY,
         "title_font_size": FONT_SIZE,
         **settings,
     }

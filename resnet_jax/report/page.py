@@ -105,7 +105,7 @@ def _prediction_charts(run: ReportedRun, classes: tuple[str, ...], number: int) 
         counts = "Point at a cell to see its count; draw a box to zoom in."
     caption = (
         "One row per class, one column per predicted class. Correct predictions are blue and mistakes vermilion, on "
-        f"separate scales; a stronger colour means more examples. {counts}"
+        f"separate scales; a stronger color means more examples. {counts}"
     )
     shape = "square" if len(classes) <= prediction_charts.MAX_CLASSES_WITH_NAMES else "large"
     matrix = prediction_charts.confusion_matrix(run.confusion, classes)

@@ -10,7 +10,7 @@ from resnet_jax.evaluation.metrics import CalibrationBin, wilson_interval
 from resnet_jax.report import chart_style
 
 # Vermilion for mistakes (negative values), blue for correct predictions (positive values), each fading towards 0.
-CONFUSION_COLOURS = [
+CONFUSION_COLORS = [
     (0, "rgba(213, 94, 0, 0.85)"),
     (0.5, "rgba(213, 94, 0, 0)"),
     (0.5, "rgba(0, 114, 178, 0)"),
@@ -50,7 +50,7 @@ def _add_accuracies(chart: go.Figure, bins: Sequence[CalibrationBin]) -> None:
         error_y={
             "array": [high - accuracy for (_, high), accuracy in zip(intervals, accuracies, strict=True)],
             "arrayminus": [accuracy - low for (low, _), accuracy in zip(intervals, accuracies, strict=True)],
-            "color": chart_style.GREY,
+            "color": chart_style.GRAY,
             "thickness": 1.2,
             "width": 3,
         },
@@ -80,7 +80,7 @@ def _add_diagonal(chart: go.Figure) -> None:
         x=[0, 1],
         y=[0, 1],
         mode="lines",
-        line={"color": chart_style.GREY, "dash": "dot", "width": 1},
+        line={"color": chart_style.GRAY, "dash": "dot", "width": 1},
         hoverinfo="skip",
         showlegend=False,
         row=1,
@@ -93,7 +93,7 @@ def _add_example_counts(chart: go.Figure, bins: Sequence[CalibrationBin]) -> Non
         **_bar_settings(bins),
         y=[calibration_bin.examples for calibration_bin in bins],
         name="examples",
-        marker_color=chart_style.GREY,
+        marker_color=chart_style.GRAY,
         showlegend=False,
         hovertemplate="confidence %{customdata[0]}<br>%{y:,} examples<extra></extra>",
         row=2,
@@ -136,7 +136,7 @@ def _bar_settings(bins: Sequence[CalibrationBin]) -> dict:
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> go.Figure:
     """Draw a confusion matrix, with correct predictions in blue and mistakes in vermilion.
 
-    The two colours have separate scales, because there are usually far more correct predictions than mistakes. With few
+    The two colors have separate scales, because there are usually far more correct predictions than mistakes. With few
     classes, the cells show counts.
 
     Args:
@@ -156,7 +156,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> go.Figure:
         customdata=matrix.astype(np.min_scalar_type(int(matrix.max()))),
         zmin=-100,
         zmax=100,
-        colorscale=CONFUSION_COLOURS,
+        colorscale=CONFUSION_COLORS,
         showscale=False,
         xgap=1 if counts else 0,
         ygap=1 if counts else 0,

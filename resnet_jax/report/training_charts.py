@@ -45,7 +45,7 @@ def learning_rate(runs: Curves) -> go.Figure:
             y=curve.values,
             name=chart_style.escape(run) if len(runs) > 1 else "learning rate",
             mode="lines" if len(curve.steps) > 1 else "markers",
-            line={"color": _colour(number), "width": 2},
+            line={"color": _color(number), "width": 2},
             hovertemplate="%{y:.4g}",
         )
     return chart
@@ -63,7 +63,7 @@ def time_spent(runs: Mapping[str, Mapping[str, float]], show_names: bool) -> go.
     titles = {"input": "waiting for data"}
     names = [chart_style.escape(run) for run in runs]
     chart = chart_style.empty_chart(barmode="stack", hovermode="closest", bargap=0.35)
-    for phase, colour in zip(PHASES, chart_style.COLOURS, strict=False):
+    for phase, color in zip(PHASES, chart_style.COLORS, strict=False):
         seconds = [seconds_by_phase.get(phase, 0.0) for seconds_by_phase in runs.values()]
         title = titles.get(phase, phase)
         chart.add_bar(
@@ -71,7 +71,7 @@ def time_spent(runs: Mapping[str, Mapping[str, float]], show_names: bool) -> go.
             y=names,
             orientation="h",
             name=title,
-            marker={"color": colour, "line": {"width": 0}},
+            marker={"color": color, "line": {"width": 0}},
             customdata=[duration(value) for value in seconds],
             hovertemplate=f"{title}: %{{customdata}}<extra></extra>",
         )
@@ -96,11 +96,11 @@ def _metric_chart(runs: Curves, metric: str, scale: float, hover_format: str) ->
                 name=chart_style.escape(f"{run}, {name}") if several else name,
                 showlegend=is_main or not several,
                 mode="lines" if len(curve.steps) > 1 else "markers",
-                line={"color": _colour(number if several else split == "validation"), "dash": dash, "width": 2},
+                line={"color": _color(number if several else split == "validation"), "dash": dash, "width": 2},
                 hovertemplate="%{y" + hover_format,
             )
     return chart
 
 
-def _colour(number: int) -> str:
-    return chart_style.COLOURS[number % len(chart_style.COLOURS)]
+def _color(number: int) -> str:
+    return chart_style.COLORS[number % len(chart_style.COLORS)]

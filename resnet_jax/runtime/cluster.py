@@ -108,7 +108,7 @@ class Agreement:
 
 
 def _end_unless_all_start(num_processes: int | None) -> threading.Timer:
-    """Return a running timer that ends this process after `START_TIMEOUT` seconds, unless it is cancelled."""
+    """Return a running timer that ends this process after `START_TIMEOUT` seconds, unless it is canceled."""
 
     def end() -> None:
         processes = "all processes" if num_processes is None else f"all of the {num_processes} processes"

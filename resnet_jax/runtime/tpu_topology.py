@@ -66,7 +66,7 @@ def chip(device: jax.Device) -> Chip | None:
     whole = CHIPS.get(device.device_kind)
     if whole is None:
         return None
-    devices_on_chip = sum(neighbour.coords == device.coords for neighbour in device.client.devices())
+    devices_on_chip = sum(neighbor.coords == device.coords for neighbor in device.client.devices())
     return Chip(whole.memory // devices_on_chip, whole.peak_flops / devices_on_chip)
 
 

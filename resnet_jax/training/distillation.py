@@ -35,7 +35,7 @@ class Teacher:
 
         Args:
           variables: the variables of the teacher.
-          images: augmented, not normalised, [batch, height, width, channels] in [0, 255].
+          images: augmented, not normalized, [batch, height, width, channels] in [0, 255].
 
         Returns:
           float32 [batch, classes].

@@ -51,7 +51,7 @@ class Experiment:
       feed: the training examples.
       validation: the validation examples; None if there are none.
       model: the Linen module.
-      preprocess: resizing and normalisation.
+      preprocess: resizing and normalization.
       augment: maps (key, images, labels) to augmented images and labels.
       loss: maps (logits, labels) to the mean loss.
       optimizer: maps gradients of the trainable parameters to updates.
@@ -108,7 +108,7 @@ class Experiment:
     # --- Batches.
 
     def batch(self, inputs: Inputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return the augmented images, not normalised, and the labels of a step. Pure, for use in compiled functions.
+        """Return the augmented images, not normalized, and the labels of a step. Pure, for use in compiled functions.
 
         Args:
           inputs: what the feed gives for the step.

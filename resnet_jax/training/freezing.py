@@ -12,7 +12,7 @@ from resnet_jax.errors import UserError
 class Freezing:
     """Selects the frozen parameters: those whose name, such as "stage1_block1/conv1/kernel", matches a pattern.
 
-    Frozen parameters have no gradient and no optimizer state. A BatchNorm whose parameters are all frozen normalises
+    Frozen parameters have no gradient and no optimizer state. A BatchNorm whose parameters are all frozen normalizes
     with its running statistics in training too, and these do not change.
 
     Args:

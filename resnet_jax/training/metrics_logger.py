@@ -198,9 +198,9 @@ class MetricsLogger:
     # --- The first batch, and validation.
 
     def log_first_batch(self, images: np.ndarray, labels: np.ndarray) -> None:
-        """Write the settings and the first augmented training images to TensorBoard; see `image_grid.labelled_grid`."""
+        """Write the settings and the first augmented training images to TensorBoard; see `image_grid.labeled_grid`."""
         self._writer.text(0, "config", f"```\n{settings_table(self._config)}\n```")
-        grid = image_grid.labelled_grid(images[:IMAGES_SHOWN], labels[:IMAGES_SHOWN], self._classes)
+        grid = image_grid.labeled_grid(images[:IMAGES_SHOWN], labels[:IMAGES_SHOWN], self._classes)
         self._writer.image(0, "train/augmented", grid)
 
     def log_validation(

@@ -70,7 +70,7 @@ def capture(
         first = first_not_finite(triage(experiment, state, images, labels))
         _save(directory, error, str(first) if first else None, parallel.fetch(state), batch)
     except (UserError, OSError, jax.errors.JaxRuntimeError) as problem:  # The last one if memory runs out.
-        return UserError(f"{error}; the step could not be analysed ({first_line(problem)}). {REMEDY}")
+        return UserError(f"{error}; the step could not be analyzed ({first_line(problem)}). {REMEDY}")
     where = f"first in {first}" if first else "but when taken again it was finite, so it depends on rounding"
     return UserError(
         f"{error}, {where}. The state before it and its batch are in {directory.path / FOLDER}. "

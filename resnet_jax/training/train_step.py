@@ -31,7 +31,7 @@ TrainStep = Callable[..., tuple[TrainState, Metrics]]
 def train_step(
     experiment: Experiment, state: TrainState, inputs: Inputs, teacher_variables: dict | None = None
 ) -> tuple[TrainState, Metrics]:
-    """Take one optimisation step.
+    """Take one optimization step.
 
     Args:
       experiment: model, optimizer, preprocessing and settings; a constant of the compiled program.
@@ -94,7 +94,7 @@ def loss_fn(
       experiment: as in `train_step`; only model, preprocessing, loss, freezing, teacher and seed are used.
       trainable: the parameters that are not frozen; they take the place of those in `state`.
       state: the state before the step.
-      images: augmented, not normalised, [batch, height, width, channels] in [0, 255].
+      images: augmented, not normalized, [batch, height, width, channels] in [0, 255].
       labels: int32 [batch], or soft labels float32 [batch, classes].
       teacher_variables: as in `train_step`.
       microbatch_index: int32; each microbatch draws its own dropout masks. None if the batch is not divided.

@@ -85,7 +85,7 @@ def test_center_square_without_margin_is_the_largest_square():
 
 
 def noisy_image(height, width, channels=3):
-    """Return edges and noise on smooth colours, in which aliasing is visible."""
+    """Return edges and noise on smooth colors, in which aliasing is visible."""
     generator = np.random.default_rng(0)
     rows, columns = np.mgrid[:height, :width, :channels][:2]
     soft = 128 + 60 * np.sin(rows / 11 + columns / 17)
@@ -111,7 +111,7 @@ class TestResize:
         ],
     )
     def test_resize_is_close_to_antialiased_pil(self, factor, max_error):
-        """Errors are in grey levels of 255; without anti-aliasing they reach 17."""
+        """Errors are in gray levels of 255; without anti-aliasing they reach 17."""
         pixels = noisy_image(round(32 * factor), round(32 * factor))
         error = np.abs(crops.resize(pixels, 32).astype(float) - resize_with_pil(pixels, 32))
         assert error.mean() < max_error
@@ -140,9 +140,9 @@ class TestResize:
         assert (resized.shape, resized.dtype) == ((8, 8, channels), np.uint8)
         assert (resized == 77).all()
 
-    def test_resize_treats_greyscale_as_colours(self):
-        grey = noisy_image(50, 60, channels=1)
-        np.testing.assert_array_equal(crops.resize(grey, 16)[..., 0], crops.resize(grey.repeat(3, axis=2), 16)[..., 1])
+    def test_resize_treats_grayscale_as_colors(self):
+        gray = noisy_image(50, 60, channels=1)
+        np.testing.assert_array_equal(crops.resize(gray, 16)[..., 0], crops.resize(gray.repeat(3, axis=2), 16)[..., 1])
 
     def test_resize_accepts_a_view_of_a_larger_array(self):
         pixels = noisy_image(80, 90)

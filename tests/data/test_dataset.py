@@ -22,7 +22,7 @@ from tests.recording_reporter import RecordingReporter
 
 
 def source(size, first=0, classes=("cat", "dog")):
-    """Return images whose colour is their number, half of each class."""
+    """Return images whose color is their number, half of each class."""
     numbers = first + np.arange(size)
     images = numbers.astype(np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)
     return ArraySource(images, numbers % 2, classes)
@@ -62,14 +62,14 @@ def open_data(config, sources, mesh, reporter=None):
     return open_dataset(config, sources, mesh, reporter or new_reporter())
 
 
-def colours(examples):
+def colors(examples):
     if isinstance(examples, StreamedExamples):
         return [int(examples.images_at(np.array([position]))[0, 0, 0, 0]) for position in range(len(examples))]
     return examples.images[:, 0, 0, 0].tolist()
 
 
-def epoch_colours(feed, mesh):
-    """Return the colours of the images of an epoch."""
+def epoch_colors(feed, mesh):
+    """Return the colors of the images of an epoch."""
     used = [feed.take(feed.inputs(step), step)[0][:, 0, 0, 0] for step in range(feed.steps_per_epoch)]
     feed.close()
     return np.concatenate(used).tolist()
@@ -85,30 +85,30 @@ class TestValidation:
         config.batch_size = 180
         inputs = open_data(config, {"train": source(200)}, parallel.make_mesh(jax.devices()[:4]))
         assert isinstance(inputs.validation, InMemoryExamples if feed == "resident" else StreamedExamples)
-        held_out = colours(inputs.validation)
-        assert [sum(colour % 2 == label for colour in held_out) for label in (0, 1)] == [10, 10]
-        assert sorted(held_out + epoch_colours(inputs.feed, mesh)) == list(range(200))
+        held_out = colors(inputs.validation)
+        assert [sum(color % 2 == label for color in held_out) for label in (0, 1)] == [10, 10]
+        assert sorted(held_out + epoch_colors(inputs.feed, mesh)) == list(range(200))
         assert config.dataset.validation_split == ""
 
     def test_both_feeds_hold_out_the_same_examples(self, mesh):
         resident, streaming = (
             open_data(make_config(feed=feed), {"train": source(200)}, mesh) for feed in ("resident", "streaming")
         )
-        assert colours(resident.validation) == colours(streaming.validation)
-        assert epoch_colours(resident.feed, mesh) == epoch_colours(streaming.feed, mesh)
+        assert colors(resident.validation) == colors(streaming.validation)
+        assert epoch_colors(resident.feed, mesh) == epoch_colors(streaming.feed, mesh)
 
     @FEEDS
     @pytest.mark.parametrize("name", ["validation", "val", "valid"])
     def test_validation_split_of_the_dataset_is_used_if_there_is_one(self, mesh, feed, name):
         config = make_config(feed=feed)
         inputs = open_data(config, {"train": source(40), name: source(10, first=100)}, mesh)
-        assert (inputs.feed.size, colours(inputs.validation)) == (40, list(range(100, 110)))
+        assert (inputs.feed.size, colors(inputs.validation)) == (40, list(range(100, 110)))
         assert config.dataset.validation_split == name
 
     def test_configured_validation_split_is_used(self, mesh):
         sources = {"train": source(200), "val": source(10)}
         inputs = open_data(make_config(train_split="train[:150]", validation_split="train[150:]"), sources, mesh)
-        assert (inputs.feed.size, colours(inputs.validation)) == (150, list(range(150, 200)))
+        assert (inputs.feed.size, colors(inputs.validation)) == (150, list(range(150, 200)))
 
     def test_validation_none_disables_validation(self, mesh):
         inputs = open_data(make_config(validation_split="none"), {"train": source(40), "val": source(10)}, mesh)
@@ -163,7 +163,7 @@ class TestOpenDataset:
     def test_mean_and_std_are_measured_on_the_training_examples(self, mesh, feed):
         config = make_config(feed=feed)
         inputs = open_data(config, {"train": source(200), "test": source(20, first=230)}, mesh)
-        kept = np.setdiff1d(np.arange(200), colours(inputs.validation)).astype(np.uint8)
+        kept = np.setdiff1d(np.arange(200), colors(inputs.validation)).astype(np.uint8)
         assert (config.dataset.mean, config.dataset.std) == channel_statistics(kept[:, None, None, None].repeat(3, -1))
 
     def test_configured_mean_and_std_are_kept(self, mesh):
@@ -212,7 +212,7 @@ def test_evaluation_data_is_opened_with_the_feed_of_the_run():
     assert isinstance(resident, InMemoryExamples)
     streamed = open_evaluation_data(make_config(feed="streaming").dataset, subset, new_reporter())
     assert isinstance(streamed, StreamedExamples)
-    assert colours(resident) == colours(streamed) == [2, 3, 4]
+    assert colors(resident) == colors(streamed) == [2, 3, 4]
 
 
 class DamagedSource(ArraySource):
@@ -232,7 +232,7 @@ class TestSelectSplit:
         inputs = open_dataset(config, sources, mesh, new_reporter())
         inputs.feed.close()
         selected = select_split(config.dataset, sources, "validation", new_reporter())
-        assert colours(open_evaluation_data(config.dataset, selected, new_reporter())) == colours(inputs.validation)
+        assert colors(open_evaluation_data(config.dataset, selected, new_reporter())) == colors(inputs.validation)
 
     def test_validation_is_a_split_of_the_dataset_or_the_configured_one(self):
         configured = {"train": source(60), "val": source(4, first=60)}

@@ -41,7 +41,7 @@ def exif_with(orientation):
     return exif
 
 
-COLOR, GREY = to_pil(smooth()), to_pil(smooth(1))
+COLOR, GRAY = to_pil(smooth()), to_pil(smooth(1))
 
 
 class TestPixels:
@@ -51,17 +51,17 @@ class TestPixels:
         encoded = encode(COLOR, "JPEG", subsampling=subsampling, progressive=progressive)
         np.testing.assert_array_equal(ImageFile(encoded).pixels(), decode_with_pil(encoded))
 
-    def test_greyscale_jpeg_equals_pil(self):
-        encoded = encode(GREY, "JPEG")
+    def test_grayscale_jpeg_equals_pil(self):
+        encoded = encode(GRAY, "JPEG")
         np.testing.assert_array_equal(ImageFile(encoded).pixels(1), decode_with_pil(encoded, "L"))
         np.testing.assert_array_equal(ImageFile(encoded).pixels(3), decode_with_pil(encoded, "RGB"))
 
     @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
-    def test_colours_become_grey_by_their_luminance(self, file_format):
+    def test_colors_become_gray_by_their_luminance(self, file_format):
         encoded = encode(COLOR, file_format)
-        grey = ImageFile(encoded).pixels(channels=1)
-        assert grey.shape == (HEIGHT, WIDTH, 1)
-        np.testing.assert_allclose(grey[..., 0], decode_with_pil(encoded) @ [0.299, 0.587, 0.114], atol=2)
+        gray = ImageFile(encoded).pixels(channels=1)
+        assert gray.shape == (HEIGHT, WIDTH, 1)
+        np.testing.assert_allclose(gray[..., 0], decode_with_pil(encoded) @ [0.299, 0.587, 0.114], atol=2)
 
     def test_cmyk_jpeg_is_converted_to_rgb(self):
         encoded = encode(COLOR.convert("CMYK"), "JPEG", quality=100, subsampling=0)
@@ -92,35 +92,35 @@ class TestPixels:
         expected = opacity * smooth() + (1 - opacity) * 255
         np.testing.assert_allclose(ImageFile(encode(image, file_format, **options)).pixels(), expected, atol=1)
 
-    def test_transparent_greyscale_is_blended_with_white(self):
+    def test_transparent_grayscale_is_blended_with_white(self):
         alpha = np.tile(np.linspace(0, 255, HEIGHT).astype(np.uint8)[:, None], (1, WIDTH))
-        encoded = encode(Image.merge("LA", [GREY, Image.fromarray(alpha)]), "PNG")
+        encoded = encode(Image.merge("LA", [GRAY, Image.fromarray(alpha)]), "PNG")
         expected = alpha / 255 * smooth(1)[..., 0] + (1 - alpha / 255) * 255
         np.testing.assert_allclose(ImageFile(encoded).pixels(1)[..., 0], expected, atol=1)
         np.testing.assert_allclose(ImageFile(encoded).pixels(3)[..., 2], expected, atol=1)
 
     @pytest.mark.parametrize("file_format", ["PNG", "GIF"])
-    def test_transparent_palette_colour_becomes_white(self, file_format):
+    def test_transparent_palette_color_becomes_white(self, file_format):
         palette = COLOR.quantize(16)
         encoded = encode(palette, file_format, transparency=3)
         expected = np.where((np.asarray(palette) == 3)[..., None], 255, np.asarray(palette.convert("RGB")))
         np.testing.assert_array_equal(ImageFile(encoded).pixels(), expected)
 
-    def test_16_bit_greyscale_is_scaled_and_not_clipped(self):
+    def test_16_bit_grayscale_is_scaled_and_not_clipped(self):
         levels = np.linspace(0, 65535, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
         encoded = encode(Image.fromarray(levels), "PNG")
         np.testing.assert_array_equal(ImageFile(encoded).pixels(1)[..., 0], levels // 256)
         np.testing.assert_array_equal(ImageFile(encoded).pixels(3)[..., 1], levels // 256)
 
-    def test_16_bit_colour_is_scaled(self):
+    def test_16_bit_color_is_scaled(self):
         levels = smooth().astype(np.uint16) * 257
         encoded = cv2.imencode(".png", levels[..., ::-1])[1].tobytes()
         np.testing.assert_array_equal(ImageFile(encoded).pixels(), smooth())
 
     @pytest.mark.parametrize("file_format", ["PNG", "BMP"])
     def test_1_bit_images_are_black_and_white(self, file_format):
-        encoded = encode(GREY.convert("1"), file_format)
-        expected = np.asarray(GREY.convert("1").convert("L"))
+        encoded = encode(GRAY.convert("1"), file_format)
+        expected = np.asarray(GRAY.convert("1").convert("L"))
         assert set(np.unique(expected)) == {0, 255}
         np.testing.assert_array_equal(ImageFile(encoded).pixels(1)[..., 0], expected)
 

@@ -66,7 +66,7 @@ def test_changed_files_and_other_examples_are_decoded(source, split):
     assert source.read == (10 if split == "train" else 5)
 
 
-def test_greyscale_and_colour_have_separate_entries():
+def test_grayscale_and_color_have_separate_entries():
     read(Files())
     source = Files()
     source.channels = 1

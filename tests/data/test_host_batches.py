@@ -266,7 +266,7 @@ class TestEvaluationBatchLoader:
         ]
         assert np.concatenate([info.positions for info in halves]).tolist() == whole.positions.tolist()
 
-    def test_images_are_resized_and_their_centre_is_cropped(self):
+    def test_images_are_resized_and_their_center_is_cropped(self):
         pixels = smooth(60, 80)
         loader = make_loader(ArraySource(pixels[None], np.zeros(1, int), "a"), (12, 12, 3), resized=True)
         images, _ = load(EvaluationBatchLoader(loader, 1, np.arange(1), resize=15), 0)

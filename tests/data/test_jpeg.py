@@ -23,7 +23,7 @@ def decode_with_pil(file, mode="RGB"):
     return pixels.reshape(*SIZE, -1)
 
 
-def test_size_is_known_for_greyscale_and_ycbcr_only(image):
+def test_size_is_known_for_grayscale_and_ycbcr_only(image):
     for ordinary in (image, image.convert("L")):
         assert jpeg.size(encode_image(ordinary, "JPEG")) == SIZE
     assert jpeg.size(encode_image(image, "JPEG", progressive=True)) == SIZE
@@ -48,8 +48,8 @@ def test_rows_above_bottom_equal_pil(image, quality, subsampling, options):
 def test_rows_below_bottom_are_not_decoded(image):
     assert jpeg.decode(encode_image(image, "JPEG"), 3, bottom=40).shape == (48, 200, 3)
     assert jpeg.decode(encode_image(image, "JPEG"), 3, bottom=149).shape == (*SIZE, 3)
-    grey = encode_image(image.convert("L"), "JPEG")
-    np.testing.assert_array_equal(jpeg.decode(grey, 1, bottom=40)[:40], decode_with_pil(grey, "L")[:40])
+    gray = encode_image(image.convert("L"), "JPEG")
+    np.testing.assert_array_equal(jpeg.decode(gray, 1, bottom=40)[:40], decode_with_pil(gray, "L")[:40])
 
 
 @pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 1}], ids=str)

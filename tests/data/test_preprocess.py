@@ -13,22 +13,22 @@ from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 
 
-def test_preprocess_normalises():
+def test_preprocess_normalizes():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3), np.uint8)
-    normalised = Preprocess((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))(jnp.asarray(images))
-    assert normalised.dtype == jnp.float32
-    np.testing.assert_allclose(normalised, (images / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7], rtol=1e-5, atol=1e-6)
+    normalized = Preprocess((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))(jnp.asarray(images))
+    assert normalized.dtype == jnp.float32
+    np.testing.assert_allclose(normalized, (images / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7], rtol=1e-5, atol=1e-6)
 
 
-def test_greyscale_gets_the_channels_of_mean_and_std():
+def test_grayscale_gets_the_channels_of_mean_and_std():
     images = np.array([0, 51, 255], np.uint8).reshape(1, 1, 3, 1)  # 0, 0.2 and 1.
-    normalised = Preprocess((0.0, 0.5, 0.2), (1.0, 0.5, 2.0))(images)
+    normalized = Preprocess((0.0, 0.5, 0.2), (1.0, 0.5, 2.0))(images)
     expected = [[[[0, -1, -0.1], [0.2, -0.6, 0], [1, 1, 0.4]]]]
-    np.testing.assert_allclose(normalised, expected, atol=1e-6)
+    np.testing.assert_allclose(normalized, expected, atol=1e-6)
 
 
 def test_smaller_images_are_enlarged_bilinearly():
-    """Centres of enlarged pixels lie a quarter of a pixel beside those of the original, and edges are extended."""
+    """Centers of enlarged pixels lie a quarter of a pixel beside those of the original, and edges are extended."""
     images = np.array([[0, 80], [160, 240]], np.uint8).reshape(1, 2, 2, 1)
     enlarged = Preprocess((0.0,), (1 / 255,), image_size=4)(images)
     expected = [[0, 20, 60, 80], [40, 60, 100, 120], [120, 140, 180, 200], [160, 180, 220, 240]]
@@ -36,7 +36,7 @@ def test_smaller_images_are_enlarged_bilinearly():
 
 
 def test_larger_images_shrink_with_antialiasing():
-    """A checkerboard of single pixels becomes grey; without anti-aliasing it would be black or white."""
+    """A checkerboard of single pixels becomes gray; without anti-aliasing it would be black or white."""
     images = np.indices((32, 32)).sum(0).astype(np.uint8)[None, ..., None] % 2 * 255
     shrunk = Preprocess((0.0,), (1.0,), image_size=8)(images)
     assert shrunk.shape == (1, 8, 8, 1)
@@ -51,12 +51,12 @@ def test_image_that_is_not_square_is_resized_as_a_whole():
     np.testing.assert_array_equal(resized, np.repeat(resized[:1], 4, 0))
 
 
-def test_greyscale_images_are_resized_and_become_three_channels():
+def test_grayscale_images_are_resized_and_become_three_channels():
     images = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 1), np.uint8)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-    from_grey, from_three = (Preprocess(mean, std, 9)(images.repeat(channels, -1)) for channels in (1, 3))
-    assert from_grey.shape == (2, 9, 9, 3)
-    np.testing.assert_allclose(from_grey, from_three, atol=1e-6)
+    from_gray, from_three = (Preprocess(mean, std, 9)(images.repeat(channels, -1)) for channels in (1, 3))
+    assert from_gray.shape == (2, 9, 9, 3)
+    np.testing.assert_allclose(from_gray, from_three, atol=1e-6)
 
 
 def test_image_size_equal_to_that_of_the_images_changes_nothing():
@@ -78,8 +78,8 @@ def test_mean_pixel_becomes_zero():
     preprocess = Preprocess((0.0, 0.2, 0.4), (0.5, 0.5, 0.5))
     assert preprocess.mean_pixel(3) == (0, 51, 102)
     assert preprocess.mean_pixel(1) == pytest.approx((51,))
-    grey = preprocess(jnp.full((1, 1, 1, 1), preprocess.mean_pixel(1)[0]))
-    np.testing.assert_allclose(grey[0, 0, 0], [0.4, 0, -0.4], atol=1e-6)
+    gray = preprocess(jnp.full((1, 1, 1, 1), preprocess.mean_pixel(1)[0]))
+    np.testing.assert_allclose(gray[0, 0, 0], [0.4, 0, -0.4], atol=1e-6)
 
 
 @pytest.mark.parametrize(("mean", "channels", "crop"), [(None, 1, ()), ((0.5, 0.45, 0.4), 3, (0.5, 1.0))])

@@ -12,7 +12,7 @@ from tests.recording_reporter import RecordingReporter
 
 
 class OwnSource:
-    """A minimal source of a user. The colour of each image is its number."""
+    """A minimal source of a user. The color of each image is its number."""
 
     classes = ("cat", "dog")
 
@@ -66,14 +66,14 @@ class BulkSource(OwnSource):
         raise AssertionError("read one at a time")
 
 
-def colours(subset):
+def colors(subset):
     return [int(image[0, 0, 0]) for _, image, _ in subset.read()]
 
 
 def test_subset_has_the_order_of_its_split():
     subset = Subset.from_split({"train": OwnSource(100), "test": OwnSource(50, first=100)}, "test[:3]+train[10:12]")
     assert len(subset) == 5
-    assert colours(subset) == [100, 101, 102, 10, 11]
+    assert colors(subset) == [100, 101, 102, 10, 11]
     assert [int(subset[position][0][0, 0, 0]) for position in range(5)] == [100, 101, 102, 10, 11]
     assert [subset[position][1] for position in range(5)] == [0, 1, 0, 0, 1]
     assert [subset.name(position) for position in (0, 2, 3)] == ["test[0]", "test[2]", "train[10]"]
@@ -81,7 +81,7 @@ def test_subset_has_the_order_of_its_split():
 
 def test_take_selects_from_a_subset_again():
     subset = Subset.from_split({"train": OwnSource(100)}, "train[50:]").take(np.array([3, 1])).take(np.array([1, 0, 1]))
-    assert colours(subset) == [51, 53, 51]
+    assert colors(subset) == [51, 53, 51]
     assert subset.name(1) == "train[53]"
 
 
@@ -123,7 +123,7 @@ class TestRead:
 
     def test_read_keeps_sources_apart(self):
         sources = {"train": BulkSource(9), "test": OwnSource(9, first=100)}
-        assert colours(Subset.from_split(sources, "train[:2]+test[3:5]")) == [0, 1, 103, 104]
+        assert colors(Subset.from_split(sources, "train[:2]+test[3:5]")) == [0, 1, 103, 104]
 
 
 class TestReadLabels:
@@ -184,8 +184,8 @@ class TestImageShapes:
             assert subset.image_shape == subset.take(np.arange(50, 90)).image_shape == (5, 6, 3)
         assert source.opened == MAX_SHAPES_READ
 
-    def test_greyscale_has_one_channel(self):
+    def test_grayscale_has_one_channel(self):
         subset = Subset.from_split({"train": CountingFiles(3)}, "train")
         assert subset.image_shape == (5, 6, 3)
-        assert subset.as_greyscale().image_shape == (5, 6, 1)
-        assert subset.as_greyscale().take(np.array([2])).image_shape == (4, 6, 1)
+        assert subset.as_grayscale().image_shape == (5, 6, 1)
+        assert subset.as_grayscale().take(np.array([2])).image_shape == (4, 6, 1)

@@ -42,7 +42,7 @@ def test_invalid_name_is_rejected(name, tmp_path):
         open_sources(name, str(tmp_path))
 
 
-def test_dataset_without_labelled_images_is_rejected(tmp_path):
+def test_dataset_without_labeled_images_is_rejected(tmp_path):
     with pytest.raises(UserError, match="not for image classification"):
         open_sources("ag_news_subset", str(tmp_path))
 
@@ -166,7 +166,7 @@ def test_mnist_is_prepared_from_manually_downloaded_files(test_data, tmp_path):
     assert dataset["test"].channels == 1
     test = read(dataset, "test")
     assert test.images.shape == (10_000, 28, 28, 1)
-    # Known for the official files: 980 zeros ... 1,009 nines, mean grey level 33.79.
+    # Known for the official files: 980 zeros ... 1,009 nines, mean gray level 33.79.
     assert np.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert test.images.mean() == pytest.approx(33.7912, abs=1e-3)
     assert os.listdir(tmp_path / "mnist")

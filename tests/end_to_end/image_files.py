@@ -43,16 +43,16 @@ def unusual_image_files() -> dict[str, bytes]:
     image = random_image(0)
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation
-    grey16 = Image.fromarray(np.linspace(0, 65535, 50 * 40).reshape(50, 40).astype(np.uint16))
+    gray16 = Image.fromarray(np.linspace(0, 65535, 50 * 40).reshape(50, 40).astype(np.uint16))
     palette = image.convert("P")
     return {
-        "grey.jpg": encode_image(image.convert("L"), "JPEG"),
+        "gray.jpg": encode_image(image.convert("L"), "JPEG"),
         "cmyk.jpg": encode_image(image.convert("CMYK"), "JPEG"),
         "rotated.jpg": encode_image(image, "JPEG", exif=exif),
         "UPPER.JPEG": encode_image(image, "JPEG"),
         "palette.png": encode_image(palette, "PNG"),
         "alpha.png": encode_image(image.convert("RGBA"), "PNG"),
-        "sixteen.png": encode_image(grey16, "PNG"),
+        "sixteen.png": encode_image(gray16, "PNG"),
         "animated.gif": encode_image(palette, "GIF", save_all=True, append_images=[palette.rotate(90)]),
         "web.webp": encode_image(image, "WEBP"),
         "bitmap.bmp": encode_image(image, "BMP"),

@@ -43,7 +43,7 @@ def test_benchmark_reports_the_speed_and_the_bottleneck_of_a_recipe():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--compile_for=v5e:2x4"], "add --collectives"),
+        (["--compile_for=v5e:2x4"], "--compile_for and --link_gbytes_per_s need --collectives"),
         (["--collectives", "--link_gbytes_per_s=90"], "(cpu) is unknown. Name a TPU with --compile_for"),
     ],
 )

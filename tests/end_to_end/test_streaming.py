@@ -27,7 +27,7 @@ import functools, json, os, runpy, sys
 from resnet_jax.models import variants
 from tests.end_to_end.tiny import TINY_VARIANT
 from resnet_jax.data import workers
-from resnet_jax.data.host_batches import TrainingBatches
+from resnet_jax.data.host_batches import TrainingBatchLoader
 
 class RecordingIterator:
     def __init__(self, arrays, steps):
@@ -47,7 +47,7 @@ variants.VARIANTS["tiny"] = TINY_VARIANT
 @contextlib.contextmanager
 def recording_arrays(fill, numbers, shape, num_workers):
     with arrays(fill, numbers, shape, num_workers) as batches:
-        yield RecordingIterator(batches, numbers) if isinstance(fill, TrainingBatches) else batches
+        yield RecordingIterator(batches, numbers) if isinstance(fill, TrainingBatchLoader) else batches
 
 if __name__ == "__main__":
     workers.arrays = recording_arrays

@@ -130,7 +130,7 @@ class TestEvaluator:
             open_evaluator({"run": run}, split="validation")
 
     def test_matches_classes_of_another_dataset_by_name(self, run, folder_of_digits):
-        """Nine of the ten classes, so that their numbers differ; decoded to grey, as colour images would be."""
+        """Nine of the ten classes, so that their numbers differ; decoded to gray, as color images would be."""
         evaluator = open_evaluator({"run": run}, split="train", dataset=folder_of_digits)
         metrics = evaluator.score("run").metrics
         digits = open_evaluator({"run": run}).score("run").metrics

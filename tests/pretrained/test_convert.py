@@ -209,7 +209,7 @@ def test_weights_of_another_architecture_are_refused_with_a_remedy(weights, mode
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar", "deep"])
-def test_weights_for_colour_images_do_not_fit_grey_images(stem):
+def test_weights_for_color_images_do_not_fit_gray_images(stem):
     _, report = load(exported("tiny", stem=stem), create_model("tiny", CLASSES, stem=stem), channels=1)
     with pytest.raises(UserError, match="The weights need images of 3 channels"):
         convert.require_all_but_head(report)

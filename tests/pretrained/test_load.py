@@ -181,11 +181,11 @@ def test_teacher_can_be_a_file(workdir, tiny_config, tmp_path):
     assert_equal(load_teacher(tiny_config, run.classes, run.mesh).variables, run.variables)
 
 
-def test_weights_for_three_channels_see_grey_images_as_three_channels(tiny_config, start, tmp_path):
+def test_weights_for_three_channels_see_gray_images_as_three_channels(tiny_config, start, tmp_path):
     tiny_config.dataset.mean, tiny_config.dataset.std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
-    resnet_jax.train(tiny_config, str(tmp_path / "colour"))
+    resnet_jax.train(tiny_config, str(tmp_path / "color"))
     tiny_config.dataset.mean = tiny_config.dataset.std = None
-    tiny_config.init_from = str(tmp_path / "colour")
+    tiny_config.init_from = str(tmp_path / "color")
     experiment, state, _ = start(tiny_config)
     assert experiment.config.dataset.mean == (0.5, 0.4, 0.3)
     assert state.params["stem_conv"]["kernel"].shape == (3, 3, 3, 8)
@@ -256,10 +256,10 @@ def test_open_pretrained_rejects_damaged_metadata(workdir, tmp_path, damage):
 
 def test_load_pretrained_rejects_images_with_other_channels(workdir, tiny_config):
     digits = open_sources("digits")["test"]
-    colour = ArraySource(np.repeat(digits.images, 3, axis=-1), digits.labels, digits.classes)
+    color = ArraySource(np.repeat(digits.images, 3, axis=-1), digits.labels, digits.classes)
     tiny_config.init_from = workdir
     with pytest.raises(UserError, match="mean and std have 1 channels, but the images have 3"):
-        load(tiny_config, {"test": colour})
+        load(tiny_config, {"test": color})
 
 
 def test_load_pretrained_takes_a_split_if_there_is_no_test_split(workdir, tiny_config):

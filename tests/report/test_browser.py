@@ -100,18 +100,18 @@ def test_tables_sort_by_mouse_and_keyboard(open_page):
 
 
 def test_report_follows_prefers_color_scheme(open_page):
-    def colours(page):
+    def colors(page):
         return page.evaluate(
             """() => [document.body, ...document.querySelectorAll("#loss .xtick text, #loss .legendtext")].map(
                  (element) => getComputedStyle(element)[element === document.body ? "backgroundColor" : "fill"])"""
         )
 
     page = open_page()
-    light = colours(page)
+    light = colors(page)
     assert len(light) > 3 and light[0] == "rgb(253, 253, 252)"
-    assert not set(light) & set(colours(open_page(color_scheme="dark")))
+    assert not set(light) & set(colors(open_page(color_scheme="dark")))
     page.emulate_media(color_scheme="dark")  # The theme changes while the page is open.
-    assert colours(page)[0] == "rgb(20, 21, 24)"
+    assert colors(page)[0] == "rgb(20, 21, 24)"
 
 
 @pytest.mark.parametrize("window", [{"viewport": PHONE, "has_touch": True}, {"viewport": WIDE}], ids=["phone", "wide"])

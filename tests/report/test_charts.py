@@ -23,7 +23,7 @@ def test_loss_can_be_drawn_with_non_finite_values_and_without_values():
     assert "plotly-graph-div" in chart_style.as_html(training_charts.loss({"run": {}}), "loss")
 
 
-def test_each_run_has_its_own_colour():
+def test_each_run_has_its_own_color():
     both = {**curves(2.0, 1.0), **curves(2.1, 1.1, split="validation")}
     chart = training_charts.loss({"first": both, "second": both})
     assert [trace.name for trace in chart.data] == [
@@ -32,11 +32,11 @@ def test_each_run_has_its_own_colour():
         "second, training",
         "second, validation",
     ]
-    colours = [trace.line.color for trace in chart.data]
-    assert colours[0] == colours[1] != colours[2] == colours[3]
+    colors = [trace.line.color for trace in chart.data]
+    assert colors[0] == colors[1] != colors[2] == colors[3]
 
 
-def test_confusion_matrix_shows_correct_predictions_and_mistakes_in_different_colours():
+def test_confusion_matrix_shows_correct_predictions_and_mistakes_in_different_colors():
     matrix = np.array([[90, 0, 1], [0, 100, 0], [0, 4, 50]])
     (heatmap,) = prediction_charts.confusion_matrix(matrix, "abc").data
     assert heatmap.z[1][1] == 100 and heatmap.z[2][1] == -100  # the largest of either kind

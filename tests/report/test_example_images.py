@@ -33,8 +33,8 @@ def test_galleries_without_mistakes_leave_out_the_worst_mistakes(scored):
 
 
 def test_data_uri_keeps_every_pixel_of_small_images_and_shrinks_large_ones():
-    grey = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-    assert data_uri(grey).startswith("data:image/png;")
-    assert np.array_equal(decode(data_uri(grey)), grey[..., 0])
+    gray = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    assert data_uri(gray).startswith("data:image/png;")
+    assert np.array_equal(decode(data_uri(gray)), gray[..., 0])
     large = data_uri(np.zeros((480, 224, 3), np.uint8))
     assert large.startswith("data:image/jpeg;") and decode(large).shape == (192, 90, 3)

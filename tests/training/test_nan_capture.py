@@ -124,7 +124,7 @@ def test_failed_save_does_not_hide_the_error(breaking_config, tmp_path, monkeypa
 
     monkeypatch.setattr(nan_capture, "_save", full)
     _, message = train_until_not_finite(breaking_config, tmp_path)
-    assert "could not be analysed ([Errno 28] No space left on device)" in message
+    assert "could not be analyzed ([Errno 28] No space left on device)" in message
     assert "The checkpoints before it are intact" in message
 
 

@@ -1,7 +1,7 @@
 """Affine warps of images, and the matrices that rotate, shear and translate them.
 
 A matrix maps (x, y, 1) of an output pixel to the (x, y) of the input image from which it is taken. Both are measured in
-pixels from the centre of the image, x to the right and y downwards, so every warp is about the centre.
+pixels from the center of the image, x to the right and y downwards, so every warp is about the center.
 
 The interpolation is our own because `jax.scipy.ndimage.map_coordinates` blends the border of an image with the fill
 value, which PIL does not. Tests hold the warps to PIL's results, within one level.
@@ -16,7 +16,7 @@ from resnet_jax.data.augment.pixels import Fill, fill_where, to_dtype
 def warp(images: jax.Array, matrices: jax.Array, fill: Fill) -> jax.Array:
     """Warp each image, with bilinear interpolation.
 
-    As in PIL, an output pixel is filled if its centre comes from outside the input image and interpolated if it comes
+    As in PIL, an output pixel is filled if its center comes from outside the input image and interpolated if it comes
     from inside. The outermost input pixels are extended by half a pixel.
 
     Args:

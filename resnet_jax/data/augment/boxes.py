@@ -92,7 +92,7 @@ def random_boxes(
 
 
 def mask(boxes: jax.Array, height: int, width: int) -> jax.Array:
-    """Return which pixels have their centre inside a box.
+    """Return which pixels have their center inside a box.
 
     Args:
       boxes: [batch, 4]; whatever reaches over the border of the image is cut off.

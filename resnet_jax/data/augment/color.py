@@ -1,6 +1,6 @@
-"""Colour augmentations with the semantics of PIL and torchvision.
+"""Color augmentations with the semantics of PIL and torchvision.
 
-All functions take images [batch, height, width, channels] in [0, 255], greyscale or RGB, and return images of the same
+All functions take images [batch, height, width, channels] in [0, 255], grayscale or RGB, and return images of the same
 shape and dtype. Integers are rounded to the nearest level (PIL rounds down, to at most one level less). Factors, shifts
 and thresholds are a number, or one number per image [batch].
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from resnet_jax.data.augment.pixels import per_image, to_dtype
 
-LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as in PIL
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue in gray: ITU-R BT.601, as in PIL
 
 
 def color_jitter(
@@ -31,7 +31,7 @@ def color_jitter(
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255].
       brightness, contrast, saturation: with strength s, the factor of an image is uniform in [max(0, 1 - s), 1 + s].
-      hue: the shift is uniform in [-hue, hue], as a fraction of the colour circle, at most 0.5.
+      hue: the shift is uniform in [-hue, hue], as a fraction of the color circle, at most 0.5.
 
     Returns:
       Images of the same shape and dtype.
@@ -62,17 +62,17 @@ def adjust_brightness(images: jax.Array, factor: jax.Array | float) -> jax.Array
 
 
 def adjust_contrast(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Blend each image with its mean grey: 0 is that grey, 1 changes nothing, more increases contrast."""
-    return _blend(_grey(images.mean((1, 2), dtype=jnp.float32, keepdims=True)), images, factor)
+    """Blend each image with its mean gray: 0 is that gray, 1 changes nothing, more increases contrast."""
+    return _blend(_gray(images.mean((1, 2), dtype=jnp.float32, keepdims=True)), images, factor)
 
 
 def adjust_saturation(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Blend each pixel with its grey: 0 is a grey image, 1 changes nothing. Greyscale images stay unchanged."""
-    return _blend(_grey(images), images, factor)
+    """Blend each pixel with its gray: 0 is a gray image, 1 changes nothing. Grayscale images stay unchanged."""
+    return _blend(_gray(images), images, factor)
 
 
 def adjust_hue(images: jax.Array, shift: jax.Array | float) -> jax.Array:
-    """Rotate the hue by `shift` of a full turn, from red towards green. Greyscale images stay unchanged."""
+    """Rotate the hue by `shift` of a full turn, from red towards green. Grayscale images stay unchanged."""
     if images.shape[-1] == 1:
         return images
     pixels = images.astype(jnp.float32)
@@ -98,9 +98,9 @@ def adjust_sharpness(images: jax.Array, factor: jax.Array | float) -> jax.Array:
     """Blend each image with a smoothed one: 0 is smooth, 1 changes nothing. The outermost pixels stay unchanged."""
     pixels = images.astype(jnp.float32)
     rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
-    neighbourhood = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    neighborhood = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     inner = pixels[:, 1:-1, 1:-1]
-    smooth = (neighbourhood + 4 * inner) / 13  # The kernel of PIL's ImageFilter.SMOOTH: 5 surrounded by ones.
+    smooth = (neighborhood + 4 * inner) / 13  # The kernel of PIL's ImageFilter.SMOOTH: 5 surrounded by ones.
     return images.at[:, 1:-1, 1:-1].set(to_dtype(_blend(smooth, inner, factor), images.dtype))
 
 
@@ -142,8 +142,8 @@ def solarize(images: jax.Array, threshold: jax.Array | float) -> jax.Array:
     return to_dtype(jnp.where(pixels >= per_image(threshold), 255 - pixels, pixels), images.dtype)
 
 
-def _grey(images: jax.Array) -> jax.Array:
-    """Convert to greyscale: float32 [batch, height, width, 1]."""
+def _gray(images: jax.Array) -> jax.Array:
+    """Convert to grayscale: float32 [batch, height, width, 1]."""
     pixels = images.astype(jnp.float32)
     if images.shape[-1] == 1:
         return pixels

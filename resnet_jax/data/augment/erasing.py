@@ -39,7 +39,7 @@ def random_erasing(
 def cutout(key: jax.Array, images: jax.Array, size: int, fill: Fill) -> jax.Array:
     """Erase a square of every image (DeVries and Taylor 2017, "Improved Regularization ... with Cutout").
 
-    The centre of the square is uniform over the image, so the square may reach over the border. The authors found it
+    The center of the square is uniform over the image, so the square may reach over the border. The authors found it
     important that some images stay almost whole.
 
     Args:
@@ -52,6 +52,6 @@ def cutout(key: jax.Array, images: jax.Array, size: int, fill: Fill) -> jax.Arra
       Images of the same shape and dtype.
     """
     batch, height, width, _ = images.shape
-    centre = jax.random.randint(key, (batch, 2), 0, jnp.array([height, width]))
-    square = jnp.concatenate([centre - size // 2, jnp.full_like(centre, size)], axis=-1)
+    center = jax.random.randint(key, (batch, 2), 0, jnp.array([height, width]))
+    square = jnp.concatenate([center - size // 2, jnp.full_like(center, size)], axis=-1)
     return fill_where(images, boxes.mask(square, height, width), fill)

@@ -38,7 +38,7 @@ def random_horizontal_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def random_rotation(key: jax.Array, images: jax.Array, degrees: float, fill: Fill = 0) -> jax.Array:
-    """Rotate each image about its centre by an angle uniform in [-degrees, degrees], with bilinear interpolation.
+    """Rotate each image about its center by an angle uniform in [-degrees, degrees], with bilinear interpolation.
 
     Args:
       key: a PRNG key.

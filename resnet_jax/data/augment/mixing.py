@@ -1,7 +1,7 @@
 """Augmentations that mix the images of a batch in pairs, and their labels in the same proportion.
 
-Each image is mixed with its neighbour: the first with the second, the third with the fourth, and so on. Examples come
-in random order anyway, so neighbours are as random a pair as any. Where a batch is split over devices, neighbours lie
+Each image is mixed with its neighbor: the first with the second, the third with the fourth, and so on. Examples come
+in random order anyway, so neighbors are as random a pair as any. Where a batch is split over devices, neighbors lie
 on the same device (if each device holds an even number of images), so mixing needs no communication. A permutation of
 the batch would need it.
 """
@@ -14,7 +14,7 @@ from resnet_jax.errors import UserError
 
 
 def mixup(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
-    """Average each image with its neighbour, and their labels too (Zhang et al. 2017, "mixup").
+    """Average each image with its neighbor, and their labels too (Zhang et al. 2017, "mixup").
 
     Args:
       key: a PRNG key.
@@ -30,18 +30,18 @@ def mixup(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) ->
     """
     weight = jax.random.beta(key, alpha, alpha)
     images = images.astype(jnp.float32)
-    return _average(images, _neighbours(images), weight), _average(labels, _neighbours(labels), weight)
+    return _average(images, _neighbors(images), weight), _average(labels, _neighbors(labels), weight)
 
 
 def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
-    """Paste a box of its neighbour into each image, and mix the labels by area (Yun et al. 2019, "CutMix").
+    """Paste a box of its neighbor into each image, and mix the labels by area (Yun et al. 2019, "CutMix").
 
     Args:
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255], with an even batch.
       labels: float32 [batch, classes], each row a distribution over the classes.
       alpha: the fraction of an image that remains comes from Beta(alpha, alpha), one box for the whole batch. The box
-        has the aspect ratio of the image, and its centre is uniform over the image. Where it reaches over the border it
+        has the aspect ratio of the image, and its center is uniform over the image. Where it reaches over the border it
         is cut off, and the labels are weighted by the area that is left.
 
     Returns:
@@ -50,13 +50,13 @@ def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -
     Raises:
       UserError: if the batch is odd.
     """
-    area_key, centre_key = jax.random.split(key)
+    area_key, center_key = jax.random.split(key)
     size = jnp.array(images.shape[1:3], jnp.float32)
     box_size = size * jnp.sqrt(1 - jax.random.beta(area_key, alpha, alpha))
-    corner = jax.random.uniform(centre_key, (2,)) * size - box_size / 2
+    corner = jax.random.uniform(center_key, (2,)) * size - box_size / 2
     pasted = boxes.mask(jnp.concatenate([corner, box_size])[None], *images.shape[1:3])
     weight = 1 - jnp.mean(pasted, dtype=jnp.float32)
-    return jnp.where(pasted, _neighbours(images), images), _average(labels, _neighbours(labels), weight)
+    return jnp.where(pasted, _neighbors(images), images), _average(labels, _neighbors(labels), weight)
 
 
 def mixup_or_cutmix(
@@ -98,11 +98,11 @@ def check_batch_size(batch_size: int) -> None:
         )
 
 
-def _neighbours(batch: jax.Array) -> jax.Array:
+def _neighbors(batch: jax.Array) -> jax.Array:
     """Swap the entries 0 and 1, 2 and 3, and so on of a batch [n, ...]."""
     check_batch_size(len(batch))
     return batch.reshape(-1, 2, *batch.shape[1:])[:, ::-1].reshape(batch.shape)
 
 
-def _average(batch: jax.Array, neighbours: jax.Array, weight: jax.Array) -> jax.Array:
-    return weight * batch + (1 - weight) * neighbours
+def _average(batch: jax.Array, neighbors: jax.Array, weight: jax.Array) -> jax.Array:
+    return weight * batch + (1 - weight) * neighbors

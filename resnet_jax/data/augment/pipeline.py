@@ -41,7 +41,7 @@ def from_config(
       augment: the settings `augment`.
       num_classes: number of classes.
       fill: the dataset's mean pixel, one value in [0, 255] per channel. Pixels that are erased or that come from
-        outside the image get this value, which is zero after normalisation. (The border of `crop_padding` is black.)
+        outside the image get this value, which is zero after normalization. (The border of `crop_padding` is black.)
       crops_on_host: whether the feed has already done `random_resized_crop`.
       image_size: height and width in pixels to which `random_resized_crop` resizes, for images that will be resized to
         it anyway; by default the size of the images. Later augmentations work on images of that size.

@@ -10,7 +10,7 @@ grows stronger with the magnitude. The strength s is magnitude / 10, and ± stan
 | posterize | keeps 8 - 4 s bits, rounded | 4 bits |
 | color, contrast, brightness, sharpness | factor 1 ± 0.9 s | 0.1 or 1.9 |
 | rotate | ± 30 s degrees | ± 30 degrees |
-| shear x, shear y | ± 0.3 s pixels per pixel, about the centre | ± 0.3 |
+| shear x, shear y | ± 0.3 s pixels per pixel, about the center | ± 0.3 |
 | translate x, translate y | ± 0.45 s of the width or height | ± 0.45 |
 """
 
@@ -79,7 +79,7 @@ def randaugment(
 def apply_operations(images: jax.Array, which: jax.Array, strength: jax.Array, fill: Fill = 0) -> jax.Array:
     """Apply one operation to each image.
 
-    Every image goes through all colour operations and through one warp, with the matrix of its operation, and one of
+    Every image goes through all color operations and through one warp, with the matrix of its operation, and one of
     the results is kept. (A switch under vmap also computes all of them, and one warp per kind of warp. A loop over the
     images with a switch computes only what is kept and is faster on CPU, but it would leave an accelerator idle, and
     each of several devices would have to fetch the whole batch.)

@@ -18,7 +18,7 @@ from resnet_jax.terminal import Reporter
 
 CHUNK = 32  # images that a worker scans before it returns their records
 
-# What is recorded of each image. Greyscale images use the first channel only, unreadable images only the label.
+# What is recorded of each image. Grayscale images use the first channel only, unreadable images only the label.
 RECORD = np.dtype(
     [
         ("label", np.int32),

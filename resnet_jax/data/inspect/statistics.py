@@ -95,14 +95,14 @@ def class_name(scanned: ScannedDataset, label: int) -> str:
 def _describe_split(scanned: ScannedDataset, positions: np.ndarray) -> SplitStatistics:
     records = scanned.records[positions][scanned.readable[positions]]
     classes = scanned.subset.classes
-    labelled = records["label"][(records["label"] >= 0) & (records["label"] < len(classes))]
+    labeled = records["label"][(records["label"] >= 0) & (records["label"] < len(classes))]
     by_area = records[np.argsort(num_pixels(records), kind="stable")]
     sizes = [(int(record["height"]), int(record["width"])) for record in by_area[["height", "width"]]]
     return SplitStatistics(
         examples=len(positions),
         unreadable=len(positions) - len(records),
-        classes=dict(zip(classes, np.bincount(labelled, minlength=len(classes)).tolist(), strict=True)),
-        unlabelled=len(records) - len(labelled),
+        classes=dict(zip(classes, np.bincount(labeled, minlength=len(classes)).tolist(), strict=True)),
+        unlabelled=len(records) - len(labeled),
         smallest=sizes[0] if sizes else None,
         median=sizes[(len(sizes) - 1) // 2] if sizes else None,
         largest=sizes[-1] if sizes else None,

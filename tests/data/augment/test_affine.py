@@ -16,11 +16,11 @@ def warp_by_each(image, matrices):
 
 
 def warp_with_pil(image, matrix):
-    """Warp with PIL, which measures from the top left corner and not from the centre."""
+    """Warp with PIL, which measures from the top left corner and not from the center."""
     height, width = image.shape[:2]
     matrix = np.asarray(matrix, np.float64)
-    centre = np.array([width / 2, height / 2])
-    offset = matrix[:, 2] + centre - matrix[:, :2] @ centre
+    center = np.array([width / 2, height / 2])
+    offset = matrix[:, 2] + center - matrix[:, :2] @ center
     coefficients = np.concatenate([matrix[:, :2], offset[:, None]], axis=1).reshape(-1).tolist()
     image = Image.fromarray(image)
     method, resample = Image.Transform.AFFINE, Image.Resampling.BILINEAR

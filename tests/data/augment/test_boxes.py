@@ -93,7 +93,7 @@ def test_crop_boxes_stay_inside_at_the_largest_draws():
         assert (top + height, left + width) == (side, side)
 
 
-def test_mask_is_true_where_pixel_centres_lie_in_the_box():
+def test_mask_is_true_where_pixel_centers_lie_in_the_box():
     mask = boxes.mask(jnp.array([[1.0, 2.0, 2.0, 3.0], [0.6, 0.4, 1.0, 1.0], [-1.0, 3.0, 2.0, 9.0]]), 4, 6)
     expected = np.zeros((3, 4, 6, 1), bool)
     expected[0, 1:3, 2:5] = True

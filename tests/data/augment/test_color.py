@@ -78,31 +78,31 @@ def test_solarize_equals_pil(noise):
 
 
 def test_adjust_hue_agrees_with_colorsys():
-    """Compare random colours, pure colours and greys."""
+    """Compare random colors, pure colors and grays."""
     rng = np.random.default_rng(0)
     corners = np.array(np.meshgrid([0, 255], [0, 255], [0, 255])).reshape(3, -1).T
-    greys = np.repeat(rng.integers(0, 256, (8, 1)), 3, axis=1)
-    colours = np.concatenate([corners, greys, rng.integers(0, 256, (184, 3))]).astype(np.uint8)
+    grays = np.repeat(rng.integers(0, 256, (8, 1)), 3, axis=1)
+    colors = np.concatenate([corners, grays, rng.integers(0, 256, (184, 3))]).astype(np.uint8)
     shifts = [-0.5, -0.2, 0.0, 0.1, 0.5]
-    images = np.repeat(colours.reshape(1, 10, 20, 3), len(shifts), 0)
+    images = np.repeat(colors.reshape(1, 10, 20, 3), len(shifts), 0)
     rotated = np.asarray(jax.jit(color.adjust_hue)(images, jnp.array(shifts)))
     for image, shift in zip(rotated, shifts, strict=True):
-        for changed, colour in zip(image.reshape(-1, 3), colours, strict=True):
-            hue, saturation, value = colorsys.rgb_to_hsv(*(colour / 255))
+        for changed, rgb in zip(image.reshape(-1, 3), colors, strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*(rgb / 255))
             expected = 255 * np.array(colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value))
             np.testing.assert_allclose(changed, expected, atol=0.501)
 
 
-def test_adjust_hue_keeps_greyscale_images(noise):
-    grey = noise[..., :1]
-    np.testing.assert_array_equal(color.adjust_hue(grey, 0.3), grey)
+def test_adjust_hue_keeps_grayscale_images(noise):
+    gray = noise[..., :1]
+    np.testing.assert_array_equal(color.adjust_hue(gray, 0.3), gray)
 
 
 jitter = jax.jit(color.color_jitter)
 
 
 def test_color_jitter_draws_factors_from_the_whole_range():
-    """Plain grey images only get brighter or darker, by the factor."""
+    """Plain gray images only get brighter or darker, by the factor."""
     images = np.full((4000, 2, 2, 3), 100, np.float32)
     factors = np.asarray(jitter(jax.random.key(0), images, 0.4, 0.0, 0.0, 0.0))[:, 0, 0, 0] / 100
     counts, _ = np.histogram(factors, bins=10, range=(0.6 - 1e-5, 1.4 + 1e-5))
@@ -116,11 +116,11 @@ def test_color_jitter_draws_factors_from_the_whole_range():
 
 def invariants(images):
     """Return what each adjustment nearly preserves in images that are not clipped, by the name of the adjustment."""
-    value, least, grey = images.max(-1), images.min(-1), images @ np.array(color.LUMA_WEIGHTS)
+    value, least, gray = images.max(-1), images.min(-1), images @ np.array(color.LUMA_WEIGHTS)
     return {
         "brightness": images / images.mean((1, 2, 3), keepdims=True),
-        "contrast": grey.mean((1, 2)),
-        "saturation": grey,
+        "contrast": gray.mean((1, 2)),
+        "saturation": gray,
         "hue": np.stack([value, least]),
     }
 

@@ -70,12 +70,12 @@ def test_cutout_squares_have_the_requested_size_and_reach_over_the_border(size):
     inside = ~(erased & border).any((1, 2))
     assert (heights[inside] == size).all()
     assert (widths[inside] == size).all()
-    # A centre in the outermost row leaves half of the square.
+    # A center in the outermost row leaves half of the square.
     assert heights.min() == widths.min() == (size + 1) // 2
     assert heights.max() == widths.max() == size
 
 
-def test_cutout_centres_are_uniform_over_the_image():
+def test_cutout_centers_are_uniform_over_the_image():
     images = np.asarray(cutout(jax.random.key(0), WHITE, 1, 0))[..., 0]
     rows, columns = np.nonzero(images == 0)[1:]
     assert len(rows) == 4000
@@ -84,7 +84,7 @@ def test_cutout_centres_are_uniform_over_the_image():
     assert counts.max() < 310
 
 
-def test_erasing_accepts_a_single_greyscale_image(noise):
+def test_erasing_accepts_a_single_grayscale_image(noise):
     image, fill = noise[4:, ..., :1] // 2, (255.0,)
     for changed in (
         random_erasing(jax.random.key(0), image, 1.0, fill),

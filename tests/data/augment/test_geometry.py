@@ -50,7 +50,7 @@ def test_horizontal_flip_mirrors_half_of_the_images():
 
 
 def test_random_rotation_draws_angles_up_to_the_limit():
-    """Measure the angle by a bright spot right of the centre."""
+    """Measure the angle by a bright spot right of the center."""
     size, distance = 41, 16
     images = np.zeros((2000, size, size, 1), np.float32)
     images[:, size // 2, size // 2 + distance] = 255
@@ -125,7 +125,7 @@ def test_random_resized_crop_draws_areas_and_ratios_uniformly():
     assert len(np.unique(shown[:, 4, 4, 0].round(3))) > 100  # Each image has its own crop.
 
 
-def test_geometry_accepts_a_single_greyscale_image(noise):
+def test_geometry_accepts_a_single_grayscale_image(noise):
     images, key = noise[:1, ..., :1], jax.random.key(0)
     for change, *args in (
         (geometry.random_crop, 2),

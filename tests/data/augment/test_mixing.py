@@ -24,7 +24,7 @@ def plain_images(height=10, width=14):
 
 
 def assert_pairs(labels):
-    """Check that all rows mix the labels of both neighbours with the same weights, which sum to 1.
+    """Check that all rows mix the labels of both neighbors with the same weights, which sum to 1.
 
     Returns:
       The weight of the own label.
@@ -34,7 +34,7 @@ def assert_pairs(labels):
     return weight
 
 
-def test_mixup_averages_neighbours_and_their_labels():
+def test_mixup_averages_neighbors_and_their_labels():
     images = np.random.default_rng(0).integers(0, 256, (BATCH, 4, 5, 3)).astype(np.uint8)
     weights = []
     for key in keys(5):

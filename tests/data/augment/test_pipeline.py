@@ -100,7 +100,7 @@ def test_augmentation_draws_do_not_depend_on_the_others(calls, images):
 
 
 def test_augmentations_run_in_the_order_of_the_settings(calls, images):
-    """Geometry, then colour, then erasing, then mixing."""
+    """Geometry, then color, then erasing, then mixing."""
     expected = [name for name in ON if name != "cutmix"]
     assert list(record_calls(calls, images, **ON)) == expected
 

@@ -14,10 +14,10 @@ apply_operations = jax.jit(randaugment.apply_operations, static_argnums=3)
 
 
 def affine(image, matrix, translation=(0, 0)):
-    """PIL's transform with `matrix` [2, 2] about the centre of the image."""
-    centre = np.array(image.size) / 2
+    """PIL's transform with `matrix` [2, 2] about the center of the image."""
+    center = np.array(image.size) / 2
     matrix = np.asarray(matrix)
-    offset = centre - matrix @ centre - np.asarray(translation)
+    offset = center - matrix @ center - np.asarray(translation)
     coefficients = np.concatenate([matrix, offset[:, None]], axis=1).reshape(-1).tolist()
     method, resample = Image.Transform.AFFINE, Image.Resampling.BILINEAR
     return image.transform(image.size, method, coefficients, resample=resample, fillcolor=FILL)
@@ -113,7 +113,7 @@ def test_randaugment_magnitude_varies_by_its_std_within_its_range(drawn):
     assert 0.12 < (clipped > 10 - 1e-5).mean() < 0.20  # 16 % of a normal distribution lie above one standard deviation.
 
 
-def test_randaugment_draws_separately_for_each_greyscale_image(smooth):
+def test_randaugment_draws_separately_for_each_grayscale_image(smooth):
     images = np.repeat(smooth[None, ..., :1], 32, 0)
     changed = np.asarray(jax.jit(randaugment.randaugment, static_argnums=(2, 3))(jax.random.key(0), images, 2, 9))
     assert changed.dtype == np.uint8

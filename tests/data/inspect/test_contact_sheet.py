@@ -22,14 +22,14 @@ def draw(tmp_path, sources, positions=None):
     return np.asarray(Image.open(path))
 
 
-def colours(levels, labels, classes):
-    """Return images of 2 x 2 pixels, each of a single grey level."""
+def colors(levels, labels, classes):
+    """Return images of 2 x 2 pixels, each of a single gray level."""
     images = np.array(levels, np.uint8).reshape(-1, 1, 1, 1).repeat(2, 1).repeat(2, 2)
     return {"train": ArraySource(images, np.array(labels), classes)}
 
 
 def test_sheet_has_a_row_per_class(tmp_path):
-    sheet = draw(tmp_path, colours([10, 20, 30], [0, 1, 1], ("cat", "dog", "fox")))
+    sheet = draw(tmp_path, colors([10, 20, 30], [0, 1, 1], ("cat", "dog", "fox")))
     assert sheet.shape[0] == 2 * STEP + GAP
     start = sheet.shape[1] - 2 * STEP
     middle = ROW_CELL // 2
@@ -42,7 +42,7 @@ def test_sheet_has_a_row_per_class(tmp_path):
 
 def test_sheet_is_limited_to_a_number_of_classes_and_images(tmp_path):
     labels = np.concatenate([np.arange(30), np.zeros(50, int)])
-    sources = colours(np.arange(80), labels, tuple(f"class {number}" for number in range(30)))
+    sources = colors(np.arange(80), labels, tuple(f"class {number}" for number in range(30)))
     sheet = draw(tmp_path, sources)
     assert sheet.shape[0] == contact_sheet.MAX_CLASSES * STEP + GAP
     row = sheet[GAP + ROW_CELL // 2, sheet.shape[1] - contact_sheet.MAX_IMAGES * STEP + ROW_CELL // 2 :: STEP, 0]
@@ -51,7 +51,7 @@ def test_sheet_is_limited_to_a_number_of_classes_and_images(tmp_path):
 
 
 def test_sheet_shows_the_given_positions_only(tmp_path):
-    sheet = draw(tmp_path, colours([10, 20, 30], [0, 0, 0], ("cat",)), np.array([1]))
+    sheet = draw(tmp_path, colors([10, 20, 30], [0, 0, 0], ("cat",)), np.array([1]))
     assert 20 in sheet[GAP + ROW_CELL // 2]
     assert not {10, 30} & set(sheet[GAP + ROW_CELL // 2, -STEP:].ravel())
 
@@ -65,7 +65,7 @@ def test_image_deleted_after_the_scan_is_left_out(tmp_path, folder, noise):
 
 
 def test_nothing_is_written_if_there_is_nothing_to_show(tmp_path):
-    scanned = scan_images(colours([10], [-1], ("cat",)), 0, Reporter(active=False))
+    scanned = scan_images(colors([10], [-1], ("cat",)), 0, Reporter(active=False))
     assert contact_sheet.write(str(tmp_path / "sheet.png"), scanned, np.arange(1)) is None
     assert not list(tmp_path.iterdir())
 

@@ -65,7 +65,7 @@ def test_label_outside_the_classes_spoils(examine):
     assert spoils == "2 of 4 training examples have a label outside the 2 classes, such as train[2] with 2."
 
 
-def test_unlabelled_split_spoils_only_if_it_is_used(examine):
+def test_unlabeled_split_spoils_only_if_it_is_used(examine):
     sources = {"train": Bare([0, 1]), "test": Bare([-1, -1])}
     inspection = examine(sources, test_split="none")
     assert inspection.would_spoil == []

@@ -52,7 +52,7 @@ def test_splits_are_scanned_in_order():
     assert scanned.subset.name(41) == "test[1]"
 
 
-def test_greyscale_record_uses_the_first_channel():
+def test_grayscale_record_uses_the_first_channel():
     source = arrays(3, channels=1)
     scanned = scan_images({"train": source}, 0, Reporter(active=False))
     assert scanned.records["sums"].tolist() == [[int(image.sum()), 0, 0] for image in source.images]

@@ -59,9 +59,9 @@ def test_long_lists_are_truncated(examine, folder, noise):
 
 
 def test_copies_are_shown_with_labels_if_these_differ(examine, folder, noise):
-    relabelled, copied = noise(), noise()
+    relabeled, copied = noise(), noise()
     inspection = examine(
-        folder({"cat/a.png": relabelled, "dog/b.png": relabelled, "cat/c.png": copied, "cat/d.png": copied}),
+        folder({"cat/a.png": relabeled, "dog/b.png": relabeled, "cat/c.png": copied, "cat/d.png": copied}),
         max_unreadable=0,
     )
     shown = " ".join(section_lines(inspection, "Repeated"))
