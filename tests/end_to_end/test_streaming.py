@@ -237,7 +237,8 @@ def test_evaluate_finds_a_moved_folder_by_data_dir(tmp_path, folder):
 def test_two_processes_share_each_batch_without_overlap_or_omission(tmp_path, folder, start_recording):
     by_one, by_two = tmp_path / "by_one", tmp_path / "by_two"
     process = start_recording(by_one, "--config.dataset.num_workers=1")
-    assert process.wait(timeout=300) == 0, process.communicate()
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
     processes = start_processes(
         2,
         *SHORT,
