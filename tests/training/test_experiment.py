@@ -37,7 +37,7 @@ def test_calls_of_epoch_end_with_the_epoch(tiny_config, mesh):
     experiment = build(tiny_config, mesh)
     assert list(experiment.calls_of_epoch(0)) == [(0, 3), (3, 1), (4, 1)]
     assert list(experiment.calls_of_epoch(8)) == [(8, 1), (9, 1)]
-    assert experiment.call_sizes() == [3, 1]
+    assert experiment.distinct_num_steps_of_call() == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_splits_with_different_classes_are_refused(tiny_config, mesh):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("batch_size", 100, r"batch_size .*100.* not divisible by .*8 devices"),
+        ("batch_size", 100, r"batch_size=100 is not divisible by the number of devices \(8\)"),
         ("model.name", "resnet19", "unknown model 'resnet19'"),
         ("optimizer.name", "sgdd", "unknown optimizer"),
         ("schedule.name", "cosin", "unknown schedule"),
