@@ -19,10 +19,11 @@ def test_evaluate_prints_the_metrics_of_the_training(finished_run):
 
 def test_closed_stdout_is_not_an_error(finished_run):
     """For example, when the output is piped to `head`."""
-    process = start("evaluate", f"--workdir={finished_run}", "--format=json")
-    process.stdout.close()
-    assert process.wait(timeout=120) == 0, process.stderr.read()
-    assert process.stderr.read() == ""
+    with start("evaluate", f"--workdir={finished_run}", "--format=json") as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(timeout=120) == 0, errors
+    assert errors == ""
 
 
 def test_training_a_finished_run_prints_its_result_again(finished_run):
