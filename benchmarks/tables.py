@@ -81,7 +81,7 @@ def evaluation(lines: Lines) -> str:
         for line in newest
         for entry in line["figures"]
     ]
-    header = ("network", "images/s", "PyTorch, images/s", "state, MB", "a save blocks, ms", "in all, ms", "measured")
+    header = ("model", "images/s", "PyTorch, images/s", "state, MB", "loop blocked, ms", "whole save, ms", "measured")
     return _markdown(header, rows, newest)
 
 
@@ -104,7 +104,7 @@ def loop(lines: Lines) -> str:
                     _measured(line, f"{len(host)} times {figures['rounds'][0]} rounds"),
                 )
             )
-    header = ("recipe", "step alone, ms", "images/s", "of peak", "waits for input", "host besides", "measured")
+    header = ("recipe", "step alone, ms", "images/s", "of peak", "waiting for input", "other host work", "measured")
     return _markdown(header, rows, newest)
 
 
@@ -127,7 +127,7 @@ def numerics(lines: Lines) -> str:
                     _measured(line),
                 )
             )
-    header = ("recipe", "tuning", "loss", "less untuned", "test top-1, %", "test examples", "seeds", "measured")
+    header = ("recipe", "tuning", "loss", "loss minus untuned", "test top-1, %", "test examples", "seeds", "measured")
     return _markdown(header, rows, newest)
 
 
@@ -148,7 +148,7 @@ def compiled_step(lines: Lines) -> str:
                     _measured(line),
                 )
             )
-    header = ("devices", "case", "all-reduces", "their MB", "temporary MB", "arguments, MB", "GFLOP", "compiled")
+    header = ("devices", "case", "all-reduces", "all-reduced, MB", "temporary, MB", "arguments, MB", "GFLOP", "compiled")
     return _markdown(header, rows, newest)
 
 
