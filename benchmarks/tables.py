@@ -148,7 +148,7 @@ def compiled_step(lines: Lines) -> str:
                     _measured(line),
                 )
             )
-    header = ("devices", "case", "all-reduces", "all-reduced, MB", "temporary, MB", "arguments, MB", "GFLOP", "compiled")
+    header = ("devices", "case", "all-reduces", "reduced, MB", "temporary, MB", "arguments, MB", "GFLOP", "compiled")
     return _markdown(header, rows, newest)
 
 
