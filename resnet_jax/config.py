@@ -31,7 +31,8 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint.every_minutes",
     "checkpoint.keep",
 )
-# When a run starts, these are determined from the data and the device. A resumed run uses the stored values.
+# When a run starts, those of these settings that are unset are determined from the data and the devices. A resumed run
+# uses the stored values, and refuses to start if another value is set explicitly.
 RESOLVED_AT_START = (
     "dataset.validation_split",
     "dataset.test_split",
@@ -59,7 +60,7 @@ def default() -> ConfigDict:
 
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # "digits" (scikit-learn), "folder:/path", or a TFDS name: "cifar10", "mnist", ...
-    config.dataset.data_dir = placeholder(str)  # TFDS data_dir, unset: $TFDS_DATA_DIR; or the new place of a folder
+    config.dataset.data_dir = placeholder(str)  # TFDS: data_dir (unset: $TFDS_DATA_DIR); folder: its new path if moved
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
     config.dataset.validation_split = ""  # "": the dataset's own, else a tenth of each train class; "none": no split
     config.dataset.test_split = ""  # read once, at the end. "": the dataset's own, if any; "none": no test result
@@ -74,7 +75,7 @@ def default() -> ConfigDict:
 
     config.augment = ConfigDict()
     config.augment.crop_padding = 0  # pixels of black border to add before a random crop back to the original size
-    config.augment.random_resized_crop = ()  # (0.08, 1.0): crop this range of the image area, then resize; (): off
+    config.augment.random_resized_crop = ()  # (0.08, 1.0): crop a random 8% to 100% of the area, then resize; (): off
     config.augment.horizontal_flip = False  # mirror each image with probability 0.5
     config.augment.rotation = 0.0  # largest random rotation in degrees, in either direction
     config.augment.color_jitter = ()  # strengths of brightness, contrast, saturation and hue: (0.4, 0.4, 0.4, 0.1)
@@ -82,22 +83,22 @@ def default() -> ConfigDict:
     config.augment.random_erasing = 0.0  # probability of erasing a random rectangle of an image
     config.augment.cutout = 0  # side in pixels of the square erased from every image
     config.augment.mixup = 0.0  # alpha of the beta distribution that draws the mixing weights; 0: off
-    config.augment.cutmix = 0.0  # alpha for the area of the pasted rectangle; with mixup, each batch uses one of both
+    config.augment.cutmix = 0.0  # alpha for the area of the pasted box; with mixup, each batch uses one of the two
 
     config.model = ConfigDict()
-    config.model.name = "resnet20"  # any name that the command `models` lists; it gives the unset settings below
+    config.model.name = "resnet20"  # any name listed by the command `models`; the model supplies what is unset below
     config.model.stem = placeholder(str)  # "imagenet" (7x7/2, max-pool), "cifar" (3x3/1), "deep" (ResNet-D) or "bit"
     config.model.shortcut = placeholder(str)  # "projection" (option B), "average_pool" (ResNet-D) or "pad" (option A)
     config.model.norm = placeholder(str)  # "batch_norm", "group_norm", or no norm but a "bias" or a "scalar_bias"
     config.model.weight_standardization = placeholder(bool)  # standardize all kernels; meant for "group_norm"
-    config.model.blur_pool = placeholder(bool)  # low-pass filter before max-pools and before the stride of blocks
+    config.model.blur_pool = placeholder(bool)  # low-pass filter before max-pools and blocks subsample
     config.model.squeeze_excitation = placeholder(int)  # channel attention; reduction of its hidden layer, such as 16
     config.model.residual_scale = placeholder(float)  # initial value of a learned scale per residual; 0: SkipInit
     config.model.zero_init_residual = placeholder(bool)  # True: blocks start as the identity (Goyal et al. 2017)
     config.model.stochastic_depth = placeholder(float)  # drop probability of the last block; less for earlier blocks
     config.model.dropout = placeholder(float)  # rate before the last convolution of each block
     config.model.remat = placeholder(bool)  # save memory by recomputing activations in the backward pass
-    config.model.scan_blocks = placeholder(bool)  # compile equal blocks once, for very deep models; runs slower
+    config.model.scan_blocks = placeholder(bool)  # compile blocks of one shape once, for very deep models; runs slower
     config.model.dtype = "float32"  # "float32" or "bfloat16" for the computation; parameters and logits stay float32
 
     config.batch_size = 128  # examples per step, over all devices
@@ -110,11 +111,11 @@ def default() -> ConfigDict:
     config.optimizer.momentum = 0.9  # used by "sgd" and "lars"
     config.optimizer.nesterov = True  # Nesterov momentum, used by "sgd" and "lars"
     config.optimizer.weight_decay = 1e-4  # L2 penalty in "sgd", "adam" and "lars"; decoupled in "adamw" and "lamb"
-    config.optimizer.exempt_norm_and_bias = False  # exempt norms and biases from decay and LAMB/LARS trust ratios
+    config.optimizer.exempt_norm_and_bias = False  # apply decay and LAMB/LARS trust ratios to kernels only
     config.optimizer.grad_clip = placeholder(float)  # largest global norm of the gradient; unset: no clipping
     config.optimizer.accumulate_steps = 1  # microbatches per batch, computed one after another to save memory
     config.optimizer.backbone_scale = 1.0  # factor on the learning rate of everything but the head
-    config.optimizer.layer_decay = 1.0  # factor on the learning rate, applied once per block below the head
+    config.optimizer.layer_decay = 1.0  # multiplies the learning rate once per block, from the head down to the layer
 
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # "cosine", "linear" (to zero), "step" or "constant"
@@ -128,7 +129,7 @@ def default() -> ConfigDict:
     config.loss.target_threshold = placeholder(float)  # "binary_cross_entropy" only: targets above it become 1
 
     config.loss.distill_from = placeholder(str)  # the teacher: a run directory or a weights file; unset: none
-    config.loss.distill_model = placeholder(str)  # model name of a teacher's weights file; unset: as the student
+    config.loss.distill_model = placeholder(str)  # teacher's model; unset: as recorded in its file, else the student's
     config.loss.distill_weight = 0.5  # weight of the teacher's soft targets in the loss; the labels get the rest
     config.loss.temperature = 4.0  # divides the logits of teacher and student for the soft targets
 
@@ -138,13 +139,13 @@ def default() -> ConfigDict:
     config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the batch over all devices
 
     config.init_from = placeholder(str)  # initial weights: run directory, .safetensors, .pth, .th or hf://owner/name
-    config.init_skip = ()  # patterns of weights not to load: ('head*',) if the classes differ but not their number
+    config.init_skip = ()  # patterns of weights not to load: ('head*',) if the classes differ but are equally many
     config.freeze = ()  # patterns of parameters not to train: ('stem*', 'stage*') trains only the head
-    config.ema_decay = placeholder(float)  # evaluate and keep an average of the weights, such as 0.9999; unset: none
+    config.ema_decay = placeholder(float)  # decay of the weight average that is evaluated, such as 0.9999; unset: none
 
     config.log_every_steps = 50  # steps per line of the training log
     config.evaluate_every_epochs = 1  # epochs between evaluations; the last epoch is always evaluated
-    config.profile_steps = placeholder(str)  # "100:110" writes a profiler trace of these steps
+    config.profile_steps = placeholder(str)  # "100:110" writes a profiler trace of steps 100 to 109
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 1  # epochs between saves; every new best and the last step are saved too

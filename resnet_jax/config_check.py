@@ -104,17 +104,17 @@ def check(config: ConfigDict) -> None:
 
 
 def profile_range(config: ConfigDict) -> tuple[int, int] | None:
-    """Return `profile_steps` as (first, last), or None if it is unset.
+    """Return `profile_steps` as (start, stop), or None if it is unset. `stop` itself is excluded.
 
     Raises:
       UserError: if it has another form.
     """
     if config.profile_steps is None:
         return None
-    first, _, last = config.profile_steps.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+    start, _, stop = config.profile_steps.partition(":")
+    if not (start.isdigit() and stop.isdigit() and int(start) < int(stop)):
         raise UserError(f"profile_steps ({config.profile_steps!r}) must look like 100:110.")
-    return int(first), int(last)
+    return int(start), int(stop)
 
 
 def check_normalization(mean: tuple, std: tuple) -> None:

@@ -1,6 +1,7 @@
 """Splits: which examples are for training, for validation and for testing.
 
 A split is written as in TFDS: `train`, `train[:45000]`, `train[10%:90%]`, `train[-500:]`, `train+test`.
+A base split is one that the dataset itself provides, such as `train`. A split selects from one or more of them.
 """
 
 import itertools
