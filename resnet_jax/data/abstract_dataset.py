@@ -52,7 +52,7 @@ class AbstractFeed:
             return resident.abstract_inputs(self.size, self.image_shape, self._batch_size, self._mesh)
         return streaming.abstract_inputs(self.image_shape, self._batch_size, self._mesh)
 
-    def arriving_inputs(self) -> Inputs:
+    def streamed_inputs(self) -> Inputs:
         """Return the shapes, dtypes and shardings of the arrays that would be copied to the devices at each step."""
         return () if self._is_resident else self.abstract_inputs()
 
@@ -77,8 +77,8 @@ class AbstractFeed:
 def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
     """Return a dataset with an abstract feed and without validation examples, from the metadata of the data.
 
-    Fills in those settings of `config.dataset` on which shapes depend. If mean and std would have to be measured, they
-    become 0.5; they are constants of the program. If the dataset is on this machine, a few images are read for their
+    Fills in those settings of `config.dataset` on which shapes depend. Unset mean and std become 0.5: their values do
+    not affect the compiled program's shapes or cost. If the dataset is on this machine, a few images are read for their
     size. For a TFDS dataset that has not been prepared, everything is known except the number of examples. It is
     treated as streamed, because a streaming program does not depend on that number.
 

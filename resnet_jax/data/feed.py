@@ -55,11 +55,15 @@ class Feed(Protocol):
     def abstract_inputs(self) -> Inputs:
         """Return the shapes, dtypes and shardings of `inputs`."""
 
-    def arriving_inputs(self) -> Inputs:
-        """Return the shapes, dtypes and shardings of the arrays that are copied to the devices anew at each step."""
+    def streamed_inputs(self) -> Inputs:
+        """Return the shapes, dtypes and shardings of the arrays that are copied to the devices at every step."""
 
     def positions(self, step: int) -> np.ndarray:
-        """Return which training examples this process loads for `step`, the step requested last: int [rows]."""
+        """Return which training examples `step` uses: int [n].
+
+        A resident feed returns those of the whole batch. A streaming feed returns those that this process has loaded,
+        and only for the step that was requested last.
+        """
 
     def close(self) -> None:
         """Stop the worker processes, if there are any."""

@@ -68,7 +68,7 @@ class ResidentFeed:
         """Return the shapes, dtypes and shardings of `inputs`."""
         return abstract_inputs(self.size, self.image_shape, self._batch_size, self._mesh)
 
-    def arriving_inputs(self) -> tuple[()]:
+    def streamed_inputs(self) -> tuple[()]:
         """Return nothing: the dataset is on the devices already."""
         return ()
 

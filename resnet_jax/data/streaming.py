@@ -108,7 +108,7 @@ class StreamingFeed:
         """Return the shapes, dtypes and shardings of `inputs`."""
         return abstract_inputs(self.image_shape, self._load_batch.batch_size, self._mesh)
 
-    def arriving_inputs(self) -> StreamedInputs:
+    def streamed_inputs(self) -> StreamedInputs:
         """Return the same as `abstract_inputs`, because each step has its own batch."""
         return self.abstract_inputs()
 

@@ -35,7 +35,8 @@ from resnet_jax.training.losses import Loss
 from resnet_jax.training.state import TrainState, create_train_state, train_state_from_variables
 from resnet_jax.workdir.checkpoints import Checkpoints
 
-MAX_STEPS_PER_CALL = 32  # by default: enough to hide the launch of a call, few enough to react within a second
+# The upper limit of the default: enough steps to hide the launch cost, few enough to respond to Ctrl-C within a second.
+MAX_STEPS_PER_CALL = 32
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Experiment:
         """The number of training and validation examples."""
         return {"training": self.feed.size, "validation": 0 if self.validation is None else len(self.validation)}
 
-    def steps_of_call(self, step: int) -> int:
+    def num_steps_of_call(self, step: int) -> int:
         """Return how many steps the call that begins at `step` takes: `steps_per_call`, or 1 at the end of an epoch."""
         left_in_epoch = self.feed.steps_per_epoch - step % self.feed.steps_per_epoch
         return self.config.steps_per_call if self.config.steps_per_call <= left_in_epoch else 1
@@ -96,12 +97,12 @@ class Experiment:
         """Yield (first step, number of steps) of each call from `step` to the end of its epoch."""
         end = (step // self.feed.steps_per_epoch + 1) * self.feed.steps_per_epoch
         while step < end:
-            steps = self.steps_of_call(step)
-            yield step, steps
-            step += steps
+            num_steps = self.num_steps_of_call(step)
+            yield step, num_steps
+            step += num_steps
 
-    def call_sizes(self) -> list[int]:
-        """Return the numbers of steps per call that occur in the run."""
+    def distinct_num_steps_of_call(self) -> list[int]:
+        """Return the distinct values of `num_steps_of_call` in the run."""
         full_calls, single_steps = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
         return ([self.config.steps_per_call] if full_calls else []) + ([1] if single_steps else [])
 
@@ -119,7 +120,7 @@ class Experiment:
 
     @functools.cached_property
     def compiled_batch(self) -> Callable[[Inputs, int], tuple[jax.Array, jax.Array]]:
-        """`batch`, compiled on its own, with results that are whole on every device."""
+        """`batch`, compiled on its own, with results replicated on every device."""
         return parallel.jit(self.batch, self.mesh)
 
     def batch_at(self, step: int) -> tuple[jax.Array, jax.Array]:
@@ -129,7 +130,7 @@ class Experiment:
     # --- State.
 
     def initial_state(self) -> TrainState:
-        """Return the state before the first step, on all devices, with what fits of the pretrained weights.
+        """Return the state before the first step, on all devices, with whichever pretrained weights fit.
 
         Not to be compiled as a whole: see `create_train_state`.
         """
@@ -155,7 +156,7 @@ class Experiment:
         return parallel.abstract(jax.eval_shape(self._create_state), parallel.replicated(self.mesh))
 
     def restore_newest(self, checkpoints: Checkpoints) -> tuple[int, TrainState, dict]:
-        """Restore the newest intact checkpoint of at least one. Return its step, its state and its JSON values."""
+        """Restore the newest intact checkpoint; at least one must exist. Return its step, state and JSON values."""
         step, items, host = checkpoints.restore_newest(self.abstract_state().checkpoint_items)
         step_on_devices = parallel.place(np.int32(step), parallel.replicated(self.mesh))
         return step, TrainState(step=step_on_devices, **items), host
@@ -203,8 +204,8 @@ def build(
       mesh: the devices to train on.
       sources: the data, by base split.
       reporter: shows how far reading has come, and counts unreadable images.
-      is_new: whether the run is new. A run directory that exists has its settings resolved and usually a checkpoint, so
-        its pretrained weights are not looked for.
+      is_new: whether the run is new. An existing run already has resolved settings and usually a checkpoint, so the
+        pretrained weights are not opened.
 
     Raises:
       UserError: if data, model and settings do not go together.
@@ -267,7 +268,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
 
 
 def _open_pretrained(config: ConfigDict) -> Pretrained | None:
-    """Open the initial weights, if there are any, and fill in what they record of their images."""
+    """Open the initial weights, if any, and fill in the image settings (mean, std, size) recorded with them."""
     if not config.init_from:
         return None
     weights = open_pretrained(config.init_from)

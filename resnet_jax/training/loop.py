@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -41,7 +41,7 @@ class Validation(NamedTuple):
 
 
 class Loop:
-    """Takes a run from its newest checkpoint, or from its beginning, to its last step. `run` is all of it.
+    """Takes a run from its newest checkpoint, or from its beginning, to its last step. Call `run` to do all of this.
 
     Args:
       experiment: what to train.
@@ -77,7 +77,7 @@ class Loop:
         self._reporter = reporter
         self._observe = observe
         self._owes_evaluation = False  # whether the last epoch is yet to be evaluated
-        self._metrics_since_report: dict = {}  # restored, for the metrics logger
+        self._saved_metrics_state: dict = {}  # the restored result of `MetricsLogger.state_to_save`
         self._agree_to_save = cluster.Agreement(experiment.mesh)
         self._agree_to_stop = cluster.Agreement(experiment.mesh)
         self._stop_signal = 0
@@ -103,17 +103,17 @@ class Loop:
                 self._save_if_due(epochs_done, self._evaluate_if_due(epochs_done))
 
             for epoch in range(self.step // feed.steps_per_epoch, self._config.num_epochs):
-                for step, steps in self.experiment.calls_of_epoch(self.step):
-                    self._profiler.start_or_stop(step, steps, self.state)
+                for step, num_steps in self.experiment.calls_of_epoch(self.step):
+                    self._profiler.start_or_stop(step, num_steps, self.state)
                     with self.timer.measure("input"):
                         inputs = feed.inputs(step)
                     if self._observe:
-                        self._observe(self.experiment, step, steps, inputs)
+                        self._observe(self.experiment, step, num_steps, inputs)
                     with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
-                        self.state, metrics = self.train_steps[steps](self.state, inputs)
+                        self.state, metrics = self.train_steps[num_steps](self.state, inputs)
                     pace(metrics)
-                    self.step = step + steps
-                    self._metrics.record(metrics, steps)
+                    self.step = step + num_steps
+                    self._metrics.record(metrics, num_steps)
                     if self.step % feed.steps_per_epoch:  # The last step of an epoch is saved after its evaluation.
                         self._save_or_stop_if_requested()
                 validation = self._evaluate_if_due(epoch + 1)
@@ -137,19 +137,22 @@ class Loop:
         self.step, self.state, saved = self.experiment.restore_newest(self._checkpoints)
         if saved["examples"] != self.experiment.split_sizes:
             raise UserError(
-                f"this workdir belongs to a run on other data (there {saved['examples']} examples, here "
-                f"{self.experiment.split_sizes}). Choose another --workdir."
+                f"this workdir belongs to a run on other data (stored: {_describe_sizes(saved['examples'])}; now: "
+                f"{_describe_sizes(self.experiment.split_sizes)}). Choose another --workdir."
             )
         logger.info(f"Resuming from step {self.step:,} of {self.experiment.total_steps:,} in {self._directory.path}.")
         for change in provenance.differences(saved["provenance"], provenance.describe()):
             logger.info(f"Note: {change}. From here on the run may differ in its last bits from an uninterrupted one.")
         self._owes_evaluation = saved["owes_evaluation"] and self.step not in self._checkpoints.metrics
-        self._metrics_since_report = saved["monitor"]
-        self.timer = PhaseTimer(saved["monitor"].get("spent", {}))
+        self._saved_metrics_state = saved["monitor"]  # The key is the one that older checkpoints have.
+        self.timer = PhaseTimer(self._saved_metrics_state.get("spent", {}))
 
     def _compile(self) -> None:
         if cpu_tuning.is_tuned():
-            logger.info("Tuned for the CPU (freed memory is kept, XLA's own convolutions). Turn it off: --notune_cpu.")
+            logger.info(
+                "Tuned for the CPU: freed memory is kept and XLA's own convolutions are used. "
+                "--notune_cpu turns this off."
+            )
         logger.info("Compiling the train step ...")
         started = time.monotonic()
         with self.timer.measure("compilation"):
@@ -165,7 +168,7 @@ class Loop:
         self._metrics = MetricsLogger(
             config, experiment.classes, experiment.feed.steps_per_epoch, self._writer, self._reporter, self.timer
         )
-        self._metrics.resume(self.step, self._metrics_since_report)
+        self._metrics.resume(self.step, self._saved_metrics_state)
         self._profiler = Profiler(self._directory.path, config_check.profile_range(config), self._writer.flush)
         with (
             contextlib.closing(experiment.feed),
@@ -191,7 +194,7 @@ class Loop:
         if examples is None or not is_due:
             return None
         self._metrics.collect()  # Waits for the steps, so that their time does not count as evaluation.
-        with self._metrics.paused("evaluation"):
+        with self._metrics.excluded_from_speed("evaluation"):
             example_metrics = self._evaluate(self.state.variables, examples, self._stop_requested)
             if example_metrics is None:
                 return None
@@ -215,7 +218,7 @@ class Loop:
         """Save a checkpoint, once the state is known to be finite and all metrics up to it are on disk."""
         self._metrics.collect()
         self._writer.flush()
-        with self._metrics.paused("saving"):
+        with self._metrics.excluded_from_speed("saving"):
             host = {
                 "monitor": self._metrics.state_to_save(),
                 "owes_evaluation": self._owes_evaluation,
@@ -269,3 +272,8 @@ class Loop:
                 self._reporter,
                 self._received_signal,
             ) from None
+
+
+def _describe_sizes(split_sizes: Mapping[str, int]) -> str:
+    """Describe the number of examples per split, such as "360 training and 40 validation examples"."""
+    return " and ".join(f"{size:,} {split}" for split, size in split_sizes.items()) + " examples"

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 
-BATCHES_IN_FLIGHT = 1 + parallel.CALLS_AHEAD  # batches on the devices at a time: the current and those that wait
+BATCHES_IN_FLIGHT = 1 + parallel.CALLS_AHEAD  # batches on the devices at a time: the current one and those waiting
 SIZE = re.compile(r"\b(\d+(?:\.\d+)?)([KMGT])\b")  # a size as XLA writes it, such as 15.99G
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -7,11 +7,11 @@ from etils import epath
 
 
 class Profiler:
-    """Traces the calls that take steps of `range(*steps)`, and writes the trace to `<directory>/plugins/profile`.
+    """Traces the calls that take any of the selected steps, and writes the trace to `<directory>/plugins/profile`.
 
     Args:
       directory: the run directory.
-      steps: (first, last), `last` excluded; None for no trace.
+      steps: (start, stop), as in `range`; None for no trace.
       wait_for_tensorflow: called before a trace begins and before it ends; returns when no TensorFlow operation is
         running. Such an operation while JAX's profiler starts would crash the process.
     """
@@ -22,15 +22,15 @@ class Profiler:
         self._wait_for_tensorflow = wait_for_tensorflow
         self._is_running = False
 
-    def start_or_stop(self, step: int, steps_of_call: int, state) -> None:
-        """Start or stop the trace, before the call that takes `steps_of_call` steps, the first of them `step`.
+    def start_or_stop(self, step: int, num_steps_of_call: int, state) -> None:
+        """Start or stop the trace, before the call that takes `num_steps_of_call` steps, the first of them `step`.
 
         Args:
           step: the number of steps taken so far.
-          steps_of_call: the number of steps that the call takes.
+          num_steps_of_call: the number of steps that the call takes.
           state: the newest state, which is waited for before a trace is stopped.
         """
-        is_traced = self._steps is not None and step < self._steps[1] and step + steps_of_call > self._steps[0]
+        is_traced = self._steps is not None and step < self._steps[1] and step + num_steps_of_call > self._steps[0]
         if is_traced and not self._is_running:
             self._wait_for_tensorflow()
             jax.profiler.start_trace(str(self._directory))

@@ -129,8 +129,8 @@ def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: 
     Polyak & Juditsky 1992, with the exponential weights of Szegedy et al. 2015 (section 8). The decay is at most
     (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage, so that the initial weights do not linger.
 
-    `optax.incremental_update` computes the same but rounds differently, so runs that were begun before would not
-    resume bit for bit with it.
+    `optax.incremental_update` computes the same but rounds differently, so existing runs would no longer resume bit for
+    bit.
 
     Args:
       averages: a tree of float32 arrays.
@@ -153,8 +153,7 @@ def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: 
 # devices, 8 examples make the 2 microbatches 0, 1, 4, 5 and 2, 3, 6, 7. Each microbatch starts from the same running
 # statistics of BatchNorm. If the groups of BatchNorm lie within a device's share of a microbatch, and nothing random is
 # drawn per example (dropout, stochastic depth), the mean over the microbatches equals that of the whole batch up to
-# rounding. Otherwise the number of microbatches, and with it the number of devices, decides which examples share
-# statistics.
+# rounding. Otherwise the numbers of microbatches and devices together decide which examples share statistics.
 
 
 def mean_over_microbatches(function: Callable, batch, count: int, mesh: Mesh):
@@ -203,8 +202,8 @@ def make_train_step(experiment: Experiment, steps: int = 1) -> jax.stages.Wrappe
     """Return a `jax.jit` function that takes `steps` consecutive steps per call.
 
     Returns:
-      A function of (state, inputs), and `teacher_variables` if there is a teacher, to (state, metrics); each metric is
-      float32 [steps]. All steps of a call share `inputs`. The state passed in is donated.
+      A function from (state, inputs), and `teacher_variables` if there is a teacher, to (state, metrics); each metric
+      is float32 [steps]. All steps of a call share `inputs`. The state passed in is donated.
     """
 
     def call(state: TrainState, inputs: Inputs, teacher_variables: dict | None = None) -> tuple[TrainState, Metrics]:
@@ -221,7 +220,7 @@ def make_train_step(experiment: Experiment, steps: int = 1) -> jax.stages.Wrappe
 def lower_train_step(experiment: Experiment, steps: int = 1, state: TrainState | None = None) -> jax.stages.Lowered:
     """Lower a call of `steps` train steps for the devices of the mesh, which need not exist (`tpu_topology`).
 
-    A `state` that exists already saves tracing an abstract one.
+    Pass an existing `state` to avoid tracing an abstract one.
     """
     replicated = parallel.replicated(experiment.mesh)
     abstract_state = experiment.abstract_state() if state is None else parallel.abstract(state, replicated)
@@ -246,11 +245,11 @@ def compile_train_steps(
       UserError: if a step needs more memory than the devices have left beside the state and resident data.
     """
     train_steps: dict[int, TrainStep] = {}
-    for steps in steps_per_call or experiment.call_sizes():
-        lowered = lower_train_step(experiment, steps, state)
+    for num_steps in steps_per_call or experiment.distinct_num_steps_of_call():
+        lowered = lower_train_step(experiment, num_steps, state)
         compiled = memory_estimate.compile_step(lowered, experiment.config, experiment.mesh)
-        memory_estimate.check(compiled, experiment.feed.arriving_inputs(), experiment.config, experiment.mesh)
-        train_steps[steps] = compiled
+        memory_estimate.check(compiled, experiment.feed.streamed_inputs(), experiment.config, experiment.mesh)
+        train_steps[num_steps] = compiled
         if experiment.teacher is not None:
-            train_steps[steps] = functools.partial(compiled, teacher_variables=experiment.teacher.variables)
+            train_steps[num_steps] = functools.partial(compiled, teacher_variables=experiment.teacher.variables)
     return train_steps

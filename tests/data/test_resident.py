@@ -62,7 +62,7 @@ def test_abstract_inputs_match_the_real_ones(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
     for abstract, real in zip(feed.abstract_inputs(), feed.inputs(0), strict=True):
         assert (abstract.shape, abstract.dtype, abstract.sharding) == (real.shape, real.dtype, real.sharding)
-    assert feed.arriving_inputs() == ()
+    assert feed.streamed_inputs() == ()
     assert (feed.supports_several_steps, feed.crops_on_host) == (True, False)
 
 

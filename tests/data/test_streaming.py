@@ -114,7 +114,7 @@ class TestStreamingFeed:
         assert inputs.images.sharding.shard_shape(inputs.images.shape) == (BATCH // 8, *DIGITS)
         for abstract, real in zip(feed.abstract_inputs(), inputs, strict=True):
             assert (abstract.shape, abstract.dtype, abstract.sharding) == (real.shape, real.dtype, real.sharding)
-        assert feed.arriving_inputs() == feed.abstract_inputs()
+        assert feed.streamed_inputs() == feed.abstract_inputs()
         assert not feed.supports_several_steps
         feed.close()
 

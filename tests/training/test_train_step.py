@@ -198,7 +198,7 @@ def test_mean_over_one_microbatch_is_the_function_itself(single_device):
 
 
 def test_microbatch_receives_its_index(single_device):
-    """Its dropout is drawn from it."""
+    """Each microbatch's dropout key is derived from its index."""
     mean = mean_over_microbatches(lambda batch, index: (batch.sum(), 2.0**index), jnp.arange(9.0), 3, single_device)
     np.testing.assert_allclose(mean, [36 / 3, (1 + 2 + 4) / 3], rtol=1e-6)
 
