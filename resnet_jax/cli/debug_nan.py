@@ -1,11 +1,18 @@
-"""Find the layer where the loss or gradient of a run first became non-finite.
+"""Find where in a step the first non-finite value of a run appeared.
 
-A run with a non-finite loss or gradient leaves that step in `nan/` of its directory. This command computes the step
-again, outside the run: forward pass, loss and backward pass. It also writes the images of the step as `batch.png`.
+A run with a non-finite loss or gradient leaves that step in the `nan/` subdirectory of the run directory. This command
+computes the step again, outside the run: forward pass, loss and backward pass. It also writes the images of the step as
+`batch.png`.
 
-With `--format=json`, the keys are `step`, `first_not_finite` (null if the step is finite here), `in_the_run` (the same,
-as found by the run), `parts` (objects with the fields of `training.nan_triage.StepValue`), `remedies`, and `pictures`,
-the path of `batch.png`.
+With `--format=json`, the output has these keys:
+
+step                the number of steps before this one
+first_not_finite    the name of the first non-finite value, or null if the step is finite here
+in_the_run          the name that the run found, or null if the step was finite when the run repeated it
+parts               the values of the step in the order of computation, as objects with the fields of
+                    `training.nan_triage.StepValue`; the name is kept for scripts
+remedies            a list of sentences
+pictures            the path of the image file `batch.png`; the name is kept for scripts
 """
 
 import json
@@ -47,9 +54,11 @@ def run() -> ExitCode:
         else:
             reporter.print(values_table(values))
             if first_name != broken.first:
-                reporter.print(
-                    f"\nNote: in the run, the first non-finite value was in {broken.first or 'nothing'}. Results may "
-                    "differ in their last bits here."
+                in_the_run = (
+                    f"the first non-finite value was in {broken.first}"
+                    if broken.first
+                    else "the repeated step was finite"
                 )
+                reporter.print(f"\nNote: in the run, {in_the_run}. Results may differ in their last bits here.")
             reporter.print("\n" + "\n".join([*advice, f"The images of the step are in {image_path}."]))
     return ExitCode.DONE

@@ -50,7 +50,7 @@ class Teacher:
 
 
 def make_teacher(loss: ConfigDict, trained: TrainedModel) -> Teacher:
-    """Return `trained` as a teacher, with the weight and temperature of the section `loss` of the config."""
+    """Return `trained` as a teacher, with the weight and temperature of the `loss` section of the config."""
     return Teacher(trained.model, trained.variables, trained.preprocess, loss.distill_weight, loss.temperature)
 
 

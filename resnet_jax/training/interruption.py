@@ -12,7 +12,7 @@ EXCEPTION_BY_SIGNAL: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardIn
 
 @contextlib.contextmanager
 def raise_preempted_on_sigterm() -> Iterator[None]:
-    """Within this context, SIGTERM raises `Preempted` at once, as Ctrl-C raises `KeyboardInterrupt` anywhere."""
+    """Within this context, SIGTERM raises `Preempted` at once, just as Ctrl-C normally raises `KeyboardInterrupt`."""
 
     def handle(signum, frame):
         raise Preempted

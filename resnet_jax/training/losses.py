@@ -2,7 +2,7 @@
 
 Every loss accepts two kinds of labels: class indices, int32 [batch], and soft targets that sum to one, float32
 [batch, classes], such as those of mixup (Zhang et al. 2017). "softmax_cross_entropy_one_hot" is therefore only another
-name of "softmax_cross_entropy".
+name for "softmax_cross_entropy".
 """
 
 from collections.abc import Callable
@@ -74,10 +74,10 @@ LOSSES = {
 
 
 def from_config(loss: ConfigDict) -> Loss:
-    """Return the function that the section `loss` of the config describes.
+    """Return the function that the `loss` section of the config describes.
 
     Returns:
-      A function of (logits, labels) to the mean loss of the batch, a float32 scalar.
+      A function from (logits, labels) to the mean loss of the batch, a float32 scalar.
 
     Raises:
       UserError: if the name is unknown, if `target_threshold` lies outside [0, 1), or if it is set for a loss other

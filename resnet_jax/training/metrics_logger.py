@@ -43,11 +43,17 @@ class NonFiniteMetric(Exception):
 
 
 class _Call(NamedTuple):
-    """A call of the train step whose metrics are still on the device. After it, `end` steps have been taken."""
+    """A call of the train step whose metrics are still on the device.
+
+    Attributes:
+      metrics: float32 [steps] by name.
+      end: the number of steps taken after the call.
+      report_is_due: whether a report is due after the call.
+    """
 
     metrics: Mapping[str, jax.Array]
     end: int
-    is_reported: bool
+    report_is_due: bool
 
     def is_finished(self) -> bool:
         # JAX's own stub of `Array` lacks `is_ready`.
@@ -106,8 +112,8 @@ class MetricsLogger:
         return {"since_report": since_report, "spent": self._timer.seconds_by_phase()}
 
     @contextlib.contextmanager
-    def paused(self, phase: str) -> Iterator[None]:
-        """Keep the time within this context, spent on "evaluation" or "saving", out of images/s.
+    def excluded_from_speed(self, phase: str) -> Iterator[None]:
+        """Exclude the time within this context from images/s. The phase is "evaluation" or "saving".
 
         All steps must have been collected before.
         """
@@ -124,10 +130,10 @@ class MetricsLogger:
         self._note_finished(newest_finished)
         reports = self._steps_recorded // self._config.log_every_steps
         self._steps_recorded += steps
-        is_reported = self._steps_recorded // self._config.log_every_steps > reports
-        self._unfetched.append(_Call(metrics, self._steps_recorded, is_reported))
+        report_is_due = self._steps_recorded // self._config.log_every_steps > reports
+        self._unfetched.append(_Call(metrics, self._steps_recorded, report_is_due))
         waiting = self._unfetched[:-CALLS_AHEAD]
-        if waiting and waiting[-1].is_reported:
+        if waiting and waiting[-1].report_is_due:
             self._fetch(waiting)
 
     def collect(self) -> None:
@@ -139,8 +145,8 @@ class MetricsLogger:
           NonFiniteMetric: for the first step whose loss or gradient norm was not finite.
         """
         while self._unfetched:
-            reported = [number for number, call in enumerate(self._unfetched, start=1) if call.is_reported]
-            self._fetch(self._unfetched[: reported[0] if reported else None])
+            due = [number for number, call in enumerate(self._unfetched, start=1) if call.report_is_due]
+            self._fetch(self._unfetched[: due[0] if due else None])
         self._writer.write()
 
     def _fetch(self, calls: list[_Call]) -> None:
@@ -152,7 +158,7 @@ class MetricsLogger:
         self._steps_fetched = calls[-1].end
         self._note_finished(self._steps_fetched)
         self._check_finite()
-        if calls[-1].is_reported:
+        if calls[-1].report_is_due:
             self._report()
 
     def _note_finished(self, step: int) -> None:
@@ -175,7 +181,8 @@ class MetricsLogger:
         """Write the means since the last report, and show the progress."""
         means = {name: float(np.mean(values)) for name, values in self._since_report.items()}
         means["learning_rate"] = self._since_report["learning_rate"][-1]
-        # The host runs ahead, so two reports may follow one observation of finished steps; the speed is then the same.
+        # The host runs ahead, so two reports may be made with no newly finished steps in between. The second then
+        # repeats the speed.
         if self._steps_finished > self._window_step:
             images = (self._steps_finished - self._window_step) * self._config.batch_size
             self._images_per_second = images / (self._finished_at - self._window_started)
@@ -216,13 +223,17 @@ class MetricsLogger:
         worst = worst_mistakes(example_metrics, IMAGES_SHOWN)
         if len(worst):
             pairs = zip(example_metrics.label[worst], example_metrics.prediction[worst], strict=True)
-            captions = [f"is {self._classes[label]}\nsaid {self._classes[prediction]}" for label, prediction in pairs]
+            # Class names have lines of their own, because captions wider than an image are cut off.
+            captions = [
+                f"label:\n{self._classes[label]}\npredicted:\n{self._classes[prediction]}"
+                for label, prediction in pairs
+            ]
             images = examples.images_at(example_metrics.position[worst])
             self._writer.image(self._steps_fetched, "validation/mistakes", image_grid.grid(images, captions))
         best = "  (best so far)" if is_best else ""
         logger.info(
             f"{self._epoch()}  validation loss {metrics['loss']:.4f}  top-1 {metrics['top1']:.2%}  "
-            f"top-5 {metrics['top5']:.2%}  after {duration(self._timer.total_seconds())}{best}"
+            f"top-5 {metrics['top5']:.2%}  after {duration(self._timer.seconds_without_compilation())}{best}"
         )
 
     def _epoch(self) -> str:

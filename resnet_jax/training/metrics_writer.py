@@ -2,9 +2,11 @@
 
 Both hold each step once: when a run resumes, what was written after the restored step is removed from both.
 
-`clu.metric_writers.AsyncWriter` does not replace the thread in `TensorBoardWriter`: importing it imports TensorFlow,
-which takes seconds and here happens in the thread, its `flush` always waits, and it replaces an `OSError` such as "No
-space left on device" by an exception of its own.
+We do not use `clu.metric_writers.AsyncWriter` in place of the thread in `TensorBoardWriter`, for three reasons:
+
+- Importing it imports TensorFlow, which takes seconds. Here this happens in the thread.
+- Its `flush` always waits.
+- It replaces an `OSError` such as "No space left on device" by an exception of its own.
 """
 
 import collections

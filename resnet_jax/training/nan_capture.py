@@ -1,4 +1,6 @@
-"""What a run saves of a step whose loss or gradient norm is not finite, in `nan/` of its directory.
+"""What a run saves of a step whose loss or gradient norm is not finite.
+
+The files are in the `nan/` subdirectory of the run directory:
 
 nan.json             the step, and the first value in it that is not finite
 state.safetensors    the state before the step
@@ -31,8 +33,8 @@ from resnet_jax.workdir.workdir import WorkDir
 
 FOLDER = "nan"
 REMEDY = (
-    "The checkpoints before it are intact. Start again in a new --workdir, with a lower optimizer.learning_rate, "
-    "more schedule.warmup_epochs or optimizer.grad_clip."
+    "Earlier checkpoints are intact and can still be evaluated. To train further, start a new --workdir with a lower "
+    "optimizer.learning_rate, more schedule.warmup_epochs, or optimizer.grad_clip set."
 )
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ def capture(
     Raises:
       KeyboardInterrupt, Preempted: if a signal asks to stop meanwhile.
     """
-    logger.info(f"In step {error.step:,} {error.what}. To find out where, the steps before it are taken again ...")
+    logger.info(f"At step {error.step:,} {error.what}. Replaying the preceding steps to find out where ...")
     try:
         state = state_before(error.step, experiment, checkpoints, train_steps, reporter, received_signal)
         batch = parallel.fetch(experiment.batch_at(error.step))
@@ -71,7 +73,7 @@ def capture(
         _save(directory, error, str(first) if first else None, parallel.fetch(state), batch)
     except (UserError, OSError, jax.errors.JaxRuntimeError) as problem:  # The last one if memory runs out.
         return UserError(f"{error}; the step could not be analyzed ({first_line(problem)}). {REMEDY}")
-    where = f"first in {first}" if first else "but when taken again it was finite, so it depends on rounding"
+    where = f"first in {first}" if first else "but it was finite when replayed, so it depends on rounding"
     return UserError(
         f"{error}, {where}. The state before it and its batch are in {directory.path / FOLDER}. "
         f"Examine them with: {program()} debug_nan --workdir={directory.path}. {REMEDY}"
@@ -86,10 +88,11 @@ def state_before(
     reporter: Reporter,
     received_signal: Callable[[], Signals | None],
 ) -> TrainState:
-    """Return the state before `step`, which must not be earlier than the newest checkpoint, by taking steps again.
+    """Replay the steps since the newest checkpoint, or since the beginning, and return the state before `step`.
 
-    The result is the same bit for bit if the device is deterministic. If `step` lies within a call of several steps,
-    the steps of that call before it are compiled separately, and may differ in their last bits.
+    `step` must not precede the newest checkpoint. The result is the same bit for bit if the device is deterministic. If
+    `step` lies within a call of several steps, the steps of that call before it are compiled separately, and may differ
+    in their last bits.
 
     Raises:
       KeyboardInterrupt, Preempted: if a signal asks to stop.
@@ -103,16 +106,19 @@ def state_before(
         start, state, _ = experiment.restore_newest(checkpoints)
     steps_taken = start
     pace = parallel.Pace()
-    show_progress = reporter.counter("steps taken again")
+    show_progress = reporter.counter("steps replayed")
     while steps_taken < step:
         signum = received_signal()
         if signum is not None:
             raise EXCEPTION_BY_SIGNAL[signum]
-        steps = min(experiment.steps_of_call(steps_taken), step - steps_taken)
-        call = train_steps[steps] if steps in train_steps else compile_train_steps(experiment, [steps])[steps]
+        num_steps = min(experiment.num_steps_of_call(steps_taken), step - steps_taken)
+        if num_steps in train_steps:
+            call = train_steps[num_steps]
+        else:
+            call = compile_train_steps(experiment, [num_steps])[num_steps]
         state, metrics = call(state, experiment.feed.inputs(steps_taken))
         pace(metrics)
-        steps_taken += steps
+        steps_taken += num_steps
         show_progress(steps_taken - start, step - start)
     return state
 
@@ -124,7 +130,7 @@ def _save(
     state: TrainState,
     batch: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """Write the three files, nan.json last: without it, the others are not mistaken for those of another step."""
+    """Write the three files, nan.json last, so that an incomplete set of files is never taken for a complete one."""
     record = {
         "step": error.step,
         "message": str(error),

@@ -103,8 +103,8 @@ def _record_outputs(layers: list[str]) -> Callable:
     The statistics go through a collection, because nothing else leaves `nn.remat`.
     """
 
-    def intercept(call: Callable, arguments: tuple, settings: dict, context: nn.module.InterceptorContext):
-        output = call(*arguments, **settings)
+    def intercept(call: Callable, arguments: tuple, kwargs: dict, context: nn.module.InterceptorContext):
+        output = call(*arguments, **kwargs)
         module = context.module
         is_layer = context.method_name == "__call__" and not isinstance(module, nn.Dropout)
         if is_layer and module.sow(COLLECTION, COLLECTION, _statistics(output), lambda _, newest: newest, tuple):

@@ -1,9 +1,9 @@
 """Optimizers and learning-rate schedules, by name.
 
-The optimizers are chains of optax transformations rather than `optax.sgd`, `adam`, `adamw`, `lamb` and `lars`. An L2
-penalty or gradient clipping would nest those in a second chain, and they include weight decay even where it is zero.
-Entries of the optimizer state would then move to other positions in its tree, and checkpoints of earlier versions could
-not be restored. `optax.lamb` also cannot exempt parameters from the trust ratio.
+The optimizers are chains of optax transformations rather than `optax.sgd`, `adam`, `adamw`, `lamb` and `lars`. Adding
+an L2 penalty or clipping to those would need an outer chain, and they include weight decay even where it is zero. That
+would change where entries sit in the tree of the optimizer state, and make checkpoints of earlier versions unreadable.
+`optax.lamb` also cannot exempt parameters from the trust ratio.
 """
 
 import collections
@@ -33,11 +33,12 @@ def check(config: ConfigDict) -> None:
 
 
 def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """Return the learning rate as a function of the step: linear warm-up from zero, then the decay that is named.
+    """Return the learning rate as a function of the step: a linear warm-up, then the decay named by `schedule.name`.
 
-    The decay begins after the warm-up. "cosine" (Loshchilov & Hutter 2016, equation 5, without restarts) and "linear"
-    reach zero one step after the last. "step" multiplies the learning rate by `step_factor` at each of `step_epochs`,
-    counted from the start of the run. A warm-up longer than the run is shortened.
+    The warm-up starts at zero, and the decay begins after it. "cosine" (Loshchilov & Hutter 2016, equation 5, without
+    restarts) and "linear" reach zero one step after the last. "step" multiplies the learning rate by `step_factor` at
+    each of `step_epochs`, counted from the start of the run. `config_check` refuses a warm-up as long as the run. A
+    warm-up that would round to all steps of the run is shortened by one step.
 
     Args:
       config: the settings; `optimizer.learning_rate`, `num_epochs` and `schedule` are used.
@@ -86,9 +87,9 @@ def make_optimizer(
     comes before everything else.
 
     Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw" and "lamb" it is decoupled, but still
-    multiplied by the learning rate, and in "lamb" by the trust ratio. With `exempt_norm_and_bias`, norm scales and
-    biases have neither weight decay nor a trust ratio, as in timm (Wightman et al. 2021). Unlike in timm, kernels keep
-    their trust ratio if there is no weight decay.
+    multiplied by the learning rate, and in "lamb" by the trust ratio. With `exempt_norm_and_bias`, vectors and scalars
+    (norm scales, biases and residual scales) have neither weight decay nor a trust ratio, as in timm (Wightman et al.
+    2021). Unlike in timm, kernels keep their trust ratio if there is no weight decay.
 
     Args:
       config: the settings; only `config.optimizer` is used.
@@ -109,15 +110,15 @@ def make_optimizer(
     """
     settings = config.optimizer
 
-    def except_exempt(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    def skip_exempt(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.masked(transformation, kernel_mask) if settings.exempt_norm_and_bias else transformation
 
     def scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
         # Scales the update of each array to `coefficient` times the norm of the array. If either norm is zero, the
         # update does not change.
-        return except_exempt(optax.scale_by_trust_ratio(trust_coefficient=coefficient))
+        return skip_exempt(optax.scale_by_trust_ratio(trust_coefficient=coefficient))
 
-    weight_decay = [except_exempt(optax.add_decayed_weights(settings.weight_decay))] if settings.weight_decay else []
+    weight_decay = [skip_exempt(optax.add_decayed_weights(settings.weight_decay))] if settings.weight_decay else []
     momentum = optax.trace(decay=settings.momentum, nesterov=settings.nesterov)
     learning_rate = optax.scale_by_learning_rate(schedule)
 
@@ -144,7 +145,9 @@ def make_optimizer(
 
 
 def kernel_mask(params: dict) -> dict:
-    """Return a tree of booleans: True for kernels, False for vectors, which are norm scales and biases.
+    """Return a tree of booleans: True for kernels, False for vectors and scalars.
+
+    Vectors and scalars are norm scales, biases and residual scales.
 
     Example:
       >>> import numpy as np

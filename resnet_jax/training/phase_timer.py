@@ -20,7 +20,7 @@ class PhaseTimer:
       >>> timer = PhaseTimer({"training": 60.0})
       >>> with timer.measure("evaluation"):
       ...     pass
-      >>> timer.total_seconds() > 60
+      >>> timer.seconds_without_compilation() > 60
       True
     """
 
@@ -52,7 +52,7 @@ class PhaseTimer:
         """
         return {**self._seconds, "training": self._seconds["training"] + time.monotonic() - self.started}
 
-    def total_seconds(self) -> float:
+    def seconds_without_compilation(self) -> float:
         """Return the seconds of all phases except compilation."""
         seconds = self.seconds_by_phase()
         return sum(seconds.values()) - seconds["compilation"]

@@ -53,7 +53,9 @@ def train(
       >>> result = resnet_jax.train(config, tempfile.mkdtemp())  # doctest: +SKIP
     """
     if workers.is_worker_starting():
-        raise UserError('a script that trains on streamed images must do so under if __name__ == "__main__":.')
+        raise UserError(
+            'a script that trains on streamed images must call train inside an `if __name__ == "__main__":` block.'
+        )
     mesh = parallel.make_mesh()
     config = config.copy_and_resolve_references()
     config.dataset.name = canonical_name(config.dataset.name)
@@ -115,7 +117,7 @@ def _result(checkpoints: Checkpoints, loop: Loop) -> dict:
         "checkpoint_step": checkpoints.chosen_step(),
         "validation": best.metrics if best else None,
         "test": None,
-        "seconds": loop.timer.total_seconds(),
+        "seconds": loop.timer.seconds_without_compilation(),
         "spent": loop.timer.seconds_by_phase(),
         "provenance": provenance.describe(),
     }

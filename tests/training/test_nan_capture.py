@@ -74,7 +74,7 @@ def test_capture_saves_state_batch_and_first_non_finite_value(breaking_config, t
     assert record["step"] == step
     assert f"first in {record['first_not_finite']}." in message
     assert f"python main.py debug_nan --workdir={tmp_path}" in message
-    assert "the steps before it are taken again" in capsys.readouterr().out
+    assert "Replaying the preceding steps" in capsys.readouterr().out
     broken = replay.load(WorkDir(str(tmp_path)))
     assert (broken.step, broken.first, broken.state.step) == (step, record["first_not_finite"], step)
     directory = WorkDir(str(tmp_path))
@@ -125,13 +125,13 @@ def test_failed_save_does_not_hide_the_error(breaking_config, tmp_path, monkeypa
     monkeypatch.setattr(nan_capture, "_save", full)
     _, message = train_until_not_finite(breaking_config, tmp_path)
     assert "could not be analyzed ([Errno 28] No space left on device)" in message
-    assert "The checkpoints before it are intact" in message
+    assert "Earlier checkpoints are intact" in message
 
 
-def test_error_says_if_the_step_is_finite_when_taken_again(breaking_config, tmp_path, monkeypatch):
+def test_error_says_if_the_step_is_finite_when_replayed(breaking_config, tmp_path, monkeypatch):
     monkeypatch.setattr(nan_capture, "triage", lambda *_: [StepValue("result", "loss", 1.0, 0.0)])
     _, message = train_until_not_finite(breaking_config, tmp_path)
-    assert "but when taken again it was finite" in message
+    assert "but it was finite when replayed" in message
     assert replay.load(WorkDir(str(tmp_path))).first is None
 
 
