@@ -29,7 +29,7 @@ class Source(Protocol):
       __getitems__(indices): returns a list of examples, if that is faster than one at a time.
 
     `source[i]` may raise `decode.Unreadable`. A streaming feed pickles sources for other processes, which also import
-    the script that trains. The script must therefore train under `if __name__ == "__main__":`.
+    the script that trains. The script must therefore call `train` inside an `if __name__ == "__main__":` block.
     """
 
     @property
@@ -88,8 +88,8 @@ def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]
 
 def _digits() -> dict[str, Source]:
     """Return scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels, a fifth of each class as test split."""
-    # Locate the package without importing it, which would take seconds: only this one file is needed.
-    (package,) = importlib.util.find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr, misc]  # core
+    # Locate scikit-learn, which is a core dependency, without importing it, which would take seconds.
+    (package,) = importlib.util.find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr, misc]
     table = np.loadtxt(pathlib.Path(package, "datasets", "data", "digits.csv.gz"), delimiter=",")
     images, labels = table[:, :-1], table[:, -1].astype(np.int64)
     # The pixels are counts from 0 to 16.

@@ -146,7 +146,8 @@ def arrays(
         work = _FillArray(fill, shape, buffer)
         filled = stack.enter_context(results(work, numbers, num_workers))
         if buffer:
-            stack.callback(buffer.release)  # First of all at the end: workers that wait for a slot could not stop.
+            # Runs first on exit, because workers still waiting for a slot could not stop.
+            stack.callback(buffer.release)
         yield ((work.array(number, array), result) for number, (array, result) in zip(numbers, filled, strict=True))
 
 
@@ -266,8 +267,9 @@ def _check_free_memory(size: int) -> None:
 def pickled_to_file(work: Callable[[int], T]) -> Iterator[Callable[[int], T]]:
     """Provide the same work in a form that workers read from a temporary file.
 
-    Python sends the arguments of a new process through a pipe. If they do not fit into the pipe's buffer, such as the
-    names of all files of a dataset, and the process dies before it has read them, the parent waits forever.
+    Python sends the arguments of a new process through a pipe. If they are too large for the pipe's buffer (for
+    example, the names of all files of a dataset) and the process dies before it has read them, the parent waits
+    forever.
     """
     with tempfile.NamedTemporaryFile() as file:
         cloudpickle.dump(work, file)
@@ -371,10 +373,11 @@ def _worker_died_message(workers: list[multiprocessing.process.BaseProcess], mes
     if not dead:
         exit_code = re.search(r"exit code -?\d+", message)
         return (
-            f"A data worker process died while it was starting ({exit_code[0] if exit_code else 'unknown reason'}). "
-            'A script of your own must train under if __name__ == "__main__":, or with dataset.num_workers=0.'
+            f"a data worker process died while it was starting ({exit_code[0] if exit_code else 'unknown reason'}). "
+            'A script of your own must call train inside an `if __name__ == "__main__":` block, or set '
+            "dataset.num_workers=0."
         )
     return (
-        f"The data worker process {' and '.join(dead)} died. Exit code -9 usually means too little memory; a lower "
+        f"the data worker process {' and '.join(dead)} died. Exit code -9 usually means too little memory; a lower "
         "dataset.num_workers needs less. Run the same command again to resume from the last checkpoint."
     )

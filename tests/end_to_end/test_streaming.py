@@ -68,7 +68,7 @@ STEPS = 4 * 6
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return image_files.make_image_folder(tmp_path_factory.mktemp("pictures") / "shapes", train=16, val=5)
+    return image_files.make_image_folder(tmp_path_factory.mktemp("images") / "shapes", train=16, val=5)
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_script_without_main_guard_fails_with_advice(tmp_path):
     command = [sys.executable, str(tmp_path / "script.py")]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert finished.returncode != 0
-    assert 'must train under if __name__ == "__main__":' in finished.stderr.splitlines()[-1]
+    assert 'must call train inside an `if __name__ == "__main__":` block' in finished.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
