@@ -56,7 +56,7 @@ def augment(images: np.ndarray, overrides: dict, fill: np.ndarray) -> tuple[np.n
 
     Args:
       images: uint8 [n, SIZE, SIZE, 3].
-      overrides: the settings `augment` that differ from their defaults.
+      overrides: the `augment` settings that differ from their defaults.
       fill: the color of gaps.
 
     Returns:

@@ -36,7 +36,7 @@ def digits(tiny_run):
 
 @pytest.fixture
 def make_model(mesh):
-    """A function that returns an untrained model for color images, with the resolved settings `dataset`."""
+    """A function that returns an untrained model for color images, with the resolved `dataset` settings."""
 
     def make(feed="resident", image_size=12, on=mesh, channels=3, **dataset):
         config = settings.default()

@@ -1,4 +1,4 @@
-"""Choice of the feed, resident or streaming, and of the image size, from the settings `dataset`."""
+"""Choice of the feed, resident or streaming, and of the image size, from the `dataset` settings."""
 
 import math
 
@@ -79,7 +79,7 @@ def _choose_feed(dataset: ConfigDict, subset: Subset, mesh: Mesh) -> tuple[str, 
     if len(subset.image_shapes) > 1:
         unset = f" (dataset.image_size unset: {DEFAULT_IMAGE_SIZE})" if size is None else ""
         return "streaming", f"because images differ in size{unset}"
-    # A resident feed would distort images that are not square, and keep pixels of larger images that are never used.
+    # A resident feed would distort images that are not square, and would store unneeded pixels of larger images.
     if size is not None and not height == width <= size:
         how = "larger" if max(height, width) > size else "not square"
         return "streaming", f"because images of {height} x {width} are {how} and dataset.image_size is {size}"
@@ -130,7 +130,7 @@ def streamed_examples(dataset: ConfigDict, subset: Subset, reporter: Reporter) -
 def external_examples(
     dataset: ConfigDict, subset: Subset, num_workers: int, reporter: Reporter | None
 ) -> StreamedExamples:
-    """Return examples of other data, with images of any size, resized to the size of the model in evaluation.
+    """Return examples of other data, with images of any size, resized to the model's input size in evaluation.
 
     A run with a streaming feed crops them as it crops its own images in evaluation. Other runs crop the central square,
     so that images which already have the right size stay unchanged. If a run has no image size, all images must have

@@ -28,7 +28,7 @@ class Layers:
     """Builds the layers of a model, inside the `@nn.compact` method of a module.
 
     Attributes:
-      train: whether batch statistics and dropout are those of training.
+      train: whether BatchNorm and dropout behave as in training.
       dtype: the dtype of the computation.
       norm_name: "batch_norm" (Ioffe & Szegedy 2015); "group_norm" with 32 groups (Wu & He 2018, section 3); or, in
         place of a norm, a "bias" per channel or one "scalar_bias" for all channels.
@@ -36,7 +36,7 @@ class Layers:
       norm_epsilon: the epsilon of BatchNorm and GroupNorm.
       norm_group_size: the number of examples that share batch statistics, see `GroupedBatchNorm`; 0: the whole batch.
       weight_standardization: whether kernels are standardized, see `StandardizedConv`.
-      blur_pool: whether max-pools and blocks low-pass filter before they stride (Zhang 2019, "Making Convolutional
+      blur_pool: whether max-pools and blocks low-pass filter before they subsample (Zhang 2019, "Making Convolutional
         Networks Shift-Invariant Again", section 3.2). As in the authors' code, the stem's convolution does not.
     """
 
@@ -109,8 +109,8 @@ class StandardizedConv(nn.Conv):
     updates, the kernel before standardization.
     """
 
-    def param(self, name: str, *arguments, **settings):
-        value = super().param(name, *arguments, **settings)
+    def param(self, name: str, *arguments, **kwargs):
+        value = super().param(name, *arguments, **kwargs)
         if name != "kernel":
             return value
         inputs = tuple(range(value.ndim - 1))

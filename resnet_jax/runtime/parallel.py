@@ -36,16 +36,16 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def jit(function: Callable, mesh: Mesh, **settings) -> jax.stages.Wrapped:
+def jit(function: Callable, mesh: Mesh, **kwargs) -> jax.stages.Wrapped:
     """Compile a function for the devices of a mesh, with results replicated on all of them.
 
     Args:
       function: the function to compile.
       mesh: the devices.
-      **settings: further arguments of `jax.jit`.
+      **kwargs: further arguments of `jax.jit`.
     """
     options = cpu_tuning.compiler_options(mesh.devices.flat[0].platform)
-    return jax.jit(function, out_shardings=replicated(mesh), compiler_options=options, **settings)
+    return jax.jit(function, out_shardings=replicated(mesh), compiler_options=options, **kwargs)
 
 
 def place(tree, sharding: NamedSharding):

@@ -1,4 +1,4 @@
-"""The augmentation pipeline that the settings `augment` describe, and the check of these settings."""
+"""The augmentation pipeline that the `augment` settings describe, and the check of these settings."""
 
 import enum
 import math
@@ -38,7 +38,7 @@ def from_config(
     """Return a pure function that augments a batch.
 
     Args:
-      augment: the settings `augment`.
+      augment: the `augment` settings.
       num_classes: number of classes.
       fill: the dataset's mean pixel, one value in [0, 255] per channel. Pixels that are erased or that come from
         outside the image get this value, which is zero after normalization. (The border of `crop_padding` is black.)
@@ -95,7 +95,7 @@ def from_config(
 
 
 def check(augment: ConfigDict, batch_size: int) -> None:
-    """Raise `UserError` for invalid values of the settings `augment`, naming the setting."""
+    """Raise `UserError` for invalid values of the `augment` settings, naming the setting."""
     if augment.mixup or augment.cutmix:
         mixing.check_batch_size(batch_size)
     scale, jitter, operations = augment.random_resized_crop, augment.color_jitter, augment.randaugment

@@ -29,7 +29,7 @@ class Inspection:
       splits: statistics of each base split.
       parts: the splits that the run uses: "training", and "validation" and "test" if there are any.
       image_size, eval_resize, eval_crop: sizes in pixels to which images are resized; None: they keep their size.
-      smaller: by number of pixels, how many images have a shorter short side and are enlarged.
+      smaller: for each target side in pixels, how many images have a short side below it and so are enlarged.
       mean, std: per channel, over all pixels of the training split, in [0, 1]; None if there are no pixels.
       memory: None if there is nothing to train on.
       unreadable: why an image cannot be read, by its name.
@@ -57,7 +57,7 @@ class Inspection:
 
 
 def inspect(config: ConfigDict, sources: Mapping[str, Source], scanned: ScannedDataset, plan: Plan) -> Inspection:
-    """Combine the scan of `sources` with the plan of a run with the settings `config`."""
+    """Combine the scan of `sources` with the plan of a run whose settings are `config`."""
     groups = statistics.repeated_groups(scanned)
     dataset = plan.dataset
     mean, std = statistics.channel_statistics(scanned, plan.train) or (None, None)
