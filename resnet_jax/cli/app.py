@@ -1,8 +1,8 @@
 """The program: finds the command, parses its flags, runs it, and reports errors in one sentence.
 
 A command is a module of this package that defines absl flags and a function `run`, which returns an `ExitCode`. A
-command that takes more than flags describes these arguments in `ARGUMENTS`, and its `run` receives them as a list. Only
-the module of the command that runs is imported, so several commands can define a flag of the same name.
+command that takes positional arguments describes them in `ARGUMENTS`, and its `run` receives them as a list. Only the
+module of the command that runs is imported, so several commands can define a flag of the same name.
 """
 
 import errno
@@ -38,7 +38,7 @@ COMMANDS = {
     "benchmark": "measure how fast a recipe trains and what limits it, or analyze its compiled step",
     "convert": "convert a TFDS dataset from tfrecord to array_record files, which training reads",
     "verify_resume": "check that an interrupted and resumed run equals an uninterrupted one bit for bit",
-    "debug_nan": "find the layer where the loss or gradient of a run first became non-finite",
+    "debug_nan": "find where in a step the first non-finite value of a run appeared",
 }
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK_ERRORS = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
@@ -49,7 +49,7 @@ def main() -> NoReturn:
     """Run the command named in `sys.argv` and exit with its exit code."""
     if "--version" in sys.argv[1:]:
         # Not from the metadata of the installation: on PyPI, the name resnet-jax belongs to another project.
-        print(f"resnet-jax {resnet_jax.__version__}")
+        _print_to_reader(f"resnet-jax {resnet_jax.__version__}")
         sys.exit(ExitCode.DONE)
     without_arguments = len(sys.argv) == 1
     name = _pop_command(sys.argv)
@@ -163,7 +163,12 @@ def _one_sentence(error: Exception) -> str:
 
 def _print_help(name: str, command: ModuleType) -> None:
     """Print the usage of the program and the flags of a command."""
-    print(f"""\
+    _print_to_reader(_help_text(name, command))
+
+
+def _help_text(name: str, command: ModuleType) -> str:
+    lines = [
+        f"""\
 Train, evaluate and export ResNets in JAX.
 
 usage: {program()} [COMMAND] [--flags]
@@ -171,20 +176,30 @@ usage: {program()} [COMMAND] [--flags]
   {program()} --config=configs/digits.py --workdir=/tmp/digits    # train; run it again to resume
   {program()} predict --workdir=/tmp/digits IMAGES                # classify images
 
-commands:""")
-    for other_name, purpose in COMMANDS.items():
-        print(f"  {other_name:15s}{purpose}")
+commands:"""
+    ]
+    lines += [f"  {other_name:15s}{purpose}" for other_name, purpose in COMMANDS.items()]
     if hasattr(command, "ARGUMENTS"):
-        print(f"\narguments of {name}: {command.ARGUMENTS}")
-    print(f"\nflags of {name}:")
+        lines.append(f"\narguments of {name}: {command.ARGUMENTS}")
+    lines.append(f"\nflags of {name}:")
     by_module = flags.FLAGS.flags_by_module_dict()
     modules = ("resnet_jax.cli.flags", command.__name__, __name__)
     defined = [flag for module in modules for flag in by_module.get(module, [])]
-    for flag in sorted(defined, key=lambda flag: flag.name in RARE_FLAGS):
-        print(f"  --{flag.name:18s}{flag.help}")
+    defined.sort(key=lambda flag: flag.name in RARE_FLAGS)
+    lines += [f"  --{flag.name:18s}{flag.help}" for flag in defined]
     if any(flag.name == "config" for flag in defined):
-        print("\nEvery setting is a flag too, such as --config.batch_size=256. docs/settings.md lists them.")
-    print(f"\n{program()} COMMAND --help lists the flags of another command; --version prints the version.")
+        lines.append("\nEvery setting is a flag too, such as --config.batch_size=256. docs/settings.md lists them.")
+    lines.append(f"\n{program()} COMMAND --help lists the flags of another command; --version prints the version.")
+    return "\n".join(lines)
+
+
+def _print_to_reader(text: str) -> None:
+    """Print to stdout, even if its reader, such as `head`, has exited."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        if not terminal.discard_closed_stdout():
+            raise
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
@@ -208,8 +223,8 @@ def _report(error: Exception, is_process_loss: bool) -> int:
     # TensorFlow's file errors are not OSErrors.
     if type(error).__module__.startswith("tensorflow.") and hasattr(error, "error_code"):
         _print_error(
-            f"TensorFlow cannot read or write a file ({first_line(error)}). Check free space, permissions and network "
-            "there, then run the same command again."
+            f"TensorFlow cannot read or write a file ({first_line(error)}). Check the free space, permissions "
+            "and network connection at that location, then run the same command again."
         )
         return ExitCode.USER_ERROR
     if isinstance(error, UserError):

@@ -1,5 +1,6 @@
 """The program without a command, --help and --version."""
 
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,17 @@ def test_help_of_a_command_needs_no_jax(command):
 def test_program_without_arguments_prints_the_help():
     finished = run_without_jax()
     assert (finished.returncode, finished.stdout) == (2, run_without_jax("--help").stdout)
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_and_version_ignore_a_closed_stdout(argument):
+    """For example, when the output is piped to `head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", WITHOUT_JAX, argument]
+    finished = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
 def test_version_needs_no_jax():
