@@ -1,6 +1,6 @@
 """Write the screenshots of the docs: a report, and a terminal during training.
 
-    python docs/pictures.py --run=/tmp/run
+    python docs/screenshots.py --run=/tmp/run
 
 The report on the run directory gives docs/report.png and docs/report_dark.png, its top in light and dark, and
 docs/confusion_matrix.png and docs/reliability_diagram.png. docs/progress.png shows a terminal during training on
