@@ -3,8 +3,8 @@
     python -m benchmarks.compile_time --models=resnet152,resnetv2_1001:loop
     python -m benchmarks.compile_time --topology=v5e:2x2    # for a TPU that need not be present; requires libtpu
 
-`:loop` sets `model.scan_blocks`, which compiles equal blocks once. The step is that of a run, with SGD and momentum, in
-float32, for 8 images of the size for which the model was made.
+`:loop` sets `model.scan_blocks`, which compiles blocks of identical shape once. The step is that of a run, with SGD and
+momentum, in float32, for 8 images of the size for which the model was made.
 
 RESULT, 2026-11-22, commit 3e47d1b, 2 cores of an AMD EPYC (a shared machine), Python 3.11, JAX 0.10.2, n = 1, seconds:
 
@@ -37,7 +37,7 @@ from resnet_jax.training.train_step import make_train_step
 MODELS = flags.DEFINE_list(
     "models",
     ["resnet50", "resnet152", "resnet152:loop", "resnetv2_1001:loop"],
-    "Names of models. With :loop, equal blocks run in a loop.",
+    "Names of models. With :loop, blocks of identical shape run in a loop.",
 )
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU slice to compile for, such as v5e:2x2. Default: the devices of this machine."

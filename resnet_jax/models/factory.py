@@ -62,7 +62,11 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
 
 
 def _check_initial_state(name: str, model: ResNet) -> None:
-    """Refuse models that cannot learn: two zero factors block each other's gradients; standardized zeros explode."""
+    """Raise `UserError` for models that cannot learn.
+
+    Two factors that are both zero block each other's gradients, and standardizing an all-zero kernel makes its
+    gradients explode.
+    """
     if model.block is FixupBlock:
         for setting, value in FIXUP_SETTINGS.items():
             if getattr(model, setting) != value:
@@ -77,10 +81,17 @@ def _check_initial_state(name: str, model: ResNet) -> None:
             "model.residual_scale=0 and model.zero_init_residual=True have the same effect. "
             "Set model.zero_init_residual=False."
         )
-    standardized = model.weight_standardization and model.block is PreActivationBlock
-    if standardized or (model.norm not in NORMS_WITH_SCALE and model.block is not PreActivationBlock):
+    if model.block is PreActivationBlock:
+        if model.weight_standardization:
+            raise UserError(
+                f"model.zero_init_residual=True does not work with {name}: it starts convolutions at zero, and weight "
+                "standardization makes the gradients of an all-zero kernel explode. "
+                "Set model.zero_init_residual=False and model.residual_scale=0."
+            )
+    elif model.norm not in NORMS_WITH_SCALE:
         raise UserError(
-            f"model.zero_init_residual has nothing to act on in {name}. "
+            f"model.zero_init_residual=True does not work with {name}: it starts the scale of each block's last norm "
+            f"at zero, and model.norm={model.norm} has no scale. "
             "Set model.zero_init_residual=False and model.residual_scale=0."
         )
 

@@ -42,7 +42,7 @@ def cost(model: ResNet, image_shape: tuple[int, int, int]) -> Cost:
     """
     images = jnp.zeros((1, *image_shape))
     variables = _abstract_variables(model, images)
-    scanned = model.clone(scan_blocks=True)  # Trace only one of several equal blocks.
+    scanned = model.clone(scan_blocks=True)  # Trace only one of several blocks of identical shape.
     program = jax.make_jaxpr(lambda variables: scanned.apply(variables, images, train=False))(variables)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return Cost(parameters, multiply_adds(program.jaxpr))

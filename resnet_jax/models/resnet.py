@@ -91,7 +91,10 @@ STEMS: dict[str, Callable[[jax.Array, int, Layers, bool], jax.Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class ConvSpec:
-    """A `kernel` x `kernel` convolution to `features` channels; `groups` of channels do not see each other."""
+    """A `kernel` x `kernel` convolution to `features` channels.
+
+    The channels are split into `groups` that are convolved separately.
+    """
 
     kernel: int
     features: int
@@ -115,7 +118,7 @@ def bottleneck(width: int, stride: int, groups: int = 1, group_width: int = 64) 
     The last convolution has 4 * `width` channels. The stride is in the 3x3 ("v1.5", Goyal et al. 2017, section 5.1).
 
     Args:
-      width: the channels of the 3x3 of a plain ResNet.
+      width: the number of channels the 3x3 would have in a plain ResNet.
       stride: the stride of the block.
       groups: the number of groups of the 3x3 (ResNeXt, Xie et al. 2016, figure 3c).
       group_width: the channels per group where `width` is 64; it grows in proportion to `width`.
@@ -128,7 +131,7 @@ def bottleneck(width: int, stride: int, groups: int = 1, group_width: int = 64) 
 
 
 class ResidualBlock(nn.Module):
-    """Base class of residual blocks; `__call__` of a subclass says where norms and activations stand.
+    """Base class of residual blocks; `__call__` of a subclass says where norms and activations go.
 
     Attributes:
       layers: builds the layers.
@@ -169,7 +172,7 @@ class ResidualBlock(nn.Module):
 
     @staticmethod
     def final_norm(x: jax.Array, layers: Layers) -> jax.Array:
-        """Apply what stands between the last block and the pooling; by default nothing."""
+        """Apply what comes between the last block and the pooling; by default nothing."""
         del layers
         return x
 
@@ -216,7 +219,7 @@ class ResidualBlock(nn.Module):
         return projected
 
     def scale_and_drop(self, x: jax.Array, drop_rate: float | jax.Array | None) -> jax.Array:
-        """Apply what ends every F: squeeze-and-excitation, a learned scalar and stochastic depth.
+        """Apply the last operations of F: squeeze-and-excitation, a learned scalar and stochastic depth.
 
         Huang et al. 2016 drop F for a whole batch, and multiply it by its survival probability in evaluation. Here each
         example is drawn independently, and an F that survives is divided by its survival probability in training.
@@ -328,7 +331,7 @@ class ResNet(nn.Module):
       stage_sizes: the number of blocks per stage. Every stage but the first halves the resolution and doubles the
         width.
       num_classes: the number of logits.
-      block: the kind of residual block, which says where norms and activations stand.
+      block: the kind of residual block, which says where norms and activations go.
       residual: `basic` or `bottleneck`: a function from width and stride to the convolutions of a block.
       width: the width of the blocks of the first stage.
       stem_width: the channels of the stem; None: `width`.
@@ -341,8 +344,9 @@ class ResNet(nn.Module):
         the blocks before it rise linearly, from zero at the input (Huang et al. 2016).
       head_init: the initializer of the head's kernel; default: a normal of std 0.01 (Goyal et al. 2017, section 5.1).
       remat: whether the backward pass recomputes the activations inside blocks, which saves memory.
-      scan_blocks: whether equal blocks are compiled once and run in a loop, for very deep models; on CPU this runs
-        several times slower. The variables are the same. What blocks `sow`, or what Linen captures of them, is lost.
+      scan_blocks: whether blocks of identical shape are compiled once and run in a loop, for very deep models. On CPU
+        this runs several times slower. The variables are the same. What blocks `sow`, or what Linen captures of them,
+        is lost.
       dtype: the dtype of the computation. Parameters, batch statistics and logits are always float32.
       norm_momentum, norm_epsilon, norm_group_size: see `Layers`.
 
@@ -390,7 +394,7 @@ class ResNet(nn.Module):
 
         Args:
           images: [batch, height, width, channels], of any size and number of channels.
-          train: whether batch statistics, dropout and stochastic depth are those of training.
+          train: whether BatchNorm, dropout and stochastic depth behave as in training.
           return_features: whether to return the features as well.
 
         Returns:
@@ -425,7 +429,7 @@ class ResNet(nn.Module):
         return (logits, features) if return_features else logits
 
     def _stage(self, x: jax.Array, stage: int, layers: Layers) -> jax.Array:
-        """Apply the blocks of a stage, counted from 1. The first block changes the shape, the others are equal."""
+        """Apply the blocks of a stage, counted from 1. The first block may change the shape; the others keep it."""
         width = self.width * 2 ** (stage - 1)
         stride = 1 if stage == 1 else 2
         num_blocks = self.stage_sizes[stage - 1]

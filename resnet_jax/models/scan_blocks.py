@@ -1,4 +1,4 @@
-"""A loop over the equal blocks of a stage, which XLA compiles once (`model.scan_blocks`).
+"""A loop over the blocks of identical shape in a stage, which XLA compiles once (`model.scan_blocks`).
 
 Skip this unless you train models of hundreds of layers. `nn.scan` would stack the variables for good. Here they stay
 those of separate submodules, so that models with and without the loop share their checkpoints.

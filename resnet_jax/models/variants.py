@@ -73,7 +73,7 @@ BIT = "Kolesnikov et al. 2019, Big Transfer, arXiv:1912.11370"
 
 TORCHVISION = "torchvision, IMAGENET1K_V1"
 PAPER = "the paper"
-STRIDES_IN_1X1 = "the paper, strides in the 1x1"
+STRIDES_IN_1X1 = "the paper, with the stride in the first 1x1 convolution"
 TENSORPACK = "tensorpack, at commit 02f41b2"
 FILTER_4 = "the authors' code, filter 4, from scratch"
 
@@ -124,7 +124,9 @@ VARIANTS: dict[str, Variant] = {
     "resnetv2_34": _imagenet(V2, 73.50, TENSORPACK, _34, _pre_activation),
     "resnetv2_50": _imagenet(V2, 76.28, TENSORPACK, _50, _pre_activation),
     "resnetv2_101": _imagenet(V2, 77.47, TENSORPACK, _101, _pre_activation),
-    "resnetv2_152": _imagenet(V2, 78.9, "the paper, at 320 pixels, strides in the 1x1", _152, _pre_activation),
+    "resnetv2_152": _imagenet(
+        V2, 78.9, "the paper, at 320 pixels, with the stride in the first 1x1 convolution", _152, _pre_activation
+    ),
     "wide_resnet50_2": _imagenet(WIDE, 78.1, PAPER, _50, _groups(1, 128)),
     "wide_resnet101_2": _imagenet(WIDE, 78.848, TORCHVISION, _101, _groups(1, 128)),
     "resnext50_32x4d": _imagenet(RESNEXT, 77.8, PAPER, _50, _groups(32, 4)),
