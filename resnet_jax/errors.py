@@ -12,7 +12,7 @@ class ExitCode(enum.IntEnum):
     """The exit code of a command."""
 
     DONE = 0
-    SOME_FAILED = 1  # some inputs failed, or a check found a problem
+    SOME_FAILED = 1  # some inputs failed, a check found a problem, or the program has a bug and prints a traceback
     USER_ERROR = 2
     RESUMABLE = 75  # stopped by SIGTERM, or because another process ended: the same command resumes
     INTERRUPTED = 130  # stopped by Ctrl-C: the same command resumes

@@ -25,7 +25,7 @@ COMPILE_FOR = flags.DEFINE_string(
 LINK = flags.DEFINE_float(
     "link_gbytes_per_s",
     None,
-    "With --collectives, the bandwidth in GB/s of a TPU in a ring, both directions together: predicts the scaling.",
+    "With --collectives, predict scaling from this link bandwidth per TPU (GB/s in a ring, sum of both directions).",
     lower_bound=1e-3,
 )
 HOP = flags.DEFINE_float(

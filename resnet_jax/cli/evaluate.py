@@ -4,9 +4,9 @@ With more workdirs, the models are compared: metrics of each, McNemar's test for
 
 With `--format=json`, the keys are `name` (as given on the command line), `split`, `workdir` and `checkpoint_step` (both
 null for published weights), the fields of `evaluation.metrics.ClassificationReport` with its mean metrics on the same
-level, and `tta`: the same metrics with test-time augmentation, by its name, or null. For several models, `runs` is a
-list of such objects, `ensemble` holds the metrics of the ensemble, and `comparisons` the fields of
-`evaluation.model_comparison.McNemar` with the names `first` and `second`.
+level, and `tta`: the same metrics with test-time augmentation, by its name, or null. For several models, the keys
+are `split`, `runs` (a list of such objects), `ensemble` (the metrics of the ensemble) and `comparisons` (the fields of
+`evaluation.model_comparison.McNemar` with the names `first` and `second`).
 """
 
 import json
@@ -24,7 +24,9 @@ CLUSTER = shared_flags.ClusterFlags()
 SPLIT = flags.DEFINE_string(
     "split", None, "validation (the run's own), or a split such as train[:1000]; unset: the test split."
 )
-DATASET = flags.DEFINE_string("dataset", None, "Another dataset with the same class names, such as folder:PATH.")
+DATASET = flags.DEFINE_string(
+    "dataset", None, "Another dataset, such as folder:PATH, whose classes are some or all of the model's."
+)
 TTA = flags.DEFINE_enum("tta", None, ["flip"], "Add metrics with test-time augmentation: each image and its mirror.")
 EVAL_RESIZE = flags.DEFINE_integer("eval_resize", None, "Override dataset.eval_resize, to test another resolution.")
 EVAL_CROP = flags.DEFINE_integer("eval_crop", None, "Override dataset.eval_crop.")

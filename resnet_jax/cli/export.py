@@ -8,7 +8,7 @@ from resnet_jax.errors import ExitCode
 MODEL = shared_flags.ModelFlags()
 CLUSTER = shared_flags.ClusterFlags()
 TO = flags.DEFINE_string(
-    "to", None, "The file to write: weights.safetensors, with the names of torchvision or timm.", required=True
+    "to", None, "The file to write: weights.safetensors, with torchvision's or timm's parameter names.", required=True
 )
 
 
@@ -25,5 +25,5 @@ def run() -> ExitCode:
     if parallel.is_main_process():
         export_weights(trained, TO.value)
         weights = MODEL.config.value.init_from if trained.step is None else f"the weights of step {trained.step:,}"
-        print(f"Wrote {weights} to {TO.value}, with the names of {scheme_for_model(trained.model).name}.")
+        print(f"Wrote {weights} to {TO.value}, with the parameter names of {scheme_for_model(trained.model).name}.")
     return ExitCode.DONE

@@ -89,13 +89,15 @@ class ModelFlags:
         self.config = define_config("In place of --workdir, a recipe with --config.init_from=WEIGHTS.", required=False)
 
     def check(self, command: str) -> None:
-        """Check that exactly one of both is given.
+        """Check that exactly one of the two is given.
 
         Raises:
           UserError: otherwise. The message names the command.
         """
         if (self.workdir.value is None) == (self.config.value is None):
-            raise UserError(f"{command} takes either --workdir, or --config with --config.init_from")
+            raise UserError(
+                f"{command} takes either --workdir, or --config with --config.init_from. Give exactly one of the two."
+            )
         if self.config.value is not None and not self.config.value.init_from:
             raise UserError("--config.init_from is missing. Set it to the weights to load.")
 

@@ -1,7 +1,7 @@
 """List the models: their cost, paper and published accuracy.
 
 With `--format=json`, the output is `{"models": [...]}` with an object per model: `name`, `parameters`, `multiply_adds`
-of one image, and the fields of `models.variants.Variant`, where `top1` is in [0, 1] or null.
+of one image, and the fields of `models.variants.Variant` except `make`; `top1` is in [0, 1] or null.
 """
 
 import itertools

@@ -4,12 +4,19 @@
     python main.py predict --workdir=/tmp/run cat.jpg --similar_to=images/
 
 With `--format=json`, the output is `{"checkpoint_step": ..., "failed": ..., "pictures": [...]}`. `failed` is the number
-of images that could not be read, including those of `--similar_to`. `pictures` has one object per image, in order:
-`picture` is its path; `best` is a list of `{"class": ..., "probability": ...}`, or with `--similar_to` of
-`{"similar": ..., "similarity": ...}`, best first; `error` says why the image could not be read, or is null.
+of images that could not be read, including those of `--similar_to`. `pictures` is a list with one object per image, in
+order. Its keys are:
 
-With `--format=csv`, the columns are `picture`, `class_1`, `probability_1`, ... and `error`; with `--similar_to`,
-`similar_1`, `similarity_1`, ... replace the classes. `--features` writes the arrays `features` (float32 [n, width]),
+picture    the path of the image file
+best       a list of `{"class": ..., "probability": ...}`, or with `--similar_to` of
+           `{"similar": ..., "similarity": ...}`, best first
+error      why the image could not be read, or null
+
+With `--format=csv`, the columns are `picture` (the path of the image file), `class_1`, `probability_1`, ... and
+`error`; with `--similar_to`, `similar_1`, `similarity_1`, ... replace the classes. The names `pictures` and `picture`
+are kept for scripts.
+
+`--features` writes the arrays `features` (float32 [n, width]),
 `names` [n], the paths of the readable images, and `classes`.
 
 Progress is shown on stderr if that is a terminal. The exit code is 1 if any image could not be read.

@@ -17,7 +17,9 @@ from resnet_jax.errors import ExitCode, UserError
 CONFIG = shared_flags.define_config("The recipe, such as configs/digits.py.")
 WORKDIR = shared_flags.define_workdir("Where to keep both runs; unset: they are removed.", required=False)
 FORMAT = shared_flags.define_format()
-STEPS = flags.DEFINE_integer("steps", None, "Steps to train; unset: two epochs, but 12 to 60 steps.", lower_bound=1)
+STEPS = flags.DEFINE_integer(
+    "steps", None, "Steps to train; unset: two epochs, but at least 12 and at most 60 steps.", lower_bound=1
+)
 INTERRUPT_AT = flags.DEFINE_list(
     "interrupt_at", None, "The steps at which to stop and to kill the run, such as 17,29; unset: random steps."
 )
@@ -45,5 +47,5 @@ def _interrupt_at() -> tuple[int, int] | None:
     try:
         stop, kill = map(int, INTERRUPT_AT.value)
     except ValueError:
-        raise UserError("--interrupt_at takes two steps, such as 17,29") from None
+        raise UserError("--interrupt_at takes two steps, such as 17,29.") from None
     return stop, kill

@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def _default_steps(experiment: Experiment) -> int:
-    """Return two epochs and a step, within limits, with enough calls of the train step to interrupt the run twice.
+    """Return the steps of two epochs and one more, within limits, but enough calls to interrupt the run twice.
 
     Without the additional step, the stop would cut short the evaluation of the second epoch.
     """

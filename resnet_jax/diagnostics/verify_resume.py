@@ -76,7 +76,8 @@ def verify_resume(
       config: settings, made from `resnet_jax.config.default()`.
       directory: where to write the run directories `straight` and `interrupted`, and the notes and logs of the four
         processes.
-      steps: how many steps to take. Default: two epochs and one step, within 12 to 60 steps, but at least four calls.
+      steps: how many steps to take. Default: two epochs and one step, but at least 12 and at most 60 steps; always at
+        least four calls of the train step.
       interrupt_at: the steps at which to stop and to kill. Default: random ones.
       show: called with lines that describe the progress.
 
