@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from resnet_jax.data import feed_config
 from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.folder import UnlabeledImages
-from resnet_jax.data.host_batches import BatchInfo
+from resnet_jax.data.host_batches import NO_POSITION, BatchInfo
 from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.streaming import StreamedExamples
@@ -222,7 +222,7 @@ def abstract_variables(model: nn.Module, channels: int) -> dict:
 
 def _fetch_outputs(info: BatchInfo, outputs: tuple[jax.Array, jax.Array]) -> Outputs:
     """Fetch the outputs of a batch, without its padding rows."""
-    num_images = np.count_nonzero(info.positions != NO_LABEL)
+    num_images = np.count_nonzero(info.positions != NO_POSITION)
     probabilities, features = parallel.fetch(outputs)
     unreadable = np.flatnonzero(info.labels[:num_images] == NO_LABEL).tolist()
     reasons = [reason for _, reason in info.problems]

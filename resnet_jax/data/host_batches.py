@@ -16,6 +16,8 @@ from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError, program
 from resnet_jax.randomness import Use
 
+NO_POSITION = -1  # position of rows that are padding
+
 ChooseBox = Callable[[int, int], Box]  # a function of the height and width of an image
 
 
@@ -24,7 +26,7 @@ class BatchInfo(NamedTuple):
 
     Attributes:
       labels: int32 [rows]; `NO_LABEL` for rows that are not scored, because they are padding or unreadable.
-      positions: int64 [rows], position of each example in its subset; `NO_LABEL` for padding.
+      positions: int64 [rows], position of each example in its subset; `NO_POSITION` for padding.
       problems: names of the images that could not be read, and why.
     """
 
@@ -35,7 +37,7 @@ class BatchInfo(NamedTuple):
     @classmethod
     def padding(cls, num_rows: int) -> "BatchInfo":
         """Return the info of rows that hold nothing yet."""
-        return cls(np.full(num_rows, NO_LABEL, np.int32), np.full(num_rows, NO_LABEL, np.int64), [])
+        return cls(np.full(num_rows, NO_LABEL, np.int32), np.full(num_rows, NO_POSITION, np.int64), [])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -49,7 +51,7 @@ def decode_image(image: np.ndarray | bytes, channels: int) -> np.ndarray:
 
 
 def load_crop(image: np.ndarray | bytes, channels: int, choose_box: ChooseBox, size: int) -> np.ndarray:
-    """Crop the box that `choose_box(height, width)` returns out of an image and resize it.
+    """Crop an image to the box that `choose_box(height, width)` returns, and resize it.
 
     A JPEG is decoded at a half, a quarter or an eighth of its size if that leaves enough pixels for `size`.
 

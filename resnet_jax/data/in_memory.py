@@ -7,7 +7,7 @@ import numpy as np
 
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.decode_cache import DecodeCache
-from resnet_jax.data.host_batches import BatchInfo, check_example, decode_image
+from resnet_jax.data.host_batches import NO_POSITION, BatchInfo, check_example, decode_image
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError, program
 from resnet_jax.terminal import Reporter
@@ -42,7 +42,7 @@ class InMemoryExamples:
             exists = positions < len(self)
             clipped = np.minimum(positions, len(self) - 1)
             labels = np.where(exists, self.labels[clipped], NO_LABEL)
-            yield self.images[clipped], BatchInfo(labels, np.where(exists, positions, NO_LABEL), [])
+            yield self.images[clipped], BatchInfo(labels, np.where(exists, positions, NO_POSITION), [])
 
     def images_at(self, positions: np.ndarray) -> np.ndarray:
         """Return the images at these positions: uint8 [n, height, width, channels]."""

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from resnet_jax.data import feed_config
 from resnet_jax.data.dataset import common_classes, open_evaluation_data, select_split
 from resnet_jax.data.feed import EvaluationData
+from resnet_jax.data.host_batches import NO_POSITION
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import Source
 from resnet_jax.data.subset import NO_LABEL, Subset
@@ -70,7 +71,7 @@ def make_evaluate(
       batch_size: examples per batch over all devices; rounded up to a multiple of the number of devices.
       mesh: the devices.
       tta: test-time augmentation, see `tta.make_apply`.
-      label_map: the model's number of each class, by the label of the examples; None: they are the same.
+      label_map: maps each label of the examples to the model's class index; None: the numbering is the same.
       keep_log_probabilities: whether the result includes the log-probabilities of all classes.
     """
     batch_size = math.ceil(batch_size / mesh.size) * mesh.size
@@ -103,7 +104,7 @@ def make_evaluate(
             if interrupted():
                 return None
         results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parallel.fetch(batches))
-        positions = results.position[results.position >= 0]  # Padding has negative positions.
+        positions = results.position[results.position != NO_POSITION]
         if not np.array_equal(np.sort(positions), np.arange(len(examples))):
             raise RuntimeError(f"{len(positions)} examples were evaluated instead of each of {len(examples)} once")
         readable = results.label != NO_LABEL
@@ -142,11 +143,11 @@ def open_examples(
       trained: the trained model.
       subset: the examples; the model must know their classes, by name.
       reporter: shows the progress of reading, and counts the images that cannot be read.
-      is_other_dataset: whether the examples belong to another dataset than the one the model was trained on. Their
+      is_other_dataset: whether the examples belong to a dataset other than the one the model was trained on. Their
         images are then resized to the size that the model sees in evaluation.
 
     Raises:
-      UserError: for examples of classes that the model does not know, or with other channels than it takes.
+      UserError: for examples of classes that the model does not know, or with a number of channels it does not accept.
     """
     unknown = set(subset.classes) - set(trained.classes)
     if unknown:

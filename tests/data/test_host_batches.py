@@ -9,6 +9,7 @@ from resnet_jax.data import crops, host_batches
 from resnet_jax.data.crops import Box
 from resnet_jax.data.decode import ORIENTATION, ImageFile, Unreadable
 from resnet_jax.data.host_batches import (
+    NO_POSITION,
     EvaluationBatchLoader,
     ExampleLoader,
     TrainingBatchLoader,
@@ -246,11 +247,12 @@ class TestEvaluationBatchLoader:
         batches = EvaluationBatchLoader(numbered_loader(size), 8, np.arange(8), resize=6)
         loaded = [load(batches, number) for number in range(math.ceil(size / 8))]
         positions = np.concatenate([info.positions for _, info in loaded])
-        unscored = [NO_LABEL] * (len(positions) - size)
-        assert positions.tolist() == [*range(size), *unscored]
-        assert np.concatenate([info.labels for _, info in loaded]).tolist() == [*(np.arange(size) % 3), *unscored]
+        num_padding = len(positions) - size
+        assert positions.tolist() == [*range(size)] + [NO_POSITION] * num_padding
+        labels = np.concatenate([info.labels for _, info in loaded])
+        assert labels.tolist() == [*(np.arange(size) % 3)] + [NO_LABEL] * num_padding
         shown = np.concatenate([images for images, _ in loaded])[:, 0, 0, 0]
-        assert shown.tolist() == [*range(size)] + [0] * len(unscored)
+        assert shown.tolist() == [*range(size)] + [0] * num_padding
 
     def test_unreadable_image_is_reported_and_not_scored(self):
         batches = EvaluationBatchLoader(make_loader(DamagedSource(8, {2, 5})), 8, np.arange(8), resize=6)

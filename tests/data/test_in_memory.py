@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data.decode import Unreadable
+from resnet_jax.data.host_batches import NO_POSITION
 from resnet_jax.data.in_memory import InMemoryExamples, read_examples
 from resnet_jax.data.sources import ArraySource
 from resnet_jax.data.subset import NO_LABEL, Subset
@@ -15,7 +16,7 @@ from tests.recording_reporter import RecordingReporter
 
 
 class OwnSource:
-    """A minimal source of a user."""
+    """A minimal user-defined source."""
 
     classes = ("cat", "dog")
 
@@ -132,7 +133,7 @@ class TestBatches:
         assert {images.shape for images, _ in batches} == {(16, 2, 2, 1)}
         positions = np.concatenate([info.positions for _, info in batches])
         labels = np.concatenate([info.labels for _, info in batches])
-        assert positions.tolist() == [*range(size)] + [NO_LABEL] * (len(positions) - size)
+        assert positions.tolist() == [*range(size)] + [NO_POSITION] * (len(positions) - size)
         assert labels.tolist() == [*examples.labels] + [NO_LABEL] * (len(positions) - size)
         images = np.concatenate([images for images, _ in batches])[:size]
         np.testing.assert_array_equal(images, examples.images)
