@@ -83,7 +83,7 @@ def _confusion_table(report: ClassificationReport) -> list[str]:
     ]
     if not rows:
         return []
-    return ["Most often confused:\n\n" + table(rows, header=("class", "predicted as", "examples", "of its class"))]
+    return ["Most often confused:\n\n" + table(rows, header=("class", "predicted as", "examples", "share of class"))]
 
 
 def _format_ratio(ratio: float | None) -> str:

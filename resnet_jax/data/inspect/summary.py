@@ -81,7 +81,7 @@ def _sizes(inspection: Inspection) -> str:
         for side, number in inspection.smaller.items()
         if count
     ]
-    sizes = table(rows, header=("split", "smallest", "median", "largest", "different"))
+    sizes = table(rows, header=("split", "smallest", "median", "largest", "distinct sizes"))
     return "\n\n".join([sizes, *smaller])
 
 

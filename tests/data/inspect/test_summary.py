@@ -28,7 +28,7 @@ def test_report_of_a_good_folder(examine, folder, noise):
         "  train       2           0        2",
         "  A run uses 2 for training (train), 1 for validation (val).",
         "  dog        1    1  ██████████████████████████████",
-        "  train  10 x 20   10 x 20  40 x 30          2",
+        "  train  10 x 20   10 x 20  40 x 30               2",
         "  Enlarged because the short side has fewer than 8 pixels: 1 of 3 (33.3%)",
         "  /tmp/sheet.png, with up to 8 training images of each class",
     ):
