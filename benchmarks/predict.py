@@ -6,7 +6,7 @@
 RESULT, 2026-11-25, commit b14d664, 2 cores of an AMD EPYC (a shared machine, at a load of 9),
 Python 3.11, JAX 0.10.2, n = 1, the ResNet-20 of digits:
 
-    pictures   images/s   seconds in all   main MB   workers MB
+      images   images/s   seconds in all   main MB   workers MB
          500        583             10.7       359            0
        2,500        465             23.2       364          462
        5,000        474             26.5       370          464
@@ -79,7 +79,7 @@ def main(_: list[str]) -> None:
         )
         for f in figures
     ]
-    print("\n" + table(rows, header=("pictures", "images/s", "seconds in all", "main MB", "workers MB")))
+    print("\n" + table(rows, header=("images", "images/s", "seconds in all", "main MB", "workers MB")))
     if OUTPUT.value:
         with open(OUTPUT.value, "a") as file:
             network = os.path.basename(os.path.normpath(WORKDIR.value)) if WORKDIR.value else "resnet20 on digits"

@@ -77,9 +77,9 @@ def center_square(height: int, width: int, resize: int, crop: int) -> Box:
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     """Resize uint8 [height, width, channels] to [size, size, channels], bilinear, with anti-aliasing.
 
-    Shrinking by a factor f with a triangle filter of that width, as PIL and PyTorch do, blurs with variance f² / 6, of
-    which bilinear interpolation provides 1/6. Here a three-tap filter provides the rest, in a fifth of the time. For
-    larger factors, averaging over blocks of pixels comes first.
+    Shrinking by a factor f with a triangle filter of that width, as PIL and PyTorch do, blurs with variance f² / 6.
+    Here bilinear interpolation contributes a variance of 1/6, and a three-tap filter before it adds the rest, in a
+    fifth of the time. Beyond `MAX_FILTER_FACTOR`, blocks of pixels are averaged first.
     """
     height, width, channels = pixels.shape
     if (height, width) != (size, size):

@@ -185,7 +185,11 @@ def select_split(
 
 
 def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
-    """Return the names of the classes; raises `UserError` if they differ between splits, because labels are numbers."""
+    """Return the names of the classes.
+
+    Raises:
+      UserError: if they differ between splits, because a label is only an index into the class list.
+    """
     classes = {split: tuple(source.classes) for split, source in sources.items()}
     if len(set(classes.values())) > 1:
         sizes = ", ".join(f"{len(names)} in {split}" for split, names in classes.items())
@@ -225,7 +229,8 @@ def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
     for split, names in untrained_classes(used, splits.names(dataset.train_split)).items():
         raise UserError(
             f"{split} has images of classes ({', '.join(names)}) that {dataset.train_split} has no images of, so the "
-            "model cannot learn them. Add images there, or remove these."
+            f"model cannot learn them. Add images of these classes to {dataset.train_split}, or remove them from "
+            f"{split}."
         )
 
 

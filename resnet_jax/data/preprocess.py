@@ -1,4 +1,4 @@
-"""Preprocessing from uint8 pixels to the input of the model, the same in training, evaluation and export."""
+"""Preprocessing from uint8 pixels to the input of the model, the same in training, evaluation and prediction."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per cha
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Resize images to the size of the model and normalize them, `(pixels / 255 - mean) / std`, on the device.
+    """Resize images to the model's input size and normalize them, `(pixels / 255 - mean) / std`, on the device.
 
     Attributes:
       mean, std: one number per input channel of the model, for pixels in [0, 1].

@@ -61,8 +61,8 @@ def open_tfds(name: str, data_dir: str | None) -> dict[str, TfdsSource]:
     """Return the base splits of a TFDS dataset; download and prepare it on first use.
 
     Raises:
-      UserError: if the name is unknown, if the dataset is not for image classification, or if it is neither prepared
-        nor can be downloaded. The message then says what to download and where to put it.
+      UserError: if the name is unknown, if the dataset is not for image classification, or if it is not prepared
+        and cannot be downloaded. The message then says what to download and where to put it.
     """
     builder = _builder(name, data_dir)
     if not builder.is_prepared():

@@ -43,7 +43,8 @@ def convert(name: str, source: str | None, target: str, reporter: Reporter) -> s
         ) from None
     if not builder.is_prepared() or builder.info.file_format.value != "tfrecord":
         raise UserError(
-            f"dataset {name!r} is not prepared as tfrecord in {builder.data_dir_root}, so there is nothing to convert."
+            f"dataset {name!r} is not prepared as tfrecord in {builder.data_dir_root}, so there is nothing to convert. "
+            "Set --data_dir to where it is prepared."
         )
     folder = os.path.join(os.path.abspath(target), os.path.relpath(builder.data_path, builder.data_dir_root))
     if os.path.exists(folder):
@@ -59,7 +60,10 @@ def convert(name: str, source: str | None, target: str, reporter: Reporter) -> s
             _write_metadata(os.fspath(builder.data_path), complete)
             os.rename(complete, folder)
     except (OSError, RuntimeError, tf.errors.OpError) as error:
-        raise UserError(f"dataset {name!r} could not be converted to {folder} ({first_line(error)}).") from error
+        raise UserError(
+            f"dataset {name!r} could not be converted to {folder} ({first_line(error)}). Check the free space and "
+            "permissions there, and whether the files of the dataset are damaged."
+        ) from error
     return folder
 
 

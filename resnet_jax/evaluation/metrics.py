@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from scipy import stats
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, program
 
 # --- Metrics of each example ------------------------------------------------------------------------------------------
 
@@ -115,9 +115,9 @@ def summarize(examples: ExampleMetrics, total: int) -> MeanMetrics:
     """
     scored = len(examples.position)
     if not scored:
-        raise UserError(f"none of the {total:,} examples could be read")
+        raise UserError(f"none of the {total:,} examples could be read. Check the dataset with `{program()} inspect`.")
     if len(np.unique(examples.position)) != scored or examples.position.min() < 0 or examples.position.max() >= total:
-        raise ValueError(f"the {scored} scored examples are not {scored} different ones of {total}")
+        raise ValueError(f"expected {scored} distinct positions in [0, {total})")
     return MeanMetrics(
         loss=float(np.mean(examples.loss, dtype=np.float64)),
         top1=float(np.mean(examples.prediction == examples.label)),

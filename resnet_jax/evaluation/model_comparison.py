@@ -63,7 +63,8 @@ def mcnemar(first: ExampleMetrics, second: ExampleMetrics) -> McNemar:
 def ensemble(members: Sequence[ExampleMetrics]) -> ExampleMetrics:
     """Score an ensemble that predicts the mean of its members' probabilities.
 
-    (Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", 2.4.)
+    Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", section
+    2.4.
 
     Args:
       members: metrics of the members on the same examples, with log-probabilities.
@@ -71,7 +72,7 @@ def ensemble(members: Sequence[ExampleMetrics]) -> ExampleMetrics:
     first = members[0]
     if not all(np.array_equal(member.label, first.label) for member in members):
         raise ValueError("the metrics are of different examples")
-    # The sum of the probabilities: as logits, it is equivalent to their mean.
+    # The log of the sum differs from the log of the mean only by a constant, which softmax ignores.
     logits = functools.reduce(np.logaddexp, (member.log_probabilities for member in members))
     return parallel.fetch(example_metrics(jnp.asarray(logits), jnp.asarray(first.label), jnp.asarray(first.position)))
 

@@ -20,8 +20,8 @@ def make_apply(model: nn.Module, tta: str | None = None) -> ApplyModel:
 
     Args:
       model: the model.
-      tta: "flip" also applies the model to the mirrored image and returns the logits of the mean of both probabilities;
-        None: a single view.
+      tta: "flip" also applies the model to the mirrored image, and returns logits whose softmax is the mean of the two
+        predictions; None: a single view.
     """
 
     def apply_once(variables: dict, images: jax.Array) -> jax.Array:
@@ -35,7 +35,7 @@ def make_apply(model: nn.Module, tta: str | None = None) -> ApplyModel:
     def apply_twice(variables: dict, images: jax.Array) -> jax.Array:
         logits = apply_once(variables, images)
         augmented_logits = apply_once(variables, augment(images))
-        # The sum of the probabilities: as logits, it is equivalent to their mean.
+        # The log of the sum differs from the log of the mean only by a constant, which softmax ignores.
         return jnp.logaddexp(jax.nn.log_softmax(logits), jax.nn.log_softmax(augmented_logits))
 
     return apply_twice

@@ -267,7 +267,7 @@ class ValidationMetrics:
 
     Args:
       workdir: the run directory.
-      best_metric: "top1", of which the largest value is best, or "loss", of which the smallest is.
+      best_metric: "top1", whose largest value is best, or "loss", whose smallest value is best.
       steps: the steps of the checkpoints. Stored metrics of any other step are ignored, because a process that was
         killed during a save may have left them.
 

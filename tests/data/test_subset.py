@@ -12,7 +12,7 @@ from tests.recording_reporter import RecordingReporter
 
 
 class OwnSource:
-    """A minimal source of a user. The color of each image is its number."""
+    """A minimal user-defined source. The color of each image is its number."""
 
     classes = ("cat", "dog")
 

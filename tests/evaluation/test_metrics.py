@@ -81,7 +81,7 @@ class TestMeanMetrics:
 
     @pytest.mark.parametrize("positions", [(0, 1, 1), (0, 3), (-1, 0)])
     def test_reject_repeated_and_unknown_examples(self, positions):
-        with pytest.raises(ValueError, match="different ones"):
+        with pytest.raises(ValueError, match="distinct positions"):
             summarize(self.correct_predictions(*positions), total=3)
 
 

@@ -23,7 +23,7 @@ def images():
 def write(tmp_path, images):
     """A function that writes files below a folder and returns their paths. Contents are bytes or numbers of digits."""
 
-    def write(contents, folder="pictures"):
+    def write(contents, folder="images"):
         paths = [tmp_path / folder / name for name in contents]
         for path, content in zip(paths, contents.values(), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)

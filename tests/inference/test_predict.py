@@ -35,7 +35,7 @@ class TestFindImages:
     def test_lists_files_folders_and_standard_input_in_the_order_given(self, write, tmp_path):
         write({"b.png": 0, "a/z.JPG": b"", "a/y.webp": b"", "notes.txt": b"", ".hidden.png": b"", ".no/x.png": b""})
         (other,) = write({"odd name": b""}, "elsewhere")
-        root = str(tmp_path / "pictures")
+        root = str(tmp_path / "images")
         in_folder = [f"{root}/a/y.webp", f"{root}/a/z.JPG", f"{root}/b.png"]
         assert predict.find_images([other, f"{root}/", "-", "/nowhere/x.png"]) == [
             other,
@@ -47,20 +47,20 @@ class TestFindImages:
     def test_keeps_relative_paths_relative(self, write, tmp_path, monkeypatch):
         write({"a/z.png": 0})
         monkeypatch.chdir(tmp_path)
-        assert predict.find_images(["pictures"]) == ["pictures/a/z.png"]
-        assert predict.find_images(["."]) == ["./pictures/a/z.png"]
+        assert predict.find_images(["images"]) == ["images/a/z.png"]
+        assert predict.find_images(["."]) == ["./images/a/z.png"]
 
     def test_follows_circular_links_only_once(self, write, tmp_path, monkeypatch):
         write({"a/z.png": 0})
-        (tmp_path / "pictures" / "a" / "again").symlink_to(tmp_path / "pictures")
+        (tmp_path / "images" / "a" / "again").symlink_to(tmp_path / "images")
         monkeypatch.chdir(tmp_path)
-        for name in ("pictures", "pictures/", str(tmp_path / "pictures")):
+        for name in ("images", "images/", str(tmp_path / "images")):
             assert len(predict.find_images([name])) == 1
 
     def test_rejects_a_folder_without_images(self, write, tmp_path):
         write({"notes.txt": b""})
-        with pytest.raises(UserError, match=r"there are no images in .*pictures\. Image names end in"):
-            predict.find_images([str(tmp_path / "pictures")])
+        with pytest.raises(UserError, match=r"there are no images in .*images\. Image names end in"):
+            predict.find_images([str(tmp_path / "images")])
         with pytest.raises(UserError, match=r"there is no such folder \(/nowhere\)"):
             predict.find_in_folder("/nowhere")
 

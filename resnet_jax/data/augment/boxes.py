@@ -95,7 +95,7 @@ def mask(boxes: jax.Array, height: int, width: int) -> jax.Array:
     """Return which pixels have their center inside a box.
 
     Args:
-      boxes: [batch, 4]; whatever reaches over the border of the image is cut off.
+      boxes: [batch, 4]; parts that extend beyond the border of the image are cut off.
       height, width: size of the images in pixels.
 
     Returns:

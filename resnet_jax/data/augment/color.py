@@ -87,7 +87,7 @@ def adjust_hue(images: jax.Array, shift: jax.Array | float) -> jax.Array:
         (green - blue) * scale,
         jnp.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale),
     )
-    # With n of 5, 3, 1 for red, green, blue: v - c * max(0, min(k, 4 - k, 1)), k = (n + hue) modulo 6, is HSV to RGB.
+    # HSV to RGB: channel = v - c * max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6; n = 5, 3, 1 for red, green, blue.
     position = hue[..., None] + 6 * per_image(shift) + jnp.array([5.0, 3.0, 1.0])
     position -= 6 * jnp.floor(position / 6)  # Ten times as fast as % on CPU.
     rotated = value[..., None] - chroma[..., None] * jnp.minimum(position, 4 - position).clip(0, 1)

@@ -39,7 +39,7 @@ def random_erasing(
 def cutout(key: jax.Array, images: jax.Array, size: int, fill: Fill) -> jax.Array:
     """Erase a square of every image (DeVries and Taylor 2017, "Improved Regularization ... with Cutout").
 
-    The center of the square is uniform over the image, so the square may reach over the border. The authors found it
+    The center of the square is uniform over the image, so the square may extend beyond the border. The authors found it
     important that some images stay almost whole.
 
     Args:

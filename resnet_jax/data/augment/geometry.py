@@ -60,7 +60,9 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     size: int | None = None,
 ) -> jax.Array:
-    """Crop a random box out of each image and resize it (Szegedy et al. 2014, "Going deeper with convolutions", 6).
+    """Crop a random box out of each image and resize it.
+
+    Szegedy et al. 2014, "Going deeper with convolutions", section 6.
 
     The distribution of the boxes is torchvision's, and the same as on the host (`crops.random_box`): draw up to ten
     boxes and take the first that fits into the image. A streaming feed crops on the host, because its images differ in

@@ -18,7 +18,7 @@ def mixup(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) ->
 
     Args:
       key: a PRNG key.
-      images: [batch, height, width, channels] in [0, 255], with an even batch.
+      images: [batch, height, width, channels] in [0, 255], with an even batch size.
       labels: float32 [batch, classes], each row a distribution over the classes.
       alpha: the weight of an image in its own average comes from Beta(alpha, alpha), one weight for the whole batch.
 
@@ -26,7 +26,7 @@ def mixup(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) ->
       Images as float32, in [0, 255] and not rounded, and labels of the same shape and dtype.
 
     Raises:
-      UserError: if the batch is odd.
+      UserError: if the batch size is odd.
     """
     weight = jax.random.beta(key, alpha, alpha)
     images = images.astype(jnp.float32)
@@ -38,17 +38,17 @@ def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -
 
     Args:
       key: a PRNG key.
-      images: [batch, height, width, channels] in [0, 255], with an even batch.
+      images: [batch, height, width, channels] in [0, 255], with an even batch size.
       labels: float32 [batch, classes], each row a distribution over the classes.
       alpha: the fraction of an image that remains comes from Beta(alpha, alpha), one box for the whole batch. The box
-        has the aspect ratio of the image, and its center is uniform over the image. Where it reaches over the border it
-        is cut off, and the labels are weighted by the area that is left.
+        has the aspect ratio of the image, and its center is uniform over the image. Where it extends beyond the border,
+        it is cut off, and the labels are weighted by the remaining area.
 
     Returns:
       Images and labels of the same shape and dtype.
 
     Raises:
-      UserError: if the batch is odd.
+      UserError: if the batch size is odd.
     """
     area_key, center_key = jax.random.split(key)
     size = jnp.array(images.shape[1:3], jnp.float32)
@@ -66,7 +66,7 @@ def mixup_or_cutmix(
 
     Args:
       key: a PRNG key.
-      images: [batch, height, width, channels] in [0, 255], with an even batch.
+      images: [batch, height, width, channels] in [0, 255], with an even batch size.
       labels: float32 [batch, classes], each row a distribution over the classes.
       mixup_alpha, cutmix_alpha: parameters of the beta distributions; 0 is off, and at least one is on.
 
@@ -74,7 +74,7 @@ def mixup_or_cutmix(
       Images, as float32 if mixup is on, and labels of the same shape and dtype.
 
     Raises:
-      UserError: if the batch is odd.
+      UserError: if the batch size is odd.
     """
     choice_key, mixup_key, cutmix_key = jax.random.split(key, 3)
     if not cutmix_alpha:

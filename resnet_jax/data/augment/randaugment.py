@@ -80,9 +80,9 @@ def apply_operations(images: jax.Array, which: jax.Array, strength: jax.Array, f
     """Apply one operation to each image.
 
     Every image goes through all color operations and through one warp, with the matrix of its operation, and one of
-    the results is kept. (A switch under vmap also computes all of them, and one warp per kind of warp. A loop over the
-    images with a switch computes only what is kept and is faster on CPU, but it would leave an accelerator idle, and
-    each of several devices would have to fetch the whole batch.)
+    the results is kept. (A switch under vmap also computes all of them, and would compute a separate warp for each of
+    the five warp operations. A loop over the images with a switch computes only what is kept and is faster on CPU, but
+    it would leave an accelerator idle, and each of several devices would have to fetch the whole batch.)
 
     Args:
       images: [batch, height, width, channels] in [0, 255].
