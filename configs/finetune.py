@@ -9,8 +9,9 @@
 The default is torchvision's weights as timm has them on huggingface.co. Pixel mean and std come with the weights.
 
 Images are flipped, rotated by up to 15 degrees, cropped, and resized to 224 pixels. The images of CIFAR-10 stay in
-memory at 32 pixels, and each step resizes its own. `:head` trains only the last layer. The head is new if the number of
-classes differs; for other classes of the same number, --config.init_skip="('head*',)" creates a new one.
+memory at 32 pixels, and each step resizes the images of its batch. `:head` trains only the last layer. The head is new
+if the number of classes differs; for other classes of the same number, --config.init_skip="('head*',)" creates a new
+one.
 
 Not measured yet, because it takes an accelerator.
 """

@@ -1,8 +1,9 @@
 """MNIST: ResNet-20 on 28x28 grayscale images.
 
     python main.py --config=configs/mnist.py --workdir=/tmp/mnist         # SGD with a cosine schedule
-    python main.py --config=configs/mnist.py:adam --workdir=/tmp/adam     # the setting of the Keras tutorials: Adam at
-                                                                          # 0.001, one-hot cross-entropy, 10 epochs
+    python main.py --config=configs/mnist.py:adam --workdir=/tmp/adam     # the setup used in the Keras tutorials:
+                                                                          # Adam at 0.001, one-hot cross-entropy,
+                                                                          # 10 epochs
 
 With --config.num_epochs=1, the first command gives 99.18 % test top-1 (n = 10,000, one seed), in 93 s on 2 CPU cores,
 including the preparation of the dataset. Ten epochs have not been measured yet.

@@ -1,4 +1,4 @@
-"""The program: finds the command, parses its flags, runs it, and reports errors in one sentence.
+"""The program: finds the command, parses its flags, runs it, and reports errors briefly.
 
 A command is a module of this package that defines absl flags and a function `run`, which returns an `ExitCode`. A
 command that takes positional arguments describes them in `ARGUMENTS`, and its `run` receives them as a list. Only the
@@ -104,7 +104,7 @@ def _run(command: ModuleType, arguments: list[str]) -> int:
 
 
 def _parse_flags(argv: list[str], takes_arguments: bool) -> list[str]:
-    """Parse the flags and return what remains. Exits with one sentence on any mistake."""
+    """Parse the flags and return what remains. Exits with a short error on any mistake."""
     try:
         _check_config_file(argv)
         _check_overrides(argv)

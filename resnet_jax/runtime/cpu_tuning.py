@@ -5,9 +5,9 @@
   more memory.
 - YNNPACK: XLA delegates some operations to this library, by default reductions, matrix products and convolutions.
   YNNPACK is slow at gradients with respect to convolution kernels, because their window is as large as the image. We
-  make XLA compile products and convolutions itself and delegate elementwise operations instead. Results differ in the
-  last bits. (In jaxlib 0.10.2, YNNPACK is faulty for many matrix-vector products, with the default settings too:
-  jax-ml/jax#39103. No model here has such products.)
+  make XLA compile products and convolutions itself; it still delegates reductions and, in addition, elementwise
+  operations. Results differ in the last bits. (In jaxlib 0.10.2, YNNPACK is faulty for many matrix-vector products,
+  with the default settings too: jax-ml/jax#39103. No model here has such products.)
 
 `benchmarks/README.md` shows the gains.
 """
@@ -30,9 +30,10 @@ _is_tuned = False
 
 
 def tune() -> None:
-    """Make training on the CPU faster, unless JAX may find another device. Call this before JAX is imported.
+    """Make training on the CPU faster, unless JAX might use a device other than the CPU.
 
-    It applies to the whole process: glibc has one allocator, and training and evaluation are compiled alike.
+    Call this before JAX is imported. It applies to the whole process: glibc has one allocator, and training and
+    evaluation are compiled alike.
     """
     global _is_tuned
     if _is_cpu_only() and _keep_memory():

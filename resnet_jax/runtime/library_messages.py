@@ -1,6 +1,6 @@
 """Hide the messages of libraries, such as "no TPU found" or "checkpoint without metrics", from the user.
 
-Real problems are raised as exceptions, and reported in one sentence. `--verbosity=0` shows all messages.
+Real problems are raised as exceptions, and reported in a short error. `--verbosity=0` shows all messages.
 """
 
 import os

@@ -50,7 +50,7 @@ def losses(workdir):
 
 @pytest.mark.slow
 def test_losses_do_not_depend_on_the_number_of_processes(tmp_path):
-    """The first losses equal those of a single process, also after resuming with another number of processes.
+    """The first losses equal those of a single process, also after resuming with a different number of processes.
 
     Later losses drift apart by rounding, and faster if the weights are already trained and the updates are large. So
     only the first loss of a resumed run is equal, and the next two are close. Another batch would change the first or
