@@ -101,6 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
         self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
 
+    def finish(self):
+        """Close the TLS connection too, which the server does not know of."""
+        super().finish()
+        self.connection.close()
+
     def answer(self):
         url = urlsplit(self.path)
         self.query = dict(parse_qsl(url.query))
