@@ -31,7 +31,7 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint.every_minutes",
     "checkpoint.keep",
 )
-# When a run starts, those of these settings that are unset are determined from the data and the devices. A resumed run
+# When a run starts, any of these settings that are unset are determined from the data and the devices. A resumed run
 # uses the stored values, and refuses to start if another value is set explicitly.
 RESOLVED_AT_START = (
     "dataset.validation_split",
@@ -89,16 +89,16 @@ def default() -> ConfigDict:
     config.model.name = "resnet20"  # any name listed by the command `models`; the model supplies what is unset below
     config.model.stem = placeholder(str)  # "imagenet" (7x7/2, max-pool), "cifar" (3x3/1), "deep" (ResNet-D) or "bit"
     config.model.shortcut = placeholder(str)  # "projection" (option B), "average_pool" (ResNet-D) or "pad" (option A)
-    config.model.norm = placeholder(str)  # "batch_norm", "group_norm", or no norm but a "bias" or a "scalar_bias"
+    config.model.norm = placeholder(str)  # "batch_norm", "group_norm"; without normalization: "bias" or "scalar_bias"
     config.model.weight_standardization = placeholder(bool)  # standardize all kernels; meant for "group_norm"
-    config.model.blur_pool = placeholder(bool)  # low-pass filter before max-pools and blocks subsample
+    config.model.blur_pool = placeholder(bool)  # apply a low-pass filter wherever max-pools and blocks downsample
     config.model.squeeze_excitation = placeholder(int)  # channel attention; reduction of its hidden layer, such as 16
     config.model.residual_scale = placeholder(float)  # initial value of a learned scale per residual; 0: SkipInit
     config.model.zero_init_residual = placeholder(bool)  # True: blocks start as the identity (Goyal et al. 2017)
     config.model.stochastic_depth = placeholder(float)  # drop probability of the last block; less for earlier blocks
     config.model.dropout = placeholder(float)  # rate before the last convolution of each block
     config.model.remat = placeholder(bool)  # save memory by recomputing activations in the backward pass
-    config.model.scan_blocks = placeholder(bool)  # compile blocks of one shape once, for very deep models; runs slower
+    config.model.scan_blocks = placeholder(bool)  # compile blocks of identical shape once; for very deep models, slower
     config.model.dtype = "float32"  # "float32" or "bfloat16" for the computation; parameters and logits stay float32
 
     config.batch_size = 128  # examples per step, over all devices
@@ -115,7 +115,7 @@ def default() -> ConfigDict:
     config.optimizer.grad_clip = placeholder(float)  # largest global norm of the gradient; unset: no clipping
     config.optimizer.accumulate_steps = 1  # microbatches per batch, computed one after another to save memory
     config.optimizer.backbone_scale = 1.0  # factor on the learning rate of everything but the head
-    config.optimizer.layer_decay = 1.0  # multiplies the learning rate once per block, from the head down to the layer
+    config.optimizer.layer_decay = 1.0  # learning-rate factor per block of distance from the head
 
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # "cosine", "linear" (to zero), "step" or "constant"
@@ -139,7 +139,7 @@ def default() -> ConfigDict:
     config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the batch over all devices
 
     config.init_from = placeholder(str)  # initial weights: run directory, .safetensors, .pth, .th or hf://owner/name
-    config.init_skip = ()  # patterns of weights not to load: ('head*',) if the classes differ but are equally many
+    config.init_skip = ()  # patterns of weights not to load: ('head*',) for different classes of the same number
     config.freeze = ()  # patterns of parameters not to train: ('stem*', 'stage*') trains only the head
     config.ema_decay = placeholder(float)  # decay of the weight average that is evaluated, such as 0.9999; unset: none
 
@@ -221,7 +221,8 @@ def resume(stored: ConfigDict, requested: ConfigDict) -> ConfigDict:
       requested: the settings that the user asks for now.
 
     Raises:
-      UserError: if they differ in a setting that makes it another run. The message names these settings.
+      UserError: if they differ in a setting that may not change when a run is resumed. The message names
+        these settings.
     """
     resumed = requested.copy_and_resolve_references()
     before = leaves(stored)
@@ -237,6 +238,6 @@ def resume(stored: ConfigDict, requested: ConfigDict) -> ConfigDict:
     if changed:
         differences = ", ".join(f"{key} (stored {before[key]!r}, now {now[key]!r})" for key in changed)
         raise UserError(
-            f"this workdir belongs to another run, which differs in {differences}. Choose another --workdir."
+            f"this workdir belongs to a run with different settings: {differences}. Choose another --workdir."
         )
     return resumed

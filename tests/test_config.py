@@ -47,7 +47,7 @@ class TestResume:
     def test_refuses_another_run_and_names_the_setting(self, key, value):
         requested = settings.default()
         requested[key] = value
-        with pytest.raises(UserError, match=f"another run, which differs in {key}"):
+        with pytest.raises(UserError, match=f"different settings: {key}"):
             settings.resume(settings.default(), requested)
 
 

@@ -3,8 +3,8 @@
 With more workdirs, the models are compared: metrics of each, McNemar's test for each pair, and their ensemble.
 
 With `--format=json`, the keys are `name` (as given on the command line), `split`, `workdir` and `checkpoint_step` (both
-null for published weights), the fields of `evaluation.metrics.ClassificationReport` with its mean metrics on the same
-level, and `tta`: the same metrics with test-time augmentation, by its name, or null. For several models, the keys
+null for published weights), the fields of `evaluation.metrics.ClassificationReport` with its `means` flattened into the
+same object, and `tta`: the same metrics with test-time augmentation, by its name, or null. For several models, the keys
 are `split`, `runs` (a list of such objects), `ensemble` (the metrics of the ensemble) and `comparisons` (the fields of
 `evaluation.model_comparison.McNemar` with the names `first` and `second`).
 """

@@ -188,7 +188,7 @@ def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
     """Return the names of the classes.
 
     Raises:
-      UserError: if they differ between splits, because a label is only an index into the class list.
+      UserError: if they differ between splits, because labels are indices into this list.
     """
     classes = {split: tuple(source.classes) for split, source in sources.items()}
     if len(set(classes.values())) > 1:
@@ -229,7 +229,7 @@ def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
     for split, names in untrained_classes(used, splits.names(dataset.train_split)).items():
         raise UserError(
             f"{split} has images of classes ({', '.join(names)}) that {dataset.train_split} has no images of, so the "
-            f"model cannot learn them. Add images of these classes to {dataset.train_split}, or remove them from "
+            f"model cannot learn them. Add such images to {dataset.train_split}, or remove them from "
             f"{split}."
         )
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from resnet_jax.data import jpeg
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-# PIL knows many more formats, and some of their decoders start other programs. A file name does not prove its format.
+# PIL knows many more formats, and some of their decoders start other programs. A file's name does not prove its format.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 2**28 // 3  # 256 MiB as RGB, several times that during conversion; a small file can claim any size
 EXIF = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")  # markers of metadata in JPEG, PNG, WebP and XMP
@@ -23,7 +23,7 @@ Image.MAX_IMAGE_PIXELS = None  # Replaced by MAX_PIXELS, whose error names the s
 
 
 class Unreadable(Exception):
-    """An image cannot be read; the message is the reason."""
+    """Error for an image that cannot be read; the message is the reason."""
 
 
 def is_image_name(name: str) -> bool:
@@ -78,8 +78,8 @@ class ImageFile:
 
         Args:
           channels: 3 for RGB, 1 for grayscale.
-          shrink: 1, 2, 4 or 8. A JPEG is decoded at this fraction of its size, which is faster; other formats are not.
-          bottom: rows from here on are not needed. With `shrink` 1, they may be missing.
+          shrink: 1, 2, 4 or 8. A JPEG is decoded at 1/`shrink` of its size, which is faster; other formats are not.
+          bottom: the first row that is not needed. With `shrink=1`, the result may end there.
 
         Returns:
           uint8 [height, width, channels].

@@ -15,9 +15,9 @@ from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 
 FEEDS = ("auto", "resident", "streaming")
-MEMORY_DIVISOR = 4  # a resident dataset may take this fraction of the free memory, because the model needs the rest
+MEMORY_DIVISOR = 4  # a resident dataset may take at most 1/MEMORY_DIVISOR of the free memory; the model needs the rest
 DEFAULT_IMAGE_SIZE = 224  # for images that differ in size, as in most of the literature on ImageNet
-DEFAULT_RESIZE_RATIO = 256 / 224  # short side of a resized image to the size of the central crop, in evaluation
+DEFAULT_RESIZE_RATIO = 256 / 224  # ratio of the resized short side to the size of the center crop, in evaluation
 STATISTICS_SAMPLE = 500  # streamed images on which mean and std are measured
 
 
@@ -79,7 +79,8 @@ def _choose_feed(dataset: ConfigDict, subset: Subset, mesh: Mesh) -> tuple[str, 
     if len(subset.image_shapes) > 1:
         unset = f" (dataset.image_size unset: {DEFAULT_IMAGE_SIZE})" if size is None else ""
         return "streaming", f"because images differ in size{unset}"
-    # A resident feed would distort images that are not square, and would store unneeded pixels of larger images.
+    # A resident feed would distort images that are not square, and would store pixels of larger images that no step
+    # uses.
     if size is not None and not height == width <= size:
         how = "larger" if max(height, width) > size else "not square"
         return "streaming", f"because images of {height} x {width} are {how} and dataset.image_size is {size}"

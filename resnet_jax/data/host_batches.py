@@ -91,12 +91,12 @@ def check_example(image: np.ndarray, label: int, shape: tuple[int, ...], num_cla
 
 @dataclasses.dataclass(frozen=True)
 class ExampleLoader:
-    """Load the pixels and the label at a position of a subset.
+    """Loads the pixels and the label at a position of a subset.
 
     Attributes:
       subset: the examples.
       shape: (height, width, channels) of all loaded images.
-      resized: whether images are cropped and resized to `shape`, which then is square; otherwise all images must have
+      resized: whether images are cropped and resized to `shape`, which is then square; otherwise all images must have
         that shape already.
     """
 
@@ -127,7 +127,7 @@ class ExampleLoader:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingBatchLoader:
-    """Load the batch of a training step, shuffled and randomly cropped, as a function of the step.
+    """Loads the batch of a training step, shuffled and randomly cropped, as a function of the step.
 
     Attributes:
       loader: loads the examples.
@@ -154,9 +154,9 @@ class TrainingBatchLoader:
         epoch, step_in_epoch = divmod(step, size // self.batch_size)
         order = epoch_order(self.seed, epoch, size)
         info = BatchInfo.padding(len(self.rows))
-        for row, place in enumerate(step_in_epoch * self.batch_size + self.rows):
-            choose_box = functools.partial(self._choose_box, epoch, int(place))
-            images[row] = self._load(info, row, int(order[place]), choose_box)
+        for row, order_index in enumerate(step_in_epoch * self.batch_size + self.rows):
+            choose_box = functools.partial(self._choose_box, epoch, int(order_index))
+            images[row] = self._load(info, row, int(order[order_index]), choose_box)
         return info
 
     def _load(self, info: BatchInfo, row: int, position: int, choose_box: ChooseBox) -> np.ndarray:
@@ -174,17 +174,17 @@ class TrainingBatchLoader:
                 info.problems.append((self.loader.subset.name(candidate % size), str(error)))
         raise UserError(f"none of the training images can be read. Check the dataset with `{program()} inspect`.")
 
-    def _choose_box(self, epoch: int, place: int, height: int, width: int) -> Box:
+    def _choose_box(self, epoch: int, order_index: int, height: int, width: int) -> Box:
         if not self.scale:
             return crops.center_square(height, width, resize=1, crop=1)
-        draws = randomness.uniform(self.seed, Use.CROPPING, (epoch, place), crops.NUM_DRAWS)
+        draws = randomness.uniform(self.seed, Use.CROPPING, (epoch, order_index), crops.NUM_DRAWS)
         smallest, largest = self.scale
         return crops.random_box(height, width, draws, (smallest, largest))
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationBatchLoader:
-    """Load batches that contain every example once, in order; the last batch is padded.
+    """Loads batches that contain every example once, in order; the last batch is padded.
 
     Attributes:
       loader, batch_size, rows: see `TrainingBatchLoader`.

@@ -58,7 +58,7 @@ class Preprocess:
         if channels != len(self.mean) and (channels, len(self.mean)) != (1, 3):  # Gray becomes three channels.
             raise UserError(
                 f"mean and std have {len(self.mean)} channels, but the images have {channels}. Set dataset.mean and "
-                "dataset.std, or use other weights if mean and std come from these."
+                "dataset.std or, if mean and std came with the weights, use different weights."
             )
 
     def mean_pixel(self, channels: int) -> tuple[float, ...]:

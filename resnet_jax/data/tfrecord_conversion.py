@@ -80,7 +80,7 @@ def _write_shards(builder, folder: str, reporter: Reporter) -> None:
         for source, target, length in zip(split.filepaths, targets, split.shard_lengths, strict=True):
             if os.path.dirname(os.path.abspath(target)) != os.path.abspath(folder):
                 raise UserError(
-                    f"the metadata of the dataset names a file ({target}) outside of {folder}. Do not trust it."
+                    f"the metadata of the dataset names a file ({target}) outside of {folder}. Do not use this dataset."
                 )
             writer = array_record.ArrayRecordWriter(os.fspath(target), "group_size:1")  # As TFDS writes them.
             for example in tf.data.TFRecordDataset(os.fspath(source)).as_numpy_iterator():

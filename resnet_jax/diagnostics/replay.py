@@ -56,7 +56,7 @@ def load(directory: WorkDir) -> BrokenStep:
     folder = directory.path / FOLDER
     if not (folder / "nan.json").exists():
         raise UserError(
-            f"{directory.path} holds no step that broke ({FOLDER}/nan.json is missing). "
+            f"{directory.path} contains no saved non-finite step ({FOLDER}/nan.json is missing). "
             "A run saves one if its loss or gradient is not finite."
         )
     try:
@@ -70,8 +70,8 @@ def load(directory: WorkDir) -> BrokenStep:
         return BrokenStep(record["step"], record["first_not_finite"], state, batch["images"], batch["labels"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise UserError(
-            f"{folder} cannot be read ({first_line(error)}). Remove it and run the training again, which comes to the "
-            "same step."
+            f"{folder} cannot be read ({first_line(error)}). Remove it and rerun the training, which will reach "
+            "the same step again."
         ) from error
 
 

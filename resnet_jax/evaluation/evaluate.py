@@ -71,7 +71,7 @@ def make_evaluate(
       batch_size: examples per batch over all devices; rounded up to a multiple of the number of devices.
       mesh: the devices.
       tta: test-time augmentation, see `tta.make_apply`.
-      label_map: maps each label of the examples to the model's class index; None: the numbering is the same.
+      label_map: maps each label of the examples to the model's index of that class; None: the numbering is the same.
       keep_log_probabilities: whether the result includes the log-probabilities of all classes.
     """
     batch_size = math.ceil(batch_size / mesh.size) * mesh.size
@@ -106,7 +106,7 @@ def make_evaluate(
         results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parallel.fetch(batches))
         positions = results.position[results.position != NO_POSITION]
         if not np.array_equal(np.sort(positions), np.arange(len(examples))):
-            raise RuntimeError(f"{len(positions)} examples were evaluated instead of each of {len(examples)} once")
+            raise RuntimeError(f"expected each of {len(examples)} examples exactly once, got {len(positions)}")
         readable = results.label != NO_LABEL
         return jax.tree.map(lambda array: array[readable], results)
 
@@ -147,7 +147,8 @@ def open_examples(
         images are then resized to the size that the model sees in evaluation.
 
     Raises:
-      UserError: for examples of classes that the model does not know, or with a number of channels it does not accept.
+      UserError: for examples of classes that the model does not know, or with a number of channels that it does not
+        take.
     """
     unknown = set(subset.classes) - set(trained.classes)
     if unknown:

@@ -3,7 +3,7 @@
 import json
 
 from resnet_jax.pretrained import convert, weight_files
-from resnet_jax.pretrained.load import NOT_IN_SHAPES
+from resnet_jax.pretrained.load import SETTINGS_NOT_IMPLIED_BY_SHAPES
 from resnet_jax.trained_model import TrainedModel
 
 
@@ -21,7 +21,7 @@ def export_weights(trained: TrainedModel, path: str) -> None:
     dataset = trained.config.dataset
     description = {
         "model": trained.config.model.name,
-        "network": {setting: getattr(trained.model, setting) for setting in NOT_IN_SHAPES},
+        "network": {setting: getattr(trained.model, setting) for setting in SETTINGS_NOT_IMPLIED_BY_SHAPES},
         "classes": trained.classes,
         "mean": dataset.mean,
         "std": dataset.std,

@@ -64,8 +64,8 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
 def _check_initial_state(name: str, model: ResNet) -> None:
     """Raise `UserError` for models that cannot learn.
 
-    Two factors that are both zero block each other's gradients, and standardizing an all-zero kernel makes its
-    gradients explode.
+    Two factors initialized to zero never get a gradient. Weight standardization makes the gradients of an all-zero
+    kernel explode.
     """
     if model.block is FixupBlock:
         for setting, value in FIXUP_SETTINGS.items():

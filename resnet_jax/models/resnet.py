@@ -68,7 +68,7 @@ def norm_relu(x: jax.Array, layers: Layers, name: str) -> jax.Array:
 def max_pool(x: jax.Array, layers: Layers, pad_with_zeros: bool = False) -> jax.Array:
     """Max-pool over 3x3 with stride 2. With `layers.blur_pool`: over 2x2 with stride 1, then blur with stride 2.
 
-    The padding never wins the maximum, unless `pad_with_zeros` makes it count as zeros.
+    Padding is ignored by the maximum, unless `pad_with_zeros` makes it count as zeros.
     """
     if layers.blur_pool:
         return blur_pool(nn.max_pool(x, (2, 2)), 2)
@@ -93,7 +93,7 @@ STEMS: dict[str, Callable[[jax.Array, int, Layers, bool], jax.Array]] = {
 class ConvSpec:
     """A `kernel` x `kernel` convolution to `features` channels.
 
-    The channels are split into `groups` that are convolved separately.
+    The channels are split into `groups` independent channel groups.
     """
 
     kernel: int
@@ -118,10 +118,10 @@ def bottleneck(width: int, stride: int, groups: int = 1, group_width: int = 64) 
     The last convolution has 4 * `width` channels. The stride is in the 3x3 ("v1.5", Goyal et al. 2017, section 5.1).
 
     Args:
-      width: the number of channels the 3x3 would have in a plain ResNet.
+      width: the number of channels that the 3x3 convolution has in a plain ResNet.
       stride: the stride of the block.
       groups: the number of groups of the 3x3 (ResNeXt, Xie et al. 2016, figure 3c).
-      group_width: the channels per group where `width` is 64; it grows in proportion to `width`.
+      group_width: the channels per group at `width` 64; scales with `width`.
     """
     inner = width * group_width // 64 * groups
     return ConvSpec(1, inner), ConvSpec(3, inner, stride, groups), ConvSpec(1, 4 * width)
@@ -219,7 +219,7 @@ class ResidualBlock(nn.Module):
         return projected
 
     def scale_and_drop(self, x: jax.Array, drop_rate: float | jax.Array | None) -> jax.Array:
-        """Apply the last operations of F: squeeze-and-excitation, a learned scalar and stochastic depth.
+        """Apply the final operations of F: squeeze-and-excitation, a learned scalar and stochastic depth.
 
         Huang et al. 2016 drop F for a whole batch, and multiply it by its survival probability in evaluation. Here each
         example is drawn independently, and an F that survives is divided by its survival probability in training.
@@ -394,7 +394,7 @@ class ResNet(nn.Module):
 
         Args:
           images: [batch, height, width, channels], of any size and number of channels.
-          train: whether BatchNorm, dropout and stochastic depth behave as in training.
+          train: whether to run in training mode (batch statistics, dropout, stochastic depth).
           return_features: whether to return the features as well.
 
         Returns:

@@ -35,7 +35,7 @@ class LoadReport:
     skipped: tuple[str, ...] = ()
 
     def differences(self) -> list[str]:
-        """Return a phrase for each array that is missing, unexpected or of another shape."""
+        """Return a phrase for each array that is missing, is unexpected or has a different shape."""
         return [
             *(f"{name} has shape {actual}, not {needed}" for name, (actual, needed) in self.mismatched.items()),
             *(f"{name} {shape} is missing" for name, shape in self.missing.items()),
@@ -106,7 +106,7 @@ def from_variables(variables: Mapping[str, Mapping], model: ResNet) -> dict[str,
 
 
 def require_all_but_head(report: LoadReport) -> None:
-    """Accept weights if everything was loaded, except perhaps a head for another number of classes.
+    """Accept weights if everything was loaded, except perhaps a head for a different number of classes.
 
     Raises:
       UserError: if anything else differs, because the weights then belong to another architecture.

@@ -32,7 +32,7 @@ from resnet_jax.workdir.workdir import WorkDir
 logger = logging.getLogger(__name__)
 
 # Attributes of `ResNet` that change what it computes, but no array shape.
-NOT_IN_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
+SETTINGS_NOT_IMPLIED_BY_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
 METADATA_KEYS = ("mean", "std", "image_size", "classes", "model", "network")  # what `export` writes into a file
 LARGEST_IMAGE = 10_000  # the largest `image_size` in pixels that we accept in the metadata of a file
 
@@ -49,7 +49,7 @@ class Pretrained:
       image_size: height and width in pixels of the images that the weights were trained on; None if unknown.
       classes: the names of the classes; None if unknown.
       model: the name of the model; None if unknown.
-      settings: the values of the settings in `NOT_IN_SHAPES`; empty if unknown.
+      settings: the values of the settings in `SETTINGS_NOT_IMPLIED_BY_SHAPES`; empty if unknown.
     """
 
     path: str
@@ -74,15 +74,15 @@ class Pretrained:
         if not filled:
             return ""
         source = f"{self.path} was trained with" if self.settings else f"weights of {self.scheme.name} usually have"
-        return f"Set to what {source}: {', '.join(filled)}."
+        return f"Using the values that {source}: {', '.join(filled)}."
 
     def variables(
         self, model: ResNet, channels: int, classes: Sequence[str], skip: Sequence[str] = ()
     ) -> tuple[dict, convert.LoadReport]:
         """Return the variables of `model` that the weights hold, and a report.
 
-        The arrays in `skip` are left out. So is the head if it is for another number of classes, or for classes that
-        are known to differ.
+        The arrays in `skip` are left out. So is the head if it is for a different number of classes, or for classes
+        that are known to differ.
 
         Args:
           model: the model to load the weights into.
@@ -104,7 +104,7 @@ class Pretrained:
         if not self.settings and (self.scheme is TIMM_RESNET_D) != (model.shortcut == "average_pool"):
             shortcut = "average_pool" if self.scheme is TIMM_RESNET_D else "projection"
             raise UserError(
-                f"the weights {self.path} have other shortcuts than the config (model.shortcut={model.shortcut}). "
+                f"the weights {self.path} use different shortcuts from the config (model.shortcut={model.shortcut}). "
                 f"Set model.shortcut={shortcut}."
             )
         if self.classes not in (None, tuple(classes)) and not any(map("head".startswith, skip)):
@@ -125,7 +125,7 @@ class Pretrained:
         variables, report = self.variables(model, channels, classes)
         if report.differences() or report.skipped:
             raise UserError(
-                f"the weights {self.path} are for other classes than those of the data. Train a new head first."
+                f"the weights {self.path} were trained on different classes from the data's. Train a new head first."
             )
         return variables
 
@@ -149,7 +149,7 @@ def open_pretrained(path: str) -> Pretrained:
             image_size=dataset.image_size,
             classes=run.classes,
             model=run.config.model.name,
-            settings={setting: getattr(run.model, setting) for setting in NOT_IN_SHAPES},
+            settings={setting: getattr(run.model, setting) for setting in SETTINGS_NOT_IMPLIED_BY_SHAPES},
         )
     file = weight_files.read(path)
     scheme = detect_scheme(file.arrays)
@@ -189,9 +189,11 @@ def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
             raise ValueError
         if values["model"] not in VARIANTS:
             raise ValueError
-        values["network"] = {setting: values["network"][setting] for setting in NOT_IN_SHAPES}
+        values["network"] = {setting: values["network"][setting] for setting in SETTINGS_NOT_IMPLIED_BY_SHAPES}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError):
-        raise UserError(f"the metadata of {path} is not as export writes it. Export the weights again.") from None
+        raise UserError(
+            f"the metadata of {path} was not written by `export` or is damaged. Export the weights again."
+        ) from None
     return values
 
 
@@ -251,7 +253,9 @@ def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Tr
     if is_run_directory(path):
         teacher = load_run(path, mesh)
         if teacher.classes != classes:
-            raise UserError(f"the teacher {path} has other classes than the dataset. Choose another teacher.")
+            raise UserError(
+                f"the teacher {path} was trained on different classes from the data's. Choose another teacher."
+            )
         size = teacher.config.dataset.image_size
         return dataclasses.replace(teacher, preprocess=dataclasses.replace(teacher.preprocess, image_size=size))
     weights = open_pretrained(path)
@@ -270,8 +274,7 @@ def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Tr
     try:
         variables = weights.all_variables(model, len(mean), classes)
     except UserError as error:
-        raise UserError(
-            f"the teacher does not fit loss.distill_model={name or 'the model of the student'}: {error}"
-        ) from None
+        fitted = f"loss.distill_model={name}" if name else "the student's model (loss.distill_model is unset)"
+        raise UserError(f"the teacher does not fit {fitted}: {error}") from None
     variables = parallel.place(variables, parallel.replicated(mesh))
     return TrainedModel(config, classes, model, variables, preprocess, None, mesh)

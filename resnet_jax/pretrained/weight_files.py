@@ -74,7 +74,7 @@ def read(path: str) -> Weights:
     except Exception as error:  # For damaged files, the libraries raise exceptions of many types.
         raise UserError(
             f"cannot read weights from {path} ({_diagnosis(file, error)}). Download the file again, "
-            "or save its arrays as .safetensors where it was created."
+            "or save its arrays as .safetensors on the machine that created it."
         ) from error
 
 

@@ -128,8 +128,8 @@ def _validation_split(dataset: ConfigDict) -> str:
         return dataset.validation_split
     if VALIDATION in splits.names(dataset.train_split) + splits.names(dataset.test_split):
         raise UserError(
-            f"the examples on which this run was validated have no name, because {VALIDATION!r} is another split of "
-            "this dataset. Choose a split with --split."
+            f"the held-out validation examples cannot be selected by name, because this dataset already has a split "
+            f"called {VALIDATION!r}. Choose a split with --split."
         )
     return VALIDATION
 

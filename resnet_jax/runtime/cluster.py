@@ -16,7 +16,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 
 START_TIMEOUT = 300  # seconds that processes wait for each other at the start
-HEARTBEAT_TIMEOUT = 60  # seconds without a sign of life after which a process counts as dead, also at the end
+HEARTBEAT_TIMEOUT = 60  # seconds without a sign of life after which a process counts as dead, also while shutting down
 # Texts in the errors that follow the loss of another process: on CPUs, on GPUs (not tried), from JAX's own service.
 PROCESS_LOSS_TEXTS = ("Gloo", "remote process exited", "CoordinationService")
 
@@ -130,7 +130,7 @@ def _check_coordinator(coordinator: str, process_id: int | None) -> None:
     """Detect the errors for which JAX would end the process without a helpful message.
 
     Raises:
-      UserError: if the address is malformed, or see `start`.
+      UserError: if the address is malformed, and as in `start`.
     """
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():

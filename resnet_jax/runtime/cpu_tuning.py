@@ -24,7 +24,7 @@ KEEP_MEMORY = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 6
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 FUSIONS = "LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
 
-PLUGINS = ("libtpu", "jax_plugins")  # packages that add other devices than the CPU to JAX
+PLUGINS = ("libtpu", "jax_plugins")  # packages that add devices other than the CPU to JAX
 
 _is_tuned = False
 

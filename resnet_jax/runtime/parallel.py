@@ -144,15 +144,16 @@ class Pace:
         self._unfinished.append(result)
         if len(self._unfinished) > CALLS_AHEAD:
             while len(self._unfinished) > CALLS_AHEAD // 2:
-                newest = self._unfinished.popleft()
-            jax.block_until_ready(newest)
+                last_to_wait_for = self._unfinished.popleft()
+            jax.block_until_ready(last_to_wait_for)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate_steps: int = 1) -> None:
     """Check that every device gets the same number of examples in each microbatch.
 
     Raises:
-      UserError: if the batch size is not divisible accordingly. The message suggests the nearest size that is.
+      UserError: if the batch size is not divisible by the number of devices times `accumulate_steps`. The
+        message suggests the nearest size that is.
     """
     divisor = mesh.size * accumulate_steps
     if batch_size % divisor:

@@ -58,7 +58,7 @@ class Experiment:
       optimizer: maps gradients of the trainable parameters to updates.
       schedule: the optimizer's learning rate by step, for the log.
       freezing: which parameters are not trained.
-      teacher: the model to distil; None if there is none.
+      teacher: the model to distill from; None if there is none.
       pretrained: the initial weights, if `config.init_from` names some and the run is new.
     """
 
@@ -88,7 +88,7 @@ class Experiment:
         """The number of training and validation examples."""
         return {"training": self.feed.size, "validation": 0 if self.validation is None else len(self.validation)}
 
-    def num_steps_of_call(self, step: int) -> int:
+    def call_length(self, step: int) -> int:
         """Return how many steps the call that begins at `step` takes: `steps_per_call`, or 1 at the end of an epoch."""
         left_in_epoch = self.feed.steps_per_epoch - step % self.feed.steps_per_epoch
         return self.config.steps_per_call if self.config.steps_per_call <= left_in_epoch else 1
@@ -97,12 +97,12 @@ class Experiment:
         """Yield (first step, number of steps) of each call from `step` to the end of its epoch."""
         end = (step // self.feed.steps_per_epoch + 1) * self.feed.steps_per_epoch
         while step < end:
-            num_steps = self.num_steps_of_call(step)
+            num_steps = self.call_length(step)
             yield step, num_steps
             step += num_steps
 
-    def distinct_num_steps_of_call(self) -> list[int]:
-        """Return the distinct values of `num_steps_of_call` in the run."""
+    def call_lengths(self) -> list[int]:
+        """Return the distinct values of `call_length` in the run."""
         full_calls, single_steps = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
         return ([self.config.steps_per_call] if full_calls else []) + ([1] if single_steps else [])
 
@@ -142,7 +142,10 @@ class Experiment:
             variables, report = weights.variables(self.model, channels, self.classes, self.config.init_skip)
             logger.info(f"Weights of {self.config.init_from}: {report}")
             if weights.classes is None and "head" in variables["params"]:
-                logger.info("Their head is used as well. Create a new one with --config.init_skip=\"('head*',)\".")
+                logger.info(
+                    "The head of these weights is loaded too. "
+                    "To start from a new head, use --config.init_skip=\"('head*',)\"."
+                )
             initial = train_state_from_variables(
                 {kind: merge(getattr(initial, kind), variables[kind]) for kind in variables},
                 self.optimizer,
@@ -293,9 +296,9 @@ def _default_steps_per_call(feed: Feed, mesh: Mesh) -> int:
 
 
 def _most_steps_per_call(steps_per_epoch: int) -> int:
-    """Return the largest divisor of an epoch up to `MAX_STEPS_PER_CALL`.
+    """Return the largest divisor of `steps_per_epoch` up to `MAX_STEPS_PER_CALL`.
 
-    If all of its divisors are small, return the maximum; the steps that are left at the end are then taken singly.
+    If it is too small, return `MAX_STEPS_PER_CALL`; the steps that are left at the end are then taken singly.
     """
     divisors = [steps for steps in range(1, MAX_STEPS_PER_CALL + 1) if steps_per_epoch % steps == 0]
     return divisors[-1] if 4 * divisors[-1] >= MAX_STEPS_PER_CALL else min(MAX_STEPS_PER_CALL, steps_per_epoch)

@@ -54,7 +54,7 @@ class Loop:
     Attributes:
       state: the newest state; the devices may still be computing it.
       step: how many steps have been taken.
-      train_steps: the compiled steps, by their number of steps per call.
+      train_steps: the compiled functions, keyed by how many steps each takes per call.
       timer: where the time of the run goes.
     """
 
@@ -76,7 +76,7 @@ class Loop:
         self._checkpoints = checkpoints
         self._reporter = reporter
         self._observe = observe
-        self._owes_evaluation = False  # whether the last epoch is yet to be evaluated
+        self._owes_evaluation = False  # whether the most recent epoch still has to be evaluated
         self._saved_metrics_state: dict = {}  # the restored result of `MetricsLogger.state_to_save`
         self._agree_to_save = cluster.Agreement(experiment.mesh)
         self._agree_to_stop = cluster.Agreement(experiment.mesh)
@@ -194,7 +194,7 @@ class Loop:
         if examples is None or not is_due:
             return None
         self._metrics.collect()  # Waits for the steps, so that their time does not count as evaluation.
-        with self._metrics.excluded_from_speed("evaluation"):
+        with self._metrics.excluded_from_throughput("evaluation"):
             example_metrics = self._evaluate(self.state.variables, examples, self._stop_requested)
             if example_metrics is None:
                 return None
@@ -218,7 +218,7 @@ class Loop:
         """Save a checkpoint, once the state is known to be finite and all metrics up to it are on disk."""
         self._metrics.collect()
         self._writer.flush()
-        with self._metrics.excluded_from_speed("saving"):
+        with self._metrics.excluded_from_throughput("saving"):
             host = {
                 "monitor": self._metrics.state_to_save(),
                 "owes_evaluation": self._owes_evaluation,

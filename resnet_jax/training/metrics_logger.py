@@ -63,8 +63,8 @@ class _Call(NamedTuple):
 class MetricsLogger:
     """Collects the metrics of the steps, and reports their means every `log_every_steps` steps.
 
-    Nothing is fetched from the device between two reports. A report is made `CALLS_AHEAD` calls after it is due, when
-    the device has long computed its metrics, so the device never waits for a report.
+    Nothing is fetched from the device between two reports. A report is made `CALLS_AHEAD` calls after it is due, by
+    which time the device has long since computed its metrics, so the device never waits for a report.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class MetricsLogger:
         return {"since_report": since_report, "spent": self._timer.seconds_by_phase()}
 
     @contextlib.contextmanager
-    def excluded_from_speed(self, phase: str) -> Iterator[None]:
+    def excluded_from_throughput(self, phase: str) -> Iterator[None]:
         """Exclude the time within this context from images/s. The phase is "evaluation" or "saving".
 
         All steps must have been collected before.

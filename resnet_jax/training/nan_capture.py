@@ -7,7 +7,7 @@ state.safetensors    the state before the step
 batch.safetensors    the augmented images and the labels of the step
 
 A run keeps nothing in advance for this, so it costs healthy runs neither time nor memory. Because a run is a function
-of its settings, taking the steps since the newest checkpoint again leads to the state before the step.
+of its settings, replaying the steps since the newest checkpoint reproduces the state before the failing step.
 """
 
 import json
@@ -49,12 +49,12 @@ def capture(
     reporter: Reporter,
     received_signal: Callable[[], Signals | None],
 ) -> UserError:
-    """Return to the step at which a metric was not finite, find the first such value in it, and save the step.
+    """Return to the step at which a metric was not finite, find the first non-finite value in that step, and save it.
 
     Args:
       error: the metric and the step.
       experiment, directory, checkpoints: those of the run.
-      train_steps: the compiled steps of the run, by their number of steps per call.
+      train_steps: the compiled functions of the run, keyed by how many steps each takes per call.
       reporter: shows progress.
       received_signal: returns the signal that has asked the run to stop, or None.
 
@@ -75,7 +75,7 @@ def capture(
         return UserError(f"{error}; the step could not be analyzed ({first_line(problem)}). {REMEDY}")
     where = f"first in {first}" if first else "but it was finite when replayed, so it depends on rounding"
     return UserError(
-        f"{error}, {where}. The state before it and its batch are in {directory.path / FOLDER}. "
+        f"{error}, {where}. The state before this step and its batch are in {directory.path / FOLDER}. "
         f"Examine them with: {program()} debug_nan --workdir={directory.path}. {REMEDY}"
     )
 
@@ -111,7 +111,7 @@ def state_before(
         signum = received_signal()
         if signum is not None:
             raise EXCEPTION_BY_SIGNAL[signum]
-        num_steps = min(experiment.num_steps_of_call(steps_taken), step - steps_taken)
+        num_steps = min(experiment.call_length(steps_taken), step - steps_taken)
         if num_steps in train_steps:
             call = train_steps[num_steps]
         else:

@@ -98,7 +98,7 @@ def first_not_finite(values: Sequence[StepValue]) -> StepValue | None:
 
 
 def _record_outputs(layers: list[str]) -> Callable:
-    """Return a Linen method interceptor that stores the statistics of layer outputs, and appends the layers' names.
+    """Return a Linen method interceptor that stores statistics of layer outputs and adds each layer's name to `layers`.
 
     The statistics go through a collection, because nothing else leaves `nn.remat`.
     """

@@ -37,8 +37,8 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
 
     The warm-up starts at zero, and the decay begins after it. "cosine" (Loshchilov & Hutter 2016, equation 5, without
     restarts) and "linear" reach zero one step after the last. "step" multiplies the learning rate by `step_factor` at
-    each of `step_epochs`, counted from the start of the run. `config_check` refuses a warm-up as long as the run. A
-    warm-up that would round to all steps of the run is shortened by one step.
+    each of `step_epochs`, counted from the start of the run. `config_check` refuses a warm-up as long as the run. If
+    rounding would make the warm-up cover the whole run, it is shortened by one step.
 
     Args:
       config: the settings; `optimizer.learning_rate`, `num_epochs` and `schedule` are used.

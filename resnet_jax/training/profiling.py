@@ -22,15 +22,15 @@ class Profiler:
         self._wait_for_tensorflow = wait_for_tensorflow
         self._is_running = False
 
-    def start_or_stop(self, step: int, num_steps_of_call: int, state) -> None:
-        """Start or stop the trace, before the call that takes `num_steps_of_call` steps, the first of them `step`.
+    def start_or_stop(self, step: int, call_length: int, state) -> None:
+        """Start or stop the trace, before the call that takes `call_length` steps, the first of them `step`.
 
         Args:
           step: the number of steps taken so far.
-          num_steps_of_call: the number of steps that the call takes.
+          call_length: the number of steps that the call takes.
           state: the newest state, which is waited for before a trace is stopped.
         """
-        is_traced = self._steps is not None and step < self._steps[1] and step + num_steps_of_call > self._steps[0]
+        is_traced = self._steps is not None and step < self._steps[1] and step + call_length > self._steps[0]
         if is_traced and not self._is_running:
             self._wait_for_tensorflow()
             jax.profiler.start_trace(str(self._directory))

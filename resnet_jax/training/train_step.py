@@ -245,7 +245,7 @@ def compile_train_steps(
       UserError: if a step needs more memory than the devices have left beside the state and resident data.
     """
     train_steps: dict[int, TrainStep] = {}
-    for num_steps in steps_per_call or experiment.distinct_num_steps_of_call():
+    for num_steps in steps_per_call or experiment.call_lengths():
         lowered = lower_train_step(experiment, num_steps, state)
         compiled = memory_estimate.compile_step(lowered, experiment.config, experiment.mesh)
         memory_estimate.check(compiled, experiment.feed.streamed_inputs(), experiment.config, experiment.mesh)

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 HOST_ITEM = "host"  # the item of a checkpoint that holds JSON values
 DIGESTS = "digests"  # a key of that item
 # Validation metrics have a file of their own, because they may be known only after their checkpoint is on disk.
+# The name of the file is historical.
 METRICS_FILE = "figures.json"
 
 
@@ -38,7 +39,7 @@ class Checkpoints:
 
     Args:
       workdir: the run directory.
-      keep: how many of the newest checkpoints to keep. The best is kept besides.
+      keep: how many of the newest checkpoints to keep. The best one is kept as well.
       best_metric: the validation metric that decides which checkpoint is best: "top1" or "loss".
       read_only: change nothing on disk, not even the leftovers of an interrupted save.
 
@@ -122,12 +123,13 @@ class Checkpoints:
           The restored pytree per item name, and the JSON values.
 
         Raises:
-          UserError: if the checkpoint has other items or shapes, or if an array differs in any bit from what was saved.
+          UserError: if the checkpoint has different items or shapes, or if any bit of an array differs from what
+            was saved.
         """
         requested = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
         arrays = {name: ocp.args.StandardRestore(tree) for name, tree in requested.items()}
-        place = self._folder / str(step)
-        remedy = f"If it is damaged or belongs to another model, remove {place} to use the previous checkpoint."
+        path = self._folder / str(step)
+        remedy = f"If it is damaged or belongs to another model, remove {path} to use the previous checkpoint."
         with self._reading(f"checkpoint {step}", remedy):
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(**arrays, **{HOST_ITEM: ocp.args.JsonRestore()})
@@ -167,9 +169,9 @@ class Checkpoints:
                 damaged[step] = error or UserError(f"another process cannot read checkpoint {step}")
                 continue
             for damaged_step, error in damaged.items():
-                place = self._set_aside(damaged_step)
+                path = self._set_aside(damaged_step)
                 reason = first_line(error.__cause__ or error)
-                logger.warning(f"Checkpoint {damaged_step} is damaged ({reason}). It was moved to {place}.")
+                logger.warning(f"Checkpoint {damaged_step} is damaged ({reason}). It was moved to {path}.")
             return step, restored, host
         raise damaged[max(damaged)]
 
@@ -184,16 +186,16 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> epath.Path:
         """Move a checkpoint to the directory `damaged` and return its new path."""
-        place = self._workdir / "damaged" / str(step)
+        path = self._workdir / "damaged" / str(step)
         if parallel.is_main_process():
-            place.parent.mkdir(exist_ok=True)
-            if place.exists():
-                place.rmtree()
-            (self._folder / str(step)).rename(place)
+            path.parent.mkdir(exist_ok=True)
+            if path.exists():
+                path.rmtree()
+            (self._folder / str(step)).rename(path)
         parallel.wait_for_all("a damaged checkpoint is set aside")
         self._manager.reload()
         self.metrics.forget(step)
-        return place
+        return path
 
     def _check_free_space(self, needed: int) -> None:
         """Raise `UserError` if fewer than `needed` bytes are free.

@@ -47,4 +47,4 @@ def test_debug_nan_reports_a_run_without_a_saved_step(tmp_path):
     (tmp_path / "classes.json").write_text("[]")
     finished = run("debug_nan", f"--workdir={tmp_path}")
     assert finished.returncode == 2
-    assert f"error: {tmp_path} holds no step that broke" in finished.stderr
+    assert f"error: {tmp_path} contains no saved non-finite step" in finished.stderr

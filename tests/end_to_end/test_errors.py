@@ -76,7 +76,7 @@ def test_unwritable_workdir_is_reported(tmp_path):
 
 def test_workdir_of_another_run_is_reported(finished_run):
     finished = run(*SHORT_DIGITS, f"--workdir={finished_run}", "--config.seed=7")
-    check(finished, "this workdir belongs to another run, which differs in seed (stored 0, now 7)")
+    check(finished, "this workdir belongs to a run with different settings: seed (stored 0, now 7)")
 
 
 def test_missing_test_split_is_reported(tmp_path, finished_run):

@@ -17,7 +17,7 @@ LONG_DIGITS = (*SHORT_DIGITS, "--config.num_epochs=16")
 
 
 def wait_for(condition, process, seconds=300):
-    """Wait until the condition holds, and check that the process does not end before."""
+    """Wait until the condition holds, and check that the process does not end first."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()

@@ -44,7 +44,9 @@ def test_run_killed_at_ten_random_moments_resumes_to_bit_identical_parameters(tm
     for kill in range(KILLS):
         steps_before = saved_steps(workdir)
         if kill in KILLS_AT_START:
-            (workdir / ".lock").unlink()  # The dead process left it. A new one shows that the next process has started.
+            (
+                workdir / ".lock"
+            ).unlink()  # The dead process left it. A new lock file shows that the next process has started.
         process = start(*LONGER_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
         if kill in KILLS_AT_START:
             wait_for((workdir / ".lock").exists, process)

@@ -250,7 +250,7 @@ def test_open_pretrained_rejects_damaged_metadata(workdir, tmp_path, damage):
     export_weights(load_run(workdir), file)
     weights = read(file)
     weight_files.write(file, weight_files.Weights(weights.arrays, weights.metadata | damage))
-    with pytest.raises(UserError, match="is not as export writes it"):
+    with pytest.raises(UserError, match="was not written by `export` or is damaged"):
         open_pretrained(file)
 
 

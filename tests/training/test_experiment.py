@@ -37,7 +37,7 @@ def test_calls_of_epoch_end_with_the_epoch(tiny_config, mesh):
     experiment = build(tiny_config, mesh)
     assert list(experiment.calls_of_epoch(0)) == [(0, 3), (3, 1), (4, 1)]
     assert list(experiment.calls_of_epoch(8)) == [(8, 1), (9, 1)]
-    assert experiment.distinct_num_steps_of_call() == [3, 1]
+    assert experiment.call_lengths() == [3, 1]
 
 
 @pytest.mark.parametrize(

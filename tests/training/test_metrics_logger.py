@@ -96,7 +96,7 @@ def test_images_per_second_exclude_evaluation_and_saving(monkeypatch):
     logger.record(metrics(1.0), 1)
     monkeypatch.setattr(metrics_logger.time, "monotonic", lambda: 10.0)
     logger.collect()
-    with logger.excluded_from_speed("evaluation"):
+    with logger.excluded_from_throughput("evaluation"):
         monkeypatch.setattr(metrics_logger.time, "monotonic", lambda: 500.0)
     logger.record(metrics(1.0), 1)
     monkeypatch.setattr(metrics_logger.time, "monotonic", lambda: 510.0)

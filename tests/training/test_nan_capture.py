@@ -66,7 +66,7 @@ def assert_is_saved(workdir, state, batch):
 
 
 def test_capture_saves_state_batch_and_first_non_finite_value(breaking_config, tmp_path, capsys):
-    """They equal bit for bit those of a run that stops before the step."""
+    """State and batch are bit-identical to those of a run stopped before the step."""
     step, message = train_until_not_finite(breaking_config, tmp_path)
     assert 5 < step < 10
     assert_is_saved(tmp_path, *state_and_batch_before(breaking_config, [1] * step, step))
@@ -93,12 +93,12 @@ def test_capture_works_within_a_call_of_several_steps(breaking_config, tmp_path)
 
 
 def test_resumed_run_captures_the_same_step(breaking_config, tmp_path):
-    broke = train_until_not_finite(breaking_config, tmp_path)
+    first_failure = train_until_not_finite(breaking_config, tmp_path)
     files = [tmp_path / "nan" / name for name in ("state.safetensors", "batch.safetensors")]
     before = [file.read_bytes() for file in files]
     for file in files:
         file.write_bytes(b"of another step")
-    assert train_until_not_finite(breaking_config, tmp_path) == broke
+    assert train_until_not_finite(breaking_config, tmp_path) == first_failure
     assert [file.read_bytes() for file in files] == before
 
 
@@ -136,7 +136,7 @@ def test_error_says_if_the_step_is_finite_when_replayed(breaking_config, tmp_pat
 
 
 def test_load_without_saved_step_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="holds no step that broke"):
+    with pytest.raises(UserError, match="contains no saved non-finite step"):
         replay.load(WorkDir(str(tmp_path)))
 
 

@@ -78,7 +78,7 @@ def test_finished_run_can_be_lengthened(tiny_config, tiny_run, workdir, capsys):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Directory of an uninterrupted run, which the first test that needs it trains."""
+    """Directory of an uninterrupted run, trained by the first test that uses it."""
     return tmp_path_factory.mktemp("runs") / "uninterrupted"
 
 
@@ -168,7 +168,7 @@ def test_run_on_other_data_is_refused(tiny_config, workdir):
 
 def test_workdir_of_another_run_is_refused(tiny_config, tiny_run):
     tiny_config.optimizer.learning_rate = 0.05
-    with pytest.raises(UserError, match=r"differs in optimizer.learning_rate \(stored 0.1, now 0.05\)"):
+    with pytest.raises(UserError, match=r"different settings: optimizer.learning_rate \(stored 0.1, now 0.05\)"):
         resnet_jax.train(tiny_config, str(tiny_run))
 
 
@@ -219,7 +219,7 @@ def test_train_accepts_own_sources(tiny_config, workdir):
 
 @pytest.mark.parametrize("steps_per_call", [1, 3])
 def test_profiler_trace_is_written(tiny_config, workdir, steps_per_call):
-    """Also if a call takes the profiled steps but begins before them."""
+    """This also holds if the call that contains the profiled steps begins before them."""
     tiny_config.profile_steps, tiny_config.steps_per_call = "1:3", steps_per_call
     resnet_jax.train(tiny_config, str(workdir))
     (trace,) = workdir.glob("plugins/profile/*/*.xplane.pb")
