@@ -28,7 +28,7 @@ def test_metadata_cannot_write_files_elsewhere(tmp_path):
         num_examples=1, num_shards=1, shard_lengths=[1], filepaths=["old"], filename_template=template
     )
     builder = SimpleNamespace(info=SimpleNamespace(splits={"train": split}))
-    with pytest.raises(UserError, match=r"outside of .*\. Do not trust it"):
+    with pytest.raises(UserError, match=r"outside of .*\. Do not use this dataset"):
         _write_shards(builder, str(tmp_path / "new"), Reporter(active=False))
     assert not list(tmp_path.iterdir())
 

@@ -164,7 +164,7 @@ def test_init_from_rejects_weights_of_another_architecture(workdir, tiny_config,
 def test_load_pretrained_rejects_data_with_other_classes(workdir, tiny_config):
     digits = open_sources("digits")["test"]
     tiny_config.init_from = workdir
-    with pytest.raises(UserError, match="are for other classes than those of the data"):
+    with pytest.raises(UserError, match="were trained on different classes from the data"):
         load(tiny_config, {"test": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))})
 
 

@@ -84,7 +84,7 @@ def test_validation_split_is_named_unambiguously(train, validation, test, expect
 def test_test_split_called_validation_is_not_scored_as_validation():
     dataset = default().dataset
     dataset.update(train_split="train", validation_split="", test_split="validation")
-    with pytest.raises(UserError, match="'validation' is another split of this dataset"):
+    with pytest.raises(UserError, match="already has a split called 'validation'"):
         _validation_split(dataset)
 
 
