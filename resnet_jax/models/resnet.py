@@ -345,8 +345,8 @@ class ResNet(nn.Module):
       head_init: the initializer of the head's kernel; default: a normal of std 0.01 (Goyal et al. 2017, section 5.1).
       remat: whether the backward pass recomputes the activations inside blocks, which saves memory.
       scan_blocks: whether blocks of identical shape are compiled once and run in a loop, for very deep models. On CPU
-        this runs several times slower. The variables are the same. What blocks `sow`, or what Linen captures of them,
-        is lost.
+        this runs several times slower. The variables are the same. Values that blocks `sow`, and intermediates that
+        Linen captures, are lost.
       dtype: the dtype of the computation. Parameters, batch statistics and logits are always float32.
       norm_momentum, norm_epsilon, norm_group_size: see `Layers`.
 
