@@ -150,7 +150,7 @@ def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: 
 #
 # A batch is divided into microbatches that are processed one after another, so that a device holds the activations of
 # one microbatch at a time. A microbatch takes the same share of the examples of each device, so no example moves: on 2
-# devices, 8 examples make the 2 microbatches 0, 1, 4, 5 and 2, 3, 6, 7. Each microbatch starts from the same running
+# devices, 8 examples make the microbatches [0, 1, 4, 5] and [2, 3, 6, 7]. Each microbatch starts from the same running
 # statistics of BatchNorm. If the groups of BatchNorm lie within a device's share of a microbatch, and nothing random is
 # drawn per example (dropout, stochastic depth), the mean over the microbatches equals that of the whole batch up to
 # rounding. Otherwise the numbers of microbatches and devices together decide which examples share statistics.
@@ -203,7 +203,8 @@ def make_train_step(experiment: Experiment, steps: int = 1) -> jax.stages.Wrappe
 
     Returns:
       A function from (state, inputs), and `teacher_variables` if there is a teacher, to (state, metrics); each metric
-      is float32 [steps]. All steps of a call share `inputs`. The state passed in is donated.
+      is float32 [steps]. All steps of a call get the same `inputs`, and each takes its own batch from them. The state
+      passed in is donated.
     """
 
     def call(state: TrainState, inputs: Inputs, teacher_variables: dict | None = None) -> tuple[TrainState, Metrics]:

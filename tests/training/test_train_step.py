@@ -103,7 +103,7 @@ def test_metrics_belong_to_their_step(tiny_config, single_device):
 
 
 def test_step_changes_every_array(tiny_config, single_device):
-    """At a learning rate of zero, in the first step of a warm-up, only the statistics of BatchNorm change."""
+    """The first step of a warm-up has a learning rate of zero and changes only the statistics of BatchNorm."""
     tiny_config.schedule.warmup_epochs = 1.0
     experiment = build(tiny_config, single_device)
     before = parallel.fetch(experiment.initial_state())
