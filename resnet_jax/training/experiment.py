@@ -165,7 +165,7 @@ class Experiment:
         return step, TrainState(step=step_on_devices, **items), host
 
     def _create_state(self) -> TrainState:
-        # The model may see three channels of grayscale images.
+        # Grayscale images may become three channels before the model, so `mean` gives the number of channels.
         image_shape = (*self.feed.image_shape[:2], len(self.config.dataset.mean))
         return create_train_state(
             self.model,

@@ -129,8 +129,7 @@ def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: 
     Polyak & Juditsky 1992, with the exponential weights of Szegedy et al. 2015 (section 8). The decay is at most
     (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage, so that the initial weights do not linger.
 
-    `optax.incremental_update` computes the same but rounds differently, so existing runs would no longer resume bit for
-    bit.
+    Not `optax.incremental_update`: it rounds differently, so existing runs would no longer resume bit for bit.
 
     Args:
       averages: a tree of float32 arrays.
