@@ -35,7 +35,8 @@ from resnet_jax.training.losses import Loss
 from resnet_jax.training.state import TrainState, create_train_state, train_state_from_variables
 from resnet_jax.workdir.checkpoints import Checkpoints
 
-# The upper limit of the default: enough steps to hide the launch cost, few enough to respond to Ctrl-C within a second.
+# The upper limit of the default of `steps_per_call`: large enough to hide the cost of launching a call, and small
+# enough that a run with short steps responds to Ctrl-C within a second.
 MAX_STEPS_PER_CALL = 32
 
 logger = logging.getLogger(__name__)
@@ -43,10 +44,10 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a run trains, on what, and how. Build it with `build`.
+    """The settings of a run, and all that is built from them. Use `build` to create one.
 
     Attributes:
-      config: the resolved settings, from which an equal experiment can be built again.
+      config: the resolved settings. From them, an equal experiment can be built again.
       classes: class names, by label.
       mesh: the devices. The state is replicated over them, and batches are split.
       feed: the training examples.
@@ -56,10 +57,10 @@ class Experiment:
       augment: maps (key, images, labels) to augmented images and labels.
       loss: maps (logits, labels) to the mean loss.
       optimizer: maps gradients of the trainable parameters to updates.
-      schedule: the optimizer's learning rate by step, for the log.
-      freezing: which parameters are not trained.
+      schedule: the optimizer's learning rate as a function of the step, for the log.
+      freezing: selects the parameters that are not trained.
       teacher: the model to distill from; None if there is none.
-      pretrained: the initial weights, if `config.init_from` names some and the run is new.
+      pretrained: the initial weights, if the run is new and `config.init_from` names a weights file.
     """
 
     config: ConfigDict
@@ -89,7 +90,10 @@ class Experiment:
         return {"training": self.feed.size, "validation": 0 if self.validation is None else len(self.validation)}
 
     def call_length(self, step: int) -> int:
-        """Return how many steps the call that begins at `step` takes: `steps_per_call`, or 1 at the end of an epoch."""
+        """Return how many steps the call that begins at `step` takes.
+
+        It takes `config.steps_per_call` steps, or 1 if fewer than that are left in the epoch.
+        """
         left_in_epoch = self.feed.steps_per_epoch - step % self.feed.steps_per_epoch
         return self.config.steps_per_call if self.config.steps_per_call <= left_in_epoch else 1
 
@@ -112,7 +116,7 @@ class Experiment:
         """Return the augmented images, not normalized, and the labels of a step. Pure, for use in compiled functions.
 
         Args:
-          inputs: what the feed gives for the step.
+          inputs: what `Feed.inputs` returned for the call to which the step belongs.
           step: int32.
         """
         key = randomness.key(self.config.seed, Use.AUGMENTATION, step)
@@ -120,7 +124,7 @@ class Experiment:
 
     @functools.cached_property
     def compiled_batch(self) -> Callable[[Inputs, int], tuple[jax.Array, jax.Array]]:
-        """`batch`, compiled on its own, with results replicated on every device."""
+        """The method `batch`, compiled on its own, with results replicated on every device."""
         return parallel.jit(self.batch, self.mesh)
 
     def batch_at(self, step: int) -> tuple[jax.Array, jax.Array]:
@@ -130,13 +134,13 @@ class Experiment:
     # --- State.
 
     def initial_state(self) -> TrainState:
-        """Return the state before the first step, on all devices, with whichever pretrained weights fit.
+        """Return the state before the first step, on all devices, with the pretrained weights that fit the model.
 
-        Not to be compiled as a whole: see `create_train_state`.
+        Do not wrap this in `jax.jit`; see `create_train_state`.
         """
         initial = self._create_state()
         if self.config.init_from:
-            # A run that is resumed before its first checkpoint has not opened the weights yet.
+            # `build` opens the weights only for a new run. A resumed run without a checkpoint needs them as well.
             weights = self.pretrained or open_pretrained(self.config.init_from)
             channels = len(self.config.dataset.mean)
             variables, report = weights.variables(self.model, channels, self.classes, self.config.init_skip)
@@ -147,7 +151,7 @@ class Experiment:
                     "To start from a new head, use --config.init_skip=\"('head*',)\"."
                 )
             initial = train_state_from_variables(
-                {kind: merge(getattr(initial, kind), variables[kind]) for kind in variables},
+                {collection: merge(getattr(initial, collection), variables[collection]) for collection in variables},
                 self.optimizer,
                 self.freezing,
                 use_ema=self.config.ema_decay is not None,
@@ -155,17 +159,21 @@ class Experiment:
         return parallel.place(initial, parallel.replicated(self.mesh))
 
     def abstract_state(self) -> TrainState:
-        """Return shapes, dtypes and shardings of the state, which a checkpoint is restored into."""
+        """Return the shapes, dtypes and shardings of the state: the target of restoring a checkpoint."""
         return parallel.abstract(jax.eval_shape(self._create_state), parallel.replicated(self.mesh))
 
     def restore_newest(self, checkpoints: Checkpoints) -> tuple[int, TrainState, dict]:
-        """Restore the newest intact checkpoint; at least one must exist. Return its step, state and JSON values."""
-        step, items, host = checkpoints.restore_newest(self.abstract_state().checkpoint_items)
+        """Restore the newest intact checkpoint. At least one checkpoint must exist.
+
+        Returns:
+          The number of steps taken, the state, and the metadata that `Loop` saved with it (JSON values).
+        """
+        step, items, metadata = checkpoints.restore_newest(self.abstract_state().checkpoint_items)
         step_on_devices = parallel.place(np.int32(step), parallel.replicated(self.mesh))
-        return step, TrainState(step=step_on_devices, **items), host
+        return step, TrainState(step=step_on_devices, **items), metadata
 
     def _create_state(self) -> TrainState:
-        # Grayscale images may become three channels before the model, so `mean` gives the number of channels.
+        # Preprocessing can turn grayscale images into three channels, so the model gets as many channels as `mean` has.
         image_shape = (*self.feed.image_shape[:2], len(self.config.dataset.mean))
         return create_train_state(
             self.model,
@@ -205,8 +213,8 @@ def build(
     Args:
       config: settings that `check` accepts; they are copied.
       mesh: the devices to train on.
-      sources: the data, by base split.
-      reporter: shows how far reading has come, and counts unreadable images.
+      sources: the data, one source for each split that the dataset itself provides, such as "train" and "test".
+      reporter: shows progress while images are read, and counts unreadable ones.
       is_new: whether the run is new. An existing run already has resolved settings and usually a checkpoint, so the
         pretrained weights are not opened.
 
@@ -220,7 +228,7 @@ def build(
 
 
 def build_abstract(config: ConfigDict, mesh: Mesh) -> Experiment:
-    """Build an experiment that can only be compiled, from the description of its dataset.
+    """Build an experiment without training data, whose train step can be compiled but not run.
 
     The devices of the mesh need not exist; see `tpu_topology.describe`.
     """
@@ -230,7 +238,7 @@ def build_abstract(config: ConfigDict, mesh: Mesh) -> Experiment:
 
 
 def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretrained | None = None) -> Experiment:
-    """Build the experiment for an open dataset. Fills in `config.steps_per_call` if it is unset."""
+    """Build the experiment for an open dataset. Set `config.steps_per_call` if it is None."""
     feed = dataset.feed
     if config.steps_per_call is None:
         config.steps_per_call = _default_steps_per_call(feed, mesh)
@@ -271,7 +279,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
 
 
 def _open_pretrained(config: ConfigDict) -> Pretrained | None:
-    """Open the initial weights, if any, and fill in the image settings (mean, std, size) recorded with them."""
+    """Open the initial weights, if any, and fill in the unset image settings (mean, std, size) that they determine."""
     if not config.init_from:
         return None
     weights = open_pretrained(config.init_from)
@@ -282,14 +290,15 @@ def _open_pretrained(config: ConfigDict) -> Pretrained | None:
 
 
 def _open_teacher(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> Teacher:
-    devices_exist = mesh.devices.flat[0] in jax.devices()  # Those of `tpu_topology.describe` cannot hold arrays.
+    # Devices from `tpu_topology.describe` may not exist, and then cannot hold the variables of the teacher.
+    devices_exist = mesh.devices.flat[0] in jax.devices()
     trained = load_teacher(config, dataset.classes, mesh if devices_exist else parallel.make_mesh())
     trained.preprocess.check(dataset.feed.image_shape[-1])
     return make_teacher(config.loss, trained)
 
 
 def _default_steps_per_call(feed: Feed, mesh: Mesh) -> int:
-    """Return 1 for a streaming feed and on CPU, where a loop around convolutions is slow, and otherwise many."""
+    """Return 1 for a streaming feed and on CPU, where convolutions are slow in a loop; else `_most_steps_per_call`."""
     if not feed.supports_several_steps or mesh.devices.flat[0].platform == "cpu":
         return 1
     return _most_steps_per_call(feed.steps_per_epoch)
@@ -298,7 +307,8 @@ def _default_steps_per_call(feed: Feed, mesh: Mesh) -> int:
 def _most_steps_per_call(steps_per_epoch: int) -> int:
     """Return the largest divisor of `steps_per_epoch` up to `MAX_STEPS_PER_CALL`.
 
-    If it is too small, return `MAX_STEPS_PER_CALL`; the steps that are left at the end are then taken singly.
+    If that divisor is less than a quarter of `MAX_STEPS_PER_CALL`, return `MAX_STEPS_PER_CALL`, or `steps_per_epoch` if
+    that is smaller. The calls then take the remaining steps of an epoch one by one.
     """
     divisors = [steps for steps in range(1, MAX_STEPS_PER_CALL + 1) if steps_per_epoch % steps == 0]
     return divisors[-1] if 4 * divisors[-1] >= MAX_STEPS_PER_CALL else min(MAX_STEPS_PER_CALL, steps_per_epoch)

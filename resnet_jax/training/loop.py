@@ -28,34 +28,35 @@ from resnet_jax.training.train_step import TrainStep, compile_train_steps
 from resnet_jax.workdir.checkpoints import Checkpoints
 from resnet_jax.workdir.workdir import WorkDir
 
+# A function that is called before each call of the train step. Its arguments are the experiment, the number of steps
+# taken before the call, the number of steps that the call takes, and the inputs of the call.
 Observe = Callable[[Experiment, int, int, Inputs], None]
 
 logger = logging.getLogger(__name__)
 
 
 class Validation(NamedTuple):
-    """Metrics of the validation split, and whether they are the best of the run so far."""
+    """Validation metrics after an epoch, and whether they are the best of the run so far."""
 
     metrics: dict[str, float]
     is_best: bool
 
 
 class Loop:
-    """Takes a run from its newest checkpoint, or from its beginning, to its last step. Call `run` to do all of this.
+    """Trains a run to its last step, from its newest checkpoint or from the beginning. Call `run` to start.
 
     Args:
       experiment: what to train.
       directory: the run directory.
       checkpoints: its checkpoints, open for writing.
       reporter: shows progress.
-      observe: called before each call of the train step with the experiment, the number of steps taken before, the
-        number of steps of this call, and its inputs.
+      observe: called before each call of the train step; see `Observe`.
 
     Attributes:
       state: the newest state; the devices may still be computing it.
-      step: how many steps have been taken.
-      train_steps: the compiled functions, keyed by how many steps each takes per call.
-      timer: where the time of the run goes.
+      step: the number of steps taken.
+      train_steps: the compiled train step, by the number of steps that it takes per call.
+      timer: the seconds that the run has spent in each phase.
     """
 
     def __init__(
@@ -76,19 +77,19 @@ class Loop:
         self._checkpoints = checkpoints
         self._reporter = reporter
         self._observe = observe
-        self._owes_evaluation = False  # whether the most recent epoch still has to be evaluated
-        self._saved_metrics_state: dict = {}  # the restored result of `MetricsLogger.state_to_save`
+        self._evaluation_pending = False  # whether the evaluation after the last finished epoch is still to be made
+        self._saved_metrics_state: dict = {}  # result of `MetricsLogger.state_to_save`, from the checkpoint
         self._agree_to_save = cluster.Agreement(experiment.mesh)
         self._agree_to_stop = cluster.Agreement(experiment.mesh)
-        self._stop_signal = 0
-        self._saved_at = 0.0
+        self._stop_signal = 0  # the signal for which all processes have agreed to stop; 0 for none
+        self._saved_at = 0.0  # the `time.monotonic()` of the last save
 
     def run(self) -> None:
         """Train to the last step.
 
         Raises:
           KeyboardInterrupt, Preempted: after Ctrl-C and after SIGTERM, with everything saved.
-          UserError: if the loss is not finite, or the checkpoints are those of another run.
+          UserError: if the loss or the gradient norm is not finite, or if the checkpoints belong to another run.
         """
         self._restore_or_initialize()
         self._compile()
@@ -96,11 +97,11 @@ class Loop:
         self._directory.describe(self._config, self.experiment.classes)
 
         feed, pace = self.experiment.feed, parallel.Pace()
-        with self._open_logs(), deferred_signals() as self._received_signal, self._non_finite_metrics_explained():
-            self._log_start()
-            if self._owes_evaluation:  # It was interrupted.
+        with self._open_logs(), deferred_signals() as self._received_signal, self._explain_non_finite_metrics():
+            self._start_logging()
+            if self._evaluation_pending:  # The run was stopped during this evaluation, so repeat it.
                 epochs_done = self.step // feed.steps_per_epoch
-                self._save_if_due(epochs_done, self._evaluate_if_due(epochs_done))
+                self._save_after_epoch(epochs_done, self._evaluate_if_due(epochs_done))
 
             for epoch in range(self.step // feed.steps_per_epoch, self._config.num_epochs):
                 for step, num_steps in self.experiment.calls_of_epoch(self.step):
@@ -114,10 +115,10 @@ class Loop:
                     pace(metrics)
                     self.step = step + num_steps
                     self._metrics.record(metrics, num_steps)
-                    if self.step % feed.steps_per_epoch:  # The last step of an epoch is saved after its evaluation.
+                    if self.step % feed.steps_per_epoch:  # After the last step of an epoch, evaluation comes first.
                         self._save_or_stop_if_requested()
                 validation = self._evaluate_if_due(epoch + 1)
-                self._save_if_due(epoch + 1, validation)
+                self._save_after_epoch(epoch + 1, validation)
 
             self._checkpoints.wait()
             if self._stop_requested():
@@ -137,14 +138,15 @@ class Loop:
         self.step, self.state, saved = self.experiment.restore_newest(self._checkpoints)
         if saved["examples"] != self.experiment.split_sizes:
             raise UserError(
-                f"this workdir belongs to a run on other data (stored: {_describe_sizes(saved['examples'])}; now: "
-                f"{_describe_sizes(self.experiment.split_sizes)}). Choose another --workdir."
+                f"this workdir belongs to a run on other data (stored: {_format_sizes(saved['examples'])}; now: "
+                f"{_format_sizes(self.experiment.split_sizes)}). Choose another --workdir."
             )
         logger.info(f"Resuming from step {self.step:,} of {self.experiment.total_steps:,} in {self._directory.path}.")
         for change in provenance.differences(saved["provenance"], provenance.describe()):
             logger.info(f"Note: {change}. From here on the run may differ in its last bits from an uninterrupted one.")
-        self._owes_evaluation = saved["owes_evaluation"] and self.step not in self._checkpoints.metrics
-        self._saved_metrics_state = saved["monitor"]  # The key is the one that older checkpoints have.
+        # If the checkpoint has metrics, its evaluation was made up for later.
+        self._evaluation_pending = saved["owes_evaluation"] and self.step not in self._checkpoints.metrics
+        self._saved_metrics_state = saved["monitor"]  # The name of the key is historical.
         self.timer = PhaseTimer(self._saved_metrics_state.get("spent", {}))
 
     def _compile(self) -> None:
@@ -161,10 +163,10 @@ class Loop:
 
     @contextlib.contextmanager
     def _open_logs(self) -> Iterator[None]:
-        """Open metrics and profiler, and close them and the feed at the end."""
+        """Open the metrics writer and the profiler. When the context ends, close them and the feed."""
         experiment, config = self.experiment, self._config
         self._evaluate = make_evaluate(experiment.model, experiment.preprocess, config.batch_size, experiment.mesh)
-        self._writer = MetricsWriter(self._directory.path, self.step, evaluated=not self._owes_evaluation)
+        self._writer = MetricsWriter(self._directory.path, self.step, evaluated=not self._evaluation_pending)
         self._metrics = MetricsLogger(
             config, experiment.classes, experiment.feed.steps_per_epoch, self._writer, self._reporter, self.timer
         )
@@ -177,7 +179,8 @@ class Loop:
         ):
             yield
 
-    def _log_start(self) -> None:
+    def _start_logging(self) -> None:
+        """Log the first batch if the run is new, and start to measure time."""
         if self.step == 0:
             self._metrics.log_first_batch(*parallel.fetch(self.experiment.batch_at(0)))
         self._saved_at = time.monotonic()
@@ -186,14 +189,19 @@ class Loop:
     # --- Evaluation and saving.
 
     def _evaluate_if_due(self, epochs_done: int) -> Validation | None:
-        """Evaluate on the validation split if it is due; None if it is not, or if it was interrupted."""
+        """Evaluate on the validation split if that is due after this number of epochs.
+
+        Returns:
+          The result, or None if no evaluation is due, if there are no validation examples, or if a request to stop
+          interrupted the evaluation.
+        """
         is_last = epochs_done == self._config.num_epochs
         examples = self.experiment.validation
         is_due = is_last or epochs_done % self._config.evaluate_every_epochs == 0
-        self._owes_evaluation = examples is not None and is_due
+        self._evaluation_pending = examples is not None and is_due
         if examples is None or not is_due:
             return None
-        self._metrics.collect()  # Waits for the steps, so that their time does not count as evaluation.
+        self._metrics.collect()  # Wait for the steps, so that their time does not count as evaluation.
         with self._metrics.excluded_from_throughput("evaluation"):
             example_metrics = self._evaluate(self.state.variables, examples, self._stop_requested)
             if example_metrics is None:
@@ -201,13 +209,17 @@ class Loop:
             metrics = dataclasses.asdict(summarize(example_metrics, len(examples)))
             is_best = self._checkpoints.metrics.is_best(metrics)
             self._metrics.log_validation(metrics, is_best, example_metrics, examples)
-        self._owes_evaluation = False
+        self._evaluation_pending = False
         return Validation(metrics, is_best)
 
-    def _save_if_due(self, epochs_done: int, validation: Validation | None) -> None:
-        """Save after an epoch if it is due: every so often, at the end, for a new best, and before a stop."""
+    def _save_after_epoch(self, epochs_done: int, validation: Validation | None) -> None:
+        """Save a checkpoint after an epoch if one is due, and stop the run if a signal requested it.
+
+        A checkpoint is due after every `checkpoint.every_epochs` epochs and every `checkpoint.every_minutes` minutes,
+        after the last epoch, if `validation` is the best so far, and before a stop.
+        """
         is_last = epochs_done == self._config.num_epochs
-        is_due = is_last or epochs_done % self._config.checkpoint.every_epochs == 0 or self._save_is_due()
+        is_due = is_last or epochs_done % self._config.checkpoint.every_epochs == 0 or self._save_requested()
         stop_requested = self._stop_requested()
         if is_due or stop_requested or (validation is not None and validation.is_best):
             self._save(validation)
@@ -215,36 +227,40 @@ class Loop:
             self._stop()
 
     def _save(self, validation: Validation | None = None) -> None:
-        """Save a checkpoint, once the state is known to be finite and all metrics up to it are on disk."""
+        """Put all metrics so far on disk, then save a checkpoint.
+
+        Raises:
+          NonFiniteMetric: if a metric so far is not finite; no checkpoint is saved then.
+        """
         self._metrics.collect()
         self._writer.flush()
         with self._metrics.excluded_from_throughput("saving"):
-            host = {
+            metadata = {
                 "monitor": self._metrics.state_to_save(),
-                "owes_evaluation": self._owes_evaluation,
+                "owes_evaluation": self._evaluation_pending,
                 "examples": self.experiment.split_sizes,
                 "provenance": provenance.describe(),
             }
             items = parallel.fetch(self.state.checkpoint_items)
-            self._checkpoints.save(self.step, items, host, None if validation is None else validation.metrics)
+            self._checkpoints.save(self.step, items, metadata, None if validation is None else validation.metrics)
         self._saved_at = time.monotonic()
 
-    # --- Requests to save and to stop. In a run of several processes, all of them act at the same step.
+    # --- Requests to save and to stop. In a run of several processes, all processes act on a request at the same step.
 
     def _save_or_stop_if_requested(self) -> None:
         if self._stop_requested():
             self._save()
             self._stop()
-        if self._save_is_due():
+        if self._save_requested():
             self._save()
 
-    def _save_is_due(self) -> bool:
-        """Return whether `checkpoint.every_minutes` have passed by the clock of any process."""
-        waited = time.monotonic() - self._saved_at
-        return bool(self._agree_to_save(waited >= 60 * self._config.checkpoint.every_minutes))
+    def _save_requested(self) -> bool:
+        """Return whether `checkpoint.every_minutes` have passed since the last save, by the clock of any process."""
+        seconds = time.monotonic() - self._saved_at
+        return bool(self._agree_to_save(seconds >= 60 * self._config.checkpoint.every_minutes))
 
     def _stop_requested(self) -> bool:
-        """Return whether a signal has asked any process to stop. The first time, log it."""
+        """Return whether any process has received a signal to stop. Log the first such signal."""
         if not self._stop_signal:
             self._stop_signal = self._agree_to_stop(self._received_signal() or 0)
             if self._stop_signal:
@@ -252,17 +268,17 @@ class Loop:
         return bool(self._stop_signal)
 
     def _stop(self) -> None:
-        """End a run that a signal has stopped, once its last checkpoint is on disk."""
+        """Wait until the last checkpoint is on disk, and raise the exception of the signal."""
         self._checkpoints.wait()
         raise EXCEPTION_BY_SIGNAL[self._stop_signal]
 
     @contextlib.contextmanager
-    def _non_finite_metrics_explained(self) -> Iterator[None]:
-        """Save the step at which a metric was not finite, and raise an error that names it."""
+    def _explain_non_finite_metrics(self) -> Iterator[None]:
+        """Turn `NonFiniteMetric` into an error that explains it. The step is saved in the run directory."""
         try:
             yield
         except NonFiniteMetric as error:
-            del self.state  # It is of no use, and its memory is needed.
+            del self.state  # Replaying the steps needs its memory.
             raise nan_capture.capture(
                 error,
                 self.experiment,
@@ -274,6 +290,6 @@ class Loop:
             ) from None
 
 
-def _describe_sizes(split_sizes: Mapping[str, int]) -> str:
-    """Describe the number of examples per split, such as "360 training and 40 validation examples"."""
+def _format_sizes(split_sizes: Mapping[str, int]) -> str:
+    """Return the number of examples per split, such as "360 training and 40 validation examples"."""
     return " and ".join(f"{size:,} {split}" for split, size in split_sizes.items()) + " examples"

@@ -1,4 +1,4 @@
-"""The training state: everything that a train step changes."""
+"""The training state, which checkpoints hold."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from resnet_jax.training.freezing import NOTHING_FROZEN, Freezing
 
 @flax.struct.dataclass
 class TrainState:
-    """The contents of a checkpoint. Together with the settings and the data, it determines the rest of the run.
+    """Everything that a train step changes. With the settings and the data, it determines the rest of the run.
 
     Attributes:
       step: int32, the number of steps taken.
@@ -39,7 +39,7 @@ class TrainState:
 
     @property
     def checkpoint_items(self) -> dict[str, Any]:
-        """The items of a checkpoint, by name. The step is not an item, since it numbers the checkpoint."""
+        """The items of a checkpoint, by name. The step is not an item, because the checkpoint is named after it."""
         return {
             "params": self.params,
             "batch_stats": self.batch_stats,
@@ -58,8 +58,8 @@ def create_train_state(
 ) -> TrainState:
     """Return the state before the first step, with initial weights that are a function of the seed.
 
-    Do not wrap this in `jax.jit`. Without it, JAX compiles one small program per distinct array shape and uses it for
-    all arrays of that shape, so even models with hundreds of layers are initialized within seconds.
+    Do not wrap this in `jax.jit`. Without `jit`, JAX compiles one small program per distinct array shape and uses it
+    for all arrays of that shape. So even models with hundreds of layers are initialized within seconds.
 
     Args:
       model: the Linen module.
@@ -77,7 +77,7 @@ def create_train_state(
 def train_state_from_variables(
     variables: Mapping, optimizer: optax.GradientTransformation, freezing: Freezing, use_ema: bool
 ) -> TrainState:
-    """Return the state before the first step of a model with these variables; see `create_train_state`."""
+    """Return the state before the first step for a model with these variables; see `create_train_state`."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),

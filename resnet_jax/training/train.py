@@ -29,22 +29,25 @@ logger = logging.getLogger(__name__)
 def train(
     config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None = None, observe: Observe | None = None
 ) -> dict:
-    """Train what `config` describes, or resume it, and leave a run directory in `workdir`.
+    """Start or resume the run that `config` describes, train it to its end, and score it on the test split.
+
+    A finished run is not trained further unless `config.num_epochs` has increased.
 
     Args:
       config: settings, made from `resnet_jax.config.default()`.
-      workdir: a directory to create, or one that holds the same run.
-      sources: your own data, one source per base split; by default the dataset that `config.dataset.name` names.
-      observe: called before each call of the train step, see `Loop`.
+      workdir: the run directory: a new one, or that of the run to resume.
+      sources: your own data, one source per split, such as `{"train": ..., "test": ...}`. Default: the dataset that
+        `config.dataset.name` names.
+      observe: called before each call of the train step; see `loop.Observe`.
 
     Returns:
-      The content of `result.json`: the metrics `validation` and `test`, the `checkpoint_step` that they belong to, the
+      The content of `result.json`: the metrics `validation` and `test`, the `checkpoint_step` to which they belong, the
       `seconds` of training, how they were `spent` (see `PhaseTimer`), and `provenance`.
 
     Raises:
-      UserError: for what only the user can fix; everything saved so far is kept.
+      UserError: if something goes wrong that only the user can fix. Everything saved so far is kept.
       KeyboardInterrupt: after Ctrl-C, with everything saved unless it was pressed twice. The same call resumes.
-      Preempted: after SIGTERM, likewise.
+      Preempted: after SIGTERM, with everything saved. The same call resumes.
 
     Example:
       >>> import resnet_jax, resnet_jax.config, tempfile
@@ -64,7 +67,8 @@ def train(
     with Reporter(active=parallel.is_main_process(), max_unreadable=config.dataset.max_unreadable) as reporter:
         check_shared(directory)
         if directory.exists():
-            stored, result = directory.config(), directory.result()
+            stored = directory.config()
+            result = directory.result()
             config = settings.resume(stored, config)
             if config.num_epochs > stored.num_epochs:
                 logger.info(f"The schedule now spans {config.num_epochs} epochs instead of {stored.num_epochs}.")
@@ -87,7 +91,7 @@ def _train_and_score(
     reporter: Reporter,
     observe: Observe | None,
 ) -> dict:
-    """Train to the last step, and score the chosen checkpoint on the test split; return the result."""
+    """Train to the last step, score the chosen checkpoint on the test split, and return the result."""
     is_new = not directory.exists()
     experiment = experiments.build(config, parallel.make_mesh(), sources, reporter, is_new)
     if not is_new and directory.classes() != experiment.classes:
@@ -111,7 +115,7 @@ def _train_and_score(
 
 
 def _result(checkpoints: Checkpoints, loop: Loop) -> dict:
-    """Return what is known of a run before the test split is read."""
+    """Return the result of a run so far, without test metrics."""
     best = checkpoints.metrics.best()
     return {
         "checkpoint_step": checkpoints.chosen_step(),

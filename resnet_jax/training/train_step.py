@@ -1,7 +1,7 @@
 """The train step, written out as one pure function, and its compilation.
 
 `train_step` reads from top to bottom: batch and augmentation, loss and gradients (in microbatches), update, moving
-average, metrics. The rest of the module is what it calls by name.
+average. The functions that it calls follow, and then the functions that compile it.
 """
 
 import functools
@@ -23,7 +23,7 @@ from resnet_jax.training.freezing import merge
 from resnet_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[..., tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, Inputs], tuple[TrainState, Metrics]]  # compiled, for one or several steps
 
 # --- The step ---------------------------------------------------------------------------------------------------------
 
@@ -35,14 +35,14 @@ def train_step(
 
     Args:
       experiment: model, optimizer, preprocessing and settings; a constant of the compiled program.
-      state: replicated over the devices.
-      inputs: what the feed gives for this step.
-      teacher_variables: variables of the distillation teacher, if there is one. An argument rather than a constant, so
-        that they are not compiled into the program.
+      state: the state before the step, replicated over the devices.
+      inputs: what `Feed.inputs` returned for the call to which the step belongs.
+      teacher_variables: variables of the distillation teacher, if there is one. They are an argument, so that they do
+        not become constants of the compiled program.
 
     Returns:
       The next state, and the metrics of this step, each a float32 scalar: `loss`, `top1`, `learning_rate` and
-      `gradient_norm`. With soft labels, `top1` compares with the most likely class.
+      `gradient_norm`. If the labels are soft, `top1` counts the class with the largest share as the correct one.
     """
     config = experiment.config
     images, labels = experiment.batch(inputs, state.step)
@@ -51,7 +51,9 @@ def train_step(
     trainable, frozen = experiment.freezing.split(state.params)
     loss_and_gradients = jax.value_and_grad(functools.partial(loss_fn, experiment), has_aux=True)
 
-    def on_microbatch(microbatch: tuple[jax.Array, jax.Array], index: jax.Array | None) -> tuple[dict, dict, Metrics]:
+    def forward_and_backward(
+        microbatch: tuple[jax.Array, jax.Array], index: jax.Array | None
+    ) -> tuple[dict, dict, Metrics]:
         images, labels = microbatch
         (loss, (logits, updated)), gradients = loss_and_gradients(
             trainable, state, images, labels, teacher_variables, index
@@ -61,7 +63,7 @@ def train_step(
         return gradients, updated.get("batch_stats", {}), {"loss": loss, "top1": top1}
 
     gradients, batch_stats, metrics = mean_over_microbatches(
-        on_microbatch, (images, labels), config.optimizer.accumulate_steps, experiment.mesh
+        forward_and_backward, (images, labels), config.optimizer.accumulate_steps, experiment.mesh
     )
     metrics["learning_rate"] = jnp.asarray(experiment.schedule(state.step), jnp.float32)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
@@ -70,7 +72,7 @@ def train_step(
     updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, trainable)
     params = merge(optax.apply_updates(trainable, updates), frozen)
 
-    # Moving average of the variables, which evaluation uses.
+    # Moving averages of the parameters and statistics. Evaluation uses these averages.
     ema = state.ema
     if config.ema_decay is not None:
         ema = update_ema(ema, {"params": params, "batch_stats": batch_stats}, config.ema_decay, state.step)
@@ -92,13 +94,13 @@ def loss_fn(
 
     Args:
       experiment: as in `train_step`; only model, preprocessing, loss, freezing, teacher and seed are used.
-      trainable: the parameters that are not frozen; they take the place of those in `state`.
-      state: the state before the step.
+      trainable: the parameters that are not frozen. Their values in `state` are not used.
+      state: the state before the step; its frozen parameters, statistics and step are used.
       images: augmented, not normalized, [batch, height, width, channels] in [0, 255].
       labels: int32 [batch], or soft labels float32 [batch, classes].
       teacher_variables: as in `train_step`.
-      microbatch_index: int32; each microbatch draws its own dropout masks. None if the batch is not divided.
-      extra_collections: Linen collections that the model may write to, besides its statistics.
+      microbatch_index: int32, so that each microbatch draws its own dropout masks. None if the batch is not divided.
+      extra_collections: Linen collections that the model may write to, besides "batch_stats".
 
     Returns:
       (loss, (logits float32 [batch, classes], the collections that the model wrote)).
@@ -127,13 +129,15 @@ def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: 
     """Return decay * averages + (1 - decay) * variables.
 
     Polyak & Juditsky 1992, with the exponential weights of Szegedy et al. 2015 (section 8). The decay is at most
-    (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage, so that the initial weights do not linger.
+    (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage, so that the initial weights soon lose their
+    influence.
 
-    Not `optax.incremental_update`: it rounds differently, so existing runs would no longer resume bit for bit.
+    We do not use `optax.incremental_update`, because it rounds differently: existing runs would no longer resume bit
+    for bit.
 
     Args:
       averages: a tree of float32 arrays.
-      variables: the same tree, after the step.
+      variables: a tree of the same structure, after the step.
       decay: in [0, 1).
       step: int32, the number of steps taken before this one.
 
@@ -148,21 +152,25 @@ def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: 
 # --- Microbatches: gradient accumulation (skip this unless optimizer.accumulate_steps > 1) ----------------------------
 #
 # A batch is divided into microbatches that are processed one after another, so that a device holds the activations of
-# one microbatch at a time. A microbatch takes the same share of the examples of each device, so no example moves: on 2
-# devices, 8 examples make the microbatches [0, 1, 4, 5] and [2, 3, 6, 7]. Each microbatch starts from the same running
-# statistics of BatchNorm. If the groups of BatchNorm lie within a device's share of a microbatch, and nothing random is
-# drawn per example (dropout, stochastic depth), the mean over the microbatches equals that of the whole batch up to
-# rounding. Otherwise the numbers of microbatches and devices together decide which examples share statistics.
+# one microbatch at a time. Each microbatch takes an equal share of every device's examples, so that no example moves to
+# another device. For example, let the first of 2 devices hold the examples 0 to 3, and the second 4 to 7. Then the 2
+# microbatches are [0, 1, 4, 5] and [2, 3, 6, 7].
+#
+# Each microbatch starts from the same running statistics of BatchNorm. The step uses the means of gradients, statistics
+# and metrics over the microbatches. They equal those of the whole batch up to rounding, under two conditions: each
+# BatchNorm group (`batch_norm.group_size`) lies within one device's share of a microbatch, and nothing random is drawn
+# per example (dropout, stochastic depth). If the groups are larger, the numbers of microbatches and devices together
+# decide which examples share statistics.
 
 
 def mean_over_microbatches(function: Callable, batch, count: int, mesh: Mesh):
-    """Return the mean of `function` over the microbatches of a batch.
+    """Return the mean of the results of `function` over the microbatches of a batch.
 
     Args:
       function: maps a microbatch and its index, int32, to a pytree of float arrays.
       batch: a pytree of arrays [batch, ...], sharded over the devices.
       count: the number of microbatches; with 1, `function` gets `batch` itself and None as the index.
-      mesh: the devices; their number times `count` divides the batch.
+      mesh: the devices. Their number times `count` must divide the batch size.
     """
     if count == 1:
         return function(batch, None)
@@ -170,7 +178,8 @@ def mean_over_microbatches(function: Callable, batch, count: int, mesh: Mesh):
     def accumulate(mean, indexed_microbatch: tuple):
         index, microbatch = indexed_microbatch
         result = function(microbatch, index)
-        # In this form the mean of equal values, such as frozen statistics, is exactly that value.
+        # Written in this way, the mean of equal values is exactly that value. The running statistics of a frozen
+        # BatchNorm, for example, do not change.
         return jax.tree.map(lambda mean, value: mean + (value - mean) / (index + 1), mean, result), None
 
     microbatches = jax.tree.map(lambda array: split_into_microbatches(array, count, mesh), batch)
@@ -184,7 +193,7 @@ def mean_over_microbatches(function: Callable, batch, count: int, mesh: Mesh):
 
 
 def split_into_microbatches(array: jax.Array, count: int, mesh: Mesh) -> jax.Array:
-    """Reshape [batch, ...] to [count, batch / count, ...]; both are sharded along `batch`, and no data moves."""
+    """Reshape [batch, ...] to [count, batch / count, ...]. Both are sharded by example, and no example moves."""
 
     def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
         return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*axes)))
@@ -201,13 +210,13 @@ def make_train_step(experiment: Experiment, steps: int = 1) -> jax.stages.Wrappe
     """Return a `jax.jit` function that takes `steps` consecutive steps per call.
 
     Returns:
-      A function from (state, inputs), and `teacher_variables` if there is a teacher, to (state, metrics); each metric
-      is float32 [steps]. All steps of a call get the same `inputs`, and each takes its own batch from them. The state
-      passed in is donated.
+      A function from (state, inputs), and `teacher_variables` if there is a teacher, to (state, metrics). The state
+      passed in is donated. Each metric is float32 [steps]. All steps of a call get the same `inputs`, and each step
+      takes its own batch from them.
     """
 
     def call(state: TrainState, inputs: Inputs, teacher_variables: dict | None = None) -> tuple[TrainState, Metrics]:
-        if steps == 1:  # Without a loop, because on CPU XLA runs convolutions several times slower inside one.
+        if steps == 1:  # No loop, because on CPU XLA runs convolutions several times slower inside a loop.
             state, metrics = train_step(experiment, state, inputs, teacher_variables)
             return state, jax.tree.map(lambda value: value[None], metrics)
         return jax.lax.scan(
@@ -218,9 +227,12 @@ def make_train_step(experiment: Experiment, steps: int = 1) -> jax.stages.Wrappe
 
 
 def lower_train_step(experiment: Experiment, steps: int = 1, state: TrainState | None = None) -> jax.stages.Lowered:
-    """Lower a call of `steps` train steps for the devices of the mesh, which need not exist (`tpu_topology`).
+    """Lower the function that `make_train_step` returns, for devices that need not exist (see `tpu_topology`).
 
-    Pass an existing `state` to avoid tracing an abstract one.
+    Args:
+      experiment: what to train, and on which devices.
+      steps: the number of steps per call.
+      state: any state of the run, for its shapes and dtypes. None: trace the model to find them, which takes longer.
     """
     replicated = parallel.replicated(experiment.mesh)
     abstract_state = experiment.abstract_state() if state is None else parallel.abstract(state, replicated)
@@ -238,11 +250,11 @@ def compile_train_steps(
 
     Args:
       experiment: what to train.
-      steps_per_call: the numbers to compile for; by default all that the run needs.
+      steps_per_call: the numbers of steps per call to compile for. Default: all that the run needs.
       state: see `lower_train_step`.
 
     Raises:
-      UserError: if a step needs more memory than the devices have left beside the state and resident data.
+      UserError: if a step does not fit into the memory of the devices.
     """
     train_steps: dict[int, TrainStep] = {}
     for num_steps in steps_per_call or experiment.call_lengths():
