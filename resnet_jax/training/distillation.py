@@ -40,7 +40,7 @@ class Teacher:
         Returns:
           float32 [batch, classes].
         """
-        # Linen's type includes the pairs that `apply` returns if some collection is mutable.
+        # Linen declares that `apply` may return a pair, which it does only if some collection is mutable.
         return self.model.apply(variables, self.preprocess(images), train=False)  # type: ignore[return-value]
 
     def loss(self, logits: jax.Array, teacher_logits: jax.Array, label_loss: jax.Array) -> jax.Array:
@@ -50,18 +50,18 @@ class Teacher:
 
 
 def make_teacher(loss: ConfigDict, trained: TrainedModel) -> Teacher:
-    """Return `trained` as a teacher, with the weight and temperature of the `loss` section of the config."""
+    """Make a teacher of a trained model, with the weight and temperature in the `loss` section of the config."""
     return Teacher(trained.model, trained.variables, trained.preprocess, loss.distill_weight, loss.temperature)
 
 
 def soft_loss(logits: jax.Array, teacher_logits: jax.Array, temperature: float) -> jax.Array:
     """Return the mean KL(teacher || student) of the softmaxes at `temperature`, times temperature squared.
 
-    The factor keeps the size of the gradients independent of the temperature (section 2.1).
+    The squared temperature keeps the size of the gradients independent of the temperature (section 2.1).
 
     Args:
-      logits: the student's, float32 [batch, classes].
-      teacher_logits: float32 [batch, classes].
+      logits: the logits of the student, float32 [batch, classes].
+      teacher_logits: the logits of the teacher, float32 [batch, classes].
       temperature: positive.
 
     Returns:

@@ -13,7 +13,7 @@ class Freezing:
     """Selects the frozen parameters: those whose name, such as "stage1_block1/conv1/kernel", matches a pattern.
 
     Frozen parameters have no gradient and no optimizer state. A BatchNorm whose parameters are all frozen normalizes
-    with its running statistics in training too, and these do not change.
+    with its running statistics in training too, and its running statistics do not change.
 
     Args:
       patterns: shell-style patterns (`fnmatch`), in which * also matches "/".
@@ -46,7 +46,7 @@ class Freezing:
             )
 
     def split(self, params: dict) -> tuple[dict, dict]:
-        """Return (trainable, frozen), two trees that each hold only their own leaves."""
+        """Return (trainable, frozen): two trees, each without the leaves of the other."""
         flat = flatten_dict(params)
         frozen = {path for path in flat if self._is_frozen("/".join(path))}
         return (
@@ -74,7 +74,7 @@ NOTHING_FROZEN = Freezing(())
 
 
 def merge(tree: dict, override: dict) -> dict:
-    """Return the tree with the leaves of both trees. Where both have a leaf, the one in `override` is used.
+    """Return one tree with the leaves of both. If both have a leaf of the same name, `override` provides it.
 
     Example:
       >>> merge({"head": {"kernel": 2}}, {"stem_conv": {"kernel": 1}})

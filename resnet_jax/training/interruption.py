@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM (a preempted machine) without loss: the training loop saves and stops."""
+"""Handling of Ctrl-C and SIGTERM (a preempted machine), so that the training loop saves before it stops."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ EXCEPTION_BY_SIGNAL: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardIn
 
 @contextlib.contextmanager
 def raise_preempted_on_sigterm() -> Iterator[None]:
-    """Within this context, SIGTERM raises `Preempted` at once, just as Ctrl-C normally raises `KeyboardInterrupt`."""
+    """Within this context, raise `Preempted` at once on SIGTERM, as Python raises `KeyboardInterrupt` on Ctrl-C."""
 
     def handle(signum, frame):
         raise Preempted
@@ -23,10 +23,10 @@ def raise_preempted_on_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Within this context, SIGINT and SIGTERM are recorded and raise nothing.
+    """Within this context, record SIGINT and SIGTERM instead of raising an exception.
 
-    An exception in the middle of a step would lose the state, whose buffers are donated. A second Ctrl-C raises
-    `KeyboardInterrupt` at once.
+    An exception in the middle of a step would lose the state, because its buffers are donated to the step. Ctrl-C after
+    an earlier signal raises `KeyboardInterrupt` at once.
 
     Yields:
       A function that returns the first signal received, or None. Outside the main thread it always returns None,

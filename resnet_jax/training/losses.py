@@ -41,9 +41,9 @@ def binary_cross_entropy(
 ) -> jax.Array:
     """Return the cross-entropy of an independent sigmoid per class.
 
-    See Beyer et al. 2020, "Are we done with ImageNet?", and Wightman et al. 2021, "ResNet strikes back", section 3. The
-    latter use a threshold of 0.2: both classes of a mixed image then have a target of 1, unless the share of one of
-    them is at most 0.2.
+    See Beyer et al. 2020, "Are we done with ImageNet?", and Wightman et al. 2021, "ResNet strikes back", section 3.
+    Wightman et al. use a threshold of 0.2: both classes of a mixed image then have a target of 1, unless the share of
+    one of them is at most 0.2.
 
     Args:
       logits: float32 [batch, classes].

@@ -1,4 +1,4 @@
-"""Checks, before the first step, whether a compiled train step fits into the free memory of the devices."""
+"""Estimate of the memory that a compiled train step needs, compared with the free memory before the first step."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 
-BATCHES_IN_FLIGHT = 1 + parallel.CALLS_AHEAD  # batches on the devices at a time: the current one and those waiting
+BATCHES_IN_FLIGHT = 1 + parallel.CALLS_AHEAD  # batches on the devices at once: one in use, the others waiting
 SIZE = re.compile(r"\b(\d+(?:\.\d+)?)([KMGT])\b")  # a size as XLA writes it, such as 15.99G
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -70,14 +70,15 @@ def compile_step(lowered: jax.stages.Lowered, config: ConfigDict, mesh: Mesh) ->
 def check(compiled: jax.stages.Compiled, streamed_inputs, config: ConfigDict, mesh: Mesh) -> None:
     """Check that a compiled step fits into the memory that is free on each device.
 
-    Besides what is on the devices already, a step needs temporary buffers, outputs that are not written over arguments,
-    its code, and the batches in flight. If the backend does not report the memory usage, the step is accepted.
+    The state and resident data are on the devices already. In addition, a step needs temporary buffers, outputs that
+    are not written over arguments, its code, and the batches that wait on the devices. If the backend does not report
+    the memory usage, the step is accepted.
 
     Args:
       compiled: the step.
       streamed_inputs: a pytree of those abstract arguments that are sent to the devices for each step. All other
         arguments are on the devices already.
-      config: the settings of the run, for the remedies that the error names.
+      config: the settings of the run, for the remedies in the error message.
       mesh: the devices.
 
     Raises:
@@ -87,7 +88,7 @@ def check(compiled: jax.stages.Compiled, streamed_inputs, config: ConfigDict, me
     if usage is None:
         return
     constant = usage.outputs + usage.code
-    # Most of this is proportional to the batch size.
+    # Most of the remaining memory is proportional to the batch size.
     proportional = usage.temporary + BATCHES_IN_FLIGHT * _bytes_per_device(streamed_inputs)
     free = parallel.free_memory(mesh)
     if constant + proportional > free:

@@ -1,13 +1,14 @@
-"""What a run saves of a step whose loss or gradient norm is not finite.
+"""Analyze a step whose loss or gradient norm is not finite, and save it in the run directory.
 
-The files are in the `nan/` subdirectory of the run directory:
+The files are in the `nan/` subdirectory:
 
-nan.json             the step, and the first value in it that is not finite
+nan.json             the number of the step, and the name of the first value in the step that is not finite
 state.safetensors    the state before the step
 batch.safetensors    the augmented images and the labels of the step
 
-A run keeps nothing in advance for this, so it costs healthy runs neither time nor memory. Because a run is a function
-of its settings, replaying the steps since the newest checkpoint reproduces the state before the failing step.
+A run stores nothing in advance for this purpose, so healthy runs lose neither time nor memory. Instead, the steps since
+the newest checkpoint are replayed. Because a run is a function of its settings and data, this reproduces the state
+before the step.
 """
 
 import json
@@ -49,20 +50,20 @@ def capture(
     reporter: Reporter,
     received_signal: Callable[[], Signals | None],
 ) -> UserError:
-    """Return to the step at which a metric was not finite, find the first non-finite value in that step, and save it.
+    """Replay the run up to the step with a non-finite metric, find the first non-finite value, and save the step.
 
     Args:
-      error: the metric and the step.
+      error: names the metric and the step.
       experiment, directory, checkpoints: those of the run.
-      train_steps: the compiled functions of the run, keyed by how many steps each takes per call.
+      train_steps: the compiled train step, by the number of steps that it takes per call.
       reporter: shows progress.
       received_signal: returns the signal that has asked the run to stop, or None.
 
     Returns:
-      The error that tells the user what happened, where the step is saved, and what to try.
+      The error for the user: what happened, where the step is saved, and what to try.
 
     Raises:
-      KeyboardInterrupt, Preempted: if a signal asks to stop meanwhile.
+      KeyboardInterrupt, Preempted: if a signal to stop arrives while the steps are replayed.
     """
     logger.info(f"At step {error.step:,} {error.what}. Replaying the preceding steps to find out where ...")
     try:
@@ -71,9 +72,9 @@ def capture(
         images, labels = parallel.place(batch, parallel.batch_sharded(experiment.mesh))
         first = first_not_finite(triage(experiment, state, images, labels))
         _save(directory, error, str(first) if first else None, parallel.fetch(state), batch)
-    except (UserError, OSError, jax.errors.JaxRuntimeError) as problem:  # The last one if memory runs out.
+    except (UserError, OSError, jax.errors.JaxRuntimeError) as problem:  # JAX raises its error if memory runs out.
         return UserError(f"{error}; the step could not be analyzed ({first_line(problem)}). {REMEDY}")
-    where = f"first in {first}" if first else "but it was finite when replayed, so it depends on rounding"
+    where = f"first in {first}" if first else "but the replayed step was finite, so the result depends on rounding"
     return UserError(
         f"{error}, {where}. The state before this step and its batch are in {directory.path / FOLDER}. "
         f"Examine them with: {program()} debug_nan --workdir={directory.path}. {REMEDY}"
@@ -90,12 +91,12 @@ def state_before(
 ) -> TrainState:
     """Replay the steps since the newest checkpoint, or since the beginning, and return the state before `step`.
 
-    `step` must not precede the newest checkpoint. The result is the same bit for bit if the device is deterministic. If
-    `step` lies within a call of several steps, the steps of that call before it are compiled separately, and may differ
-    in their last bits.
+    `step` must not precede the newest checkpoint. The result equals the state in the run bit for bit if the device is
+    deterministic, with one exception: if `step` lies within a call of several steps, the steps of this call before
+    `step` are compiled as a shorter call, and their results may differ in the last bits.
 
     Raises:
-      KeyboardInterrupt, Preempted: if a signal asks to stop.
+      KeyboardInterrupt, Preempted: if a signal to stop arrives.
       UserError: if no checkpoint can be restored.
     """
     checkpoints.wait()

@@ -39,15 +39,15 @@ class StepValue(NamedTuple):
 
 
 def triage(experiment: Experiment, state: TrainState, images: jax.Array, labels: jax.Array) -> list[StepValue]:
-    """Return the statistics of all values of a train step, in the order in which they are computed.
+    """Return the statistics of all values of a train step, in the order in which the values are computed.
 
-    These are the images, labels, parameters and running statistics, the output of each layer and of each block (after
-    those of the block's layers), logits and loss, and the gradients from the head to the stem. Blocks that run in a
-    loop (`model.scan_blocks`) are listed one by one.
+    The values are the images, labels, parameters and running statistics, the output of each layer and of each block
+    (after those of the block's layers), logits and loss, and the gradients from the head to the stem. Blocks that run
+    in a loop (`model.scan_blocks`) are listed one by one.
 
     Args:
       experiment: what is trained.
-      state: before the step, replicated; its optimizer state and averages are not used.
+      state: the state before the step, replicated; its optimizer state and averages are not used.
       images: augmented, [batch, height, width, channels] in [0, 255], sharded.
       labels: int32 [batch], or soft labels float32 [batch, classes].
     """
@@ -55,7 +55,7 @@ def triage(experiment: Experiment, state: TrainState, images: jax.Array, labels:
     loss_and_gradients = jax.value_and_grad(
         functools.partial(loss_fn, unrolled, extra_collections=(COLLECTION,)), has_aux=True
     )
-    layers: list[str] = []  # names, in the order of the forward pass
+    layers: list[str] = []  # names of the layers, in the order of the forward pass
 
     def step(state: TrainState, images: jax.Array, labels: jax.Array, teacher_variables: dict | None) -> dict:
         trainable, _ = experiment.freezing.split(state.params)
@@ -100,7 +100,7 @@ def first_not_finite(values: Sequence[StepValue]) -> StepValue | None:
 def _record_outputs(layers: list[str]) -> Callable:
     """Return a Linen method interceptor that stores statistics of layer outputs and adds each layer's name to `layers`.
 
-    The statistics go through a collection, because nothing else leaves `nn.remat`.
+    The statistics are stored in a Linen collection, because values leave a module under `nn.remat` only in this way.
     """
 
     def intercept(call: Callable, arguments: tuple, kwargs: dict, context: nn.module.InterceptorContext):
@@ -115,7 +115,7 @@ def _record_outputs(layers: list[str]) -> Callable:
 
 
 def _statistics(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the largest finite magnitude, and the fraction that is not finite."""
+    """Return the largest finite magnitude, and the fraction of elements that are not finite."""
     finite = jnp.isfinite(values)
     largest = jnp.max(jnp.abs(jnp.where(finite, values, 0)).astype(jnp.float32))
     return largest, jnp.mean(~finite, dtype=jnp.float32)
