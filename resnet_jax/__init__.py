@@ -1,6 +1,6 @@
 """Train ResNets in JAX: `create_model`, `train` and `load_run`.
 
-Each is imported on first use, so that `import resnet_jax` loads neither JAX nor an optional package.
+Each of these is imported on first use, so that `import resnet_jax` loads neither JAX nor an optional package.
 """
 
 from etils import epy

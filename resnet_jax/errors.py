@@ -14,8 +14,8 @@ class ExitCode(enum.IntEnum):
     DONE = 0
     SOME_FAILED = 1  # some inputs failed, a check found a problem, or the program has a bug and prints a traceback
     USER_ERROR = 2
-    RESUMABLE = 75  # stopped by SIGTERM, or because another process ended: the same command resumes
-    INTERRUPTED = 130  # stopped by Ctrl-C: the same command resumes
+    RESUMABLE = 75  # stopped by SIGTERM, or because another process ended; the same command resumes the run
+    INTERRUPTED = 130  # stopped by Ctrl-C; the same command resumes the run
 
 
 class UserError(Exception):
@@ -26,9 +26,9 @@ class UserError(Exception):
 
 
 class Preempted(BaseException):
-    """SIGTERM has arrived, for example because the machine is being preempted. The run has been saved.
+    """SIGTERM has arrived, for example because the machine is being preempted. The training loop saves before raising.
 
-    Like `KeyboardInterrupt`, it is not an `Exception`, so that no library handles it as a failure of its own.
+    Like `KeyboardInterrupt`, it is not an `Exception`, so that no library catches it as an ordinary error.
     """
 
 
@@ -45,7 +45,7 @@ def first_line(error: BaseException) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a `name` that is not among the `known` ones. It suggests the nearest names.
+    """Return the error for a `name` that is not one of the `known` names. The message suggests the nearest ones.
 
     Args:
       kind: what the name stands for, such as "model".
@@ -66,7 +66,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 def missing_extra(feature: str, package: str, extra: str) -> UserError:
     """Return the error for an optional package that is not installed.
 
-    The remedy is an install from a checkout, because the name `resnet-jax` on PyPI belongs to another project.
+    It suggests an installation from a checkout, because the name `resnet-jax` on PyPI belongs to another project.
 
     Args:
       feature: what needs the package, such as "the report".
@@ -104,6 +104,6 @@ def needs_extra(feature: str, package: str, extra: str) -> Iterator[None]:
 
 
 def program() -> str:
-    """Return how to start the program, for messages that suggest a command: the way in which the user started it."""
+    """Return how the user started the program, such as "python main.py", for messages that suggest a command."""
     name = pathlib.Path(sys.argv[0]).name
     return name if name.startswith("resnet-jax") else "python main.py"

@@ -1,8 +1,8 @@
 """Terminal output: aligned tables, durations, log lines, and one live progress line.
 
-We do not use `rich` because its output is not as good where it is read most often, in a log file: there its progress
-bar shows nothing until it ends (rich 15.0.0), and its tables are 80 columns wide and draw boxes. Ours writes a plain
-progress line every ten seconds, and tables that `grep` and `awk` can read.
+We do not use `rich`, because its output is worse in a log file, where the output of a run is read most often: the
+progress bar of rich 15.0.0 shows nothing there until it ends, and its tables are 80 columns wide and draw boxes. This
+module writes a plain progress line every ten seconds, and tables that `grep` and `awk` can read.
 """
 
 import io
@@ -25,10 +25,9 @@ MAX_NAMES_LISTED = 20
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
-    """Format rows of cells as aligned text: numbers to the right, everything else to the left.
+    """Format rows of cells as aligned text: columns of numbers to the right, all other columns to the left.
 
-    Integers get thousands separators. Percentages such as "97.30%" count as numbers, and so does "-" in a column of
-    them.
+    Integers get thousands separators. Percentages such as "97.30%" count as numbers, and so does "-".
 
     Example:
       >>> print(table([("stem", 1234), ("head", 5)], header=("module", "parameters")))
@@ -97,7 +96,7 @@ def duration(seconds: float) -> str:
 
 
 def discard_closed_stdout() -> bool:
-    """Discard all further output if the reader of stdout, such as `head`, has exited. Return whether it has."""
+    """If the program that reads stdout, such as `head`, has exited, discard all further output and return True."""
     pipe = select.poll()
     pipe.register(sys.stdout.fileno(), 0)
     if not any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0)):
@@ -107,20 +106,20 @@ def discard_closed_stdout() -> bool:
 
 
 class Reporter:
-    """Show log lines and one live progress line, and count the images that cannot be read.
+    """Shows log lines and one live progress line, and counts the images that cannot be read.
 
-    Within its context, records of the `resnet_jax` logger are printed above the live line: from level INFO upwards, as
-    the message alone. On a terminal the live line is rewritten in place; elsewhere it becomes a plain line at most
-    every ten seconds. Contexts can be nested; only the innermost one prints log records.
+    Within the context of a reporter, messages of the `resnet_jax` logger are printed above the live line, from level
+    INFO upwards. On a terminal, the live line is rewritten in place. Elsewhere, it is printed as a plain line, at most
+    every ten seconds. Contexts can be nested; only the innermost reporter prints log records.
 
     Args:
-      active: False in every process of a run except the first. An inactive reporter shows nothing except warnings,
-        which go to stderr.
+      active: whether to show output; False in every process of a run except the first. An inactive reporter shows only
+        warnings, on stderr.
       stream: where to write; default: stdout.
       max_unreadable: how many unreadable images to accept (`dataset.max_unreadable`); None: any number.
 
     Attributes:
-      unreadable: why each unreadable image cannot be read, by image name.
+      unreadable: the name of each unreadable image, and why it cannot be read.
 
     Example:
       >>> with Reporter() as reporter:
@@ -158,7 +157,7 @@ class Reporter:
     # Lines
 
     def print(self, text: str) -> None:
-        """Print lasting text, such as the result of a command, in place of the live line."""
+        """Remove the live line and print text that stays, such as the result of a command."""
         self.clear()
         self._stream.write(text + "\n")
         self._stream.flush()
@@ -175,7 +174,7 @@ class Reporter:
         self._stream.flush()
 
     def clear(self) -> None:
-        """Remove the live line until the next update."""
+        """Remove the live line. The next `update` shows one again."""
         if self._shown:
             self._stream.write("\r" + " " * len(self._shown) + "\r")
             self._stream.flush()
@@ -198,7 +197,7 @@ class Reporter:
         """Count unreadable images, and log each one once.
 
         Args:
-          problems: the name of each image, and why it cannot be read.
+          problems: pairs of the name of an image and the reason why it cannot be read.
         """
         for name, reason in problems:
             if name not in self.unreadable:
@@ -206,13 +205,13 @@ class Reporter:
                 logging.getLogger(__name__).warning("Unreadable: %s: %s", name, reason)
 
     def check_unreadable(self, count: int | None = None) -> None:
-        """Check that no more than `max_unreadable` images cannot be read.
+        """Check that the number of unreadable images is at most `max_unreadable`.
 
         Args:
-          count: how many images cannot be read, over all processes; None: those that this reporter has counted.
+          count: the number of unreadable images over all processes; None: as many as this reporter has counted.
 
         Raises:
-          UserError: if there are more; it names the first ones.
+          UserError: if there are more unreadable images. The message names the first ones.
         """
         count = len(self.unreadable) if count is None else count
         if self.max_unreadable is None or count <= self.max_unreadable:
@@ -227,7 +226,7 @@ class Reporter:
 
 
 class _ReporterHandler(logging.Handler):
-    """Print log records through a reporter; if it is inactive, print only warnings, on stderr."""
+    """Prints log records through a reporter. If the reporter is inactive, prints only warnings, on stderr."""
 
     def __init__(self, reporter: Reporter):
         super().__init__(logging.INFO if reporter.active else logging.WARNING)

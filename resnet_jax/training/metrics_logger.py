@@ -30,9 +30,10 @@ logger = logging.getLogger(__name__)
 class NonFiniteMetric(Exception):
     """A metric was not finite at a step.
 
-    Attributes:
+    Args:
       what: the metric and its value, such as "the loss became nan".
-      step: the number of steps taken before it.
+      step: the number of the step, counted from 0.
+      checked: the first and the last of the steps whose metrics were checked together with this one.
     """
 
     def __init__(self, what: str, step: int, checked: tuple[int, int]):
@@ -46,7 +47,7 @@ class _Call(NamedTuple):
     """A call of the train step whose metrics are still on the device.
 
     Attributes:
-      metrics: float32 [steps] by name.
+      metrics: float32 [steps], by the name of the metric.
       end: the number of steps taken after the call.
       report_is_due: whether a report is due after the call.
     """
@@ -63,8 +64,8 @@ class _Call(NamedTuple):
 class MetricsLogger:
     """Collects the metrics of the steps, and reports their means every `log_every_steps` steps.
 
-    Nothing is fetched from the device between two reports. A report is made `CALLS_AHEAD` calls after it is due, by
-    which time the device has long since computed its metrics, so the device never waits for a report.
+    Metrics are fetched from the device only for a report or by `collect`. A report is made `CALLS_AHEAD` calls after it
+    is due. By then the device has computed the metrics of the report and works on later calls, so it does not wait.
     """
 
     def __init__(
@@ -87,20 +88,25 @@ class MetricsLogger:
         self.resume(0, {})
 
     def resume(self, step: int, saved: Mapping[str, Any]) -> None:
-        """Continue at `step` with what `state_to_save` returned when the run was saved there; {} for a new run."""
-        self._steps_recorded = step
-        self._steps_fetched = step
-        self._steps_finished = step  # as last seen
-        self._first_step = step
-        self._since_report: dict[str, list[float]] = {  # the metrics of each step
+        """Continue a run.
+
+        Args:
+          step: the number of steps taken.
+          saved: what `state_to_save` returned when the run was saved at this step; {} for a new run.
+        """
+        self._steps_recorded = step  # steps passed to `record`
+        self._steps_fetched = step  # steps whose metrics are on the host
+        self._steps_finished = step  # steps that the devices had finished when last checked
+        self._first_step = step  # where this process began
+        self._since_report: dict[str, list[float]] = {  # the metrics of each fetched step since the last report
             name: list(values) for name, values in saved.get("since_report", {}).items()
         }
-        self._window_step = step  # images/s are measured over a window that begins here
+        self._window_step = step  # images/s are measured over a window of steps that begins here
         self._images_per_second = 0.0
         self.start_timer()
 
     def start_timer(self) -> None:
-        """Begin to measure time; what came before is start-up."""
+        """Begin to measure time. The time before counts as start-up."""
         self._timer.start()
         self._window_started = self._timer.started
         self._finished_at = self._timer.started
@@ -113,9 +119,9 @@ class MetricsLogger:
 
     @contextlib.contextmanager
     def excluded_from_throughput(self, phase: str) -> Iterator[None]:
-        """Exclude the time within this context from images/s. The phase is "evaluation" or "saving".
+        """Exclude the time within this context from images/s, and count it for `phase`: "evaluation" or "saving".
 
-        All steps must have been collected before.
+        Call `collect` first.
         """
         started = time.monotonic()
         with self._timer.measure(phase):
@@ -125,32 +131,38 @@ class MetricsLogger:
     # --- Metrics of the train step.
 
     def record(self, metrics: Mapping[str, jax.Array], steps: int) -> None:
-        """Take the metrics of a call, float32 [steps] and still on the device, and report if a report is due."""
+        """Record the metrics of a call, and make a report that was due `CALLS_AHEAD` calls ago.
+
+        Args:
+          metrics: the metrics of the call, float32 [steps] by name; the devices may still be computing them.
+          steps: the number of steps of the call.
+        """
         newest_finished = next((call.end for call in reversed(self._unfetched) if call.is_finished()), 0)
         self._note_finished(newest_finished)
-        reports = self._steps_recorded // self._config.log_every_steps
+        reports_before = self._steps_recorded // self._config.log_every_steps
         self._steps_recorded += steps
-        report_is_due = self._steps_recorded // self._config.log_every_steps > reports
+        report_is_due = self._steps_recorded // self._config.log_every_steps > reports_before
         self._unfetched.append(_Call(metrics, self._steps_recorded, report_is_due))
-        waiting = self._unfetched[:-CALLS_AHEAD]
-        if waiting and waiting[-1].report_is_due:
-            self._fetch(waiting)
+        earlier_calls = self._unfetched[:-CALLS_AHEAD]
+        if earlier_calls and earlier_calls[-1].report_is_due:
+            self._fetch(earlier_calls)
 
     def collect(self) -> None:
-        """Fetch all metrics that are still on the device, make the reports that are due, and put them on disk.
+        """Fetch all metrics that are still on the device, make the reports that are due, and write them to disk.
 
-        Call it before a checkpoint is saved.
+        Call this before a checkpoint is saved.
 
         Raises:
           NonFiniteMetric: for the first step whose loss or gradient norm was not finite.
         """
         while self._unfetched:
+            # Fetch up to the next call after which a report is due, or everything if there is no such call.
             due = [number for number, call in enumerate(self._unfetched, start=1) if call.report_is_due]
             self._fetch(self._unfetched[: due[0] if due else None])
         self._writer.write()
 
     def _fetch(self, calls: list[_Call]) -> None:
-        """Fetch the metrics of the oldest calls, of which only the last may be due for a report."""
+        """Fetch the metrics of the oldest calls. A report may be due only after the last of these calls."""
         del self._unfetched[: len(calls)]
         for metrics in fetch([call.metrics for call in calls]):
             for name, values in metrics.items():
@@ -168,7 +180,7 @@ class MetricsLogger:
             self._finished_at = time.monotonic()
 
     def _check_finite(self) -> None:
-        """Raise `NonFiniteMetric`; see `collect`."""
+        """Raise `NonFiniteMetric` if a fetched loss or gradient norm since the last report is not finite."""
         first = self._steps_fetched - len(self._since_report.get("loss", []))
         metrics_by_step = zip(*(self._since_report.get(name, []) for name in MUST_BE_FINITE), strict=True)
         for step, values in enumerate(metrics_by_step, start=first):
@@ -181,8 +193,8 @@ class MetricsLogger:
         """Write the means since the last report, and show the progress."""
         means = {name: float(np.mean(values)) for name, values in self._since_report.items()}
         means["learning_rate"] = self._since_report["learning_rate"][-1]
-        # The host runs ahead, so two reports may be made with no newly finished steps in between. The second then
-        # repeats the speed.
+        # The host runs ahead of the devices, so they may have finished no step since the last report. The speed of the
+        # last report is then repeated.
         if self._steps_finished > self._window_step:
             images = (self._steps_finished - self._window_step) * self._config.batch_size
             self._images_per_second = images / (self._finished_at - self._window_started)
@@ -192,7 +204,7 @@ class MetricsLogger:
         self._since_report = {}
         self._writer.scalars(self._steps_fetched, {f"train/{name}": value for name, value in means.items()})
         self._writer.write_if_due()
-        # The ETA counts evaluation and saving of this process too, because the rest of the run contains them as well.
+        # The time per step includes evaluation and saving, because the remaining steps include them as well.
         elapsed = time.monotonic() - self._timer.started
         seconds_per_step = elapsed / (self._steps_finished - self._first_step)
         remaining = duration(seconds_per_step * (self._total_steps - self._steps_finished))
@@ -256,14 +268,15 @@ def introduction(config: ConfigDict, params: dict, split_sizes: Mapping[str, int
 
 
 def settings_table(config: ConfigDict) -> str:
-    """Return one line per setting: its dotted name and its value as JSON."""
+    """Return one line per setting: the dotted name and the value as JSON."""
     return table([(key, json.dumps(value)) for key, value in settings.leaves(config).items()])
 
 
 def parameter_table(params: dict) -> str:
     """Return the number of arrays and parameters per layer, with totals. The blocks of a stage share a row.
 
-    `clu.parameter_overview` has a row per array instead: 161 for ResNet-50. It also belongs to an optional package.
+    We do not use `clu.parameter_overview`, because it has a row per array (161 for ResNet-50), and because clu is an
+    optional package.
     """
     modules_by_row: dict[str, dict] = {}
     for name in params:

@@ -1,12 +1,12 @@
-"""Writes the metrics of a run: always to `metrics.jsonl`, and to TensorBoard if TensorFlow is installed.
+"""Writers for the metrics of a run: always to `metrics.jsonl`, and to TensorBoard if its packages are installed.
 
-Both hold each step once: when a run resumes, what was written after the restored step is removed from both.
+Both hold each step once: when a run resumes, the records of steps after the restored checkpoint are removed from both.
 
 We do not use `clu.metric_writers.AsyncWriter` in place of the thread in `TensorBoardWriter`, for three reasons:
 
-- Importing it imports TensorFlow, which takes seconds. Here this happens in the thread.
-- Its `flush` always waits.
-- It replaces an `OSError` such as "No space left on device" by an exception of its own.
+- Importing `AsyncWriter` imports TensorFlow, which takes seconds. In `TensorBoardWriter`, the thread imports it.
+- The `flush` of `AsyncWriter` always waits.
+- `AsyncWriter` replaces an `OSError` such as "No space left on device" by an exception of its own.
 """
 
 import collections
@@ -28,7 +28,7 @@ from resnet_jax.runtime import parallel
 
 SECONDS_BETWEEN_WRITES = 1.0
 EVENT_FILES = "events.out.tfevents.*"
-TENSORBOARD_PACKAGES = ("clu", "tensorflow", "tensorboard")  # clu imports the others without declaring them
+TENSORBOARD_PACKAGES = ("clu", "tensorflow", "tensorboard")  # clu imports the other two without declaring them
 
 KeepRecord = Callable[[int, Iterable[str]], bool]  # maps a step and the names of its values to whether to keep them
 
@@ -40,10 +40,10 @@ class MetricsWriter:
 
     Args:
       directory: the run directory.
-      resumed_step: the step that the run resumes from; 0 for a new run. Later records of `metrics.jsonl` and of event
-        files are removed.
-      evaluated: whether the run was evaluated at `resumed_step`. If not, validation metrics of that step are removed,
-        because the evaluation will be repeated.
+      resumed_step: the step from which the run resumes; 0 for a new run. Later records are removed from `metrics.jsonl`
+        and from the event files.
+      evaluated: False if the evaluation at `resumed_step` was interrupted and will be repeated. The validation metrics
+        of that step are then removed.
     """
 
     def __init__(self, directory: epath.Path, resumed_step: int, evaluated: bool = True):
@@ -60,7 +60,7 @@ class MetricsWriter:
             return step < resumed_step or (step == resumed_step and not to_be_repeated)
 
         _filter_metrics_file(self._path, keep)
-        # A new run keeps nothing of earlier event files.
+        # In the directory of a new run, all existing event files are removed.
         self._tensorboard = TensorBoardWriter(directory, keep if resumed_step else None)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -86,7 +86,7 @@ class MetricsWriter:
 
     def write(self) -> None:
         """Write all recorded metrics to disk. Does not wait for TensorBoard, which writes in the background."""
-        # Cleared first, so that a failed write is not repeated.
+        # Clear the list first, so that a failed write is not repeated.
         lines, self._lines = self._lines, []
         if lines and parallel.is_main_process():
             if self._can_append:
@@ -158,8 +158,8 @@ def _filter_metrics_file(path: epath.Path, keep: KeepRecord) -> None:
 def _read_records(path: epath.Path, log_damage: bool = False) -> Iterator[tuple[str, int, dict[str, float]]]:
     """Yield each intact line of a metrics file with its step and its values by name.
 
-    With `log_damage`, warn about damaged lines, except for the last: a killed process or a full disk may have left it
-    unfinished.
+    With `log_damage`, warn about each damaged line except the last line of the file, which a killed process or a full
+    disk may have left unfinished.
     """
     lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -178,14 +178,14 @@ def _read_records(path: epath.Path, log_damage: bool = False) -> Iterator[tuple[
 
 
 class TensorBoardWriter:
-    """Writes event files in a thread of its own, in the order of the calls. Does nothing if TensorFlow is missing.
+    """Writes event files in a separate thread, in the order of the calls.
 
-    The thread also imports TensorFlow, which takes seconds, so that training does not wait for it. An exception in the
-    thread is raised by a later call.
+    Does nothing if one of `TENSORBOARD_PACKAGES` is missing. The thread also imports TensorFlow, which takes seconds,
+    so that training does not wait for the import. An exception in the thread is raised by a later call.
 
     Args:
       directory: the run directory.
-      keep: which events of existing event files to keep; None: none.
+      keep: returns whether to keep an event of the existing event files. None: remove these files.
     """
 
     def __init__(self, directory: epath.Path, keep: KeepRecord | None):
@@ -212,7 +212,7 @@ class TensorBoardWriter:
         self._submit_write("write_texts", step, texts)
 
     def flush(self) -> None:
-        """Have everything written to disk, without waiting for it."""
+        """Let the thread write everything to disk, without waiting for it."""
         self._submit_write("flush")
 
     def wait(self) -> None:
@@ -234,7 +234,7 @@ class TensorBoardWriter:
         self._submit(lambda: getattr(self._writer, method)(*args))
 
     def _submit(self, function: Callable, *args) -> None:
-        """Call a function in the thread. First raise the exception of an earlier call, if there was one."""
+        """Call a function in the thread. First raise the exception of an earlier call, if there is one."""
         while self._unfinished and self._unfinished[0].done():
             self._unfinished.popleft().result()
         if self._thread:

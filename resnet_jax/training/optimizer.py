@@ -1,9 +1,11 @@
 """Optimizers and learning-rate schedules, by name.
 
-The optimizers are chains of optax transformations rather than `optax.sgd`, `adam`, `adamw`, `lamb` and `lars`. Adding
-an L2 penalty or clipping to those would need an outer chain, and they include weight decay even where it is zero. That
-would change where entries sit in the tree of the optimizer state, and make checkpoints of earlier versions unreadable.
-`optax.lamb` also cannot exempt parameters from the trust ratio.
+We build the optimizers as chains of optax transformations, and do not use `optax.sgd`, `adam`, `adamw`, `lamb` and
+`lars`, for two reasons:
+
+- Their optimizer states have other trees, which would make checkpoints of earlier versions unreadable: an L2 penalty or
+  clipping would need an outer chain, and `adamw`, `lamb` and `lars` include weight decay even if it is zero.
+- `optax.lamb` cannot exempt parameters from the trust ratio.
 """
 
 import collections
@@ -36,9 +38,9 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """Return the learning rate as a function of the step: a linear warm-up, then the decay named by `schedule.name`.
 
     The warm-up starts at zero, and the decay begins after it. "cosine" (Loshchilov & Hutter 2016, equation 5, without
-    restarts) and "linear" reach zero one step after the last. "step" multiplies the learning rate by `step_factor` at
-    each of `step_epochs`, counted from the start of the run. `config_check` refuses a warm-up as long as the run. If
-    rounding would make the warm-up cover the whole run, it is shortened by one step.
+    restarts) and "linear" reach zero one step after the last step of the run. "step" multiplies the learning rate by
+    `step_factor` at each of `step_epochs`, counted from the start of the run. `config_check` refuses a warm-up that is
+    as long as the run. If rounding would make the warm-up cover the whole run, it is shortened by one step.
 
     Args:
       config: the settings; `optimizer.learning_rate`, `num_epochs` and `schedule` are used.
@@ -61,7 +63,7 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     elif schedule.name == "linear":
         decay = optax.linear_schedule(peak, 0.0, total_steps - warmup_steps)
     elif schedule.name == "step":
-        # A boundary that occurs twice counts twice. Boundaries count from the end of the warm-up.
+        # If an epoch is listed twice, its factor applies twice. `decay` counts steps from the end of the warm-up.
         boundaries = collections.Counter(
             round(epoch * steps_per_epoch) - warmup_steps for epoch in schedule.step_epochs
         )
@@ -83,8 +85,8 @@ def make_optimizer(
     """Return the transformation from gradients to parameter updates.
 
     "sgd" is SGD with momentum (Sutskever et al. 2013), "adam" is Kingma & Ba 2014, "adamw" Loshchilov & Hutter 2017,
-    "lamb" You et al. 2019 and "lars" You et al. 2017, each as in optax and with its default constants. `grad_clip`
-    comes before everything else.
+    "lamb" You et al. 2019 and "lars" You et al. 2017, each as in optax and with its default constants. If `grad_clip`
+    is set, gradients are clipped before everything else.
 
     Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw" and "lamb" it is decoupled, but still
     multiplied by the learning rate, and in "lamb" by the trust ratio. With `exempt_norm_and_bias`, vectors and scalars
@@ -114,16 +116,17 @@ def make_optimizer(
         return optax.masked(transformation, kernel_mask) if settings.exempt_norm_and_bias else transformation
 
     def scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
-        # Scales the update of each array to `coefficient` times the norm of the array. If either norm is zero, the
-        # update does not change.
+        # Scales the update of each array so that its norm is `coefficient` times the norm of the array. If either norm
+        # is zero, the update does not change.
         return skip_exempt(optax.scale_by_trust_ratio(trust_coefficient=coefficient))
 
     weight_decay = [skip_exempt(optax.add_decayed_weights(settings.weight_decay))] if settings.weight_decay else []
     momentum = optax.trace(decay=settings.momentum, nesterov=settings.nesterov)
     learning_rate = optax.scale_by_learning_rate(schedule)
 
-    # The position of the weight decay matters. In front, it is an L2 penalty: what follows treats it as part of the
-    # gradient. After Adam it is decoupled: it does not enter the averages of the gradient.
+    # The position of the weight decay in the chain matters. At the front, it is an L2 penalty: the transformations that
+    # follow treat it as part of the gradient. After Adam, it is decoupled: it does not enter the averages of the
+    # gradient.
     if settings.name == "sgd":
         chain = [*weight_decay, momentum, learning_rate]
     elif settings.name == "adam":
@@ -145,9 +148,7 @@ def make_optimizer(
 
 
 def kernel_mask(params: dict) -> dict:
-    """Return a tree of booleans: True for kernels, False for vectors and scalars.
-
-    Vectors and scalars are norm scales, biases and residual scales.
+    """Return a tree of booleans: True for kernels, False for vectors and scalars (norm and residual scales, biases).
 
     Example:
       >>> import numpy as np
@@ -165,10 +166,7 @@ BLOCK_NAME = re.compile(r"stage(\d+)_block(\d+)")
 def scale_by_layer(
     backbone_scale: float, layer_decay: float, stage_sizes: Sequence[int]
 ) -> optax.GradientTransformation:
-    """Return a transformation that multiplies the updates of each layer by a factor of its own.
-
-    See `learning_rate_factors`.
-    """
+    """Return a transformation that multiplies the updates of each layer by its factor; see `learning_rate_factors`."""
 
     def update(updates: dict, params: dict | None = None) -> dict:
         del params
@@ -181,14 +179,14 @@ def scale_by_layer(
 def learning_rate_factors(params: dict, backbone_scale: float, layer_decay: float, stage_sizes: Sequence[int]) -> dict:
     """Return the factor of the learning rate for each parameter.
 
-    The factor is 1 for the head. For all other layers it is `backbone_scale` times one factor of `layer_decay` per
-    layer below the head, as in Clark et al. 2020, "ELECTRA". Layers are the blocks and the stem: the last block decays
-    once, the block before it twice, and the stem most. A norm before the head belongs to the last block.
+    The factor is 1 for the head. For all other layers it is `backbone_scale * layer_decay**distance`, as in Clark et
+    al. 2020, "ELECTRA". The distance is counted from the head, and each block is one layer: the last block has distance
+    1, the block before it 2, and the stem has the largest. A norm before the head belongs to the last block.
 
     Args:
-      params: parameters by module name. Frozen ones may be missing; their layers still count.
-      backbone_scale: factor of all layers but the head.
-      layer_decay: factor per layer.
+      params: parameters by module name. Frozen parameters may be missing; their layers still count for the distance.
+      backbone_scale: factor of all layers except the head.
+      layer_decay: factor per layer of distance.
       stage_sizes: the number of blocks per stage of the model.
 
     Example:

@@ -1,4 +1,4 @@
-"""How the time of a run divides into training, input, evaluation, saving and compilation."""
+"""Time of a run by phase: training, input, evaluation, saving and compilation."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ PHASES = ("training", "input", "evaluation", "saving", "compilation")
 
 
 class PhaseTimer:
-    """Counts the seconds of a run by phase, as seen by the host, including those before a resumed run was interrupted.
+    """Counts the seconds of a run by phase, as measured on the host. A resumed run adds to the seconds of earlier ones.
 
     Args:
       earlier: the result of `seconds_by_phase` when the run was saved; {} for a new run.
@@ -29,7 +29,7 @@ class PhaseTimer:
         self.start()
 
     def start(self) -> None:
-        """Count from now on. The time before is start-up, of which only compilation is counted."""
+        """Begin to count. The time before is start-up; only its compilation is counted."""
         self.started = time.monotonic()
 
     @contextlib.contextmanager
@@ -41,7 +41,7 @@ class PhaseTimer:
         finally:
             seconds = time.monotonic() - began
             self._seconds[phase] += seconds
-            # Training is what remains of the time since `started`; compilation precedes that.
+            # Training gets the time since `started` that no other phase takes. Compilation happens before `started`.
             if phase != "compilation":
                 self._seconds["training"] -= seconds
 

@@ -11,9 +11,9 @@ class Profiler:
 
     Args:
       directory: the run directory.
-      steps: (start, stop), as in `range`; None for no trace.
-      wait_for_tensorflow: called before a trace begins and before it ends; returns when no TensorFlow operation is
-        running. Such an operation while JAX's profiler starts would crash the process.
+      steps: the selected steps as (start, stop), without `stop`; None for no trace.
+      wait_for_tensorflow: called before a trace begins and before it ends. It returns when no TensorFlow operation is
+        running, because such an operation would crash the process while JAX's profiler starts.
     """
 
     def __init__(self, directory: epath.Path, steps: tuple[int, int] | None, wait_for_tensorflow: Callable[[], None]):
@@ -23,12 +23,12 @@ class Profiler:
         self._is_running = False
 
     def start_or_stop(self, step: int, call_length: int, state) -> None:
-        """Start or stop the trace, before the call that takes `call_length` steps, the first of them `step`.
+        """Start or stop the trace if necessary. Call this before each call of the train step.
 
         Args:
-          step: the number of steps taken so far.
+          step: the number of steps taken before the call.
           call_length: the number of steps that the call takes.
-          state: the newest state, which is waited for before a trace is stopped.
+          state: the newest state. Before a trace is stopped, the devices finish computing it.
         """
         is_traced = self._steps is not None and step < self._steps[1] and step + call_length > self._steps[0]
         if is_traced and not self._is_running:
