@@ -26,7 +26,7 @@ from resnet_jax.runtime import cpu_tuning, library_messages
 TUNE_CPU = flags.DEFINE_bool(
     "tune_cpu", True, "On a CPU, train faster but use more memory; see resnet_jax/runtime/cpu_tuning.py."
 )
-# In the order in which a new user meets them.
+# In the order in which a new user needs them.
 COMMANDS = {
     "train": "train a model, or resume the run in the workdir; the default command",
     "inspect": "check every image of a dataset before training",
@@ -49,7 +49,7 @@ def main() -> NoReturn:
     """Run the command named in `sys.argv` and exit with its exit code."""
     if "--version" in sys.argv[1:]:
         # Not from the metadata of the installation: on PyPI, the name resnet-jax belongs to another project.
-        _print_to_reader(f"resnet-jax {resnet_jax.__version__}")
+        _print_to_stdout(f"resnet-jax {resnet_jax.__version__}")
         sys.exit(ExitCode.DONE)
     without_arguments = len(sys.argv) == 1
     name = _pop_command(sys.argv)
@@ -82,7 +82,8 @@ def _run(command: ModuleType, arguments: list[str]) -> int:
         library_messages.silence()
     if TUNE_CPU.value:
         cpu_tuning.tune()
-    # These import JAX, so they come after the flags have been parsed: a mistyped flag is reported at once.
+    # These modules import JAX, which takes a while. They come after the parsing of the flags, so that a mistyped flag
+    # is reported at once.
     from resnet_jax.runtime import cluster, compilation_cache
 
     compilation_cache.enable()
@@ -117,12 +118,12 @@ def _parse_flags(argv: list[str], takes_arguments: bool) -> list[str]:
         return remaining
     except UserError as error:
         _exit_with(error)
-    except Exception as error:  # From a flag, or from the Python code of the recipe.
+    except Exception as error:  # An invalid flag, or an error in the Python code of the recipe.
         _exit_with(UserError(_one_sentence(error)))
 
 
 def _check_config_file(argv: list[str]) -> None:
-    """Raise `UserError` for a --config file that does not exist, which `config_flags` would report obscurely."""
+    """Raise `UserError` if the --config file does not exist, because the error of `config_flags` is hard to read."""
     for argument, next_argument in zip(argv, [*argv[1:], ""], strict=True):
         flag = re.fullmatch(r"--?config(=(?P<value>.*))?", argument)
         if flag:
@@ -141,14 +142,15 @@ def _check_overrides(argv: list[str]) -> None:
 
 
 def _one_sentence(error: Exception) -> str:
-    """Return the message of a flag-parsing error, without the traceback that `config_flags` puts into some."""
+    """Return the message of a flag-parsing error, without the traceback that `config_flags` puts into some messages."""
     text = str(error)
-    wrong_type = re.match(r"flag (--config\.([\w.]+)=.*?): ", text)
+    wrong_type = re.match(r"flag --config\.([\w.]+)=(.*?): ", text)
     if wrong_type:
+        setting, value = wrong_type.groups()
         config = settings.default()
-        section, _, name = wrong_type[2].rpartition(".")
+        section, _, name = setting.rpartition(".")
         kind = (settings.get(config, section) if section else config).get_type(name).__name__
-        return f"{wrong_type[1]} has the wrong type: {wrong_type[2]} is of type {kind}"
+        return f"--config.{setting} must be of type {kind}, but {value!r} was given"
     missing = re.match(r"flag --(\w+)=None: ", text)
     if missing:
         return f"--{missing[1]} is missing"
@@ -163,7 +165,7 @@ def _one_sentence(error: Exception) -> str:
 
 def _print_help(name: str, command: ModuleType) -> None:
     """Print the usage of the program and the flags of a command."""
-    _print_to_reader(_help_text(name, command))
+    _print_to_stdout(_help_text(name, command))
 
 
 def _help_text(name: str, command: ModuleType) -> str:
@@ -193,8 +195,8 @@ commands:"""
     return "\n".join(lines)
 
 
-def _print_to_reader(text: str) -> None:
-    """Print to stdout, even if its reader, such as `head`, has exited."""
+def _print_to_stdout(text: str) -> None:
+    """Print to stdout. If the program that reads stdout, such as `head`, has exited, discard the text."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

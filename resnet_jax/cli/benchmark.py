@@ -1,8 +1,9 @@
 """Measure how fast a recipe trains on this machine and what limits it, or analyze its compiled train step.
 
-The measurement trains for about a minute, longer if steps are slow, and leaves nothing behind. With `--collectives`,
+The measurement trains for about a minute, or longer if steps are slow, and leaves nothing behind. With `--collectives`,
 the command analyzes the compiled train step instead: the communication between devices, memory and FLOPs. With
-`--compile_for`, it compiles for TPUs that need not be present. The analysis reads images only to learn their size.
+`--compile_for`, the step is compiled for TPUs that need not be present. The analysis reads images only to
+learn their size.
 
 With `--format=json`, the keys are the fields of `diagnostics.throughput.Throughput` or of
 `diagnostics.step_analysis.StepAnalysis`.
@@ -29,7 +30,10 @@ LINK = flags.DEFINE_float(
     lower_bound=1e-3,
 )
 HOP = flags.DEFINE_float(
-    "hop_us", 1.0, "Latency in microseconds of the smallest message to a neighbor in the ring.", lower_bound=0.0
+    "hop_us",
+    1.0,
+    "With --link_gbytes_per_s, latency in microseconds of the smallest message to a neighbor in the ring.",
+    lower_bound=0.0,
 )
 
 
@@ -49,7 +53,7 @@ def run() -> ExitCode:
 
 
 def _measure(reporter):
-    """Return the measured speed, and tables for people."""
+    """Return the measured speed, and the text to print."""
     from resnet_jax.data.sources import open_sources
     from resnet_jax.diagnostics import throughput
 
@@ -59,7 +63,7 @@ def _measure(reporter):
 
 
 def _analyze(reporter):
-    """Return the analysis of the compiled step, and tables for people."""
+    """Return the analysis of the compiled step, and the text to print."""
     from resnet_jax.diagnostics.step_analysis import analyze_step, format_analysis
     from resnet_jax.runtime import parallel, tpu_topology
     from resnet_jax.training import experiment

@@ -6,8 +6,12 @@ from resnet_jax.cli import flags as shared_flags
 from resnet_jax.errors import ExitCode
 
 DATASET = flags.DEFINE_string("dataset", None, "The TFDS name of the dataset, such as imagenet2012.", required=True)
-DATA_DIR = shared_flags.define_data_dir("The data_dir of TFDS; unset: $TFDS_DATA_DIR, else the default of TFDS.")
-TO = flags.DEFINE_string("to", None, "Another folder. Afterwards, use it as --config.dataset.data_dir.", required=True)
+DATA_DIR = shared_flags.define_data_dir(
+    "The TFDS data_dir with the tfrecord files; unset: $TFDS_DATA_DIR if it is set, else the default of TFDS."
+)
+TO = flags.DEFINE_string(
+    "to", None, "The folder to write to. Afterwards, pass it as --config.dataset.data_dir.", required=True
+)
 
 
 def run() -> ExitCode:

@@ -6,13 +6,13 @@ computes the step again, outside the run: forward pass, loss and backward pass. 
 
 With `--format=json`, the output has these keys:
 
-step                the number of steps before this one
-first_not_finite    the name of the first non-finite value, or null if the step is finite here
-in_the_run          the name that the run found, or null if the step was finite when the run repeated it
+step                the number of steps taken before the step
+first_not_finite    the name of the first non-finite value, or null if this command finds none
+in_the_run          the name that the run found, or null if the step was finite when the run replayed it
 parts               the values of the step in the order of computation, as objects with the fields of
-                    `training.nan_triage.StepValue`; the name is kept for scripts
-remedies            a list of sentences
-pictures            the path of the image file `batch.png`; the name is kept for scripts
+                    `training.nan_triage.StepValue`; the key `parts` is kept for scripts
+remedies            a list of sentences that suggest what to change
+pictures            the path of the image file `batch.png`; the key `pictures` is kept for scripts
 """
 
 import json
@@ -57,8 +57,10 @@ def run() -> ExitCode:
                 in_the_run = (
                     f"the first non-finite value was in {broken.first}"
                     if broken.first
-                    else "the repeated step was finite"
+                    else "the replayed step was finite"
                 )
-                reporter.print(f"\nNote: in the run, {in_the_run}. Results may differ in their last bits here.")
+                reporter.print(
+                    f"\nNote: in the run, {in_the_run}. Outside the run, results may differ in their last bits."
+                )
             reporter.print("\n" + "\n".join([*advice, f"The images of the step are in {image_path}."]))
     return ExitCode.DONE

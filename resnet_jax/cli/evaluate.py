@@ -1,12 +1,21 @@
 """Score the chosen checkpoint of a run, or published weights, on the test split, another split or other data.
 
-With more workdirs, the models are compared: metrics of each, McNemar's test for each pair, and their ensemble.
+With more workdirs, the models are compared: metrics of each model, McNemar's test for each pair, and the metrics of
+their ensemble.
 
-With `--format=json`, the keys are `name` (as given on the command line), `split`, `workdir` and `checkpoint_step` (both
-null for published weights), the fields of `evaluation.metrics.ClassificationReport` with its `means` flattened into the
-same object, and `tta`: the same metrics with test-time augmentation, by its name, or null. For several models, the keys
-are `split`, `runs` (a list of such objects), `ensemble` (the metrics of the ensemble) and `comparisons` (the fields of
-`evaluation.model_comparison.McNemar` with the names `first` and `second`).
+With `--format=json`, the keys are:
+
+name                  as given on the command line
+split                 the split that is scored
+workdir               the run directory; null for published weights
+checkpoint_step       the number of steps taken before the checkpoint; null for published weights
+tta                   `{"flip": ...}`, the same metrics with test-time augmentation; null without `--tta`
+
+and the fields of `evaluation.metrics.ClassificationReport`, with those of its `means` at the top level.
+
+For several models, the keys are `split`, `runs` (a list of such objects), `ensemble` (the metrics of the ensemble) and
+`comparisons` (a list with one object per pair: the fields of `evaluation.model_comparison.McNemar`, and the names
+`first` and `second` of the models).
 """
 
 import json
@@ -56,7 +65,7 @@ def run(workdirs: list[str]) -> ExitCode:
 
 
 def _load(workdirs: list[str]) -> dict:
-    """Return the trained models by workdir, or published weights by the name of their file."""
+    """Return the trained models: runs by workdir, published weights by the name of their file."""
     from resnet_jax.evaluation.model_comparison import check_distinct
     from resnet_jax.trained_model import load_run
 

@@ -8,7 +8,10 @@ from resnet_jax.errors import ExitCode
 MODEL = shared_flags.ModelFlags()
 CLUSTER = shared_flags.ClusterFlags()
 TO = flags.DEFINE_string(
-    "to", None, "The file to write: weights.safetensors, with torchvision's or timm's parameter names.", required=True
+    "to",
+    None,
+    "The file to write, such as weights.safetensors; it gets the parameter names of torchvision or timm.",
+    required=True,
 )
 
 

@@ -1,7 +1,7 @@
 """Flags that several commands share.
 
-absl registers a flag when it is defined. So each shared flag is defined by a function that a command calls at import:
-only the flags of the command that runs exist.
+absl registers each flag as soon as it is defined. So each shared flag is defined by a function, which the module of a
+command calls when it is imported. As a result, only the flags of the command that runs exist.
 """
 
 from absl import flags
@@ -28,7 +28,7 @@ def define_workdir(description: str = "The run directory.", required: bool = Tru
 
 
 def define_format(*more: str) -> FlagHolder:
-    """Define --format with the values text, json and `more`."""
+    """Define --format, with the values text, json and those in `more`."""
     description = "How to print the result. json is a single line, the last on stdout."
     return flags.DEFINE_enum("format", "text", ["text", "json", *more], description)
 
@@ -39,9 +39,9 @@ def define_data_dir(description: str = "The location of the data, if it has move
 
 
 class ClusterFlags:
-    """--coordinator, --num_processes and --process_id: how the processes of a run find each other.
+    """The flags --coordinator, --num_processes and --process_id: how the processes of a run find each other.
 
-    JAX detects TPU pods and Slurm jobs without them.
+    TPU pods and Slurm jobs do not need these flags, because JAX detects them.
     """
 
     def __init__(self):
@@ -71,17 +71,18 @@ class ClusterFlags:
             raise UserError(
                 f"--process_id ({process_id}) must be at least 0 and less than --num_processes ({num_processes})."
             )
-        # Imports JAX, so it comes after the flags have been checked: a mistake is reported at once.
+        # This imports JAX, which takes a while. It comes after the check of the flags, so that mistakes are reported at
+        # once.
         from resnet_jax.runtime import cluster
 
         cluster.start(self._coordinator.value, num_processes, process_id)
 
 
 class ModelFlags:
-    """--workdir for a run, or in its place --config with --config.init_from for published weights.
+    """The flags that name a model: --workdir for a run, or --config with --config.init_from for published weights.
 
     Attributes:
-      workdir, config: the flags.
+      workdir, config: the two flags.
     """
 
     def __init__(self):
@@ -89,10 +90,13 @@ class ModelFlags:
         self.config = define_config("In place of --workdir, a recipe with --config.init_from=WEIGHTS.", required=False)
 
     def check(self, command: str) -> None:
-        """Check that exactly one of the two is given.
+        """Check that exactly one of --workdir and --config is given, and --config only with --config.init_from.
+
+        Args:
+          command: the name of the command, for the error message.
 
         Raises:
-          UserError: otherwise. The message names the command.
+          UserError: if the flags do not name exactly one model.
         """
         if (self.workdir.value is None) == (self.config.value is None):
             raise UserError(
@@ -104,11 +108,12 @@ class ModelFlags:
     def load(self, split: str | None = None, data_dir: str | None = None):
         """Return the `TrainedModel` that the flags name.
 
-        For published weights, the data determines the class names and the image size.
+        The class names and the image size of published weights come from the dataset of --config. For a run, the
+        arguments are ignored.
 
         Args:
-          split: the split of that data; None: the test split.
-          data_dir: the location of that data; None: as the recipe says.
+          split: the split of this dataset that determines the image size; None: the test split.
+          data_dir: the location of this dataset; None: as the recipe says.
         """
         from resnet_jax.data.sources import open_sources
         from resnet_jax.pretrained.load import load_pretrained, open_pretrained

@@ -1,11 +1,11 @@
 """Classify images, or find the most similar images in a folder.
 
-    python main.py predict --workdir=/tmp/run cat.jpg images/ -        # files, folders, an image on standard input
+    python main.py predict --workdir=/tmp/run cat.jpg images/ -        # a file, a folder, an image on standard input
     python main.py predict --workdir=/tmp/run cat.jpg --similar_to=images/
 
 With `--format=json`, the output is `{"checkpoint_step": ..., "failed": ..., "pictures": [...]}`. `failed` is the number
 of images that could not be read, including those of `--similar_to`. `pictures` is a list with one object per image, in
-order. Its keys are:
+order. The keys of such an object are:
 
 picture    the path of the image file
 best       a list of `{"class": ..., "probability": ...}`, or with `--similar_to` of
@@ -13,11 +13,11 @@ best       a list of `{"class": ..., "probability": ...}`, or with `--similar_to
 error      why the image could not be read, or null
 
 With `--format=csv`, the columns are `picture` (the path of the image file), `class_1`, `probability_1`, ... and
-`error`; with `--similar_to`, `similar_1`, `similarity_1`, ... replace the classes. The names `pictures` and `picture`
-are kept for scripts.
+`error`. With `--similar_to`, the columns `similar_1`, `similarity_1`, ... replace those of the classes. The names
+`pictures` and `picture` are kept for scripts.
 
-`--features` writes the arrays `features` (float32 [n, width]),
-`names` [n], the paths of the readable images, and `classes`.
+`--features` writes three arrays: `features`, float32 [n, width]; `names` [n], the paths of the readable images; and
+`classes`, the class names.
 
 Progress is shown on stderr if that is a terminal. The exit code is 1 if any image could not be read.
 """
@@ -32,13 +32,13 @@ from resnet_jax.errors import ExitCode, UserError
 
 logger = logging.getLogger(__name__)
 
-ARGUMENTS = "images: files, folders (with all images below them), or - for one on standard input"
+ARGUMENTS = "images: files, folders (all images in them, at any depth), or - for one image on standard input"
 MODEL = shared_flags.ModelFlags()
 FORMAT = shared_flags.define_format("csv")
 TOP = flags.DEFINE_integer("top", 3, "How many classes, or similar images, to name per image.", lower_bound=1)
 SIMILAR_TO = flags.DEFINE_string("similar_to", None, "A folder in which to find the most similar images.")
 FEATURES = flags.DEFINE_string(
-    "features", None, "An .npz file to write: the features of each image, which the head classifies."
+    "features", None, "An .npz file to write, with the features of each image: the vector that the head classifies."
 )
 
 
@@ -95,8 +95,8 @@ def _ranking(trained, candidates: list[str], reporter):
     """Choose what to rank: the classes by probability, or the `candidates` by similarity.
 
     Returns:
-      The columns of the output, all names that can be ranked, the function that ranks them, and how many candidates
-      could not be read.
+      The columns of the output, the names of all classes or candidates, the function that ranks them, and the number
+      of candidates that could not be read.
     """
     from resnet_jax.inference import formatters, predict, retrieval
     from resnet_jax.inference.features import Features

@@ -1,7 +1,7 @@
 """Check that an interrupted and resumed run equals an uninterrupted one: train both and compare them bit for bit.
 
-With `--format=json`, the keys are the fields of `diagnostics.verify_resume.Verdict`. The exit code is 1 if anything
-differs.
+Both runs are new; nothing of an existing run is read. With `--format=json`, the keys are the fields of
+`diagnostics.verify_resume.Verdict`. The exit code is 1 if anything differs.
 """
 
 import contextlib
@@ -15,13 +15,17 @@ from resnet_jax.cli import flags as shared_flags
 from resnet_jax.errors import ExitCode, UserError
 
 CONFIG = shared_flags.define_config("The recipe, such as configs/digits.py.")
-WORKDIR = shared_flags.define_workdir("Where to keep both runs; unset: they are removed.", required=False)
+WORKDIR = shared_flags.define_workdir("The directory in which to keep both runs; unset: remove them.", required=False)
 FORMAT = shared_flags.define_format()
 STEPS = flags.DEFINE_integer(
-    "steps", None, "Steps to train; unset: two epochs, but at least 12 and at most 60 steps.", lower_bound=1
+    "steps",
+    None,
+    "Steps to train, at most those of the run; unset: two epochs and one step, but at least 12 and at most 60 steps, "
+    "or the steps of four calls of the train step if these are more.",
+    lower_bound=1,
 )
 INTERRUPT_AT = flags.DEFINE_list(
-    "interrupt_at", None, "The steps at which to stop and to kill the run, such as 17,29; unset: random steps."
+    "interrupt_at", None, "The steps at which to stop and to kill the second run, such as 17,29; unset: random steps."
 )
 
 

@@ -13,7 +13,7 @@ from tests.end_to_end.program import SHORT_DIGITS, run
     [
         (["--config.bath_size=32"], "unknown setting 'bath_size'. Did you mean batch_size"),
         (["--config.optimizer.lerning_rate=1"], "unknown setting 'optimizer.lerning_rate'. Did you mean"),
-        (["--config.seed=one"], "--config.seed=one has the wrong type: seed is of type int"),
+        (["--config.seed=one"], "--config.seed must be of type int, but 'one' was given"),
         (["--config.model.name=resnet19"], "unknown model 'resnet19'. Did you mean resnet18"),
         (["--config.dataset.name=mnsit"], "unknown dataset 'mnsit'. Did you mean mnist"),
         (["--config.dataset.test_split=tset"], "unknown split 'tset'. Did you mean test"),
