@@ -38,7 +38,7 @@ class Outputs(NamedTuple):
     Attributes:
       probabilities: float32 [n, classes].
       features: float32 [n, width], the input of the head.
-      problems: why images cannot be read, by their index in the n. The rows of these images are meaningless.
+      problems: why an image cannot be read, by the index of its row. The rows of these images are meaningless.
     """
 
     probabilities: np.ndarray
@@ -84,10 +84,9 @@ class TrainedModel:
     mesh: Mesh
 
     def predict(self, images: np.ndarray | Sequence[str | os.PathLike]) -> Predictions:
-        """Classify images, in this process alone.
+        """Classify any number of images, in this process alone.
 
-        There can be any number of images, of any size. Each is cropped and resized as in evaluation. A few compiled
-        programs serve any number of images.
+        Images are cropped and resized as in evaluation. A few compiled programs serve any number of images.
 
         Args:
           images: uint8 [n, height, width, channels] with 1 or 3 channels, or paths of image files.
@@ -118,7 +117,8 @@ class TrainedModel:
           num_workers: number of processes that read them; 0: threads of this process.
 
         Raises:
-          UserError: if the model takes images that are not square in their original size, and none can be read.
+          UserError: if the model takes images in their original size (`dataset.image_size` is None), and none of the
+            images can be read.
         """
         return self._external_examples(UnlabeledImages(files, channels=len(self.preprocess.mean)), num_workers)
 
@@ -154,12 +154,15 @@ class TrainedModel:
         return parallel.jit(forward, self.mesh)
 
     def _batch_size(self, num_images: int) -> int:
-        """Choose a batch size: a power of two per device, so that few programs serve any number of images."""
+        """Choose a batch size over all devices.
+
+        Up to a limit, it is a power of two per device, so that few programs serve any number of images.
+        """
         num_devices = self.mesh.size
         needed = math.ceil(max(num_images, 1) / num_devices)
         power_of_two = 1 << (needed - 1).bit_length()
-        trained = math.ceil(self.config.batch_size / num_devices)
-        return num_devices * min(power_of_two, trained, MAX_BATCH_PER_DEVICE)
+        training_batch = math.ceil(self.config.batch_size / num_devices)
+        return num_devices * min(power_of_two, training_batch, MAX_BATCH_PER_DEVICE)
 
     def _in_memory_examples(self, images: np.ndarray) -> InMemoryExamples:
         if images.dtype != np.uint8 or images.ndim != 4:
@@ -180,14 +183,15 @@ class TrainedModel:
 
     def _external_examples(self, source: UnlabeledImages, num_workers: int) -> StreamedExamples:
         subset = Subset({"": source}, np.zeros(len(source), np.int64), np.arange(len(source)))
-        # Without a reporter: the caller finds the images that cannot be read in `Outputs.problems`.
+        # No reporter counts the images that cannot be read: the caller finds them in `Outputs.problems`.
         return feed_config.external_examples(self.config.dataset, subset, num_workers, reporter=None)
 
 
 def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
     """Load the trained model of a run directory.
 
-    It is the checkpoint with the best validation metric, or the last one if the run had no validation.
+    Its variables come from the checkpoint with the best validation metric, or from the newest checkpoint if the run has
+    no validation metrics (yet).
 
     Args:
       workdir: the run directory.

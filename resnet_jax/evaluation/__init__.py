@@ -1,1 +1,1 @@
-"""Evaluation of models: every example is scored exactly once."""
+"""Evaluation of models: every example that can be read is scored exactly once."""

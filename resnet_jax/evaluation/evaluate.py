@@ -1,4 +1,7 @@
-"""Evaluation: score every example exactly once, in batches of one shape, on all devices."""
+"""Evaluation: score every example that can be read exactly once, in batches of one shape, on all devices.
+
+Images that cannot be read are left out of the metrics and counted.
+"""
 
 import dataclasses
 import math
@@ -45,11 +48,15 @@ class Evaluate(Protocol):
         Args:
           variables: variables of the model, replicated over the mesh.
           examples: the examples.
-          interrupted: called after each batch; if it returns something true, evaluation stops and returns None.
+          interrupted: called after each batch; if it returns a true value, the evaluation is abandoned.
           reporter: shows the progress; None: no progress is shown.
 
         Returns:
-          Metrics in the order of the examples, as host arrays.
+          The metrics of each example that can be read, in the order of the examples, as host arrays; None if the
+          evaluation was abandoned.
+
+        Raises:
+          UserError: if more images than `dataset.max_unreadable` cannot be read.
         """
 
 
@@ -63,7 +70,9 @@ def make_evaluate(
     label_map: Sequence[int] | None = None,
     keep_log_probabilities: bool = False,
 ) -> Evaluate:
-    """Return a function that scores examples. It compiles once, and then takes any variables and any examples.
+    """Return a function that scores examples.
+
+    The model is compiled once per image shape, and then serves any variables and any examples.
 
     Args:
       model: the model.
@@ -71,7 +80,8 @@ def make_evaluate(
       batch_size: examples per batch over all devices; rounded up to a multiple of the number of devices.
       mesh: the devices.
       tta: test-time augmentation, see `tta.make_apply`.
-      label_map: maps each label of the examples to the model's index of that class; None: the numbering is the same.
+      label_map: the model's label of each class, by the label that the class has in the examples; None: the labels are
+        the same.
       keep_log_probabilities: whether the result includes the log-probabilities of all classes.
     """
     batch_size = math.ceil(batch_size / mesh.size) * mesh.size
@@ -106,7 +116,10 @@ def make_evaluate(
         results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parallel.fetch(batches))
         positions = results.position[results.position != NO_POSITION]
         if not np.array_equal(np.sort(positions), np.arange(len(examples))):
-            raise RuntimeError(f"expected each of {len(examples)} examples exactly once, got {len(positions)}")
+            raise RuntimeError(
+                f"the batches do not contain each of the {len(examples)} examples exactly once "
+                f"(they contain {len(positions)} examples)"
+            )
         readable = results.label != NO_LABEL
         return jax.tree.map(lambda array: array[readable], results)
 
@@ -118,11 +131,11 @@ def _map_labels(labels: np.ndarray, label_map: Sequence[int]) -> np.ndarray:
     return np.where(labels == NO_LABEL, NO_LABEL, np.asarray(label_map, np.int32)[labels])
 
 
-# --- Scoring a trained model, on its own dataset or on another one with classes of the same names --------------------
+# --- Scoring a trained model on its own dataset, or on another dataset with classes of the same names ----------------
 
 
 def score_run(trained: TrainedModel, sources: Mapping[str, Source], split: str, reporter: Reporter) -> dict:
-    """Return the mean metrics of a trained model on a split such as "test", as a dict of `metrics.MeanMetrics`.
+    """Return the mean metrics of a trained model on a split such as "test", as a dict of the fields of `MeanMetrics`.
 
     Raises:
       UserError: as `open_examples` and `score` do.
@@ -147,8 +160,7 @@ def open_examples(
         images are then resized to the size that the model sees in evaluation.
 
     Raises:
-      UserError: for examples of classes that the model does not know, or with a number of channels that it does not
-        take.
+      UserError: if the model does not know a class of the examples, or does not take their number of channels.
     """
     unknown = set(subset.classes) - set(trained.classes)
     if unknown:
@@ -175,18 +187,20 @@ def score(
     tta: str | None = None,
     keep_log_probabilities: bool = False,
 ) -> ExampleMetrics:
-    """Score every example that can be read exactly once.
+    """Score every example that can be read exactly once, and return the metrics of each.
+
+    The labels in the result are those of the model, even if the examples number their classes differently.
 
     Args:
       trained: the trained model.
       examples: examples from `open_examples`.
-      classes: the names of their classes. The labels in the result are numbered as the model numbers its classes.
+      classes: the names of the classes, by the labels of the examples.
       reporter: shows the progress of scoring.
       tta: test-time augmentation, see `tta.make_apply`.
       keep_log_probabilities: whether the result includes the log-probabilities of all classes.
 
     Raises:
-      UserError: if too many of the examples cannot be read.
+      UserError: if more images than `dataset.max_unreadable` cannot be read.
     """
     number_of_class = {name: number for number, name in enumerate(trained.classes)}
     evaluate = make_evaluate(
@@ -198,7 +212,7 @@ def score(
         label_map=[number_of_class[name] for name in classes],
         keep_log_probabilities=keep_log_probabilities,
     )
-    # None only stands for an interruption, and nothing interrupts this evaluation.
+    # The result is None only after an interruption, and nothing interrupts this evaluation.
     return evaluate(trained.variables, examples, reporter=reporter)  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""Classification metrics: of each example, their means, and a detailed report."""
+"""Classification metrics of each example, their means over all examples, and a detailed report."""
 
 import dataclasses
 import itertools
@@ -23,8 +23,8 @@ class ExampleMetrics(NamedTuple):
     """Metrics of n examples, one entry per example.
 
     Attributes:
-      position: int32 [n], which example of the evaluation data it is.
-      label: int32 [n].
+      position: int32 [n], the position of the example in the evaluation data, from 0.
+      label: int32 [n], the number of the true class.
       loss: float32 [n], cross-entropy in nats.
       prediction: int32 [n], the class with the highest probability.
       confidence: float32 [n], the probability of the predicted class.
@@ -44,7 +44,7 @@ class ExampleMetrics(NamedTuple):
 def example_metrics(
     logits: jax.Array, labels: jax.Array, positions: jax.Array, keep_log_probabilities: bool = False
 ) -> ExampleMetrics:
-    """Compute the metrics of each example. Equal logits rank by class number.
+    """Compute the metrics of each example. Among classes with equal logits, the lowest class number ranks first.
 
     Args:
       logits: float32 [batch, classes].
@@ -164,8 +164,8 @@ class ClassMetrics:
       examples: how many examples belong to the class.
       predicted: how many examples are predicted to belong to it.
       precision: fraction of the predicted examples that belong to the class.
-      recall: fraction of its examples that are predicted correctly.
-      f1: harmonic mean of precision and recall.
+      recall: fraction of the examples of the class that are predicted correctly.
+      f1: harmonic mean of precision and recall, computed as 2 * correct / (examples + predicted).
     """
 
     name: str
@@ -191,10 +191,11 @@ class ClassificationReport:
     """Metrics of a model on a split.
 
     Attributes:
-      means: means over all examples.
+      means: means over all examples that could be read.
       top1_interval, top5_interval: 95 % confidence intervals of the accuracies (Wilson 1927).
-      ece: expected calibration error, in [0, 1]: mean distance of confidence from accuracy, over 15 bins of equal width
-        weighted by their number of examples (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2).
+      ece: expected calibration error, in [0, 1]: the mean of |confidence - accuracy| over 15 confidence bins of equal
+        width, each weighted by its number of examples (Guo et al. 2017, "On Calibration of Modern Neural Networks",
+        section 2).
       bins: bins of the reliability diagram, from low to high confidence.
       classes: metrics of each class, by label.
       confused: pairs of confused classes, the most frequent first, at most 50.
@@ -218,7 +219,7 @@ def classification_report(examples: ExampleMetrics, classes: Sequence[str], tota
       total: how many examples there are, including those that could not be read.
 
     Raises:
-      UserError: if no example could be read.
+      UserError, ValueError: as `summarize` does.
     """
     means = summarize(examples, total)
     bins = calibration_bins(examples)
@@ -251,7 +252,7 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 
 
 def calibration_bins(examples: ExampleMetrics) -> tuple[CalibrationBin, ...]:
-    """Return mean confidence and accuracy in bins of equal width."""
+    """Return the mean confidence and the accuracy of the examples in each confidence bin; bins have equal width."""
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     bin_numbers = np.digitize(examples.confidence, edges[1:-1], right=True)
     is_correct = examples.prediction == examples.label

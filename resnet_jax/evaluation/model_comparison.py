@@ -103,7 +103,7 @@ class Evaluator:
       models: the trained models by name; all of them have the same classes.
       dataset: the name of the dataset.
       split: the split, such as "test".
-      subset: its examples.
+      subset: the examples of the split.
       reporter: shows the progress, and counts the images that cannot be read.
     """
 
@@ -123,15 +123,16 @@ class Evaluator:
         dataset: str | None = None,
         data_dir: str | None = None,
     ) -> "Evaluator":
-        """Open the dataset of the first model, or another one.
+        """Open the examples to score, from the dataset of the first model or from another one.
 
         Args:
           models: one or more trained models by name.
           reporter: shows the progress, and counts the images that cannot be read. Its limit is set to the
             `dataset.max_unreadable` of the first model.
-          split: the split to score; None: the test split of the first model, or for another dataset its test split or
-            its only split.
-          dataset: the name of another dataset; the models must know its classes, by name.
+          split: the split to score. None: the test split of the first model; for another dataset, its only split or
+            else its test split.
+          dataset: the name of another dataset, whose class names the models must know; None: the dataset of the first
+            model.
           data_dir: where the data is; None: where it was in training.
 
         Raises:
@@ -150,7 +151,7 @@ class Evaluator:
         common_classes(sources)
         splits.resolve(settings, sources)
         if is_other_dataset:
-            # No run has held out a part of this dataset for validation.
+            # No examples of this dataset have been held out for validation.
             settings.validation_split = settings.validation_split or "none"
             if split is None and len(sources) == 1:
                 split = next(iter(sources))
@@ -178,7 +179,10 @@ class Evaluator:
         return ScoredExamples(_renumber_classes(results, model.classes, self.classes), examples)
 
     def _open_examples(self, model: TrainedModel) -> EvaluationData:
-        """Open the examples for a model. Examples in memory are the same for all models and are read only once."""
+        """Open the examples in the form that a model takes.
+
+        All resident runs on the dataset take its examples in the same form, so these are read only once.
+        """
         if model.config.dataset.name != self.dataset:
             return open_examples(model, self.subset, self.reporter, is_other_dataset=True)
         if model.config.dataset.feed != "resident":
@@ -212,7 +216,7 @@ def _renumber_classes(
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Metrics of one or several models on the same examples, and how they compare.
+    """Metrics of one or several models on the same examples, and tests of their differences.
 
     Attributes:
       split: the split that was scored.

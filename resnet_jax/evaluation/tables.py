@@ -7,7 +7,7 @@ from resnet_jax.evaluation.metrics import ClassificationReport, Interval
 from resnet_jax.evaluation.model_comparison import Comparison
 from resnet_jax.terminal import table
 
-MAX_CLASSES = 20  # With more classes, only the worst ones are listed.
+MAX_CLASSES = 20  # With more classes, only the `WORST_CLASSES` with the lowest F1 are listed.
 WORST_CLASSES = 10
 MAX_CONFUSED_PAIRS = 10
 
@@ -15,7 +15,8 @@ MAX_CONFUSED_PAIRS = 10
 def format_comparison(comparison: Comparison) -> str:
     """Format the metrics of all models.
 
-    For a single model, the classes and the most confused pairs follow; for several models, their comparison.
+    For a single model, tables of the classes and of the most confused pairs follow. For several models, McNemar's test
+    of each pair follows.
     """
     is_single = len(comparison.reports) == 1
     rows = {}

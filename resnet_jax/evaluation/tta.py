@@ -1,6 +1,7 @@
-"""Test-time augmentation: a model sees each image once or, to score it better, in several versions.
+"""Test-time augmentation (TTA): a model sees each image in several versions, and its predictions are averaged.
 
-Metrics with test-time augmentation are not comparable to those of a single view, so they are reported under its name.
+Metrics with test-time augmentation are not comparable to metrics of a single view. They are therefore reported
+separately, under the name of the augmentation.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Each maps float32 images [batch, height, width, channels] to a second version of them.
+# Each function maps float32 images [batch, height, width, channels] to a second version of these images.
 AUGMENTATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"flip": lambda images: images[:, :, ::-1]}
 
 ApplyModel = Callable[[dict, jax.Array], jax.Array]
@@ -25,7 +26,7 @@ def make_apply(model: nn.Module, tta: str | None = None) -> ApplyModel:
     """
 
     def apply_once(variables: dict, images: jax.Array) -> jax.Array:
-        # Linen's type includes the pairs that `apply` returns if some collection is mutable.
+        # Linen's type includes the pair that `apply` returns if a collection is mutable. Here no collection is.
         return model.apply(variables, images, train=False)  # type: ignore[return-value]
 
     if tta is None:
