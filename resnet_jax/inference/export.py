@@ -10,10 +10,14 @@ from resnet_jax.trained_model import TrainedModel
 def export_weights(trained: TrainedModel, path: str) -> None:
     """Write the variables of a model as a .safetensors file, under the names that PyTorch libraries use.
 
-    The metadata of the file describes the model, as JSON: `model` is its name, `network` holds the settings that no
-    array shape reveals, `classes` the class names, `mean` and `std` those of pixels in [0, 1], and `image_size` the
-    side of training images in pixels. `image_size` is null if the images were not square or were streamed in their
-    original size.
+    The metadata of the file describes the model, each value as JSON:
+
+    model         the name of the model
+    network       the settings that no array shape reveals
+    classes       the class names
+    mean, std     the mean and the std of each channel, for pixels in [0, 1]
+    image_size    the side of training images in pixels; null if the images were not square or were streamed in their
+                  original size
 
     Raises:
       UserError: if the file cannot be written.
@@ -28,6 +32,6 @@ def export_weights(trained: TrainedModel, path: str) -> None:
         "image_size": dataset.image_size,
     }
     arrays = convert.from_variables(trained.variables, trained.model)
-    # The library transformers requires the format.
+    # The library transformers requires the key `format`.
     metadata = {"format": "pt", **{key: json.dumps(value) for key, value in description.items()}}
     weight_files.write(path, weight_files.Weights(arrays, metadata))

@@ -1,4 +1,4 @@
-"""Features of images: the input of the model's head, for other programs or to compare images."""
+"""Features of images, which are the inputs of the model's head: for other programs, or to compare images."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,11 @@ import numpy as np
 from resnet_jax import files
 from resnet_jax.trained_model import Outputs
 
-TARGET = "features", ".npz"  # what is written, and the extension of the file
+TARGET = "features", ".npz"  # what the file holds, and its extension
 
 
 class Features:
-    """Features of images, collected batch by batch. Images that cannot be read have none.
+    """Features of images, collected batch by batch. Images that cannot be read have no features.
 
     Attributes:
       paths: paths of the n images that can be read.

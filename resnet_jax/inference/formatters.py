@@ -1,6 +1,6 @@
 """Output formats of predictions: a table, CSV, or one line of JSON.
 
-The table and CSV are written as soon as predictions are known, one line per image.
+The table and CSV are written line by line, each line as soon as the prediction for its image is known.
 """
 
 import csv
@@ -17,7 +17,7 @@ MAX_NAME_WIDTH = 40  # characters; a longer name shifts the rest of its line
 
 
 class Columns(NamedTuple):
-    """Column titles of names and scores, and how the table shows a score."""
+    """Column titles of the names and scores in a ranking, and the format of a score in the table."""
 
     name: str
     score: str
@@ -42,10 +42,10 @@ class TableFormatter:
     """An aligned table.
 
     Args:
-      columns: the columns of a ranking.
-      top: length of the rankings.
-      paths: all images that will be written, which determine the width of their column.
-      names: all names that rankings can contain.
+      columns: the column titles of a ranking.
+      top: number of names in each ranking.
+      paths: the paths of all images that will be written; they determine the width of the first column.
+      names: all names that rankings can contain; they determine the width of the name columns.
     """
 
     def __init__(self, columns: Columns, top: int, paths: Sequence[str], names: Sequence[str]):

@@ -1,4 +1,4 @@
-"""Prediction for image files: any number of them, in batches, in the order given."""
+"""Prediction for any number of image files, in batches and in the given order."""
 
 import os
 import sys
@@ -26,8 +26,8 @@ def find_images(arguments: Sequence[str]) -> list[str]:
     """List the images that command-line arguments name.
 
     Args:
-      arguments: files, whatever their names; folders, with all images below them, sorted; and "-" for standard input.
-        Whether a file exists is not checked here, but when it is read.
+      arguments: files of any name; folders, which stand for all images below them, sorted; and "-" for standard input.
+        Whether a file exists is only checked when it is read.
 
     Raises:
       UserError: for a folder without images.
@@ -40,7 +40,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
 
 
 def find_in_folder(folder: str) -> list[str]:
-    """List the images of a folder by their extensions, sorted.
+    """List the images in a folder and its subfolders, sorted. Images are recognized by their file extensions.
 
     Raises:
       UserError: if there is no such folder, or it has no images.
@@ -74,7 +74,7 @@ class FilePrediction(NamedTuple):
 def model_outputs(
     trained: TrainedModel, paths: Sequence[str], reporter: Reporter, what: str = "images"
 ) -> Iterator[tuple[list[str], Outputs]]:
-    """Yield the paths and the model outputs of one batch of images after another, in order.
+    """Yield the paths and the model outputs of each batch of images, in order.
 
     Args:
       trained: the trained model.
@@ -100,7 +100,7 @@ def predictions(paths: Sequence[str], outputs: Outputs, rank: Rank) -> list[File
     Args:
       paths: paths of the images.
       outputs: outputs of the model for them.
-      rank: the ranking, such as `rank_by_probability`.
+      rank: ranks names for each image, such as the result of `rank_by_probability`.
     """
     return [
         FilePrediction(path, [], outputs.problems[index])
@@ -111,7 +111,7 @@ def predictions(paths: Sequence[str], outputs: Outputs, rank: Rank) -> list[File
 
 
 def rank_by_probability(classes: Sequence[str], top: int) -> Rank:
-    """Return a function that ranks the classes by probability: the `top` ones, or all if there are fewer.
+    """Return a function that ranks the `top` most probable classes, or all classes if there are fewer.
 
     Example:
       >>> outputs = Outputs(np.array([[0.25, 0.75]]), features=np.zeros((1, 8)), problems={})

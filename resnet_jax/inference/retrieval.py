@@ -1,4 +1,4 @@
-"""Image retrieval: find the images whose features have the highest cosine similarity to those of another image."""
+"""Image retrieval: find the images whose features have the highest cosine similarity to the features of an image."""
 
 import numpy as np
 
@@ -10,10 +10,11 @@ BLOCK_SIZE = 4096  # candidates that are compared at once
 
 
 def rank_by_similarity(candidates: Features, top: int) -> Rank:
-    """Return a function that ranks the candidates by the cosine similarity of their features to those of an image.
+    """Return a function that ranks candidate images by their similarity to an image.
 
-    The similarity is in [-1, 1], and 1 for equal images. The function returns the `top` most similar candidates, or all
-    if there are fewer. Among equally similar candidates, the first comes first.
+    The similarity is the cosine of the angle between the features of both images: in [-1, 1], and 1 for equal images.
+    The ranking holds the `top` most similar candidates, or all if there are fewer. Equally similar candidates keep
+    their order.
     """
     candidate_units = _normalize(candidates.array())
 

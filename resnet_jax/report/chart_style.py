@@ -1,6 +1,6 @@
-"""Style that all charts of a report share: colors, layout, and their embedding in the page.
+"""Style that all charts of a report share: colors and layout. `as_html` embeds a chart in the page.
 
-page.css sets the colors of text and lines for the light and the dark theme.
+page.css overrides the colors of texts, and brightens lines in the dark theme.
 """
 
 import html
@@ -21,8 +21,8 @@ MAX_LABEL_LENGTH = 14  # characters, beside an axis
 def as_html(chart: go.Figure, name: str) -> str:
     """Return the HTML element of a chart, with `name` as its id, and the script that draws it.
 
-    The page must include plotly.js. The chart fills its parent element. Plotly escapes < and > in its JSON data, so the
-    data cannot end the script.
+    The page must include plotly.js. The chart fills its parent element. Plotly escapes < and > in the JSON data of the
+    chart, so a name in the data cannot close the script element.
     """
     return chart.to_html(
         full_html=False,

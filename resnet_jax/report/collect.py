@@ -1,4 +1,4 @@
-"""Data of a report: what runs have left in their directories, and the scores of their models."""
+"""Data of a report: the records in the run directories, and the scores of the trained models."""
 
 import dataclasses
 import os
@@ -76,9 +76,9 @@ def collect(
     Args:
       workdirs: one or more run directories.
       reporter: shows the progress, and counts the images that cannot be read.
-      split: a split of the first run's dataset. None: the test split, or the examples on which the first run was
-        validated if it has no test split or if any run is unfinished, because the test split is reserved for the final
-        result.
+      split: a split of the first run's dataset; None: its test split. But if that run has no test split, or any of the
+        runs is unfinished, None stands for the examples on which the first run was validated, because the test split is
+        reserved for the final result.
       data_dir: where the data is; None: where it was in training.
 
     Raises:
@@ -122,7 +122,8 @@ def collect(
 def _validation_split(dataset: ConfigDict) -> str:
     """Return an unambiguous name of the split on which a run was validated.
 
-    Some datasets have another split that is called "validation", such as the one on which ImageNet models are tested.
+    If validation examples were held out of the training split, their name is "validation". This name is ambiguous if
+    the dataset itself has a split called "validation", such as the split on which ImageNet models are tested.
     """
     if dataset.validation_split not in ("", "none"):
         return dataset.validation_split

@@ -12,23 +12,23 @@ from resnet_jax.evaluation.metrics import worst_mistakes
 from resnet_jax.evaluation.model_comparison import ScoredExamples
 
 NUM_MISTAKES = 16
-NUM_LEAST_AND_MOST_CERTAIN = 8  # of each
+NUM_LEAST_AND_MOST_CERTAIN = 8  # images in each of these two galleries
 MAX_SIDE = 192  # pixels; larger images are shrunk to it
-MAX_PIXELATED_SIDE = 96  # pixels; up to this size, every pixel is kept and visible
+MAX_PIXELATED_SIDE = 96  # pixels; up to this size, every pixel is kept, and stays visible when the page enlarges it
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleImage:
-    """An image and its prediction.
+    """An image of an example and its prediction.
 
     Attributes:
       uri: the image as a data URI.
-      is_small: whether the image is so small that its pixels stay visible when it is enlarged.
+      is_small: whether both sides are at most `MAX_PIXELATED_SIDE`.
       name: the name of the example.
-      label: its class.
+      label: its true class.
       prediction: the predicted class.
       confidence: the probability of the predicted class.
-      probability: the probability of its own class.
+      probability: the probability of the true class.
     """
 
     uri: str
@@ -61,7 +61,7 @@ def choose_galleries(scored: ScoredExamples, classes: Sequence[str], name_of: Ca
     choices = [
         (
             "Worst mistakes",
-            "Misclassified images whose own class got the lowest probability.",
+            "Misclassified images whose true class got the lowest probability.",
             worst_mistakes(scored.metrics, NUM_MISTAKES),
         ),
         (
@@ -104,7 +104,10 @@ def _example_images(
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """Encode uint8 [height, width, channels] with 1 or 3 channels: small images as PNG, large ones shrunk, as JPEG."""
+    """Encode an image, uint8 [height, width, channels] with 1 or 3 channels.
+
+    Images whose sides are at most `MAX_PIXELATED_SIDE` become PNGs. Larger images become JPEGs, shrunk to `MAX_SIDE`.
+    """
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     file = io.BytesIO()
     if max(image.size) > MAX_PIXELATED_SIDE:

@@ -1,4 +1,4 @@
-"""Texts of a report: what was trained, on which data, with which settings, and caveats about the metrics."""
+"""Texts of a report: the model, the data, the settings, and caveats about the metrics."""
 
 import json
 from typing import NamedTuple
@@ -10,7 +10,10 @@ from resnet_jax.terminal import duration
 
 
 class ChangedSetting(NamedTuple):
-    """A setting that differs from its default, as JSON. The default is None if the data or the device determines it."""
+    """A setting that differs from its default, with both values as JSON.
+
+    `default` is None if the data or the device determines the value of a setting that is left open.
+    """
 
     name: str
     value: str
@@ -35,7 +38,7 @@ def caveats(data: ReportData) -> list[str]:
     if data.split in (VALIDATION, dataset.validation_split) and data.split != dataset.test_split:
         sentences.append(
             "The metrics are on the validation split, by which the checkpoint was chosen, so they are slightly "
-            "optimistic. The test split was not read."
+            "optimistic. This report did not read the test split."
         )
     unreadable = data.runs[0].metrics.means.unreadable
     if unreadable:
@@ -44,7 +47,10 @@ def caveats(data: ReportData) -> list[str]:
 
 
 def facts(run: ReportedRun) -> list[tuple[str, str]]:
-    """Return terms and descriptions: what was trained, on which data, when, and on which hardware."""
+    """Return the facts about a run, each as a term and its description.
+
+    They state what was trained, on which data, when, and on which hardware.
+    """
     config = run.config
     result = run.result or {}
     provenance = result.get("provenance", {})

@@ -28,7 +28,7 @@ function sort(body, column, sign) {
   body.append(...[...body.rows].sort((first, second) => sign * compare(first, second)));
 }
 
-// On touch screens, dragging a chart scrolls the page instead of zooming.
+// On touch screens, dragging across a chart scrolls the page instead of zooming the chart.
 if (matchMedia("(pointer: coarse)").matches) {
   for (const chart of document.querySelectorAll(".js-plotly-plot")) {
     Plotly.relayout(chart, { dragmode: false });

@@ -22,7 +22,7 @@ class Chart(NamedTuple):
     Attributes:
       title: its heading.
       html: its HTML element.
-      shape: the class of page.css that determines its size.
+      shape: the CSS class in page.css that determines its size.
       caption: how to read it; may be empty.
     """
 
@@ -61,7 +61,7 @@ def render(data: ReportData) -> str:
 
 
 def _training_charts(data: ReportData) -> Iterator[Chart]:
-    """Return the training curves, all runs in each chart. A metric that no run has recorded gets no chart."""
+    """Yield the charts of training metrics, each with the curves of all runs, if any run has recorded the metric."""
     runs = {run.name: run.curves for run in data.runs}
     recorded = {name for curves in runs.values() for name in curves}
     if recorded & {"train/loss", "validation/loss"}:
@@ -78,20 +78,20 @@ def _training_charts(data: ReportData) -> Iterator[Chart]:
 
 
 def _time_chart(data: ReportData) -> Chart | None:
-    """Return the chart of how finished runs spent their time, if any of them has recorded it."""
+    """Return the chart of how finished runs spent their time, or None if no finished run has recorded that."""
     spent = {run.name: run.result["spent"] for run in data.runs if run.result and "spent" in run.result}
     if not spent:
         return None
     caption = (
         "Waiting for data: the next batch was not ready. Saving: only the time for which training had to wait. "
-        "Compilation is not included in the time stated above."
+        f"Compilation is not included in the time stated {'above' if len(data.runs) == 1 else 'below'}."
     )
     chart = training_charts.time_spent(spent, show_names=len(data.runs) > 1)
     return Chart("Time", _html(chart, "spent"), "bars", caption)
 
 
 def _prediction_charts(run: ReportedRun, classes: tuple[str, ...], number: int) -> Iterator[Chart]:
-    """Return the reliability diagram and the confusion matrix of the run with this number on the page."""
+    """Yield the reliability diagram and the confusion matrix of the run with this number on the page."""
     caption = (
         "Accuracy by confidence, the probability of the predicted class. In a calibrated model, the bars end at the "
         "vermilion marks; bars that end below them show overconfidence, above them underconfidence. Whiskers are "

@@ -1,4 +1,4 @@
-"""Charts of predictions: how well calibrated they are, and which classes are confused."""
+"""Charts of predictions: the reliability diagram and the confusion matrix."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from resnet_jax.evaluation.metrics import CalibrationBin, wilson_interval
 from resnet_jax.report import chart_style
 
-# Vermilion for mistakes (negative values), blue for correct predictions (positive values), each fading towards 0.
+# Vermilion for mistakes (negative values), blue for correct predictions (positive values). Both fade towards 0.
 CONFUSION_COLORS = [
     (0, "rgba(213, 94, 0, 0.85)"),
     (0.5, "rgba(213, 94, 0, 0)"),
@@ -23,7 +23,11 @@ MAX_CLASSES_WITH_NAMES = 40  # With more classes, its axes show no names.
 
 
 def reliability_diagram(bins: Sequence[CalibrationBin]) -> go.Figure:
-    """Draw accuracy by confidence, with 95 % intervals, above the number of examples in each bin."""
+    """Draw the reliability diagram.
+
+    The upper chart shows the accuracy in each confidence bin, with its 95 % interval and the mean confidence. The lower
+    chart shows the number of examples in each bin.
+    """
     bins = [calibration_bin for calibration_bin in bins if calibration_bin.examples]
     chart = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.74, 0.26], vertical_spacing=0.06)
     chart.update_layout(chart_style.layout(hovermode="closest", bargap=0))

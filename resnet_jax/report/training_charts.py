@@ -1,4 +1,4 @@
-"""Charts of training: curves of one or several runs, and how the time was spent."""
+"""Charts of training: the curves of one or several runs, and the time that runs spent on each phase."""
 
 from collections.abc import Mapping
 
