@@ -1,4 +1,4 @@
-"""The program: finds the command, parses its flags, runs it, and reports errors briefly.
+"""The command-line program: find the command, parse its flags, run it, and report errors briefly.
 
 A command is a module of this package that defines absl flags and a function `run`, which returns an `ExitCode`. A
 command that takes positional arguments describes them in `ARGUMENTS`, and its `run` receives them as a list. Only the
@@ -48,7 +48,8 @@ RARE_FLAGS = ("coordinator", "num_processes", "process_id", "tune_cpu")  # liste
 def main() -> NoReturn:
     """Run the command named in `sys.argv` and exit with its exit code."""
     if "--version" in sys.argv[1:]:
-        # Not from the metadata of the installation: on PyPI, the name resnet-jax belongs to another project.
+        # We do not read the version from the metadata of an installed `resnet-jax`, because on PyPI this name belongs
+        # to another project.
         _print_to_stdout(f"resnet-jax {resnet_jax.__version__}")
         sys.exit(ExitCode.DONE)
     without_arguments = len(sys.argv) == 1
@@ -67,7 +68,7 @@ def main() -> NoReturn:
 
 
 def _pop_command(argv: list[str]) -> str:
-    """Remove the name of the command from `argv` and return it. Exits if there is no such command."""
+    """Remove the name of the command from `argv` and return it. Exit with an error if there is no such command."""
     if len(argv) < 2 or argv[1].startswith("-"):
         return "train"
     name = argv.pop(1)
@@ -105,7 +106,7 @@ def _run(command: ModuleType, arguments: list[str]) -> int:
 
 
 def _parse_flags(argv: list[str], takes_arguments: bool) -> list[str]:
-    """Parse the flags and return what remains. Exits with a short error on any mistake."""
+    """Parse the flags and return the remaining arguments. Exit with a short error on any mistake."""
     try:
         _check_config_file(argv)
         _check_overrides(argv)

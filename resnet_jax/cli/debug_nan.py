@@ -34,18 +34,18 @@ def run() -> ExitCode:
     directory = WorkDir(WORKDIR.value)
     config, classes = directory.config(), directory.classes()
     with Reporter(active=FORMAT.value == "text") as reporter:
-        broken = replay.load(directory)
-        reporter.print(f"Computing step {broken.step:,} again ...")
-        values = replay.replay(broken, config, classes)
-        image_path = replay.write_images(broken, directory, classes)
+        saved_step = replay.load(directory)
+        reporter.print(f"Computing step {saved_step.step:,} again ...")
+        values = replay.replay(saved_step, config, classes)
+        image_path = replay.write_images(saved_step, directory, classes)
         first = first_not_finite(values)
         first_name = None if first is None else str(first)
-        advice = remedies(values, broken.images)
+        advice = remedies(values, saved_step.images)
         if FORMAT.value == "json":
             output = {
-                "step": broken.step,
+                "step": saved_step.step,
                 "first_not_finite": first_name,
-                "in_the_run": broken.first,
+                "in_the_run": saved_step.first,
                 "parts": [value._asdict() for value in values],
                 "remedies": advice,
                 "pictures": str(image_path),
@@ -53,10 +53,10 @@ def run() -> ExitCode:
             print(json.dumps(output))
         else:
             reporter.print(values_table(values))
-            if first_name != broken.first:
+            if first_name != saved_step.first:
                 in_the_run = (
-                    f"the first non-finite value was in {broken.first}"
-                    if broken.first
+                    f"the first non-finite value was in {saved_step.first}"
+                    if saved_step.first
                     else "the replayed step was finite"
                 )
                 reporter.print(

@@ -135,6 +135,7 @@ class Loop:
         logger.info(metrics_logger.introduction(self._config, self.state.params, self.experiment.split_sizes))
 
     def _restore(self) -> None:
+        """Restore the newest intact checkpoint, and what was saved beside the state."""
         self.step, self.state, saved = self.experiment.restore_newest(self._checkpoints)
         if saved["examples"] != self.experiment.split_sizes:
             raise UserError(
@@ -144,7 +145,7 @@ class Loop:
         logger.info(f"Resuming from step {self.step:,} of {self.experiment.total_steps:,} in {self._directory.path}.")
         for change in provenance.differences(saved["provenance"], provenance.describe()):
             logger.info(f"Note: {change}. From here on the run may differ in its last bits from an uninterrupted one.")
-        # If the checkpoint has metrics, its evaluation was made up for later.
+        # If validation metrics exist, an earlier resume has already repeated the interrupted evaluation.
         self._evaluation_pending = saved["owes_evaluation"] and self.step not in self._checkpoints.metrics
         self._saved_metrics_state = saved["monitor"]  # The name of the key is historical.
         self.timer = PhaseTimer(self._saved_metrics_state.get("spent", {}))

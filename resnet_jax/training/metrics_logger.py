@@ -97,7 +97,7 @@ class MetricsLogger:
         self._steps_recorded = step  # steps passed to `record`
         self._steps_fetched = step  # steps whose metrics are on the host
         self._steps_finished = step  # steps that the devices had finished when last checked
-        self._first_step = step  # where this process began
+        self._first_step = step  # the step at which this process began
         self._since_report: dict[str, list[float]] = {  # the metrics of each fetched step since the last report
             name: list(values) for name, values in saved.get("since_report", {}).items()
         }

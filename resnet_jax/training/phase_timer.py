@@ -8,7 +8,7 @@ PHASES = ("training", "input", "evaluation", "saving", "compilation")
 
 
 class PhaseTimer:
-    """Counts the seconds of a run by phase, as measured on the host. A resumed run adds to the seconds of earlier ones.
+    """Counts the seconds of a run by phase, as measured on the host. A resumed run continues from its saved seconds.
 
     Args:
       earlier: the result of `seconds_by_phase` when the run was saved; {} for a new run.

@@ -157,7 +157,7 @@ def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: 
 # microbatches are [0, 1, 4, 5] and [2, 3, 6, 7].
 #
 # Each microbatch starts from the same running statistics of BatchNorm. The step uses the means of gradients, statistics
-# and metrics over the microbatches. They equal those of the whole batch up to rounding, under two conditions: each
+# and metrics over the microbatches. These equal the values of the whole batch up to rounding on two conditions: each
 # BatchNorm group (`batch_norm.group_size`) lies within one device's share of a microbatch, and nothing random is drawn
 # per example (dropout, stochastic depth). If the groups are larger, the numbers of microbatches and devices together
 # decide which examples share statistics.
