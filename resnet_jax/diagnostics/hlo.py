@@ -1,6 +1,7 @@
 """Collectives of a compiled program, read from its HLO text.
 
-HLO is XLA's own language. The text is that of `jax.stages.Compiled.as_text()`, after all of XLA's passes.
+HLO is the language in which XLA represents programs. `jax.stages.Compiled.as_text()` returns the HLO text of a program
+after all passes of XLA.
 """
 
 import collections
@@ -25,8 +26,8 @@ class Collective:
     """One exchange of data between devices.
 
     Attributes:
-      kind: HLO's name for it, such as "all-reduce".
-      arrays: its results on one device as (dtype, shape), such as ("f32", (3, 3, 64, 64)).
+      kind: its name in HLO, such as "all-reduce".
+      arrays: dtype and shape of each of its results on one device, such as ("f32", (3, 3, 64, 64)).
       asynchronous: whether the device can compute while the exchange is in progress.
 
     Example:
@@ -40,7 +41,7 @@ class Collective:
 
     @property
     def bytes(self) -> int:
-        """Size of its results on one device."""
+        """Size of the results on one device."""
         return sum(array_bytes(dtype, shape) for dtype, shape in self.arrays)
 
 
@@ -92,7 +93,7 @@ def array_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     Args:
       dtype: as HLO writes it: "f32", "bf16", "s8", "u4", "f8e4m3fn", "c64", or "pred" (8 bits, although the name holds
         no number).
-      shape: of the array.
+      shape: the shape of the array.
 
     Example:
       >>> array_bytes("u4", (3,))
@@ -106,7 +107,7 @@ def array_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 def _parse_instruction(match: re.Match) -> Collective:
     result = match["result"]
     if match["start"] and match["kind"] in ("all-gather", "collective-permute"):
-        # Here -start returns a tuple: the operands, the results, and sometimes flags.
+        # For these kinds, -start returns a tuple: the operands, the results, and sometimes flags.
         result = _tuple_elements(result)[1]
     arrays = tuple((array["dtype"], _parse_shape(array["shape"])) for array in ARRAY.finditer(result))
     return Collective(match["kind"], arrays, asynchronous=bool(match["start"]))

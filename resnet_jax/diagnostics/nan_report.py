@@ -1,4 +1,4 @@
-"""Explanation of a step that is not finite: a table of how its values grow from layer to layer, and remedies."""
+"""Explanation of a step with non-finite values: a table of how its values grow from layer to layer, and remedies."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,20 @@ from resnet_jax.terminal import table
 from resnet_jax.training.nan_triage import BATCH, GRADIENT, LAYER, RESULT, VARIABLE, StepValue, first_not_finite
 
 LARGE = 1e4  # Variables and layer outputs of healthy models are orders of magnitude smaller.
-ROWS_AFTER_FIRST = 3  # What follows from the first non-finite value is not finite either.
+ROWS_AFTER_FIRST = 3  # Few, because the values computed from the first non-finite value are rarely finite.
 REMEDIES_FOR_GROWTH = "a lower optimizer.learning_rate, more schedule.warmup_epochs or optimizer.grad_clip"
 
 
 def values_table(values: Sequence[StepValue]) -> str:
-    """Format the values of a step as a table, up to shortly after the first that is not finite, which is marked.
+    """Format the values of a step as a table.
 
-    Each row holds the largest finite magnitude of one value, and the fraction of it that is not finite. One row stands
-    for all parameters and running statistics: the first that is not finite, or else the largest. Gradients are shown
-    only if everything before them is finite and they are not.
+    The first value that is not finite is marked, and the table ends a few rows after it.
+    Each row holds the largest finite magnitude in one value, and the fraction of its elements that are not finite. One
+    row stands for all parameters and running statistics: it shows the first non-finite value if this is one of them, or
+    else the largest of them. Gradients are shown only if the first non-finite value is a gradient.
 
     Args:
-      values: those of the step, as `nan_triage.triage` returns them.
+      values: the values of the step, as `nan_triage.triage` returns them.
 
     Example:
       >>> values = [StepValue("variable", "conv/kernel", 0.5, 0.0), StepValue("layer", "conv", 3.0, 0.25)]
@@ -56,7 +57,7 @@ def remedies(values: Sequence[StepValue], images: np.ndarray) -> list[str]:
     """Return advice on what to try, in sentences.
 
     Args:
-      values: those of the step, as `nan_triage.triage` returns them.
+      values: the values of the step, as `nan_triage.triage` returns them.
       images: the images of the step, [batch, height, width, channels].
     """
     first = first_not_finite(values)
@@ -68,7 +69,7 @@ def remedies(values: Sequence[StepValue], images: np.ndarray) -> list[str]:
         advice.append(f"The {first.name} themselves are not finite. Check the data and the settings of augment.")
     elif first.kind == VARIABLE:
         advice.append(
-            f"{first} was not finite before the step, because the update before it was too large. "
+            f"{first} was not finite even before the step, because the preceding update was too large. "
             f"Try {REMEDIES_FOR_GROWTH}."
         )
     elif first.kind == RESULT:

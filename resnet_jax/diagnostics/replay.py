@@ -1,4 +1,4 @@
-"""Load and replay a step that a run saved because its loss or gradient was not finite; see `training.nan_capture`."""
+"""Load and replay a step that a run saved because the loss or a gradient was not finite; see `training.nan_capture`."""
 
 import dataclasses
 import io
@@ -28,13 +28,13 @@ IMAGES_PER_ROW = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class BrokenStep:
+class NonFiniteStep:
     """A saved step whose loss or gradient was not finite, as host arrays.
 
     Attributes:
-      step: how many steps had been taken before it.
-      first: the first value that was not finite in the run, such as "stage1_block1/conv1"; None if all were finite when
-        the run took the step again.
+      step: the number of steps taken before this one.
+      first: the first value of the step that was not finite in the run, such as "stage1_block1/conv1"; None if all
+        values were finite when the run replayed the step.
       state: the state before the step, without optimizer state and averages.
       images: augmented images, [batch, height, width, channels] in [0, 255].
       labels: int32 [batch], or soft labels float32 [batch, classes].
@@ -47,11 +47,11 @@ class BrokenStep:
     labels: np.ndarray
 
 
-def load(directory: WorkDir) -> BrokenStep:
+def load(directory: WorkDir) -> NonFiniteStep:
     """Read the step that a run saved.
 
     Raises:
-      UserError: if there is none, or if it is damaged.
+      UserError: if the run has saved no step, or if the files of the step are damaged.
     """
     folder = directory.path / FOLDER
     if not (folder / "nan.json").exists():
@@ -67,7 +67,7 @@ def load(directory: WorkDir) -> BrokenStep:
         variables = {"batch_stats": {}, **unflatten_dict(needed, sep="/")}
         step = np.int32(record["step"])  # Becomes a `jax.Array` when the state is placed on devices.
         state = TrainState(step, **variables, opt_state=(), ema={})  # type: ignore[arg-type]
-        return BrokenStep(record["step"], record["first_not_finite"], state, batch["images"], batch["labels"])
+        return NonFiniteStep(record["step"], record["first_not_finite"], state, batch["images"], batch["labels"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise UserError(
             f"{folder} cannot be read ({first_line(error)}). Remove it and rerun the training, which will reach "
@@ -75,25 +75,25 @@ def load(directory: WorkDir) -> BrokenStep:
         ) from error
 
 
-def replay(broken: BrokenStep, config: ConfigDict, classes: tuple[str, ...]) -> list[StepValue]:
+def replay(saved_step: NonFiniteStep, config: ConfigDict, classes: tuple[str, ...]) -> list[StepValue]:
     """Take the step again outside its run, and return the statistics of all its values; see `nan_triage.triage`.
 
-    It runs on as many devices as divide its batch evenly.
+    The number of devices used is the greatest common divisor of the number of all devices and the batch size.
     """
     devices = jax.devices()
-    batch_size = len(broken.images)
+    batch_size = len(saved_step.images)
     mesh = parallel.make_mesh(devices[: math.gcd(len(devices), batch_size)])
     is_resident = config.dataset.feed == "resident"
-    feed = AbstractFeed(broken.images.shape[1:], batch_size, batch_size, mesh, is_resident)
+    feed = AbstractFeed(saved_step.images.shape[1:], batch_size, batch_size, mesh, is_resident)
     experiment = experiments.assemble(config, mesh, Dataset(feed, None, classes))
-    state = parallel.place(broken.state, parallel.replicated(mesh))
-    images, labels = parallel.place((broken.images, broken.labels), parallel.batch_sharded(mesh))
+    state = parallel.place(saved_step.state, parallel.replicated(mesh))
+    images, labels = parallel.place((saved_step.images, saved_step.labels), parallel.batch_sharded(mesh))
     return triage(experiment, state, images, labels)
 
 
-def write_images(broken: BrokenStep, directory: WorkDir, classes: tuple[str, ...]) -> epath.Path:
+def write_images(saved_step: NonFiniteStep, directory: WorkDir, classes: tuple[str, ...]) -> epath.Path:
     """Write the images of the batch with their classes as one PNG file, and return its path."""
-    grid = image_grid.labeled_grid(broken.images, broken.labels, classes, columns=IMAGES_PER_ROW)
+    grid = image_grid.labeled_grid(saved_step.images, saved_step.labels, classes, columns=IMAGES_PER_ROW)
     png = io.BytesIO()
     Image.fromarray(grid).save(png, "PNG")
     directory.write(f"{FOLDER}/batch.png", png.getvalue())

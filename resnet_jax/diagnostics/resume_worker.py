@@ -1,6 +1,6 @@
 """Worker process of `verify_resume`: train, record the inputs of each step, and stop or be killed at a given step.
 
-Its command line names a file with the job, as `Job.to_json` writes it.
+The only argument of the process is the path of a file with the job, as `Job.to_json` writes it.
 """
 
 import dataclasses
@@ -21,22 +21,22 @@ from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.train import train
 from resnet_jax.training.train_step import Inputs
 
-MIN_STEPS, MAX_STEPS = 12, 60  # of a run whose last step is not given
-MIN_CALLS = 4
+MIN_STEPS, MAX_STEPS = 12, 60  # bounds of `_default_steps`
+MIN_CALLS = 4  # calls of the train step, with as many steps as a call can take; this outweighs MAX_STEPS
 PROGRESS = re.compile(r"step [\d,]+ of [\d,]+")  # progress lines, among the other output of the run
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a worker process does.
+    """The job of a worker process.
 
     Attributes:
       config: settings of the run, as JSON.
       workdir: the run directory.
-      notes: a file to write, with one line of JSON per call of the train step (see `note`).
-      stop_at: the step at which the run gets Ctrl-C. It saves and stops after the call that takes this step. None: see
-        `_default_steps`.
-      kill_at: the step before which the process gets SIGKILL. None: it is not killed.
+      notes: path of a file to write: per call of the train step, one line of JSON from `describe_inputs`.
+      stop_at: the number of steps after which the run saves and stops, as after Ctrl-C. If a call takes several steps,
+        the run stops after the call that reaches this number. None: the result of `_default_steps`.
+      kill_at: the number of steps after which the process gets SIGKILL, before the next call. None: it is not killed.
     """
 
     config: str
@@ -50,14 +50,14 @@ class Job:
 
 
 def watched_run(job: Job) -> None:
-    """Train until the last step of the job."""
+    """Train until the run stops or is killed, as the job says, or ends."""
 
     def observe(experiment: Experiment, step: int, steps: int, inputs: Inputs) -> None:
         if job.kill_at is not None and step >= job.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         stop_at = min(job.stop_at or _default_steps(experiment), experiment.total_steps)
         with pathlib.Path(job.notes).open("a") as notes:
-            notes.write(json.dumps(note(experiment, range(step, step + steps), inputs)) + "\n")
+            notes.write(json.dumps(describe_inputs(experiment, range(step, step + steps), inputs)) + "\n")
         print(f"step {step + steps:,} of {stop_at:,}", flush=True)
         if step + steps >= stop_at:
             signal.raise_signal(signal.SIGINT)
@@ -80,20 +80,21 @@ def main() -> int:
 
 
 def _default_steps(experiment: Experiment) -> int:
-    """Return the steps of two epochs and one more, within limits, but enough calls to interrupt the run twice.
+    """Return the number of steps of a run whose last step is not given: two epochs and one step, within limits.
 
-    Without the additional step, the stop would cut short the evaluation of the second epoch.
+    Without the additional step, the stop would cut short the evaluation after the second epoch.
     """
     steps = min(max(2 * experiment.feed.steps_per_epoch + 1, MIN_STEPS), MAX_STEPS)
     return max(steps, MIN_CALLS * experiment.config.steps_per_call)
 
 
-def note(experiment: Experiment, steps: range, inputs: Inputs) -> dict[str, list]:
+def describe_inputs(experiment: Experiment, steps: range, inputs: Inputs) -> dict[str, list]:
     """Describe the inputs of a call of the train step.
 
     Returns:
-      `steps`, their numbers; `examples` [steps, batch], positions in the training split; and `images` [steps, batch],
-      digests of the augmented images with their labels.
+      `steps` [steps]: the numbers of the steps, from 0.
+      `examples` [steps, batch]: the positions of the examples in the training split.
+      `images` [steps, batch]: digests of the augmented images with their labels.
     """
     batches = [parallel.fetch(experiment.compiled_batch(inputs, step)) for step in steps]
     return {

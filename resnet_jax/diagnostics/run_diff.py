@@ -1,4 +1,4 @@
-"""Bit-by-bit comparison of two runs: what they learned, what they recorded, and the examples of each step."""
+"""Bit-by-bit comparison of two runs: their newest checkpoints, their logged metrics, and the inputs of each step."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from resnet_jax.training.state import TrainState, train_state_from_variables
 from resnet_jax.workdir.workdir import WorkDir
 
 TIMINGS = ("train/images_per_second",)  # metrics that differ between equal runs
-Leaves = dict[str, np.ndarray]
+Leaves = dict[str, np.ndarray]  # the arrays to compare, by name: see `read_run` and `effective_inputs`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +72,12 @@ def compare(expected: Leaves, actual: Leaves) -> list[Difference]:
 
 
 def read_run(workdir: str) -> tuple[Leaves, dict]:
-    """Read everything that a run has at its newest checkpoint.
+    """Read the newest checkpoint of a run, and its logged metrics.
 
     Returns:
-      The leaves: the step, the arrays of the checkpoint by their paths, the metrics in it that have not been reported
-      yet, and every metric in `metrics.jsonl` except timings. And the provenance: where the run was made (see
-      `runtime.provenance`).
+      leaves: the step; the arrays of the checkpoint, by their paths; the metrics that the checkpoint holds because they
+        have not been logged yet; and every metric in `metrics.jsonl` except timings.
+      provenance: the software and hardware of the run, as `runtime.provenance.describe` returns them.
     """
     directory = WorkDir(workdir)
     config, classes = directory.config(), directory.classes()
@@ -98,16 +98,17 @@ def read_run(workdir: str) -> tuple[Leaves, dict]:
 
 
 def effective_inputs(processes: Sequence[Sequence[Mapping[str, list]]]) -> tuple[Leaves, Leaves]:
-    """Split the inputs of a run's steps into those that count and those that were lost.
+    """Split the inputs of a run's steps into those of effective steps and those of lost steps.
 
-    A step is lost if a later process resumed from a checkpoint before it and took it again.
+    A step is lost if a later process resumed from a checkpoint before this step, and so took the step again. All other
+    steps are effective: the final state of the run results from them.
 
     Args:
-      processes: for each process of the run, in order, the notes on its calls of the train step; see
-        `resume_worker.note`.
+      processes: for each process of the run, in order, a description of each of its calls of the train step, as
+        `resume_worker.describe_inputs` returns it.
 
     Returns:
-      The inputs of the steps that count, and of those that were lost.
+      The inputs of the effective steps, and the inputs of the lost steps.
     """
     effective: dict[int, Leaves] = {}  # by the first step of a call
     lost: Leaves = {}
@@ -149,7 +150,7 @@ def _abstract_items(config: ConfigDict, num_classes: int) -> Mapping[str, object
 
 
 def _read_metrics(path: pathlib.Path) -> Leaves:
-    """Read each metric of a metrics file by step and name, and the steps of its lines in order."""
+    """Read a metrics file: each metric, by step and name, and an array of the steps of all lines, in order."""
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     leaves = {"metrics.jsonl/steps": np.array([line["step"] for line in lines])}
     for line in lines:

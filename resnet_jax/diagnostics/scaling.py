@@ -1,4 +1,4 @@
-"""Expected scaling of a train step: arithmetic on bytes, FLOPs and assumed speeds. Nothing here is measured."""
+"""Expected scaling of a train step, computed from bytes, FLOPs and assumed speeds. Nothing here is measured."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ class ExpectedScaling:
       computation_ms, communication_ms: milliseconds per step on one device.
       efficiency: the fraction of time in which a device computes if communication never overlaps computation; in
         (0, 1].
-      efficiency_overlapped: the same if all communication overlaps computation, as far as computation is long enough
-        to hide it.
+      efficiency_overlapped: the fraction of time in which a device computes if communication and computation overlap
+        completely, so that a step takes as long as the longer of the two; in (0, 1].
     """
 
     utilization: float
@@ -48,10 +48,11 @@ def expected_scaling(
     """Return the expected scaling of a step at each of `UTILIZATIONS`.
 
     Args:
-      collectives: those of a step.
+      collectives: the collectives of a step.
       flops: floating-point operations per step on one device.
       peak_flops: floating-point operations per second that one device reaches at most.
-      num_devices, link_bytes_per_second, hop_seconds: see `ring_seconds`, which also describes the model.
+      num_devices, link_bytes_per_second, hop_seconds: see `ring_seconds`, which also describes the model of the time
+        that communication takes.
 
     Raises:
       UserError: see `ring_seconds`.
@@ -87,9 +88,10 @@ def ring_seconds(
     MPICH", section 4.5.
 
     Args:
-      collectives: those of a step.
+      collectives: the collectives of a step.
       num_devices: devices in the ring (n).
-      link_bytes_per_second: what a device sends to its neighbors in the ring, both directions together.
+      link_bytes_per_second: bytes per second that a device sends to its neighbors in the ring, both directions
+        together.
       hop_seconds: how long the smallest message takes to reach a neighbor.
 
     Raises:

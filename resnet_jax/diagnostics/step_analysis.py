@@ -1,4 +1,4 @@
-"""Requirements of a train step, from its compiled program alone: collectives, memory, FLOPs and expected scaling."""
+"""Requirements of a train step: collectives, memory, FLOPs and expected scaling. Only its compiled program is read."""
 
 import dataclasses
 
@@ -14,16 +14,16 @@ from resnet_jax.training.train_step import lower_train_step
 
 @dataclasses.dataclass(frozen=True)
 class StepAnalysis:
-    """What one compiled train step requires.
+    """Requirements of a compiled train step.
 
     Attributes:
       model, devices, device_kind: what the step was compiled for; `devices` is their number.
       batch_size: images per step, over all devices.
       collectives: one dict per kind, as `hlo.summarize_by_kind` returns them.
       flops: floating-point operations per step on one device, as XLA counts them (a multiply-add is two).
-      memory: memory of one device, in bytes; None if the backend does not report it.
+      memory: memory that the step needs on one device, in bytes; None if the backend does not report it.
       capacity: memory that the chip has by its specification, in bytes; None if unknown.
-      scaling: the expected scaling for the assumed speeds; empty if none were given.
+      scaling: the expected scaling for the assumed speeds; empty if no speeds were given.
     """
 
     model: str
@@ -44,8 +44,8 @@ def analyze_step(
 
     Args:
       experiment: the result of `experiment.build_abstract`.
-      link_bytes_per_second, hop_seconds: assumed speeds for `scaling.expected_scaling`; without the first, no scaling
-        is predicted.
+      link_bytes_per_second, hop_seconds: assumed speeds for `scaling.expected_scaling`. If `link_bytes_per_second` is
+        None, no scaling is predicted.
 
     Raises:
       UserError: if the compiler finds that the step does not fit into memory, if the step contains a loop, or if
@@ -65,7 +65,7 @@ def analyze_step(
             "Name a TPU with --compile_for."
         )
     compiled = compile_step(lower_train_step(experiment, 1), config, mesh)
-    # Both are None only for programs that XLA did not compile.
+    # `as_text` and `cost_analysis` return None only for programs that XLA did not compile.
     collectives = parse_collectives(compiled.as_text())  # type: ignore[arg-type]
     flops = compiled.cost_analysis()["flops"]  # type: ignore[index]
     scaling = []

@@ -1,7 +1,7 @@
 """Training speed of a recipe on this machine, and its bottleneck: input, host or device.
 
 The real training loop runs in rounds. After each round, the compiled step runs alone, on the last inputs of the loop.
-The device was idle for the time by which the loop is slower.
+The time by which the loop is slower is the time for which the device was idle.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from resnet_jax.workdir.workdir import WorkDir
 
 # --- Peak speed of a device -------------------------------------------------------------------------------------------
 
-PEAK_ROUNDS = 10  # the fastest one counts
+PEAK_ROUNDS = 10  # products that are timed; the fastest one counts
 MATRIX_SIZE = {"cpu": 2048}  # rows and columns of the matrices to multiply, by platform
 DEFAULT_MATRIX_SIZE = 8192
 
@@ -50,7 +50,7 @@ class Peak:
 
 
 def peak_of(device: jax.Device, dtype: str) -> Peak:
-    """Return the specified peak of a TPU (in bfloat16), or else the speed of the fastest large matrix product."""
+    """Return the specified peak of a TPU, in bfloat16. For other devices, time large matrix products in `dtype`."""
     chip = tpu_topology.chip(device)
     if chip:
         return Peak(chip.peak_flops, "specified")
@@ -68,10 +68,10 @@ def _seconds(multiply: jax.stages.Compiled, matrix: jax.Array) -> float:
 
 # --- Timing the loop and its compiled step in turn --------------------------------------------------------------------
 
-ROUNDS = 7  # besides a first one, which is a warm-up
-SECONDS_PER_ROUND = 3.0  # of the loop; about as long for the step alone
+ROUNDS = 7  # measured rounds; one more round before them is the warm-up
+SECONDS_PER_ROUND = 3.0  # duration of the loop in a round; the step alone adds about as much
 MIN_CALLS_PER_ROUND = 1 + CALLS_AHEAD  # With fewer calls of the step, the host would not wait for the devices.
-UNCOUNTED_PHASES = ("evaluation", "saving")
+UNCOUNTED_PHASES = ("evaluation", "saving")  # subtracted from the time of the loop
 
 
 class MeasurementDone(Exception):
@@ -79,7 +79,7 @@ class MeasurementDone(Exception):
 
 
 class LoopTimer:
-    """Times a training loop and, in turn, its compiled step alone, with calls of the same numbers of steps.
+    """Times rounds of a training loop, each followed by the compiled step alone, with calls of equally many steps.
 
     Args:
       show_progress: called with the number of rounds done and their total.
@@ -95,12 +95,12 @@ class LoopTimer:
         self.step_seconds: list[float] = []
         self.input_seconds: list[float] = []
         self._show_progress = show_progress
-        self._calls: list[int] = []  # steps of each call in this round
-        self._calls_per_round: int | None = None  # set by the warm-up round
-        self._calls_to_skip = 0  # before the next round begins
+        self._calls: list[int] = []  # the number of steps of each call in this round
+        self._calls_per_round: int | None = None  # set at the end of the warm-up round
+        self._calls_to_skip = 0  # calls that are not timed before the next round begins
 
     def watch(self, loop: Loop, state: TrainState) -> None:
-        """Set the loop, before it begins, and a state for the step alone."""
+        """Set the loop to time, before it starts, and the state on which the step runs alone."""
         self._loop = loop
         self._state = state
 
@@ -108,7 +108,7 @@ class LoopTimer:
         """Observe a call of the step; the loop calls this before each one (see `Loop`)."""
         if self._calls and self._round_is_complete():
             self._end_round(inputs)
-            # While the step ran alone, workers prepared batches, with which the loop would look too fast. Skip these.
+            # While the step ran alone, workers prepared batches. They would make the loop look too fast, so skip them.
             self._calls = []
             self._calls_to_skip = experiment.feed.max_prefetched
         if self._calls_to_skip:
@@ -154,7 +154,7 @@ class LoopTimer:
 
 MAX_IDLE = 0.05  # If the device is idle for a smaller fraction of the time, the device is the bottleneck.
 ADVICE = {
-    "device": "A larger batch may use more of it, or --config.model.dtype=bfloat16 if the device is made for it.",
+    "device": "A larger batch may use the device better. So may --config.model.dtype=bfloat16, if it is faster there.",
     "input": "Try more --config.dataset.num_workers, smaller image files, or --config.dataset.feed=resident.",
     "host": "Try a larger --config.steps_per_call or batch_size, or more CPU cores if other processes use them.",
 }
@@ -166,18 +166,18 @@ class Throughput:
 
     Attributes:
       model, dtype, batch_size, devices, device_kind, feed: what was measured; `devices` is their number.
-      images_per_second: of the loop, over all devices, without evaluation and saving; the median over the rounds.
-      step_ms: milliseconds of the compiled step alone; the median over the rounds.
-      flops: floating-point operations per step, over all devices. A multiply-add is two, and a backward pass takes
-        twice as many as a forward pass.
+      images_per_second: speed of the loop over all devices, without evaluation and saving; the median over the rounds.
+      step_ms: milliseconds per step of the compiled step alone; the median over the rounds.
+      flops: floating-point operations per step, over all devices. A multiply-add counts as two operations, and a
+        backward pass as twice a forward pass.
       peak: peak speed of one device.
       utilization: model FLOPs utilization (MFU), the fraction of the peak that `images_per_second` uses (Chowdhery et
         al. 2022, "PaLM", appendix B).
       device: fraction of the loop's time in which the compiled step runs.
-      input: fraction in which the loop waits for the next batch.
-      host: fraction that everything else in the loop adds.
+      input: fraction of the loop's time in which it waits for the next batch.
+      host: fraction of the loop's time that everything else takes.
       bottleneck: "device", "input" or "host".
-      rounds: how many times the loop and the step alone were compared.
+      rounds: how many rounds were measured.
     """
 
     model: str
@@ -203,7 +203,7 @@ def measure(
     sources: Mapping[str, Source],
     reporter: Reporter,
 ) -> Throughput:
-    """Measure the training of `config` for some rounds, in a temporary directory.
+    """Measure the speed of training with `config` over `ROUNDS` rounds, in a temporary directory.
 
     Args:
       config: settings, made from `resnet_jax.config.default()`.
@@ -211,7 +211,7 @@ def measure(
       reporter: shows the progress, and counts the images that cannot be read.
 
     Raises:
-      UserError: if training does.
+      UserError: if training raises it.
     """
     mesh = parallel.make_mesh()
     config = _endless(config)

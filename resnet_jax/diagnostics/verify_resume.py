@@ -1,8 +1,10 @@
 """Verify that an interrupted run resumes exactly, or list what differs.
 
-One process trains to a given step without interruption. Three other processes train the same run to the same step: the
-first is stopped as by Ctrl-C at a random step, the second resumes and gets SIGKILL at a random later step, and the
-third resumes, repeats the lost steps and trains to the end.
+One process trains to a given step without interruption. Three other processes train an equal run to the same step: the
+first is stopped as by Ctrl-C, the second resumes and gets SIGKILL at a later step, and the third resumes, repeats the
+lost steps and trains to the end. The steps of both interruptions are random unless they are given.
+
+Steps are numbered from 0, so a run that stops at step 17 has taken 17 steps.
 """
 
 import dataclasses
@@ -27,9 +29,9 @@ from resnet_jax.errors import UserError
 from resnet_jax.runtime import cpu_tuning
 from resnet_jax.terminal import duration, table
 
-LOST = "before SIGKILL"  # label of the steps that were lost and repeated
-KILLED = -signal.SIGKILL  # exit code of a process that got SIGKILL
-START = (
+LOST_STEP_SUFFIX = "before SIGKILL"  # ends the name of the inputs of a step that was lost and repeated
+SIGKILL_EXIT_CODE = -signal.SIGKILL  # exit code of a process that got SIGKILL
+WORKER_CODE = (  # Python code that a worker process runs
     "import sys; from resnet_jax.runtime import cpu_tuning; {tune}"
     "from resnet_jax.diagnostics.resume_worker import main; sys.exit(main())"
 )
@@ -40,11 +42,11 @@ class Verdict:
     """Result of the verification.
 
     Attributes:
-      steps: the number of steps of both runs.
-      stopped_at: the step at which the interrupted run was stopped after saving.
-      killed_at: the step before which it got SIGKILL.
-      resumed_from: the steps from which it resumed after the stop and after the kill.
-      leaves: the number of compared leaves (see `run_diff`).
+      steps: the number of steps of each run.
+      stopped_at: the step at which the interrupted run saved and stopped.
+      killed_at: the step at which the interrupted run got SIGKILL.
+      resumed_from: the steps from which the interrupted run resumed, after the stop and after the kill.
+      leaves: the number of compared arrays (see `run_diff.Leaves`).
       differences: the leaves that differ.
       provenance: software and hardware of the runs. The result holds only for these.
       seconds: duration of the verification.
@@ -67,22 +69,24 @@ def verify_resume(
     interrupt_at: tuple[int, int] | None = None,
     show: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
-    """Train without and with interruptions, in new processes on one host, and compare both runs.
+    """Train a run without interruption and an equal run with two interruptions, and compare both.
 
-    Both runs end after `steps` steps, or at the end of the run that `config` describes. If a call of the train step
-    takes several steps, they end after the call that takes the last of `steps`.
+    All processes run on this host. Both runs end after `steps` steps, or earlier if `config` describes a shorter run.
+    If a call of the train step takes several steps, both runs end with the call that takes the last of `steps`.
 
     Args:
       config: settings, made from `resnet_jax.config.default()`.
       directory: where to write the run directories `straight` and `interrupted`, and the notes and logs of the four
         processes.
-      steps: how many steps to take. Default: two epochs and one step, but at least 12 and at most 60 steps; always at
-        least four calls of the train step.
-      interrupt_at: the steps at which to stop and to kill. Default: random ones.
+      steps: how many steps to take. Default: two epochs and one step, but at least 12 and at most 60 steps, or the
+        steps of four full calls of the train step if these are more.
+      interrupt_at: the steps at which to stop and to kill, in increasing order. A call of the train step must begin at
+        each of them, but not the first call. Default: two random ones of these steps.
       show: called with lines that describe the progress.
 
     Raises:
-      UserError: if the run has too few calls to interrupt it twice, if the directory cannot be used, or if a run fails.
+      UserError: if the run has fewer than three calls of the train step, so that it cannot be interrupted twice; if
+        `interrupt_at` is not as above; if the directory cannot be written to or already holds runs; or if a run fails.
     """
     started = time.monotonic()
     root = pathlib.Path(directory)
@@ -115,10 +119,10 @@ def verify_resume(
     interrupted_inputs, lost_inputs = run_diff.effective_inputs(interrupted_calls)
     expected = {**straight, **straight_inputs}
     actual = {**interrupted, **interrupted_inputs}
-    for name, leaf in lost_inputs.items():  # Lost steps must have had the same inputs too.
-        actual[f"{name}, {LOST}"] = leaf
+    for name, leaf in lost_inputs.items():  # The steps that were lost must have had the same inputs, too.
+        actual[f"{name}, {LOST_STEP_SUFFIX}"] = leaf
         if name in straight_inputs:
-            expected[f"{name}, {LOST}"] = straight_inputs[name]
+            expected[f"{name}, {LOST_STEP_SUFFIX}"] = straight_inputs[name]
     return Verdict(
         steps=end,
         stopped_at=stop,
@@ -137,8 +141,8 @@ def format_verdict(verdict: Verdict) -> str:
     after_stop, after_kill = verdict.resumed_from
     lines = [
         f"Trained {verdict.steps:,} steps without interruption, and {verdict.steps:,} steps interrupted: stopped at "
-        f"step {verdict.stopped_at:,}, resumed from {after_stop:,}, killed before step {verdict.killed_at:,}, "
-        f"resumed from {after_kill:,}.",
+        f"step {verdict.stopped_at:,}, resumed from step {after_stop:,}, killed at step {verdict.killed_at:,}, resumed "
+        f"from step {after_kill:,}.",
         f"To repeat this: --steps={verdict.steps} --interrupt_at={verdict.stopped_at},{verdict.killed_at}",
         f"On {place['machine']}, {place['cpu_count']} cores, {place['device_count']} x {place['device']} "
         f"({place['backend']}), jax {place['jax']}, jaxlib {place['jaxlib']}. The result holds only for these.",
@@ -163,11 +167,22 @@ def format_verdict(verdict: Verdict) -> str:
 
 
 def _choose_interruptions(steps: Sequence[int], requested: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the requested steps or two random ones, of `steps`, at which calls of the train step begin."""
+    """Return the steps at which to stop and to kill.
+
+    Args:
+      steps: the steps at which calls of the train step begin, except the first call.
+      requested: two of `steps`, in increasing order; None: choose at random.
+
+    Raises:
+      UserError: if `requested` is anything else, or if there are fewer than two `steps`.
+    """
     if requested:
         stop, kill = requested
         if not (stop < kill and {stop, kill} <= set(steps)):
-            raise UserError(f"--interrupt_at ({stop},{kill}) must be two increasing steps of {list(steps)}.")
+            raise UserError(
+                f"--interrupt_at ({stop},{kill}) must be two increasing steps at which calls of the train step begin. "
+                f"Choose from {list(steps)}."
+            )
         return stop, kill
     if len(steps) < 2:
         raise UserError("the run has too few calls of the train step to interrupt it twice. Increase --steps.")
@@ -176,10 +191,15 @@ def _choose_interruptions(steps: Sequence[int], requested: tuple[int, int] | Non
 
 
 def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
-    """Run the job in a new process and show its progress. Writes `files`.json, the job, and `files`.log.
+    """Run the job in a new process and show its progress.
+
+    Args:
+      job: the job.
+      files: path of the files to write, without extension: the job as .json, and the stderr of the process as .log.
+      show: called with each progress line.
 
     Raises:
-      UserError: with the error message of the process, if it ends with another exit code than expected.
+      UserError: with the error message of the process, if its exit code is not the expected one.
     """
     job_file, log = pathlib.Path(f"{files}.json"), pathlib.Path(f"{files}.log")
     job_file.write_text(job.to_json())
@@ -190,7 +210,7 @@ def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
         sys.executable,
         "-P",
         "-c",
-        START.format(tune="cpu_tuning.tune(); " if cpu_tuning.is_tuned() else ""),
+        WORKER_CODE.format(tune="cpu_tuning.tune(); " if cpu_tuning.is_tuned() else ""),
         str(job_file),
     ]
     with (
@@ -198,13 +218,13 @@ def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
         try:
-            for line in process.stdout:  # type: ignore[union-attr]  # a pipe, as asked for above
+            for line in process.stdout:  # type: ignore[union-attr]  # is a pipe
                 if PROGRESS.fullmatch(line.strip()):
                     show(line.strip())
         except BaseException:
             process.kill()  # The run will not be resumed, so there is nothing to save.
             raise
-    if process.returncode != (0 if job.kill_at is None else KILLED):
+    if process.returncode != (0 if job.kill_at is None else SIGKILL_EXIT_CODE):
         lines = log.read_text().strip().splitlines() or ["no error message"]
         reason = lines[-1].removeprefix("error: ")
         raise UserError(f"a run ended with exit code {process.returncode}: {reason}")
