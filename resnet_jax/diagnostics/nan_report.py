@@ -69,7 +69,7 @@ def remedies(values: Sequence[StepValue], images: np.ndarray) -> list[str]:
         advice.append(f"The {first.name} themselves are not finite. Check the data and the settings of augment.")
     elif first.kind == VARIABLE:
         advice.append(
-            f"{first} was not finite even before the step, because the preceding update was too large. "
+            f"{first} was not finite before the step, because the preceding update was too large. "
             f"Try {REMEDIES_FOR_GROWTH}."
         )
     elif first.kind == RESULT:
