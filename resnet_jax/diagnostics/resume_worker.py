@@ -22,7 +22,7 @@ from resnet_jax.training.train import train
 from resnet_jax.training.train_step import Inputs
 
 MIN_STEPS, MAX_STEPS = 12, 60  # bounds of `_default_steps`
-MIN_CALLS = 4  # calls of the train step, with as many steps as a call can take; this outweighs MAX_STEPS
+MIN_CALLS = 4  # calls of the train step, each of `steps_per_call` steps, even if these exceed MAX_STEPS
 PROGRESS = re.compile(r"step [\d,]+ of [\d,]+")  # progress lines, among the other output of the run
 
 
@@ -50,7 +50,7 @@ class Job:
 
 
 def watched_run(job: Job) -> None:
-    """Train until the run stops or is killed, as the job says, or ends."""
+    """Train until the job stops or kills the run, or until the run ends."""
 
     def observe(experiment: Experiment, step: int, steps: int, inputs: Inputs) -> None:
         if job.kill_at is not None and step >= job.kill_at:

@@ -120,7 +120,7 @@ def make_evaluate(
                 f"the batches do not contain each of the {len(examples)} examples exactly once "
                 f"(they contain {len(positions)} examples)"
             )
-        readable = results.label != NO_LABEL
+        readable = results.label != NO_LABEL  # False for padding, too
         return jax.tree.map(lambda array: array[readable], results)
 
     return evaluate
