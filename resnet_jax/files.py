@@ -73,7 +73,7 @@ def write(path: epath.Path, content: str | bytes) -> None:
 
 
 def sync_to_disk(file) -> None:
-    """Flush an open file to the disk. A file in a bucket is written when it is closed."""
+    """Flush an open file to the disk. Do nothing more for a file in a bucket, which is written when it is closed."""
     file.flush()
     with contextlib.suppress(AttributeError, OSError):
         os.fsync(file.fileno())

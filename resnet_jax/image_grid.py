@@ -99,7 +99,7 @@ def _draw_image(canvas: Image.Image, image: np.ndarray, left: int, top: int, cel
     height, width = image.shape[:2]
     scale = cell / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    # Nearest-neighbor enlargement keeps the pixels inspectable. Reduction by it would drop most of them.
+    # Nearest-neighbor enlargement keeps single pixels visible. Nearest-neighbor reduction would drop most of them.
     resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     resized = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB").resize(size, resampling)
     canvas.paste(CELL_BACKGROUND, (left, top, left + cell, top + cell))

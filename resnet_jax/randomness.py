@@ -1,4 +1,4 @@
-"""All randomness of a run, as functions of (seed, use, counter).
+"""All randomness of a run, as functions of (seed, use, counter). The counter is, for example, the step.
 
 No random state is carried from step to step, so a resumed run draws the same numbers as an uninterrupted one. Devices
 draw from JAX keys. The host draws from the raw bits of Philox, which NumPy promises never to change.
@@ -17,7 +17,7 @@ class Use(enum.IntEnum):
     INITIAL_WEIGHTS = 0
     SHUFFLING = 1  # counter: the epoch
     AUGMENTATION = 2  # counter: the step
-    CROPPING = 3  # counters: the epoch, and the position of the example in it
+    CROPPING = 3  # counters: the epoch, and the place of the example in the order of the epoch
     DROPOUT = 4  # counter: the step
 
 

@@ -1,1 +1,1 @@
-"""From where examples lie to normalized batches on the device."""
+"""The data pipeline: from a dataset on disk to normalized batches on the devices."""

@@ -1,4 +1,4 @@
-"""Datasets described by their metadata alone, to compile a train step without loading or downloading the data."""
+"""Datasets without their images: shapes, counts and class names, which are enough to compile a train step."""
 
 import logging
 from typing import NoReturn
@@ -75,15 +75,17 @@ class AbstractFeed:
 
 
 def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
-    """Return a dataset with an abstract feed and without validation examples, from the metadata of the data.
+    """Return a dataset with an abstract feed and without validation examples. Download nothing.
 
-    Fills in those settings of `config.dataset` on which shapes depend. Unset mean and std become 0.5: their values do
-    not affect the compiled program's shapes or cost. If the dataset is on this machine, a few images are read for their
-    size. For a TFDS dataset that has not been prepared, everything is known except the number of examples. It is
-    treated as streamed, because a streaming program does not depend on that number.
+    Fills in those settings of `config.dataset` on which shapes depend. Unset mean and std become 0.5, because their
+    values affect neither the shapes nor the cost of the compiled program.
+
+    If the dataset is on this machine, a few images are read for their size. For a TFDS dataset that has not been
+    prepared, the metadata of TFDS give everything except the number of examples. Such a dataset is treated as streamed,
+    because a streaming program does not depend on that number.
 
     Raises:
-      UserError: as `open_sources` does, and if a dataset that has not been prepared is to be resident.
+      UserError: as `open_sources` does, and if `dataset.feed` is "resident" but the dataset has not been prepared.
     """
     dataset = config.dataset
     describe = _describe_available if _is_available(dataset) else _describe_unprepared
@@ -116,7 +118,10 @@ def _describe_available(
 def _describe_unprepared(
     dataset: ConfigDict, batch_size: int, mesh: Mesh
 ) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
-    """Return the same for a TFDS dataset that has not been prepared, with one batch as its number of examples."""
+    """Return what `_describe_available` returns, for a TFDS dataset that has not been prepared.
+
+    The number of training examples is unknown, so that of one batch is returned.
+    """
     (height, width, channels), classes = tfds.describe_tfds(dataset.name, dataset.data_dir)
     if dataset.feed == "resident":
         raise UserError(
@@ -129,4 +134,4 @@ def _describe_unprepared(
     if dataset.image_size is not None:
         height = width = dataset.image_size
     logger.info(f"Feed: streaming, because {dataset.name} has not been prepared and only its metadata is known.")
-    return (height, width, channels), batch_size, classes  # type: ignore[return-value]  # both sides are known by now
+    return (height, width, channels), batch_size, classes  # type: ignore[return-value]  # height and width are known by now

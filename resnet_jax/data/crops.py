@@ -1,10 +1,10 @@
 """Choice of the region of an image that is cropped, and resizing on the host.
 
-A streaming feed uses this module, because its images differ in size. A resident feed crops on the device, with boxes of
-the same distribution (`augment.boxes.crop_boxes`).
+With a streaming feed, images may differ in size, so the host crops them, with this module. With a resident feed, the
+device crops them, with boxes of the same distribution (`augment.boxes.crop_boxes`).
 
-Resizing is our own combination of three OpenCV calls: OpenCV's bilinear resizing does not anti-alias, and PIL, which
-does, takes five times as long.
+Resizing is our own combination of three OpenCV calls. OpenCV's bilinear resizing does not anti-alias; that of PIL does,
+but takes five times as long.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-MAX_FILTER_FACTOR = 2.4  # beyond this the three-tap filter is too short: its middle tap becomes negative
+MAX_FILTER_FACTOR = 2.4  # at most, for the three-tap filter: from sqrt(7) = 2.65 on, its middle tap is not positive
 NUM_DRAWS = 40  # numbers that `random_box` needs: four for each of ten attempts
 
 
@@ -58,13 +58,15 @@ def random_box(
 
 
 def central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
-    """Return the largest region in the middle of an image whose aspect ratio lies within `ratio`, in whole pixels."""
+    """Return the largest central region of an image with an aspect ratio within `ratio`, in whole pixels."""
     box_height, box_width = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
 def center_square(height: int, width: int, resize: int, crop: int) -> Box:
-    """Return the square that remains when the short side is resized to `resize` and the central `crop` pixels are kept.
+    """Return the region that is kept if an image's short side is resized to `resize` and its center cropped to `crop`.
+
+    `crop` is the side of a square, in pixels of the resized image. The region is in pixels of the original image.
 
     Example:
       >>> center_square(300, 400, resize=256, crop=256)
@@ -77,9 +79,9 @@ def center_square(height: int, width: int, resize: int, crop: int) -> Box:
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     """Resize uint8 [height, width, channels] to [size, size, channels], bilinear, with anti-aliasing.
 
-    Shrinking by a factor f with a triangle filter of that width, as PIL and PyTorch do, blurs with variance f² / 6.
-    Here bilinear interpolation contributes a variance of 1/6, and a three-tap filter before it adds the rest, in a
-    fifth of the time. Beyond `MAX_FILTER_FACTOR`, blocks of pixels are averaged first.
+    PIL and PyTorch shrink an image by a factor f with a triangle filter from -f to f pixels, which blurs with variance
+    f² / 6. Here, bilinear interpolation contributes a variance of 1/6, and a three-tap filter before it adds the rest.
+    This takes a fifth of the time. Beyond `MAX_FILTER_FACTOR`, blocks of pixels are averaged first.
     """
     height, width, channels = pixels.shape
     if (height, width) != (size, size):
@@ -96,6 +98,11 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _filter_taps(factor: float) -> np.ndarray:
-    """Return the filter for one side before it shrinks by `factor`, at most `MAX_FILTER_FACTOR`; [1] if it grows."""
+    """Return the taps of the filter for a side that shrinks by `factor`, at most `MAX_FILTER_FACTOR`; [1] if it grows.
+
+    Example:
+      >>> _filter_taps(2.0).tolist()
+      [0.25, 0.5, 0.25]
+    """
     outer = max(0.0, (factor**2 - 1) / 12)
     return np.array([outer, 1 - 2 * outer, outer]) if outer else np.ones(1)

@@ -20,7 +20,7 @@ from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError, program
 from resnet_jax.terminal import Reporter
 
-VALIDATION = "validation"  # as a split: the examples on which a run was validated
+VALIDATION = "validation"  # name for the examples on which a run was validated; see `select_split`
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +46,19 @@ def open_dataset(
     mesh: Mesh,
     reporter: Reporter,
 ) -> Dataset:
-    """Open the data of a run, and fill in what `config.dataset` leaves open: splits, feed, image sizes, mean and std.
+    """Open the data of a run, and resolve `config.dataset`: fill in the settings that it leaves open.
+
+    These settings are the splits, the feed, the image sizes, and mean and std.
 
     Args:
       config: the settings.
-      sources: the base splits.
+      sources: the base splits; see `splits`.
       mesh: the devices.
       reporter: shows the progress, and registers the images that cannot be read.
 
     Raises:
-      UserError: if training, validation and test splits share examples or differ in their classes, if examples cannot
-        be trained on, or if there are too few.
+      UserError: if training, validation and test splits share examples, if one has classes that the training split
+        lacks, if an image or a label is invalid, if too many images cannot be read, or if there are too few examples.
     """
     dataset = config.dataset
     classes = common_classes(sources)
@@ -85,12 +87,10 @@ def _open_resident(
 ) -> Dataset:
     dataset = config.dataset
     train = read_examples(subset, reporter, "training examples")
-    validation: EvaluationData | None
+    validation = _open_validation(dataset, sources, reporter)
     if dataset.validation_split == "":
         kept, held_out = splits.hold_out_validation(train.labels)
         train, validation = train.take(kept), train.take(held_out)
-    else:
-        validation = _open_validation(dataset, sources, reporter)
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(train.images)
     return Dataset(ResidentFeed(train, config.batch_size, config.seed, mesh), validation, classes)
@@ -105,13 +105,11 @@ def _open_streaming(
     reporter: Reporter,
 ) -> Dataset:
     dataset = config.dataset
-    validation: EvaluationData | None
+    validation = _open_validation(dataset, sources, reporter)
     if dataset.validation_split == "":
         kept, held_out = splits.hold_out_validation(train.read_labels(reporter, "training examples"))
         validation = feed_config.streamed_examples(dataset, train.take(held_out), reporter)
         train = train.take(kept)
-    else:
-        validation = _open_validation(dataset, sources, reporter)
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(feed_config.sample_images(dataset, train, reporter))
     feed = StreamingFeed(
@@ -128,8 +126,8 @@ def _open_streaming(
 
 
 def _open_validation(dataset: ConfigDict, sources: Mapping[str, Source], reporter: Reporter) -> EvaluationData | None:
-    """Open the validation split that the settings name."""
-    if dataset.validation_split == splits.NO_SPLIT:
+    """Open the validation split that the settings name; return None if they name none."""
+    if dataset.validation_split in ("", splits.NO_SPLIT):
         return None
     subset = Subset.from_split(sources, dataset.validation_split)
     return open_evaluation_data(dataset, subset, reporter, "validation examples")
@@ -138,10 +136,10 @@ def _open_validation(dataset: ConfigDict, sources: Mapping[str, Source], reporte
 def open_evaluation_data(
     dataset: ConfigDict, subset: Subset, reporter: Reporter, what: str = "examples"
 ) -> EvaluationData:
-    """Open examples to be scored, in memory or streamed as the resolved settings of a run say.
+    """Open examples to be scored: in memory if the feed of the run is resident, otherwise streamed.
 
     Args:
-      dataset: the resolved settings.
+      dataset: the resolved `dataset` settings of the run.
       subset: the examples.
       reporter: shows the progress, and registers the images that cannot be read.
       what: names the examples on the progress line.
@@ -157,10 +155,10 @@ def select_split(
     split: str,
     reporter: Reporter,
 ) -> Subset:
-    """Return the examples that a split selects, for a run with these resolved settings.
+    """Return the examples that a split selects, for a run with these resolved `dataset` settings.
 
-    The split "validation" stands for the examples on which the run was validated, even if they were held out of its
-    training split, unless the dataset has a split of that name.
+    If the dataset has no split named "validation", this name stands for the examples on which the run was validated,
+    even if they were held out of its training split.
 
     Raises:
       UserError: as `splits.select` does, or if the run has no validation split.
@@ -174,7 +172,7 @@ def select_split(
     train = Subset.from_split(sources, dataset.train_split)
     if dataset.feed == "streaming":
         return train.take(splits.hold_out_validation(train.read_labels(reporter))[1])
-    # A resident feed leaves out unreadable images before it holds out the validation examples.
+    # With a resident feed, a run leaves out unreadable images before it holds out the validation examples.
     readable = read_examples(train, reporter)
     return train.take(readable.subset_positions[splits.hold_out_validation(readable.labels)[1]])
 
@@ -185,10 +183,10 @@ def select_split(
 
 
 def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
-    """Return the names of the classes.
+    """Return the names of the classes, which must be the same for all splits, because labels are indices into them.
 
     Raises:
-      UserError: if they differ between splits, because labels are indices into this list.
+      UserError: if the splits have different classes.
     """
     classes = {split: tuple(source.classes) for split, source in sources.items()}
     if len(set(classes.values())) > 1:
@@ -200,9 +198,9 @@ def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
 
 
 def untrained_classes(sources: Mapping[str, Source], training_splits: Collection[str]) -> dict[str, list[str]]:
-    """Return, by base split, the classes that have examples there but none in the training splits.
+    """Return, for each base split, the classes that have examples in it but none in the training splits.
 
-    Only sources that list their labels are considered.
+    Base splits whose source has no `labels` are left out. If this applies to a training split, the result is empty.
     """
     classes = common_classes(sources)
     present = {
@@ -218,7 +216,7 @@ def untrained_classes(sources: Mapping[str, Source], training_splits: Collection
 
 
 def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
-    """Raise `UserError` if splits overlap, have no labels, or have classes that the training split lacks."""
+    """Raise `UserError` if splits overlap, lack labels for scoring, or have classes without training examples."""
     configured = splits.configured(dataset)
     for message in splits.overlaps(configured.values(), {name: len(source) for name, source in sources.items()}):
         raise UserError(message)
@@ -235,7 +233,7 @@ def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
 
 
 def _has_labels(subset: Subset) -> bool:
-    """Return whether the first example has a label; the test splits of some datasets have only the label -1."""
+    """Return whether the first example has a label, or is unreadable. Some datasets have test splits with labels -1."""
     try:
         return subset[0][1] >= 0
     except Unreadable:

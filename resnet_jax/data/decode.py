@@ -1,4 +1,4 @@
-"""Decoding of image files to uint8 pixels, with the reason if a file cannot be decoded."""
+"""Decoding of image files to uint8 pixels; for a file that cannot be decoded, an error that gives the reason."""
 
 import contextlib
 import io
@@ -14,7 +14,13 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 # PIL knows many more formats, and some of their decoders start other programs. A file's name does not prove its format.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 2**28 // 3  # 256 MiB as RGB, several times that during conversion; a small file can claim any size
-EXIF = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")  # markers of metadata in JPEG, PNG, WebP and XMP
+EXIF = (
+    b"Exif",
+    b"eXIf",
+    b"EXIF",
+    b"exif",
+    b"tiff:Orientation",
+)  # markers of Exif (JPEG, PNG, WebP) and XMP
 ORIENTATION = 0x0112  # the Exif tag
 UPRIGHT = 1
 SIDEWAYS = (5, 6, 7, 8)
@@ -68,7 +74,9 @@ class ImageFile:
         )
         if may_be_rotated:
             with _translate_errors():
-                orientation = self._open().getexif().get(ORIENTATION, UPRIGHT)  # For a PNG this decodes all of it.
+                orientation = (
+                    self._open().getexif().get(ORIENTATION, UPRIGHT)
+                )  # For a PNG, this decodes the whole image.
             self._is_plain_jpeg &= orientation == UPRIGHT
             if orientation in SIDEWAYS:
                 self.height, self.width = self.width, self.height
@@ -78,8 +86,9 @@ class ImageFile:
 
         Args:
           channels: 3 for RGB, 1 for grayscale.
-          shrink: 1, 2, 4 or 8. A JPEG is decoded at 1/`shrink` of its size, which is faster; other formats are not.
-          bottom: the first row that is not needed. With `shrink=1`, the result may end there.
+          shrink: 1, 2, 4 or 8. A JPEG is decoded at 1/`shrink` of its size, which is faster; other formats keep
+            their size.
+          bottom: the first row that is not needed. With `shrink=1`, the result may end there or a little below.
 
         Returns:
           uint8 [height, width, channels].
@@ -90,7 +99,7 @@ class ImageFile:
         if self._is_plain_jpeg:
             try:
                 return jpeg.decode(self._encoded, channels, shrink, bottom)
-            except ValueError:  # It rejects irregularities that PIL accepts, so PIL decides.
+            except ValueError:  # libjpeg-turbo rejects irregularities that PIL accepts, so PIL decides.
                 pass
         with _translate_errors():
             image = self._open()

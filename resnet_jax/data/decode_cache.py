@@ -1,6 +1,6 @@
 """Cache of decoded examples in the user's cache directory.
 
-Datasets of small images are decoded once and not at each start of a run.
+Datasets of small images are decoded once, instead of at every start of a run.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from resnet_jax.runtime import user_cache
 
 MAX_BYTES = 2 * 10**9  # of the whole cache
 FORMAT = 1  # increase it when `host_batches.decode_image` returns other pixels for the same file
-DECODERS = ("pillow", "simplejpeg", "opencv-python-headless")
+DECODERS = ("pillow", "simplejpeg", "opencv-python-headless")  # other versions of these do not use an entry
 
 
 class DecodeCache:
@@ -38,7 +38,7 @@ class DecodeCache:
         if self._path is None:
             return None
         try:
-            # Opened here, because np.load leaves a damaged file open. It verifies the checksums of both arrays.
+            # The file is opened here, because np.load leaves damaged files open. Reading an array checks its checksum.
             with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 images, labels = arrays["images"], arrays["labels"]
         except Exception:  # A damaged zip archive raises errors of many types. The entry is then written anew.

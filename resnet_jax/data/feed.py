@@ -1,9 +1,9 @@
 """Protocols of the data that a run trains on (`Feed`) and of the data that it scores (`EvaluationData`).
 
-Each has two implementations: one for datasets that fit in memory (`resident.ResidentFeed`,
+Each protocol has two implementations: one for datasets that fit in memory (`resident.ResidentFeed`,
 `in_memory.InMemoryExamples`) and one for datasets that are read from disk while they are used
 (`streaming.StreamingFeed`, `streaming.StreamedExamples`). `abstract_dataset.AbstractFeed` is a feed without data, for
-compiling a step.
+compiling a train step.
 """
 
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ import numpy as np
 from resnet_jax.data.host_batches import BatchInfo
 from resnet_jax.errors import UserError
 
-Inputs = Any  # a NamedTuple of arrays, which only the feed that made it looks into
+Inputs = Any  # a NamedTuple of arrays, whose fields only the feed itself reads
 
 
 class Feed(Protocol):
     """Training examples, as the compiled train step and the training loop use them.
 
-    The batch of a step is a function of (seed, step) alone. An epoch has as many steps as there are whole batches; the
-    few examples that are left over differ from epoch to epoch.
+    The batch of a step is a function of (seed, step) alone. An epoch has as many steps as there are whole batches. The
+    remaining examples, fewer than a batch, are skipped; they differ from epoch to epoch.
 
     Attributes:
       image_shape: (height, width, channels) of the images that `take` returns.
       size: number of training examples.
       steps_per_epoch: number of whole batches in an epoch.
       supports_several_steps: whether one call of the compiled program can take several steps.
-      crops_on_host: whether `augment.random_resized_crop` is done before the images reach the devices.
+      crops_on_host: whether `augment.random_resized_crop` is done on the host.
       max_prefetched: how many batches may be ready before they are requested.
     """
 
@@ -70,10 +70,13 @@ class Feed(Protocol):
 
 
 class EvaluationData(Protocol):
-    """Examples to be scored, each exactly once.
+    """Examples to be scored, each exactly once. Unreadable examples are not scored, but left out and counted.
+
+    An implementation that reads all examples in advance does not contain the unreadable ones. One that reads examples
+    while they are scored contains all, and gives the unreadable ones the label `NO_LABEL`.
 
     Attributes:
-      subset_positions: int64 [n], where each example lies in the subset from which it was read.
+      subset_positions: int64 [n], position of each example in the subset from which it was read.
     """
 
     @property
@@ -89,12 +92,12 @@ class EvaluationData(Protocol):
           rows: int [local], the rows of each batch that this process loads.
 
         Yields:
-          Images uint8 [local, height, width, channels], and what is known about these rows. Rows beyond the last
-          example are padding.
+          Images uint8 [local, height, width, channels], and the `BatchInfo` of these rows. Rows beyond the last example
+          are padding.
         """
 
     def images_at(self, positions: np.ndarray) -> np.ndarray:
-        """Return the images at these positions as they are scored: uint8 [n, height, width, channels]."""
+        """Return the images at these positions among the examples, as scored: uint8 [n, height, width, channels]."""
 
 
 def check_batch_size(batch_size: int, num_examples: int) -> None:
@@ -104,4 +107,5 @@ def check_batch_size(batch_size: int, num_examples: int) -> None:
 
 
 def batch_size_error(batch_size: int, num_examples: int) -> str:
+    """Return the message for training examples that do not fill a single batch."""
     return f"batch_size ({batch_size}) exceeds the number of training examples ({num_examples:,}). Lower batch_size."

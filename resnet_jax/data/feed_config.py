@@ -18,7 +18,7 @@ FEEDS = ("auto", "resident", "streaming")
 MEMORY_DIVISOR = 4  # a resident dataset may take at most 1/MEMORY_DIVISOR of the free memory; the model needs the rest
 DEFAULT_IMAGE_SIZE = 224  # for images that differ in size, as in most of the literature on ImageNet
 DEFAULT_RESIZE_RATIO = 256 / 224  # ratio of the resized short side to the size of the center crop, in evaluation
-STATISTICS_SAMPLE = 500  # streamed images on which mean and std are measured
+STATISTICS_SAMPLE = 500  # number of images on which mean and std are measured if images are streamed
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -76,14 +76,16 @@ def _choose_feed(dataset: ConfigDict, subset: Subset, mesh: Mesh) -> tuple[str, 
     if dataset.eval_resize or dataset.eval_crop:
         return "streaming", "because dataset.eval_resize and dataset.eval_crop need it"
     size, (height, width, _) = dataset.image_size, subset.image_shape
+    images, setting = f"images of {height} x {width}", f"dataset.image_size ({size})"
     if len(subset.image_shapes) > 1:
         unset = f" (dataset.image_size unset: {DEFAULT_IMAGE_SIZE})" if size is None else ""
         return "streaming", f"because images differ in size{unset}"
-    # A resident feed would distort images that are not square, and would store pixels of larger images that no step
-    # uses.
-    if size is not None and not height == width <= size:
-        how = "larger" if max(height, width) > size else "not square"
-        return "streaming", f"because images of {height} x {width} are {how} and dataset.image_size is {size}"
+    # A resident feed stores images in their own size, and each step resizes them to a square. So images larger than the
+    # square would waste memory, and images that are not square would be distorted.
+    if size is not None and max(height, width) > size:
+        return "streaming", f"because {images} are larger than {setting}"
+    if size is not None and height != width:
+        return "streaming", f"because {images} are not square, but {setting} is the side of a square"
     needed, free = decoded_bytes(subset), parallel.free_memory(mesh)
     memory = f"{len(subset):,} images take {needed / 1e6:,.1f} MB of {free / 1e6:,.0f} MB free on a device"
     if needed * MEMORY_DIVISOR > free:
@@ -93,7 +95,7 @@ def _choose_feed(dataset: ConfigDict, subset: Subset, mesh: Mesh) -> tuple[str, 
 
 
 def decoded_bytes(subset: Subset) -> int:
-    """Return the size of the decoded images in bytes, estimated from the largest of the first images."""
+    """Return the size of all decoded images in bytes, as if each were as large as the largest of the first images."""
     return len(subset) * max(math.prod(shape) for shape in subset.image_shapes)
 
 
@@ -103,12 +105,16 @@ def num_workers(dataset: ConfigDict) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Examples as the resolved settings describe them
+# Examples, in the form that the resolved settings describe
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def example_loader(dataset: ConfigDict, subset: Subset, training: bool) -> ExampleLoader:
-    """Return the loader for streamed examples, for training or for evaluation."""
+    """Return the loader for streamed examples, for training or for evaluation.
+
+    The loaded images are squares of `dataset.image_size` pixels in training and `dataset.eval_crop` pixels in
+    evaluation. If `dataset.image_size` is unset, images keep their shape.
+    """
     if dataset.image_size is None:
         return ExampleLoader(subset, subset.image_shape, resized=False)
     size = dataset.image_size if training else dataset.eval_crop
@@ -123,7 +129,7 @@ def training_image_shape(dataset: ConfigDict, subset: Subset) -> tuple[int, int,
 
 
 def streamed_examples(dataset: ConfigDict, subset: Subset, reporter: Reporter) -> StreamedExamples:
-    """Return the examples of a subset of the run's own dataset, to be scored."""
+    """Return examples of the run's own dataset to be scored, which are read while they are scored."""
     loader = example_loader(dataset, subset, training=False)
     return StreamedExamples(loader, dataset.eval_resize, num_workers(dataset), reporter)
 
@@ -131,14 +137,14 @@ def streamed_examples(dataset: ConfigDict, subset: Subset, reporter: Reporter) -
 def external_examples(
     dataset: ConfigDict, subset: Subset, num_workers: int, reporter: Reporter | None
 ) -> StreamedExamples:
-    """Return examples of other data, with images of any size, resized to the model's input size in evaluation.
+    """Return examples from outside the run's own dataset. Their images, of any size, get the model's evaluation size.
 
-    A run with a streaming feed crops them as it crops its own images in evaluation. Other runs crop the central square,
-    so that images which already have the right size stay unchanged. If a run has no image size, all images must have
-    the same shape.
+    With a streaming feed, a run crops these images as it crops its own in evaluation. With a resident feed, it crops
+    the central square, so that images that already have the right size stay unchanged. If `dataset.image_size` is
+    unset, images are not resized, and all of them must have the same shape.
 
     Args:
-      dataset: resolved settings of the run.
+      dataset: the resolved `dataset` settings of the run.
       subset: the examples.
       num_workers: number of processes that decode; 0 uses threads of this process.
       reporter: see `StreamedExamples`.
@@ -152,7 +158,7 @@ def external_examples(
 
 
 def sample_images(dataset: ConfigDict, subset: Subset, reporter: Reporter) -> np.ndarray:
-    """Return images on which to measure mean and std, evenly spaced: uint8 [n, height, width, channels]."""
+    """Return evenly spaced images of a subset, on which to measure mean and std: uint8 [n, height, width, channels]."""
     positions = np.unique(np.linspace(0, len(subset) - 1, STATISTICS_SAMPLE).astype(int))
     examples = streamed_examples(dataset, subset.take(positions), reporter)
     batches = examples.batches(32, np.arange(32))

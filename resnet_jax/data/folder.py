@@ -15,7 +15,7 @@ import numpy as np
 from resnet_jax.data.decode import is_image_name, read_file
 from resnet_jax.errors import UserError
 
-GOLDEN_RATIO = (5**0.5 - 1) / 2  # Its multiples are spread evenly over [0, 1), modulo 1.
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # Modulo 1, its multiples are spread evenly over [0, 1).
 PREFIX = "folder:"
 SPLITS = ("train", "val", "valid", "validation", "test")
 
@@ -28,7 +28,7 @@ SPLITS = ("train", "val", "valid", "validation", "test")
 class FolderSource:
     """The image files of one split.
 
-    In the order of the files, every slice contains all classes in proportion, so `train[:80%]` is stratified. The order
+    The files are ordered so that every slice contains all classes in proportion: `train[:80%]` is stratified. The order
     depends on the file names alone and is the same on every machine.
 
     Args:
@@ -39,7 +39,7 @@ class FolderSource:
       classes: the names of the class directories, sorted, over all splits.
       labels: int32 [n].
       ignored: paths of files that do not have the extension of an image, or lie outside the class directories. For the
-        first split, also the files and directories beside the splits.
+        first split, also the files and directories next to those of the splits.
     """
 
     channels = 3
@@ -64,7 +64,11 @@ class FolderSource:
 
 
 def canonical_name(name: str) -> str:
-    """Return `folder:/path` with an absolute path, so that it is valid in any directory; other names are unchanged."""
+    """Return `folder:/path` with an absolute path, which is valid in any working directory. Keep other names.
+
+    Raises:
+      UserError: if the path is a URL.
+    """
     if not name.startswith(PREFIX) or name == PREFIX:
         return name
     if "://" in name:
@@ -77,7 +81,7 @@ def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSourc
 
     Args:
       name: the name of the dataset.
-      moved_to: the path of the folder, if it has been moved since.
+      moved_to: the new path of the folder, if it has been moved.
 
     Raises:
       UserError: if the path is not a directory, or the folder has no classes or images; the message describes the
@@ -106,11 +110,11 @@ def iter_files(root: str) -> Iterator[str]:
 
     Files of a directory come in sorted order. Links are followed. Raises `UserError` if a directory cannot be read.
     """
-    # By directory: its real path and those of the directories above it.
+    # For each directory: its real path and those of the directories above it.
     ancestors: dict[str, tuple[str, ...]] = {os.path.dirname(root): ()}
     for directory, subdirectories, files in os.walk(root, onerror=_raise_user_error, followlinks=True):
         above, real_path = ancestors[os.path.dirname(directory)], os.path.realpath(directory)
-        if real_path in above:  # A link to a directory above would never end.
+        if real_path in above:  # Following a link to a directory above would never end.
             subdirectories.clear()
             continue
         ancestors[directory] = (*above, real_path)
@@ -147,7 +151,7 @@ def _interleave(files: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
     """Merge the files of all classes so that each class is spread evenly, and return files and labels."""
     placed = []
     for label, members in enumerate(files):
-        offset = (label + 1) * GOLDEN_RATIO % 1  # Without it, classes of equal size would have the same positions.
+        offset = (label + 1) * GOLDEN_RATIO % 1  # Without offsets, classes of equal size would coincide.
         shuffled = sorted(members, key=lambda file: hashlib.sha256(file.encode(errors="surrogateescape")).digest())
         placed += [((index + offset) / len(shuffled), label, file) for index, file in enumerate(shuffled)]
     placed.sort()

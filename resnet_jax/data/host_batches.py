@@ -1,4 +1,4 @@
-"""Decoding, cropping and batching on the host: the work of the data workers of a streaming run."""
+"""Decoding, cropping and batching on the host: the work of the data workers of a streaming feed."""
 
 import dataclasses
 import functools
@@ -75,7 +75,7 @@ def load_crop(image: np.ndarray | bytes, channels: int, choose_box: ChooseBox, s
 
 
 def check_example(image: np.ndarray, label: int, shape: tuple[int, ...], num_classes: int, name: str) -> None:
-    """Raise `UserError` if an image does not have `shape`, or a label is not in [0, num_classes)."""
+    """Raise `UserError` if an image is not uint8 or not of `shape`, or if a label is not in [0, num_classes)."""
     if image.dtype != np.uint8 or image.ndim != 3:
         raise UserError(
             f"{name} is {image.dtype} {list(image.shape)}. A source must return uint8 [height, width, channels]."
@@ -160,7 +160,7 @@ class TrainingBatchLoader:
         return info
 
     def _load(self, info: BatchInfo, row: int, position: int, choose_box: ChooseBox) -> np.ndarray:
-        """Load an example, or the next readable one instead.
+        """Load the example at `position`, or the next readable one if it is unreadable. Fill in this row of `info`.
 
         The substitute depends only on the position, so it is the same for every process and every run.
         """
@@ -175,7 +175,7 @@ class TrainingBatchLoader:
         raise UserError(f"none of the training images can be read. Check the dataset with `{program()} inspect`.")
 
     def _choose_box(self, epoch: int, order_index: int, height: int, width: int) -> Box:
-        if not self.scale:
+        if not self.scale:  # The whole central square.
             return crops.center_square(height, width, resize=1, crop=1)
         draws = randomness.uniform(self.seed, Use.CROPPING, (epoch, order_index), crops.NUM_DRAWS)
         smallest, largest = self.scale
@@ -184,7 +184,9 @@ class TrainingBatchLoader:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationBatchLoader:
-    """Loads batches that contain every example once, in order; the last batch is padded.
+    """Loads all examples in batches, each example once and in order; the last batch is padded.
+
+    The row of an unreadable image is black, and its label is `NO_LABEL`, so that it is not scored.
 
     Attributes:
       loader, batch_size, rows: see `TrainingBatchLoader`.
@@ -203,7 +205,7 @@ class EvaluationBatchLoader:
         return (len(self.rows), *self.loader.shape)
 
     def __call__(self, number: int, images: np.ndarray) -> BatchInfo:
-        """Write the images of a batch into `images`, uint8 of shape `self.shape`; rows without an image are black."""
+        """Write the images of a batch into `images`, uint8 of shape `self.shape`. Padding is black."""
         info = BatchInfo.padding(len(self.rows))
         images[:] = 0
         for row, position in enumerate(number * self.batch_size + self.rows):

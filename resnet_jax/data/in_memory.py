@@ -50,16 +50,16 @@ class InMemoryExamples:
 
 
 def read_examples(subset: Subset, reporter: Reporter, what: str = "examples") -> InMemoryExamples:
-    """Read and decode all examples of a subset, or load them from the cache.
+    """Read and decode all examples of a subset, or load them from the `DecodeCache`. Leave out unreadable images.
 
     Args:
       subset: the examples.
-      reporter: shows the progress, and registers the images that cannot be read, which are left out.
+      reporter: shows the progress, and registers the images that cannot be read.
       what: names the examples on the progress line.
 
     Raises:
       UserError: if images differ in shape or are not uint8, if a label is not a class (the message names the example),
-        or if too few images can be read.
+        if too many images cannot be read, or if none can be read.
     """
     cache = DecodeCache(subset)
     cached = cache.load()

@@ -43,13 +43,13 @@ def decode(encoded: bytes, channels: int, shrink: int = 1, bottom: int | None = 
       encoded: the file.
       channels: 3 for RGB, 1 for grayscale.
       shrink: 1, 2, 4 or 8; the image is decoded at this fraction of its size, rounded up.
-      bottom: rows from here on are not needed and may be missing in the result.
+      bottom: the first row that is not needed. With `shrink=1`, the result may end there or a little below.
 
     Returns:
       uint8 [height, width, channels], the same pixels as PIL decodes.
 
     Raises:
-      ValueError: if the file is visibly damaged; PIL accepts some such files. Damage beyond `bottom` goes unnoticed.
+      ValueError: if the decoder notices damage; PIL accepts some of these files. Damage below `bottom` goes unnoticed.
     """
     color_space = "RGB" if channels == 3 else "GRAY"
     if shrink == 1 and bottom is not None:
@@ -62,7 +62,7 @@ def decode(encoded: bytes, channels: int, shrink: int = 1, bottom: int | None = 
 
 
 def _decode_rows(encoded: bytes, color_space: str, channels: int, bottom: int) -> np.ndarray | None:
-    """Return the rows above `bottom` and a few more, or None if the file does not allow it or is damaged.
+    """Return the rows above `bottom` and a few more, or None if the file must be decoded whole or is damaged.
 
     A JPEG is encoded from top to bottom. If the height in its header is lowered, libjpeg stops there and then warns
     about the remaining data, after all requested pixels are in the buffer. Any other warning means damage.

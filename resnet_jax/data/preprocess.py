@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from resnet_jax.errors import UserError
 
 PIXELS_AT_ONCE = 2**20  # pixels counted at once: NumPy takes eight bytes for each
-LEVELS = np.arange(256)
+LEVELS = np.arange(256)  # all values of a uint8 pixel
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per channel
 
@@ -49,8 +49,8 @@ class Preprocess:
           get three channels if `mean` and `std` have three numbers.
         """
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
-        # Resize before normalizing, which broadcasts gray to three channels: resizing those would be three times the
-        # work. The result is the same, because interpolation and normalization commute.
+        # Normalizing may broadcast a gray channel to three, so images are resized first, with a third of the work. The
+        # order does not change the result, because interpolation and normalization commute.
         return (self._resize(images.astype(jnp.float32)) / 255 - mean) / std
 
     def check(self, channels: int) -> None:
@@ -62,9 +62,9 @@ class Preprocess:
             )
 
     def mean_pixel(self, channels: int) -> tuple[float, ...]:
-        """Return the pixel in [0, 255] that becomes zero.
+        """Return the mean pixel, with `channels` values in [0, 255]; normalization turns it into zero.
 
-        For grayscale images that become three channels, its average over the channels is zero.
+        For grayscale images that become three channels, it is the average of the means of these channels.
         """
         if len(self.mean) == channels:
             return tuple(255 * mean for mean in self.mean)

@@ -18,10 +18,10 @@ class EpochInputs(NamedTuple):
     """Arrays on the devices that all steps of an epoch share: the whole dataset and the order of its examples.
 
     Attributes:
-      pixels: uint8 [n, height * width * channels]. Images are flattened because TPUs would choose a layout for them in
-        which each gather first copies the whole dataset.
+      pixels: uint8 [n, height * width * channels]. Images are flattened, because XLA on TPUs would otherwise choose a
+        layout in which each gather first copies the whole dataset.
       labels: int32 [n].
-      order: int32 [steps_per_epoch, batch].
+      order: int32 [steps_per_epoch, batch], which examples each step of the epoch uses.
     """
 
     pixels: jax.Array
@@ -48,7 +48,7 @@ class ResidentFeed:
         pixels = examples.images.reshape(len(examples), -1)
         self._pixels, self._labels = parallel.place((pixels, examples.labels), parallel.replicated(mesh))
         self._last_epoch: int | None = None
-        self._last_inputs: EpochInputs  # Of `_last_epoch`.
+        self._last_inputs: EpochInputs  # The inputs of `_last_epoch`.
 
     def inputs(self, step: int) -> EpochInputs:
         """Return the arrays for `step`, which are the same for all steps of an epoch."""
@@ -69,7 +69,7 @@ class ResidentFeed:
         return abstract_inputs(self.size, self.image_shape, self._batch_size, self._mesh)
 
     def streamed_inputs(self) -> tuple[()]:
-        """Return nothing: the dataset is on the devices already."""
+        """Return an empty tuple: no array is copied to the devices at every step."""
         return ()
 
     def take(self, inputs: EpochInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,8 @@
 """Sources of examples: scikit-learn's digits, TensorFlow Datasets, a folder of images, or a class of your own.
 
 A dataset is a mapping from split names to sources, such as `{"train": ..., "test": ...}`. To train on your own data,
-write a class with the three members of `Source` and pass such a mapping to `resnet_jax.train`.
+write a class with the three members of `Source`, and pass a mapping from split names to its instances to
+`resnet_jax.train`.
 """
 
 import importlib.util
@@ -23,13 +24,15 @@ class Source(Protocol):
     an image file. The label is an int in [0, len(classes)). Optional members:
 
       labels: int [n], the labels of all examples, if they are known without reading the examples.
-      channels: 1 or 3, channels to which image files are decoded; 3 if absent.
-      name(index): the name by which people know an example, such as the path of its file.
+      channels: 1 or 3, number of channels to which image files are decoded; 3 if absent.
+      name(index): returns the name of an example for messages, such as the path of its file.
       fingerprint: text that changes whenever the examples change; it allows decoded examples to be cached.
       __getitems__(indices): returns a list of examples, if that is faster than one at a time.
 
-    `source[i]` may raise `decode.Unreadable`. A streaming feed pickles sources for other processes, which also import
-    the script that trains. The script must therefore call `train` inside an `if __name__ == "__main__":` block.
+    `source[i]` may raise `decode.Unreadable` for an image that cannot be read.
+
+    A streaming feed pickles sources for other processes, which also import the script that trains. The script must
+    therefore call `train` inside an `if __name__ == "__main__":` block.
     """
 
     @property
@@ -70,8 +73,8 @@ def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]
 
     Args:
       name: "digits", "folder:/path", or a TFDS name.
-      data_dir: the directory of prepared TFDS datasets; for a folder, the path to which it has been moved. None: the
-        default location.
+      data_dir: for TFDS, the directory of prepared datasets (None: the default of TFDS); for a folder, its new path if
+        it has been moved.
 
     Raises:
       UserError: if the dataset is not available; the message says why and what to do.
@@ -88,7 +91,7 @@ def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]
 
 def _digits() -> dict[str, Source]:
     """Return scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels, a fifth of each class as test split."""
-    # Locate scikit-learn, which is a core dependency, without importing it, which would take seconds.
+    # Only locate scikit-learn, which is a core dependency: importing it would take seconds.
     (package,) = importlib.util.find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr, misc]
     table = np.loadtxt(pathlib.Path(package, "datasets", "data", "digits.csv.gz"), delimiter=",")
     images, labels = table[:, :-1], table[:, -1].astype(np.int64)

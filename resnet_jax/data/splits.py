@@ -1,7 +1,8 @@
 """Splits: which examples are for training, for validation and for testing.
 
 A split is written as in TFDS: `train`, `train[:45000]`, `train[10%:90%]`, `train[-500:]`, `train+test`.
-A base split is one that the dataset itself provides, such as `train`. A split selects from one or more of them.
+A base split is one that the dataset itself provides, such as `train`. A split selects examples of one or more base
+splits.
 """
 
 import itertools
@@ -13,15 +14,15 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, unknown_name
 
-VALIDATION_NAMES = ("validation", "val", "valid")  # under which datasets have a validation split
-VALIDATION_FRACTION = 0.1  # of the training split, if the dataset has no validation split
-NO_SPLIT = "none"
+VALIDATION_NAMES = ("validation", "val", "valid")  # usual names of a base split for validation
+VALIDATION_FRACTION = 0.1  # of each class of the training split, if the dataset has no validation split
+NO_SPLIT = "none"  # value of the settings `validation_split` and `test_split`
 
 _RANGE = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
 def select(split: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Return the examples that a split selects, as indices by base split.
+    """Return the examples that a split selects, as their indices in each base split.
 
     Args:
       split: the split.
@@ -54,9 +55,11 @@ def select(split: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
 
 
 def resolve(dataset: ConfigDict, base_splits: Iterable[str]) -> None:
-    """Fill in the splits that `dataset` leaves open with the base splits that serve the purpose.
+    """Fill in the validation and test splits that the settings leave open ("").
 
-    If there is none, validation stays "": some of the training split will be held out. The test split becomes "none".
+    The test split becomes the base split "test", or "none" if there is no such base split. The validation split becomes
+    an otherwise unused base split with one of `VALIDATION_NAMES`. If there is none, it stays "", which means that some
+    of the training split will be held out for validation.
     """
     if dataset.test_split == "":
         dataset.test_split = "test" if "test" in base_splits else NO_SPLIT
@@ -107,8 +110,12 @@ def check_disjoint(first: str, second: str, sizes: Mapping[str, int]) -> None:
 def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Divide examples in two, always in the same way.
 
-    The held-out examples are `fraction` of every class, rounded, chosen at random with a fixed seed. They do not depend
-    on the seed of a run, so that runs can be compared.
+    The held-out examples are a `fraction` of each class, rounded to whole examples, and are chosen at random with a
+    fixed seed. They do not depend on the seed of a run, so that runs can be compared.
+
+    Args:
+      labels: int [n], the labels of the examples.
+      fraction: fraction of each class to hold out.
 
     Returns:
       Positions of the examples that are kept and of those that are held out, both sorted.
@@ -138,6 +145,7 @@ def hold_out_validation(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bound(text: str | None, size: int, default: int) -> int:
+    """Return a bound of a range, such as "90%" or "-500", as an index; return `default` if it is absent."""
     if text is None:
         return default
     bound = round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)

@@ -1,4 +1,4 @@
-"""Streaming: datasets that are too large for memory are decoded by other processes while the devices compute."""
+"""Streaming: workers read and decode examples while the devices compute, for datasets that are too large for memory."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from resnet_jax.data.host_batches import BatchInfo, EvaluationBatchLoader, Examp
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 
-STEPS_BETWEEN_CHECKS = 50  # with several processes, which have to exchange their counts
+STEPS_BETWEEN_CHECKS = 50  # see `_check_unreadable`
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -67,13 +67,14 @@ class StreamingFeed:
         self._num_workers, self._mesh, self._reporter = num_workers, mesh, reporter
         self._running_workers = contextlib.ExitStack()
         self._next_step: int | None = None
-        self._last_inputs: StreamedInputs  # Of the step before `_next_step`, as are the positions.
-        self._last_positions: np.ndarray
+        self._last_inputs: StreamedInputs  # The inputs of step `_next_step` - 1.
+        self._last_positions: np.ndarray  # The positions of the same step.
 
     def inputs(self, step: int) -> StreamedInputs:
         """Return the batch of `step`; its transfer to the devices overlaps with earlier steps.
 
-        If steps are requested in order, workers have the batch ready. Any other step restarts the workers there.
+        If steps are requested in order, workers load their batches ahead of time. The step that was requested last may
+        be requested again. Any other step restarts the workers at that step.
         """
         if self._next_step == step + 1:
             return self._last_inputs
@@ -96,9 +97,9 @@ class StreamingFeed:
         return workers.max_prefetched(self._num_workers)
 
     def positions(self, step: int) -> np.ndarray:
-        """Return which training examples this process loaded for `step`, the step requested last: int64 [rows].
+        """Return which training examples this process loaded for `step`: int64 [rows].
 
-        In place of an unreadable example, its substitute.
+        `step` must be the step that was requested last. The substitute of an unreadable example has its own position.
         """
         if self._next_step != step + 1:
             raise ValueError(f"step {step} is not the step whose batch was requested last")
@@ -137,7 +138,7 @@ def abstract_inputs(image_shape: tuple[int, int, int], batch_size: int, mesh: Me
 
 @dataclasses.dataclass(frozen=True)
 class StreamedExamples:
-    """Examples to be scored that are read while they are used; implements `feed.EvaluationData`.
+    """Examples that are read while they are scored; implements `feed.EvaluationData`.
 
     Attributes:
       loader: loads the examples.
@@ -179,7 +180,7 @@ class StreamedExamples:
         choose_box = EvaluationBatchLoader(self.loader, 1, np.zeros(1), self.resize).choose_box
         images = np.zeros((len(positions), *self.loader.shape), np.uint8)
         for image, position in zip(images, positions, strict=True):
-            with contextlib.suppress(Unreadable):  # The file was readable when it was scored.
+            with contextlib.suppress(Unreadable):  # A file that became unreadable after it was scored stays black.
                 image[:], _ = self.loader(int(position), choose_box)
         return images
 
@@ -187,7 +188,8 @@ class StreamedExamples:
 def _check_unreadable(reporter: Reporter, step: int = 0) -> None:
     """Raise `UserError` if too many images cannot be read.
 
-    All processes raise at the same step; otherwise some would wait for the others forever.
+    Several processes add up their counts, at every step that is a multiple of `STEPS_BETWEEN_CHECKS`. So all of them
+    raise at the same step; otherwise some would wait for the others forever.
     """
     if jax.process_count() == 1:
         reporter.check_unreadable()

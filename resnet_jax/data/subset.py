@@ -14,7 +14,7 @@ from resnet_jax.errors import UserError, program
 from resnet_jax.terminal import Reporter
 
 READ_AT_ONCE = 1000  # examples
-MAX_SHAPES_READ = 64  # images to look at in order to see whether all have the same size
+MAX_SHAPES_READ = 64  # images whose shapes are read, to find out whether images differ in size
 NO_LABEL = -1  # label of examples that are not scored
 
 Shape = tuple[int, int, int]  # (height, width, channels)
@@ -32,7 +32,7 @@ class Subset:
 
     Attributes:
       classes: the names of the classes.
-      channels: 1 or 3, channels of the images that are decoded from files.
+      channels: 1 or 3, number of channels to which image files are decoded.
     """
 
     def __init__(self, sources: Mapping[str, Source], source_numbers: np.ndarray, indices: np.ndarray):
@@ -45,7 +45,7 @@ class Subset:
     def from_split(cls, sources: Mapping[str, Source], split: str) -> "Subset":
         """Return the examples that `split` selects; raises `UserError` as `splits.select` does."""
         selected = splits.select(split, {name: len(source) for name, source in sources.items()})
-        sources = {name: sources[name] for name in selected}  # The others need not be sent to workers.
+        sources = {name: sources[name] for name in selected}  # Workers need no other sources.
         numbers = {name: number for number, name in enumerate(sources)}
         source_numbers = np.concatenate([np.full(len(indices), numbers[name]) for name, indices in selected.items()])
         return cls(sources, source_numbers, np.concatenate(list(selected.values())))
@@ -64,9 +64,9 @@ class Subset:
     def take(self, positions: np.ndarray) -> "Subset":
         """Return the examples at these positions.
 
-        Image shapes that are known already are kept, so that no file is opened again for them. They may be the shapes
-        of images that were not taken. That does no harm: images that differ in shape are resized, or rejected when they
-        are loaded.
+        `image_shape` and `image_shapes` are kept if they are known already, so that no file is opened again for them.
+        They may be shapes of images that were not taken. That does no harm: images that differ in shape are resized, or
+        rejected when they are loaded.
         """
         taken = Subset(self._sources, self._source_numbers[positions], self._indices[positions])
         taken.channels = self.channels
@@ -86,7 +86,7 @@ class Subset:
     # -----------------------------------------------------------------------------------------------------------------
 
     def name(self, position: int) -> str:
-        """Return the name by which people know an example: the path of its file, or `train[17]`."""
+        """Return the name of an example for messages: the path of its file, or, for example, `train[17]`."""
         name, index = self._locate(position)
         source = self._sources[name]
         return source.name(index) if hasattr(source, "name") else f"{name}[{index}]"
@@ -122,6 +122,7 @@ class Subset:
         return tuple(dict.fromkeys(self._read_shapes()))
 
     def _read_shapes(self) -> Iterator[Shape]:
+        """Iterate over the shapes of those of the first `MAX_SHAPES_READ` images that can be read."""
         count = min(MAX_SHAPES_READ, len(self))
         readable = 0
         for position in range(count):
@@ -132,7 +133,7 @@ class Subset:
                     shape = (file.height, file.width, self.channels)
                 else:
                     shape = image.shape
-            except Unreadable:  # It is reported when the example is used.
+            except Unreadable:  # The image is reported when it is used.
                 continue
             readable += 1
             yield shape
@@ -155,7 +156,8 @@ class Subset:
           what: names the examples on the progress line.
 
         Yields:
-          (position, image, label); in place of an image that cannot be read, the `Unreadable` that says why.
+          (position, image, label). If the source raises `Unreadable` for an example, this error takes the place of the
+          image, and the label is `NO_LABEL`.
         """
         show_progress = reporter.counter(f"reading {what}") if reporter else None
         for start in range(0, len(self), READ_AT_ONCE):
@@ -173,11 +175,12 @@ class Subset:
         labels = np.empty(len(self), np.int32)
         for name in used:
             from_source = self._source_numbers == self._names.index(name)
-            source_labels = np.asarray(getattr(self._sources[name], "labels"))  # noqa: B009  The protocol lacks it.
+            source_labels = np.asarray(getattr(self._sources[name], "labels"))  # noqa: B009  `Source` does not declare it.
             labels[from_source] = source_labels[self._indices[from_source]]
         return labels
 
     def _read_from(self, source: Source, positions: list[int]) -> Iterator:
+        """Read examples that lie in the same source; see `read`."""
         if hasattr(source, "__getitems__"):
             examples = source.__getitems__([int(self._indices[position]) for position in positions])
             yield from ((position, *example) for position, example in zip(positions, examples, strict=True))

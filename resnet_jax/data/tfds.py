@@ -1,4 +1,4 @@
-"""TensorFlow Datasets (TFDS): any image classification dataset, read from prepared files without TensorFlow."""
+"""TensorFlow Datasets (TFDS): image classification datasets, read from prepared files without TensorFlow."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ from etils import epath
 
 from resnet_jax.errors import UserError, first_line, missing_extra, needs_extra, program, unknown_name
 
-# Suggested for misspelt names, in addition to the names that TFDS lists.
+# Suggested for misspelled names, in addition to the names that TFDS lists.
 COMMON_NAMES = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped", "imagenet2012")
 
 PORTS = {"http": 80, "https": 443, "ftp": 21}
@@ -71,7 +71,11 @@ def open_tfds(name: str, data_dir: str | None) -> dict[str, TfdsSource]:
 
 
 def is_prepared(name: str, data_dir: str | None) -> bool:
-    """Return whether `open_tfds` would find a prepared dataset and download nothing; raises `UserError` as it does."""
+    """Return whether the dataset has been prepared, so that `open_tfds` would download nothing.
+
+    Raises:
+      UserError: if the name is unknown, or if the dataset is not for image classification.
+    """
     return _builder(name, data_dir).is_prepared()
 
 
@@ -83,7 +87,7 @@ def describe_tfds(name: str, data_dir: str | None) -> tuple[tuple[int | None, in
       the classes.
 
     Raises:
-      UserError: as `open_tfds` does.
+      UserError: as `is_prepared` does.
     """
     info = _builder(name, data_dir).info
     image, label = (info.features[key] for key in info.supervised_keys)
@@ -91,7 +95,7 @@ def describe_tfds(name: str, data_dir: str | None) -> tuple[tuple[int | None, in
 
 
 def _builder(name: str, data_dir: str | None):
-    """Return the TFDS builder of an image classification dataset."""
+    """Return the TFDS builder of an image classification dataset; raises `UserError` as `is_prepared` does."""
     with needs_extra(f"dataset {name!r}", "tensorflow-datasets", "tfds"):
         import tensorflow_datasets as tfds
 

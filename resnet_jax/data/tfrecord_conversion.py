@@ -20,16 +20,16 @@ def convert(name: str, source: str | None, target: str, reporter: Reporter) -> s
 
     Args:
       name: TFDS name of the dataset.
-      source: the data_dir in which it is prepared; None: the default of TFDS.
-      target: another data_dir, to which the converted dataset is written; it needs as much space again.
+      source: the data_dir in which the dataset is prepared; None: the default of TFDS.
+      target: another data_dir, to which the converted dataset is written; needs as much space again.
       reporter: shows, after every shard, how many examples have been written.
 
     Returns:
       The folder that was written.
 
     Raises:
-      UserError: if there is no such dataset in tfrecord files, if a shard is damaged, or if the folder cannot be
-        written.
+      UserError: if there is no such dataset in tfrecord files, if a shard is damaged, or if the folder exists already
+        or cannot be written.
     """
     with needs_extra("converting a dataset", "tensorflow-datasets", "tfds"):
         import tensorflow_datasets as tfds
@@ -52,7 +52,8 @@ def convert(name: str, source: str | None, target: str, reporter: Reporter) -> s
     parent, version = os.path.split(folder)
     try:
         os.makedirs(parent, exist_ok=True)
-        # TFDS ignores folders with such names. A folder created inside has the usual permissions; this one does not.
+        # TFDS ignores a folder with such a name. Only its owner can read a temporary folder, so the dataset is written
+        # to a folder inside it, which has the usual permissions.
         with tempfile.TemporaryDirectory(prefix=f"{version}.incomplete.", dir=parent) as scratch:
             complete = os.path.join(scratch, version)
             os.mkdir(complete)
@@ -96,7 +97,7 @@ def _write_shards(builder, folder: str, reporter: Reporter) -> None:
 
 
 def _write_metadata(source: str, folder: str) -> None:
-    """Copy the metadata of the dataset, its features and the names of its classes, with the new file format."""
+    """Copy the metadata files of the dataset, including features and class names, and state the new file format."""
     for name in os.listdir(source):
         if name.endswith((".json", ".txt")):
             shutil.copyfile(os.path.join(source, name), os.path.join(folder, name))

@@ -1,12 +1,13 @@
 """Work done ahead of time by other processes: grain's workers, and what makes them robust.
 
-grain starts the processes, distributes the work and returns the results in order. Two things are our own:
+Work is a function `work(number)`, such as loading the batch of a step. grain starts the processes, distributes the
+numbers and returns the results in order. Two things are our own:
 
 - Arrays are handed over in a ring buffer in shared memory (`SharedRingBuffer`). grain can also pass arrays through
-  shared memory, but it allocates new memory for each array, which costs more than filling it, and leaves some of it
-  behind when a run ends early.
-- Work reaches the workers in a file, and its errors come back in a form that can always be pickled. With grain alone,
-  the parent process would wait forever if a worker died early or raised an error that cannot be pickled.
+  shared memory, but it allocates new memory for each array, which costs more than filling it, and does not free all
+  of this memory when a run ends early.
+- The work function reaches the workers in a file, and its errors come back in a form that can always be pickled. With
+  grain alone, the parent process would wait forever if a worker died early or raised an error that cannot be pickled.
 """
 
 import contextlib
@@ -84,7 +85,7 @@ def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Itera
     The results do not depend on the number of workers.
 
     Args:
-      work: a picklable function with small results; its errors are raised here.
+      work: a picklable function with small results. If it raises an error, the iterator raises it.
       numbers: consecutive numbers.
       num_workers: number of processes; 0 uses threads of this process.
 
@@ -96,7 +97,8 @@ def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Itera
       ...     print(list(squares))
       [9, 16, 25]
     """
-    if not flags.FLAGS.is_parsed():  # Outside of our own command line. grain reads its flags when it starts workers.
+    # grain reads absl's flags when it starts workers. Outside of our own command line, nobody has parsed them.
+    if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     with pickled_to_file(work) if num_workers else contextlib.nullcontext(work) as work:
         yield from _results(PicklableErrors(work), numbers, num_workers)
@@ -107,7 +109,7 @@ def _results(work: Callable[[int], T], numbers: range, num_workers: int) -> Iter
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(RESULTS_AHEAD, threads))
     data = grain.MapDataset.range(numbers.start, numbers.stop).map(work).to_iter_dataset(read_options)
     if num_workers:
-        # Send the small results through pipes: grain would leave some of its shared memory behind if a run ends early.
+        # Send the small results through pipes: grain would not free all of its shared memory if a run ends early.
         use_pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
         data = grain.experimental.WithOptionsIterDataset(data, use_pipes)
         options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=RESULTS_AHEAD)
@@ -146,14 +148,14 @@ def arrays(
         work = _FillArray(fill, shape, buffer)
         filled = stack.enter_context(results(work, numbers, num_workers))
         if buffer:
-            # Runs first on exit, because workers still waiting for a slot could not stop.
+            # On exit, this runs before the workers are stopped. A worker that waits for a slot could not stop.
             stack.callback(buffer.release)
         yield ((work.array(number, array), result) for number, (array, result) in zip(numbers, filled, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class _FillArray(Generic[T]):
-    """Work that writes its array into the shared buffer, or returns it if there is none."""
+    """Work that writes its array into the shared buffer, or returns the array if there is no buffer."""
 
     fill: Callable[[int, np.ndarray], T]
     shape: tuple[int, ...]
@@ -166,7 +168,7 @@ class _FillArray(Generic[T]):
         return array, self.fill(number, array)
 
     def array(self, number: int, returned: np.ndarray | None) -> np.ndarray:
-        """In the parent: return the array with this number."""
+        """In the parent: return the array with this number; `returned` is the first result of the call for it."""
         return self.buffer.take(number) if self.buffer else returned  # type: ignore[return-value]  # one of the two exists
 
 
@@ -176,14 +178,14 @@ class _FillArray(Generic[T]):
 
 SHARED_MEMORY = "/dev/shm"  # on Linux; containers often have little
 POLL_SECONDS = 0.001
-HEADER_BYTES = 8  # before the arrays: how many arrays have been taken
+HEADER_BYTES = 8  # before the slots; they hold `SharedRingBuffer._num_taken`
 
 
 class SharedRingBuffer:
     """Slots for arrays of one shape in shared memory, filled by workers and emptied by their parent in order.
 
-    Slots are reused, because allocating new memory costs more than filling it. A worker that is ahead waits until the
-    parent has taken the array in its slot.
+    Slots are reused, because allocating new memory costs more than filling it. A worker whose next slot is
+    still full waits until the parent has taken the array in it.
 
     Args:
       num_slots: number of slots.
@@ -219,7 +221,7 @@ class SharedRingBuffer:
         self._memory.close()
         self._memory.unlink()
 
-    # No array over the memory is kept, because Python could not close the memory then and would complain at exit.
+    # No array that views the memory is stored: Python could not close the memory then, and would complain at exit.
 
     @property
     def _buffer(self) -> memoryview:
@@ -265,7 +267,7 @@ def _check_free_memory(size: int) -> None:
 
 @contextlib.contextmanager
 def pickled_to_file(work: Callable[[int], T]) -> Iterator[Callable[[int], T]]:
-    """Provide the same work in a form that workers read from a temporary file.
+    """Write `work` to a temporary file, and provide a small equivalent function that reads it from there.
 
     Python sends the arguments of a new process through a pipe. If they are too large for the pipe's buffer (for
     example, the names of all files of a dataset) and the process dies before it has read them, the parent waits
@@ -296,7 +298,7 @@ class PicklableErrors(Generic[T]):
     def __call__(self, number: int) -> T:
         try:
             return self.work(number)
-        except (SystemExit, StopIteration) as error:  # They have a different meaning to the code that calls the work.
+        except (SystemExit, StopIteration) as error:  # To the caller, these mean "exit" and "no more results".
             raise RuntimeError(f"the work raised {error!r}") from error
         except Exception as error:
             try:
@@ -309,21 +311,22 @@ class PicklableErrors(Generic[T]):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Life and death of workers
+# Start and end of workers
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def is_worker_starting() -> bool:
-    """Return whether this process is a worker that is importing the script which started it, as Python makes it do."""
+    """Return whether this process is a worker that is still starting: Python makes it import the main script first."""
     return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def _start_worker(number: int, count: int) -> None:
-    """Initialize a worker; grain calls it first in each worker."""
+    """Initialize a worker. grain calls this function in each worker before any work."""
     # Signals may reach all processes, but the main process still needs its data to stop cleanly.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-    jax.config.update("jax_platforms", "cpu")  # In case a user's source uses JAX: the accelerator is in use.
+    # A user's source may use JAX, but the main process already uses the accelerator.
+    jax.config.update("jax_platforms", "cpu")
     cv2.setNumThreads(0)  # The workers already share the cores.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
@@ -350,14 +353,14 @@ def _raise_if_worker_dies(iterator: Iterator[T], num_workers: int) -> Generator[
             if not (num_workers and str(error).startswith(GRAIN_WORKER_DIED)):
                 raise
             raise UserError(_worker_died_message(workers, str(error))) from None
-        if len(workers) < num_workers:  # They start one after another.
+        if len(workers) < num_workers:  # grain starts workers one after another.
             workers = [child for child in multiprocessing.active_children() if child not in other_children]
         yield result
 
 
 @contextlib.contextmanager
 def _block_signals() -> Iterator[None]:
-    """Let processes that are started here inherit blocked signals, until they have set their own handlers."""
+    """Block SIGINT and SIGTERM. Processes that are started now inherit this, so neither signal ends them at once."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return

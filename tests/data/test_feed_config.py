@@ -159,13 +159,19 @@ class TestResolve:
         assert sizes_and_feed(dataset) == ("streaming", 224, 256, 224)
         assert reason.endswith("which is more than 1/4.")
 
-    @pytest.mark.parametrize(("size", "why"), [((100, 100), "larger"), ((80, 40), "larger"), ((30, 40), "not square")])
+    @pytest.mark.parametrize(
+        ("size", "why"),
+        [
+            ((100, 100), "larger than dataset.image_size (64)"),
+            ((80, 40), "larger than dataset.image_size (64)"),
+            ((30, 40), "not square, but dataset.image_size (64) is the side of a square"),
+        ],
+    )
     def test_images_that_are_not_small_squares_are_streamed(self, mesh, size, why):
         dataset = dataset_settings(image_size=64)
         reason = feed_config.resolve(dataset, whole_subset(Images([size] * 3)), mesh)
         assert sizes_and_feed(dataset) == ("streaming", 64, 73, 64)
-        images = f"images of {size[0]} x {size[1]} are {why}"
-        assert reason == f"Feed: streaming, because {images} and dataset.image_size is 64."
+        assert reason == f"Feed: streaming, because images of {size[0]} x {size[1]} are {why}."
 
     @pytest.mark.parametrize("setting", ["eval_resize", "eval_crop"])
     def test_evaluation_sizes_need_streaming(self, mesh, setting):

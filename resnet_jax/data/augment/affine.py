@@ -4,7 +4,7 @@ A matrix maps (x, y, 1) of an output pixel to the (x, y) of the input image from
 pixels from the center of the image, x to the right and y downwards, so every warp is about the center.
 
 The interpolation is our own because `jax.scipy.ndimage.map_coordinates` blends the border of an image with the fill
-value, which PIL does not. Tests hold the warps to PIL's results, within one level.
+value, which PIL does not. Tests compare the warps with those of PIL: they agree within one of the 256 levels.
 """
 
 import jax
@@ -16,8 +16,9 @@ from resnet_jax.data.augment.pixels import Fill, fill_where, to_dtype
 def warp(images: jax.Array, matrices: jax.Array, fill: Fill) -> jax.Array:
     """Warp each image, with bilinear interpolation.
 
-    As in PIL, an output pixel is filled if its center comes from outside the input image and interpolated if it comes
-    from inside. The outermost input pixels are extended by half a pixel.
+    As in PIL, an output pixel gets the `fill` value if its center comes from outside the input image, and is
+    interpolated if it comes from inside. From the centers of the outermost pixels to the border, these pixels are
+    repeated.
 
     Args:
       images: [batch, height, width, channels] in [0, 255].
@@ -60,7 +61,7 @@ def identity(batch: int) -> jax.Array:
 
 
 def rotation(degrees: jax.Array) -> jax.Array:
-    """Return matrices [batch, 2, 3] that rotate images anticlockwise by `degrees` [batch]."""
+    """Return matrices [batch, 2, 3] that rotate images counterclockwise by `degrees` [batch]."""
     cosine, sine = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
     return _matrices(cosine, -sine, 0, sine, cosine, 0)
 

@@ -14,7 +14,7 @@ def random_crop_boxes(
 ) -> jax.Array:
     """Draw one box per image to crop, from the distribution of torchvision's `RandomResizedCrop`.
 
-    The uniform draws depend on the key alone; see `crop_boxes` for what is made of them.
+    The uniform draws depend on the key alone. `crop_boxes` computes the boxes from these draws.
 
     Args:
       key: a PRNG key.
@@ -34,10 +34,12 @@ def crop_boxes(
 ) -> jax.Array:
     """Compute crop boxes from uniform draws: `crops.random_box` for a batch, on the device.
 
-    All ten attempts are computed, and the first that fits into the image is selected. The host computes in float64 and
-    the device in float32. The boxes are equal except where a side or a corner, before it is rounded to whole pixels,
-    lies within float32 precision of the point at which rounding changes; then they differ by one pixel. On CPU, 2 of
-    200,000 boxes differed for images of 224 x 224 pixels, and none for images of 32 x 32.
+    All ten attempts are computed, and the first that fits into the image is selected.
+
+    From the same draws, host and device compute the same box, except for rounding: the host computes in float64, and
+    the device in float32. If a side or a corner is so close to a rounding boundary that the two round it to different
+    whole pixels, the boxes differ, usually by one pixel. On CPU, 2 of 200,000 boxes differed for images of 224 x 224
+    pixels, and none for images of 32 x 32.
 
     Args:
       draws: float32 [batch, `crops.NUM_DRAWS`], uniform in [0, 1).
@@ -67,9 +69,9 @@ def random_boxes(
     """Draw one box per image to erase, with an exactly uniform area.
 
     The fraction of the area is uniform in `scale`, the aspect ratio (width over height) log-uniform in `ratio`, and the
-    position uniform over all those at which the box fits. Other implementations draw again until the box fits, which
-    suits compiled programs badly and makes large boxes rarer than requested. Here the range of aspect ratios is first
-    clamped to those at which a box of the drawn area fits. There always is one, so the area stays uniform.
+    position uniform over all those at which the box fits. Other implementations draw again until the box fits. This
+    suits compiled programs badly, and makes large boxes rarer than requested. Here the range of aspect ratios is first
+    clamped to those at which a box of the drawn area fits. There always is such a ratio, so the area stays uniform.
 
     Args:
       key: a PRNG key.

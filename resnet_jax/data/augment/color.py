@@ -1,8 +1,8 @@
 """Color augmentations with the semantics of PIL and torchvision.
 
 All functions take images [batch, height, width, channels] in [0, 255], grayscale or RGB, and return images of the same
-shape and dtype. Integers are rounded to the nearest level (PIL rounds down, to at most one level less). Factors, shifts
-and thresholds are a number, or one number per image [batch].
+shape and dtype. Integers are rounded to the nearest of the 256 levels (PIL rounds down, to at most one level less). A
+factor, shift or threshold is one number for all images, or an array [batch] with one number per image.
 
 The functions are our own because PIL and torchvision process images on the host, while these run on whole batches
 inside the compiled train step. Tests compare them with PIL: `equalize`, `posterize` and `solarize` give equal results,
@@ -57,17 +57,17 @@ def color_jitter(
 
 
 def adjust_brightness(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Multiply pixels by `factor`: 0 is black, 1 changes nothing."""
+    """Multiply pixels by `factor`: 0 gives black, 1 changes nothing."""
     return _blend(jnp.zeros_like(images), images, factor)
 
 
 def adjust_contrast(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Blend each image with its mean gray: 0 is that gray, 1 changes nothing, more increases contrast."""
+    """Blend each image with its mean gray: factor 0 gives that gray, 1 changes nothing, more increases contrast."""
     return _blend(_gray(images.mean((1, 2), dtype=jnp.float32, keepdims=True)), images, factor)
 
 
 def adjust_saturation(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Blend each pixel with its gray: 0 is a gray image, 1 changes nothing. Grayscale images stay unchanged."""
+    """Blend each pixel with its gray: factor 0 gives a gray image, 1 changes nothing. Keep grayscale images."""
     return _blend(_gray(images), images, factor)
 
 
@@ -95,7 +95,7 @@ def adjust_hue(images: jax.Array, shift: jax.Array | float) -> jax.Array:
 
 
 def adjust_sharpness(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Blend each image with a smoothed one: 0 is smooth, 1 changes nothing. The outermost pixels stay unchanged."""
+    """Blend each image with a smoothed one: factor 0 gives the latter, 1 changes nothing. Keep border pixels."""
     pixels = images.astype(jnp.float32)
     rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
     neighborhood = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
@@ -122,7 +122,7 @@ def equalize(images: jax.Array) -> jax.Array:
     def equalize_image(image: jax.Array) -> jax.Array:
         counts = jnp.zeros(256 * len(channels), jnp.int32).at[256 * channels + image].add(1).reshape(-1, 256)
         below = jnp.cumsum(counts, axis=1) - counts
-        # The brightest level must become 255, so the step excludes its pixels.
+        # The pixels of the brightest level do not count for the step, so that this level becomes 255.
         step = below[channels, image.max((0, 1))][:, None] // 255
         table = jnp.where(step > 0, (step // 2 + below) // jnp.maximum(step, 1), jnp.arange(256))
         return table[channels, image]
@@ -137,7 +137,7 @@ def posterize(images: jax.Array, bits: jax.Array | int) -> jax.Array:
 
 
 def solarize(images: jax.Array, threshold: jax.Array | float) -> jax.Array:
-    """Invert values of at least `threshold`: 256 changes nothing, 0 is the negative."""
+    """Invert values of at least `threshold`: 256 changes nothing, 0 gives the negative."""
     pixels = images.astype(jnp.float32)
     return to_dtype(jnp.where(pixels >= per_image(threshold), 255 - pixels, pixels), images.dtype)
 

@@ -15,7 +15,7 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     Args:
       key: a PRNG key.
       images: [batch, height, width, channels].
-      padding: pixels on each side.
+      padding: black pixels to add on each side.
 
     Returns:
       Images of the same shape and dtype. In each direction and for each image, every offset in [0, 2 * padding] is
@@ -64,11 +64,12 @@ def random_resized_crop(
 
     Szegedy et al. 2014, "Going deeper with convolutions", section 6.
 
-    The distribution of the boxes is torchvision's, and the same as on the host (`crops.random_box`): draw up to ten
-    boxes and take the first that fits into the image. A streaming feed crops on the host, because its images differ in
-    size. Host and device use different keys, (seed, epoch, place in the epoch) and (seed, step), because the host draws
-    with NumPy's Philox, whose 64-bit integers the devices lack. So a resident and a streaming run see crops of the same
-    distribution, but not the same crops.
+    The distribution of the boxes is torchvision's, and the same as on the host (`crops.random_box`): of ten random
+    boxes, the first that fits into the image.
+
+    With a streaming feed, the host crops instead, because images may differ in size. The host draws from (seed, epoch,
+    place in the epoch) with NumPy's Philox, whose 64-bit integers the devices lack. The device draws from (seed, step).
+    So a resident and a streaming run see crops of the same distribution, but not the same crops.
 
     Args:
       key: a PRNG key.

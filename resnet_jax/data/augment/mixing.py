@@ -2,8 +2,8 @@
 
 Each image is mixed with its neighbor: the first with the second, the third with the fourth, and so on. Examples come
 in random order anyway, so neighbors are as random a pair as any. Where a batch is split over devices, neighbors lie
-on the same device (if each device holds an even number of images), so mixing needs no communication. A permutation of
-the batch would need it.
+on the same device (if each device holds an even number of images), so mixing needs no communication. With a random
+permutation of the batch, it would.
 """
 
 import jax
@@ -14,13 +14,14 @@ from resnet_jax.errors import UserError
 
 
 def mixup(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
-    """Average each image with its neighbor, and their labels too (Zhang et al. 2017, "mixup").
+    """Average each image with its neighbor, and its label with the neighbor's (Zhang et al. 2017, "mixup").
 
     Args:
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255], with an even batch size.
       labels: float32 [batch, classes], each row a distribution over the classes.
-      alpha: the weight of an image in its own average comes from Beta(alpha, alpha), one weight for the whole batch.
+      alpha: the weight of an image itself is drawn from Beta(alpha, alpha), once for the whole batch; its neighbor has
+        the rest.
 
     Returns:
       Images as float32, in [0, 255] and not rounded, and labels of the same shape and dtype.
@@ -34,15 +35,15 @@ def mixup(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) ->
 
 
 def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
-    """Paste a box of its neighbor into each image, and mix the labels by area (Yun et al. 2019, "CutMix").
+    """Paste a box of the neighboring image into each image, and mix the labels by area (Yun et al. 2019, "CutMix").
 
     Args:
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255], with an even batch size.
       labels: float32 [batch, classes], each row a distribution over the classes.
-      alpha: the fraction of an image that remains comes from Beta(alpha, alpha), one box for the whole batch. The box
-        has the aspect ratio of the image, and its center is uniform over the image. Where it extends beyond the border,
-        it is cut off, and the labels are weighted by the remaining area.
+      alpha: the fraction of an image outside the box is drawn from Beta(alpha, alpha). All images of the batch have the
+        same box. The box has the aspect ratio of the image, and its center is uniform over the image. If it extends
+        beyond the border, it is cut off there, and the labels are weighted by the area that is actually pasted.
 
     Returns:
       Images and labels of the same shape and dtype.
@@ -68,7 +69,7 @@ def mixup_or_cutmix(
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255], with an even batch size.
       labels: float32 [batch, classes], each row a distribution over the classes.
-      mixup_alpha, cutmix_alpha: parameters of the beta distributions; 0 is off, and at least one is on.
+      mixup_alpha, cutmix_alpha: parameters of the beta distributions; 0 turns one off; at least one is on.
 
     Returns:
       Images, as float32 if mixup is on, and labels of the same shape and dtype.

@@ -11,7 +11,7 @@ from resnet_jax.data.augment import color, erasing, geometry, mixing
 from resnet_jax.data.augment.randaugment import randaugment
 from resnet_jax.errors import UserError
 
-Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # see `from_config`
 
 
 class Stream(enum.IntEnum):
@@ -43,8 +43,8 @@ def from_config(
       fill: the dataset's mean pixel, one value in [0, 255] per channel. Pixels that are erased or that come from
         outside the image get this value, which is zero after normalization. (The border of `crop_padding` is black.)
       crops_on_host: whether the feed has already done `random_resized_crop`.
-      image_size: height and width in pixels to which `random_resized_crop` resizes, for images that will be resized to
-        it anyway; by default the size of the images. Later augmentations work on images of that size.
+      image_size: height and width in pixels to which `random_resized_crop` resizes its crops; by default the size of
+        the images. Set it if the images will be resized to it after the augmentation anyway.
 
     Returns:
       A function of a PRNG key, images uint8 [batch, height, width, channels] and labels int32 [batch], which returns
@@ -77,7 +77,7 @@ def from_config(
             images = geometry.random_rotation(keys[Stream.ROTATION], images, augment.rotation, fill)
         if augment.randaugment:
             randaugment_key = keys[Stream.RANDAUGMENT]
-            # mypy cannot know that the setting has at most three values, too few to reach `fill`.
+            # mypy does not know that the setting has at most three values, so that none of them is taken as `fill`.
             images = randaugment(randaugment_key, images, *augment.randaugment, fill=fill)  # type: ignore[misc]
         if augment.color_jitter:
             images = color.color_jitter(keys[Stream.COLOR_JITTER], images, *augment.color_jitter)

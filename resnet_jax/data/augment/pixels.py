@@ -1,4 +1,4 @@
-"""Pixel values in [0, 255]: computed with as float32, returned in the dtype of the images that came in."""
+"""Helpers for pixel values in [0, 255]. Augmentations compute in float32 and return the dtype of their input images."""
 
 from collections.abc import Sequence
 

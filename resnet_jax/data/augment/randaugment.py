@@ -1,12 +1,12 @@
 """RandAugment (Cubuk et al. 2019): a few random operations per image, all with the same magnitude.
 
-The list of operations is the paper's, and the ranges are those of AutoAugment (Cubuk et al. 2018). Every operation
-grows stronger with the magnitude. The strength s is magnitude / 10, and ± stands for a random sign:
+The list of operations is the paper's, and the ranges are those of AutoAugment (Cubuk et al. 2018). In all but the first
+row, operations grow stronger with the magnitude. The strength s is magnitude / 10, and ± stands for a random sign:
 
 | operation | at strength s | at magnitude 10 |
 | --- | --- | --- |
 | identity, autocontrast, equalize | the same at every magnitude | |
-| solarize | inverts values from 256 (1 - s) | the negative |
+| solarize | inverts values of at least 256 (1 - s) | the negative |
 | posterize | keeps 8 - 4 s bits, rounded | 4 bits |
 | color, contrast, brightness, sharpness | factor 1 ± 0.9 s | 0.1 or 1.9 |
 | rotate | ± 30 s degrees | ± 30 degrees |
@@ -71,7 +71,7 @@ def randaugment(
         strength = jax.random.rademacher(sign_key, batch) * jnp.clip(magnitude + noise, 0, 10) / 10
         return apply_operations(images, which, strength, fill), None
 
-    # A loop, because XLA on CPU would fuse unrolled operations and recompute the first wherever the next reads it.
+    # A loop, because XLA on CPU would fuse unrolled operations, and recompute the first wherever the next reads it.
     images, _ = jax.lax.scan(augment, images, jax.random.split(key, num_ops))
     return images
 
@@ -79,10 +79,12 @@ def randaugment(
 def apply_operations(images: jax.Array, which: jax.Array, strength: jax.Array, fill: Fill = 0) -> jax.Array:
     """Apply one operation to each image.
 
-    Every image goes through all color operations and through one warp, with the matrix of its operation, and one of
-    the results is kept. (A switch under vmap also computes all of them, and would compute a separate warp for each of
-    the five warp operations. A loop over the images with a switch computes only what is kept and is faster on CPU, but
-    it would leave an accelerator idle, and each of several devices would have to fetch the whole batch.)
+    Every image goes through all color operations and through one warp, whose matrix depends on the operation chosen for
+    the image. Of these results, only that of the chosen operation is kept.
+
+    The alternatives are worse. A switch under vmap also computes all operations, with a separate warp for each of the
+    five warp operations. A loop over the images with a switch computes only what is kept and is faster on CPU, but it
+    would leave an accelerator idle, and each of several devices would have to fetch the whole batch.
 
     Args:
       images: [batch, height, width, channels] in [0, 255].

@@ -18,20 +18,20 @@ TARGET = ("the contact sheet", ".png")  # what is written, in words, and its fil
 
 
 def check(path: str) -> None:
-    """Raise `UserError` if `write` could not write to `path`."""
+    """Check early that `write` can write to `path`; raise `UserError` if it cannot."""
     files.check_target(path, *TARGET)
 
 
 def write(path: str, scanned: ScannedDataset, positions: np.ndarray) -> str | None:
     """Write a contact sheet as PNG, atomically.
 
-    The sheet has one row for each of the first `MAX_CLASSES` classes that have an image. The images are chosen at
-    random with a fixed seed.
+    The sheet has one row for each of the first `MAX_CLASSES` classes that have an image. It shows up to `MAX_IMAGES`
+    images per class, chosen at random with a fixed seed.
 
     Args:
       path: path of the PNG.
       scanned: the dataset.
-      positions: positions of the examples to choose from.
+      positions: positions of the examples from which the images are chosen.
 
     Returns:
       The path, or None if there is nothing to show.

@@ -12,12 +12,14 @@ from resnet_jax.data.inspect.scan import ScannedDataset
 from resnet_jax.data.sources import Source
 from resnet_jax.data.subset import NO_LABEL
 
-# Training images among the scored ones raise a score by at most their fraction. Large public datasets contain a few,
-# which cannot be avoided. In a split of fewer than a thousand examples, a single one is too many.
+# Acceptable fraction of scored images that are training images too. They raise a score by at most this fraction. Large
+# public datasets contain a few, which cannot be avoided. In a split of fewer than a thousand examples, a single one is
+# too many.
 MAX_LEAKED = 0.001
-# Wrong labels are harmful only in large numbers, and all real datasets have some. As a fraction of training examples:
+# Acceptable fraction of training examples whose image occurs with several labels. Wrong labels are harmful only in
+# large numbers, and all real datasets have some.
 MAX_CONTRADICTORY = 0.01
-SCORED = ("validation", "test")
+SCORED = ("validation", "test")  # purposes of splits
 MAX_NAMES_LISTED = 10
 
 
@@ -37,7 +39,7 @@ def findings(
     Args:
       batch_size: examples per step.
       sources: the base splits.
-      scanned: their scan.
+      scanned: the scan of these splits.
       plan: what a run would do with the dataset.
       repeated: positions of identical images, in groups.
     """
@@ -72,9 +74,9 @@ def _unreadable(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
 
 
 def _shapes(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
-    """Check that all images have one shape, unless they are resized one by one.
+    """Check that all images have the same shape, unless a streaming feed resizes each of them.
 
-    A run looks at the first images only.
+    A run itself looks at the first images only before it starts.
     """
     used = _used_positions(plan)
     used = used[scanned.readable[used]]
@@ -113,7 +115,7 @@ def _labels(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
 
 
 def _empty_classes(sources: Mapping[str, Source], scanned: ScannedDataset) -> Iterator[Finding]:
-    """Find classes without images: a mistake in a user's folder, a peculiarity in a public dataset."""
+    """Find classes without images. In a user's folder they are a mistake; some public datasets have them by design."""
     classes = scanned.subset.classes
     present = np.unique(scanned.records["label"][scanned.readable])
     empty = [name for label, name in enumerate(classes) if label not in present]
@@ -144,6 +146,7 @@ def _class_differences(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]
 
 
 def _leaks(scanned: ScannedDataset, plan: Plan, repeated: Sequence[np.ndarray]) -> Iterator[Finding]:
+    """Find scored examples with the same image as a training example."""
     training = plan.subsets.get("training", ())
     is_training = np.isin(np.arange(len(scanned.records)), training)
     copied = [position for group in repeated if is_training[group].any() for position in group]
@@ -160,6 +163,7 @@ def _leaks(scanned: ScannedDataset, plan: Plan, repeated: Sequence[np.ndarray]) 
 
 
 def _contradictions(scanned: ScannedDataset, plan: Plan, repeated: Sequence[np.ndarray]) -> Iterator[Finding]:
+    """Find training examples whose image occurs with several labels."""
     training = plan.subsets.get("training", ())
     labels = scanned.records["label"]
     contradictory = [group for group in repeated if len(set(labels[group]) - {NO_LABEL}) > 1]

@@ -22,21 +22,21 @@ class SelectedSplit:
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """Statistics of a dataset, and what they mean for a run. The names are the keys of `inspect --format=json`.
+    """Statistics of a dataset, and what they mean for a run. The attributes are the keys of `inspect --format=json`.
 
     Attributes:
       dataset: name of the dataset.
       splits: statistics of each base split.
-      parts: the splits that the run uses: "training", and "validation" and "test" if there are any.
+      parts: by purpose, the splits that the run uses: "training", and "validation" and "test" if there are any.
       image_size, eval_resize, eval_crop: sizes in pixels to which images are resized; None: they keep their size.
-      smaller: for each target side in pixels, how many images have a short side below it and so are enlarged.
+      smaller: for each of these sizes, how many images have a shorter short side, so that they are enlarged.
       mean, std: per channel, over all pixels of the training split, in [0, 1]; None if there are no pixels.
-      memory: None if there is nothing to train on.
-      unreadable: why an image cannot be read, by its name.
+      memory: memory that the training images take; None if it is unknown, because the run would not start.
+      unreadable: the names of the images that cannot be read, and why.
       ignored: paths of files that, by name or location, are not images of a class.
       repeated: images that occur more than once.
-      would_spoil: sentences about errors in the data or the settings.
-      worth_knowing: sentences about everything else of note.
+      would_spoil: sentences about what would stop the run or invalidate its metrics.
+      worth_knowing: sentences about other findings.
     """
 
     dataset: str

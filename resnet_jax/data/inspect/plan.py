@@ -1,4 +1,4 @@
-"""The plan of a run for a dataset: which examples it uses for what, and how they reach the devices."""
+"""The plan of a run: which examples it would train, validate and test on, and how they would reach the devices."""
 
 import dataclasses
 
@@ -20,8 +20,8 @@ class Memory:
     Attributes:
       feed: "resident" or "streaming".
       why: the reason for that choice, as a sentence.
-      device_bytes: on each device, for the whole dataset or for its rows of a batch.
-      host_bytes: on this host, for batches that are ready ahead of time; 0 for a resident feed.
+      device_bytes: on each device: of all training images, or of its rows of a batch if they are streamed.
+      host_bytes: on this host: of the batches that are ready ahead of time; 0 for a resident feed.
       num_workers: number of worker processes; 0 for a resident feed.
     """
 
@@ -37,10 +37,10 @@ class Plan:
     """What a run would do with its data.
 
     Attributes:
-      dataset: the settings, filled in as far as possible.
+      dataset: the `dataset` settings, resolved as far as possible.
       train: positions of the examples of the training split, including those that are held out for validation.
       subsets: positions of the examples for "training", and for "validation" and "test" if there are any.
-      memory: None if the feed cannot be determined.
+      memory: None if the feed cannot be determined, because the run would not start.
       problems: the reasons why the run would not start, as sentences.
     """
 
@@ -58,7 +58,7 @@ class Plan:
 
 
 def make_plan(config: ConfigDict, scanned: ScannedDataset, mesh: Mesh) -> Plan:
-    """Make the decisions that a run makes at its start; collect the problems that would stop it instead of stopping."""
+    """Make the decisions that a run makes at its start. Errors that would stop the run are collected, not raised."""
     dataset = config.copy_and_resolve_references().dataset
     subsets, problems = _select_subsets(dataset, scanned)
     train = subsets.get("training", np.arange(0))
@@ -68,7 +68,8 @@ def make_plan(config: ConfigDict, scanned: ScannedDataset, mesh: Mesh) -> Plan:
         why = feed_config.resolve(dataset, scanned.subset.take(train), mesh)
     except UserError as error:
         return Plan(dataset, train, subsets, None, [*problems, str(error)])
-    if dataset.feed == "resident":  # It leaves out unreadable images; a streaming feed substitutes others for them.
+    # A resident feed leaves out unreadable images. A streaming feed trains on a substitute for each.
+    if dataset.feed == "resident":
         subsets = {purpose: positions[scanned.readable[positions]] for purpose, positions in subsets.items()}
         train = subsets["training"]
     if not dataset.validation_split:

@@ -1,4 +1,4 @@
-"""Scan of a dataset: decodes every image once and records its size, its pixel sums and a digest."""
+"""Scan of a dataset: decode every image, and record its size, its pixel sums and a digest."""
 
 import dataclasses
 import hashlib
@@ -18,16 +18,16 @@ from resnet_jax.terminal import Reporter
 
 CHUNK = 32  # images that a worker scans before it returns their records
 
-# What is recorded of each image. Grayscale images use the first channel only, unreadable images only the label.
+# What is recorded of each image. For unreadable images this is only the label; the rest is 0.
 RECORD = np.dtype(
     [
         ("label", np.int32),
         ("height", np.int32),
         ("width", np.int32),
         ("channels", np.int32),
-        ("sums", np.int64, 3),  # of the pixels in [0, 255], per channel
+        ("sums", np.int64, 3),  # sums of the pixels in [0, 255], per channel; grayscale images use the first only
         ("squares", np.int64, 3),  # sums of the squared pixels, per channel
-        ("digest", np.uint8, 32),  # SHA-256 of shape and pixels: equal for images that look the same
+        ("digest", np.uint8, 32),  # SHA-256 of shape and pixels: equal for images with the same pixels
     ]
 )
 
@@ -45,7 +45,7 @@ class ScannedDataset:
       sizes: number of examples of each base split.
       subset: all examples.
       records: `RECORD` [n].
-      unreadable: why an image cannot be read, by its position.
+      unreadable: the positions of the images that cannot be read, and why.
     """
 
     sizes: Mapping[str, int]
@@ -90,7 +90,7 @@ class _ScanChunk:
     subset: Subset
 
     def __call__(self, number: int) -> tuple[np.ndarray, dict[int, str]]:
-        """Return the records of a chunk of images, and why images cannot be read, by position."""
+        """Return the records of a chunk, and the positions of its images that cannot be read, and why."""
         first = number * CHUNK
         chunk = self.subset.take(np.arange(first, min(first + CHUNK, len(self.subset))))
         records, unreadable = np.zeros(len(chunk), RECORD), {}

@@ -18,10 +18,10 @@ class SplitStatistics:
 
     Attributes:
       examples: number of examples.
-      unreadable: number of images that cannot be read; all other attributes describe the readable ones.
+      unreadable: number of images that cannot be read. The attributes below describe the readable ones.
       classes: number of examples per class.
       unlabelled: number of examples whose label is not a class, such as -1.
-      smallest, median, largest: (height, width) of images, ordered by area; None if there is no image.
+      smallest, median, largest: (height, width) of images, ordered by area; None if no image is readable.
       sizes: number of distinct sizes.
     """
 
@@ -50,14 +50,14 @@ def split_statistics(scanned: ScannedDataset) -> dict[str, SplitStatistics]:
 
 
 def count_smaller(scanned: ScannedDataset, sides: Sequence[int]) -> dict[int, int]:
-    """Return how many images have a short side of fewer pixels than each of `sides`."""
+    """Return, for each of `sides`, how many images have a short side of fewer pixels."""
     records = scanned.records[scanned.readable]
     short = np.minimum(records["height"], records["width"])
     return {side: int((short < side).sum()) for side in sides}
 
 
 def channel_statistics(scanned: ScannedDataset, positions: np.ndarray) -> Statistics | None:
-    """Return mean and std per channel over the pixels of some examples, in [0, 1]; None if none can be read."""
+    """Return mean and std per channel, for pixels in [0, 1], of the images at `positions`; None if none is readable."""
     records = scanned.records[positions]
     count = int(num_pixels(records).sum())
     if not count:

@@ -11,7 +11,7 @@ from resnet_jax.terminal import table
 
 WIDTH = 100  # characters per line of text; file names may be longer
 NO_WORD_BREAKS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-BAR_WIDTH = 30  # characters of the longest bar
+BAR_WIDTH = 30  # characters of the longest bar, which stands for the largest class
 MAX_CLASSES = 30  # with more classes, only the largest and the smallest are shown
 CLASSES_PER_END = 10
 MAX_FILES_LISTED = 20
@@ -95,7 +95,7 @@ def _channels(inspection: Inspection) -> str:
 def _memory(inspection: Inspection) -> str:
     memory = inspection.memory
     if memory is None:
-        return "nothing to train on"
+        return "unknown, because the run would not start"
     if memory.feed == "resident":
         return _wrap(f"{memory.why} Training images take {_megabytes(memory.device_bytes)} on each device.")
     where = f"shared memory, filled by {memory.num_workers} workers" if memory.num_workers else "the host's memory"
