@@ -81,7 +81,7 @@ def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
     values affect neither the shapes nor the cost of the compiled program.
 
     If the dataset is on this machine, a few images are read for their size. For a TFDS dataset that has not been
-    prepared, the metadata of TFDS give everything except the number of examples. Such a dataset is treated as streamed,
+    prepared, TFDS's metadata gives everything except the number of examples. Such a dataset is treated as streamed,
     because a streaming program does not depend on that number.
 
     Raises:
@@ -120,7 +120,7 @@ def _describe_unprepared(
 ) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
     """Return what `_describe_available` returns, for a TFDS dataset that has not been prepared.
 
-    The number of training examples is unknown, so that of one batch is returned.
+    The number of training examples is unknown, so the batch size is returned in its place.
     """
     (height, width, channels), classes = tfds.describe_tfds(dataset.name, dataset.data_dir)
     if dataset.feed == "resident":

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-MAX_FILTER_FACTOR = 2.4  # at most, for the three-tap filter: from sqrt(7) = 2.65 on, its middle tap is not positive
+MAX_FILTER_FACTOR = 2.4  # largest factor for the three-tap filter, whose middle tap is negative beyond sqrt(7) = 2.65
 NUM_DRAWS = 40  # numbers that `random_box` needs: four for each of ten attempts
 
 
@@ -64,7 +64,7 @@ def central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
 
 
 def center_square(height: int, width: int, resize: int, crop: int) -> Box:
-    """Return the region that is kept if an image's short side is resized to `resize` and its center cropped to `crop`.
+    """Return the region that is kept if the short side is resized to `resize` and the center is then cropped to `crop`.
 
     `crop` is the side of a square, in pixels of the resized image. The region is in pixels of the original image.
 

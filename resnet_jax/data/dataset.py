@@ -57,8 +57,9 @@ def open_dataset(
       reporter: shows the progress, and registers the images that cannot be read.
 
     Raises:
-      UserError: if training, validation and test splits share examples, if one has classes that the training split
-        lacks, if an image or a label is invalid, if too many images cannot be read, or if there are too few examples.
+      UserError: if training, validation and test splits share examples, if a split has classes that the training
+        split lacks, if an image or a label is invalid, if too many images cannot be read, or if there are too few
+        examples.
     """
     dataset = config.dataset
     classes = common_classes(sources)
@@ -183,7 +184,7 @@ def select_split(
 
 
 def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
-    """Return the names of the classes, which must be the same for all splits, because labels are indices into them.
+    """Return the list of classes, which must be the same for all splits, because labels are indices into it.
 
     Raises:
       UserError: if the splits have different classes.
@@ -200,7 +201,7 @@ def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
 def untrained_classes(sources: Mapping[str, Source], training_splits: Collection[str]) -> dict[str, list[str]]:
     """Return, for each base split, the classes that have examples in it but none in the training splits.
 
-    Base splits whose source has no `labels` are left out. If this applies to a training split, the result is empty.
+    Base splits whose source has no `labels` are left out. If a training split is left out, the result is empty.
     """
     classes = common_classes(sources)
     present = {
@@ -233,8 +234,8 @@ def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
 
 
 def _has_labels(subset: Subset) -> bool:
-    """Return whether the first example has a label, or is unreadable. Some datasets have test splits with labels -1."""
+    """Return whether the first example has a label. Some datasets have test splits in which all labels are -1."""
     try:
         return subset[0][1] >= 0
-    except Unreadable:
+    except Unreadable:  # The label is not known.
         return True

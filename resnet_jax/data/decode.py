@@ -14,13 +14,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 # PIL knows many more formats, and some of their decoders start other programs. A file's name does not prove its format.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 2**28 // 3  # 256 MiB as RGB, several times that during conversion; a small file can claim any size
-EXIF = (
-    b"Exif",
-    b"eXIf",
-    b"EXIF",
-    b"exif",
-    b"tiff:Orientation",
-)  # markers of Exif (JPEG, PNG, WebP) and XMP
+# Markers of metadata that may hold an orientation, as Exif (in JPEG, PNG and WebP) or as XMP.
+EXIF = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation")
 ORIENTATION = 0x0112  # the Exif tag
 UPRIGHT = 1
 SIDEWAYS = (5, 6, 7, 8)
@@ -74,9 +69,8 @@ class ImageFile:
         )
         if may_be_rotated:
             with _translate_errors():
-                orientation = (
-                    self._open().getexif().get(ORIENTATION, UPRIGHT)
-                )  # For a PNG, this decodes the whole image.
+                # For a PNG, this decodes the whole image.
+                orientation = self._open().getexif().get(ORIENTATION, UPRIGHT)
             self._is_plain_jpeg &= orientation == UPRIGHT
             if orientation in SIDEWAYS:
                 self.height, self.width = self.width, self.height

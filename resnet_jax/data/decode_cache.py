@@ -15,7 +15,7 @@ from resnet_jax.runtime import user_cache
 
 MAX_BYTES = 2 * 10**9  # of the whole cache
 FORMAT = 1  # increase it when `host_batches.decode_image` returns other pixels for the same file
-DECODERS = ("pillow", "simplejpeg", "opencv-python-headless")  # other versions of these do not use an entry
+DECODERS = ("pillow", "simplejpeg", "opencv-python-headless")  # an entry is used only with the versions that wrote it
 
 
 class DecodeCache:

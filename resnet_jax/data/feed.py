@@ -70,10 +70,10 @@ class Feed(Protocol):
 
 
 class EvaluationData(Protocol):
-    """Examples to be scored, each exactly once. Unreadable examples are not scored, but left out and counted.
+    """Examples to be scored. Each one that can be read is scored exactly once; the others are left out and counted.
 
-    An implementation that reads all examples in advance does not contain the unreadable ones. One that reads examples
-    while they are scored contains all, and gives the unreadable ones the label `NO_LABEL`.
+    An implementation that reads all examples in advance does not contain the unreadable ones. An implementation that
+    reads examples while they are scored contains all examples, and gives the unreadable ones the label `NO_LABEL`.
 
     Attributes:
       subset_positions: int64 [n], position of each example in the subset from which it was read.

@@ -137,11 +137,12 @@ def streamed_examples(dataset: ConfigDict, subset: Subset, reporter: Reporter) -
 def external_examples(
     dataset: ConfigDict, subset: Subset, num_workers: int, reporter: Reporter | None
 ) -> StreamedExamples:
-    """Return examples from outside the run's own dataset. Their images, of any size, get the model's evaluation size.
+    """Return examples that do not belong to the run's own dataset, which are read while they are scored.
 
-    With a streaming feed, a run crops these images as it crops its own in evaluation. With a resident feed, it crops
-    the central square, so that images that already have the right size stay unchanged. If `dataset.image_size` is
-    unset, images are not resized, and all of them must have the same shape.
+    Their images may have any size. They are resized to the size of the run's own images in evaluation. If the run has a
+    streaming feed, they are also cropped like these. If it has a resident feed, the central square is cropped, so that
+    images that already have the right size stay unchanged. If `dataset.image_size` is unset, images are neither resized
+    nor cropped, and all of them must have the same shape.
 
     Args:
       dataset: the resolved `dataset` settings of the run.

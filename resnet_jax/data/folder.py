@@ -64,7 +64,7 @@ class FolderSource:
 
 
 def canonical_name(name: str) -> str:
-    """Return `folder:/path` with an absolute path, which is valid in any working directory. Keep other names.
+    """Return the name of a dataset; `folder:/path` with an absolute path, which is valid in any working directory.
 
     Raises:
       UserError: if the path is a URL.
@@ -151,7 +151,8 @@ def _interleave(files: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
     """Merge the files of all classes so that each class is spread evenly, and return files and labels."""
     placed = []
     for label, members in enumerate(files):
-        offset = (label + 1) * GOLDEN_RATIO % 1  # Without offsets, classes of equal size would coincide.
+        # Without offsets, the files of classes of equal size would have equal positions.
+        offset = (label + 1) * GOLDEN_RATIO % 1
         shuffled = sorted(members, key=lambda file: hashlib.sha256(file.encode(errors="surrogateescape")).digest())
         placed += [((index + offset) / len(shuffled), label, file) for index, file in enumerate(shuffled)]
     placed.sort()

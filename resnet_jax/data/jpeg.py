@@ -49,7 +49,7 @@ def decode(encoded: bytes, channels: int, shrink: int = 1, bottom: int | None = 
       uint8 [height, width, channels], the same pixels as PIL decodes.
 
     Raises:
-      ValueError: if the decoder notices damage; PIL accepts some of these files. Damage below `bottom` goes unnoticed.
+      ValueError: if the decoder notices damage; PIL accepts some such files. Damage below `bottom` may go unnoticed.
     """
     color_space = "RGB" if channels == 3 else "GRAY"
     if shrink == 1 and bottom is not None:

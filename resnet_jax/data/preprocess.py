@@ -38,7 +38,10 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, dataset: ConfigDict) -> "Preprocess":
-        """Return the preprocessing of a run with these resolved settings; streamed images are resized on the host."""
+        """Return the preprocessing of a run with these resolved settings, without resizing if images are streamed.
+
+        Streamed images are resized on the host.
+        """
         return cls(dataset.mean, dataset.std, dataset.image_size if dataset.feed == "resident" else None)
 
     def __call__(self, images: jax.Array) -> jax.Array:

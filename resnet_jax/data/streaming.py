@@ -99,7 +99,7 @@ class StreamingFeed:
     def positions(self, step: int) -> np.ndarray:
         """Return which training examples this process loaded for `step`: int64 [rows].
 
-        `step` must be the step that was requested last. The substitute of an unreadable example has its own position.
+        `step` must be the step that was requested last. In place of an unreadable example, its substitute is returned.
         """
         if self._next_step != step + 1:
             raise ValueError(f"step {step} is not the step whose batch was requested last")

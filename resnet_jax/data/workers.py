@@ -168,7 +168,7 @@ class _FillArray(Generic[T]):
         return array, self.fill(number, array)
 
     def array(self, number: int, returned: np.ndarray | None) -> np.ndarray:
-        """In the parent: return the array with this number; `returned` is the first result of the call for it."""
+        """In the parent: return the array with this number; `returned` is the array that the call returned."""
         return self.buffer.take(number) if self.buffer else returned  # type: ignore[return-value]  # one of the two exists
 
 
@@ -360,7 +360,11 @@ def _raise_if_worker_dies(iterator: Iterator[T], num_workers: int) -> Generator[
 
 @contextlib.contextmanager
 def _block_signals() -> Iterator[None]:
-    """Block SIGINT and SIGTERM. Processes that are started now inherit this, so neither signal ends them at once."""
+    """Block SIGINT and SIGTERM.
+
+    Processes that are started meanwhile inherit the block, so that neither signal ends them before `_start_worker` has
+    run.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -17,8 +17,8 @@ def warp(images: jax.Array, matrices: jax.Array, fill: Fill) -> jax.Array:
     """Warp each image, with bilinear interpolation.
 
     As in PIL, an output pixel gets the `fill` value if its center comes from outside the input image, and is
-    interpolated if it comes from inside. From the centers of the outermost pixels to the border, these pixels are
-    repeated.
+    interpolated if it comes from inside. The outermost input pixels extend to the border of the image, which is half a
+    pixel from their centers.
 
     Args:
       images: [batch, height, width, channels] in [0, 255].

@@ -67,7 +67,10 @@ def adjust_contrast(images: jax.Array, factor: jax.Array | float) -> jax.Array:
 
 
 def adjust_saturation(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Blend each pixel with its gray: factor 0 gives a gray image, 1 changes nothing. Keep grayscale images."""
+    """Blend each pixel with its gray: factor 0 gives a gray image, 1 changes nothing.
+
+    Grayscale images stay unchanged.
+    """
     return _blend(_gray(images), images, factor)
 
 
@@ -95,7 +98,10 @@ def adjust_hue(images: jax.Array, shift: jax.Array | float) -> jax.Array:
 
 
 def adjust_sharpness(images: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Blend each image with a smoothed one: factor 0 gives the latter, 1 changes nothing. Keep border pixels."""
+    """Blend each image with a smoothed copy: factor 0 gives the copy, 1 changes nothing.
+
+    The outermost pixels stay unchanged.
+    """
     pixels = images.astype(jnp.float32)
     rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
     neighborhood = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]

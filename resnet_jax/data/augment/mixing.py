@@ -2,8 +2,8 @@
 
 Each image is mixed with its neighbor: the first with the second, the third with the fourth, and so on. Examples come
 in random order anyway, so neighbors are as random a pair as any. Where a batch is split over devices, neighbors lie
-on the same device (if each device holds an even number of images), so mixing needs no communication. With a random
-permutation of the batch, it would.
+on the same device (if each device holds an even number of images), so mixing needs no communication. A random
+permutation of the batch would need it.
 """
 
 import jax
@@ -20,8 +20,8 @@ def mixup(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) ->
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255], with an even batch size.
       labels: float32 [batch, classes], each row a distribution over the classes.
-      alpha: the weight of an image itself is drawn from Beta(alpha, alpha), once for the whole batch; its neighbor has
-        the rest.
+      alpha: each image gets weight w and its neighbor 1 - w. The weight w is drawn from Beta(alpha, alpha), once for
+        the whole batch.
 
     Returns:
       Images as float32, in [0, 255] and not rounded, and labels of the same shape and dtype.
@@ -69,7 +69,8 @@ def mixup_or_cutmix(
       key: a PRNG key.
       images: [batch, height, width, channels] in [0, 255], with an even batch size.
       labels: float32 [batch, classes], each row a distribution over the classes.
-      mixup_alpha, cutmix_alpha: parameters of the beta distributions; 0 turns one off; at least one is on.
+      mixup_alpha, cutmix_alpha: parameters of the beta distributions; 0 turns the augmentation off. At least one
+        of the two must be on.
 
     Returns:
       Images, as float32 if mixup is on, and labels of the same shape and dtype.

@@ -44,7 +44,8 @@ def from_config(
         outside the image get this value, which is zero after normalization. (The border of `crop_padding` is black.)
       crops_on_host: whether the feed has already done `random_resized_crop`.
       image_size: height and width in pixels to which `random_resized_crop` resizes its crops; by default the size of
-        the images. Set it if the images will be resized to it after the augmentation anyway.
+        the images. Set it if the images will be resized to this size after the augmentation anyway. The augmentations
+        that follow the crop then work on images of this size.
 
     Returns:
       A function of a PRNG key, images uint8 [batch, height, width, channels] and labels int32 [batch], which returns
@@ -77,7 +78,7 @@ def from_config(
             images = geometry.random_rotation(keys[Stream.ROTATION], images, augment.rotation, fill)
         if augment.randaugment:
             randaugment_key = keys[Stream.RANDAUGMENT]
-            # mypy does not know that the setting has at most three values, so that none of them is taken as `fill`.
+            # The setting has at most three values, so that none of them is passed as `fill`. mypy does not know this.
             images = randaugment(randaugment_key, images, *augment.randaugment, fill=fill)  # type: ignore[misc]
         if augment.color_jitter:
             images = color.color_jitter(keys[Stream.COLOR_JITTER], images, *augment.color_jitter)

@@ -1,4 +1,4 @@
-"""Helpers for pixel values in [0, 255]. Augmentations compute in float32 and return the dtype of their input images."""
+"""Helpers for pixel values in [0, 255]: conversion to the dtype of the images, fill values, one number per image."""
 
 from collections.abc import Sequence
 

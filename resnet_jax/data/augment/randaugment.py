@@ -71,7 +71,8 @@ def randaugment(
         strength = jax.random.rademacher(sign_key, batch) * jnp.clip(magnitude + noise, 0, 10) / 10
         return apply_operations(images, which, strength, fill), None
 
-    # A loop, because XLA on CPU would fuse unrolled operations, and recompute the first wherever the next reads it.
+    # A loop, because XLA on CPU would fuse unrolled operations: it would compute the result of the first one again
+    # wherever the second one reads it.
     images, _ = jax.lax.scan(augment, images, jax.random.split(key, num_ops))
     return images
 

@@ -13,8 +13,8 @@ from resnet_jax.data.sources import Source
 from resnet_jax.data.subset import NO_LABEL
 
 # Acceptable fraction of scored images that are training images too. They raise a score by at most this fraction. Large
-# public datasets contain a few, which cannot be avoided. In a split of fewer than a thousand examples, a single one is
-# too many.
+# public datasets contain a few such images, which cannot be avoided. In a split of fewer than a thousand examples, a
+# single one is too many.
 MAX_LEAKED = 0.001
 # Acceptable fraction of training examples whose image occurs with several labels. Wrong labels are harmful only in
 # large numbers, and all real datasets have some.
@@ -76,7 +76,7 @@ def _unreadable(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
 def _shapes(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
     """Check that all images have the same shape, unless a streaming feed resizes each of them.
 
-    A run itself looks at the first images only before it starts.
+    At its start, a run itself looks at the first images only.
     """
     used = _used_positions(plan)
     used = used[scanned.readable[used]]

@@ -29,7 +29,7 @@ class Inspection:
       splits: statistics of each base split.
       parts: by purpose, the splits that the run uses: "training", and "validation" and "test" if there are any.
       image_size, eval_resize, eval_crop: sizes in pixels to which images are resized; None: they keep their size.
-      smaller: for each of these sizes, how many images have a shorter short side, so that they are enlarged.
+      smaller: for `image_size` and `eval_crop`, how many images have a smaller short side, and so are enlarged.
       mean, std: per channel, over all pixels of the training split, in [0, 1]; None if there are no pixels.
       memory: memory that the training images take; None if it is unknown, because the run would not start.
       unreadable: the names of the images that cannot be read, and why.

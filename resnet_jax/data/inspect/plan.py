@@ -20,8 +20,8 @@ class Memory:
     Attributes:
       feed: "resident" or "streaming".
       why: the reason for that choice, as a sentence.
-      device_bytes: on each device: of all training images, or of its rows of a batch if they are streamed.
-      host_bytes: on this host: of the batches that are ready ahead of time; 0 for a resident feed.
+      device_bytes: on each device, for all training images or, if they are streamed, for its rows of a batch.
+      host_bytes: on this host, for the batches that are ready ahead of time; 0 for a resident feed.
       num_workers: number of worker processes; 0 for a resident feed.
     """
 

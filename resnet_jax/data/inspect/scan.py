@@ -18,14 +18,15 @@ from resnet_jax.terminal import Reporter
 
 CHUNK = 32  # images that a worker scans before it returns their records
 
-# What is recorded of each image. For unreadable images this is only the label; the rest is 0.
+# What is recorded of each image. For unreadable images this is only the label; the rest is 0. Grayscale images use only
+# the first of the three sums and squares.
 RECORD = np.dtype(
     [
         ("label", np.int32),
         ("height", np.int32),
         ("width", np.int32),
         ("channels", np.int32),
-        ("sums", np.int64, 3),  # sums of the pixels in [0, 255], per channel; grayscale images use the first only
+        ("sums", np.int64, 3),  # sums of the pixels in [0, 255], per channel
         ("squares", np.int64, 3),  # sums of the squared pixels, per channel
         ("digest", np.uint8, 32),  # SHA-256 of shape and pixels: equal for images with the same pixels
     ]
