@@ -3,9 +3,9 @@
 import os
 import pathlib
 
-# JAX reads these settings once, so set them before it is imported. Programs compiled in tests are small and run only
-# briefly. Without LLVM's optimizations they compile in half the time. Subprocesses have their own XLA_FLAGS, because
-# they run as for users.
+# JAX reads these settings once, so set them before it is imported. The XLA programs that tests compile are small and
+# run only briefly. Without LLVM's optimizations they compile in half the time. `tests/end_to_end/program.py` clears
+# XLA_FLAGS for the processes that it starts, because they must run as they do for users.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
@@ -27,8 +27,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 def pytest_configure(config):
     """Cache compiled programs between tests and between runs of the suite, for subprocesses too.
 
-    Each worker of pytest-xdist has its own copy of the cache: JAX locks a cache only if its size is limited, and would
-    otherwise read files that another worker has half written.
+    Each worker of pytest-xdist has its own copy of the cache, because JAX locks a cache only if its size is limited.
+    Without a lock, a worker would read files that another worker has half written.
     """
     cache = config.cache.mkdir("jax")
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -43,7 +43,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file():
-    """Collect no docstring examples from tests/: `--doctest-modules` would import every helper module for them."""
+    """Keep `--doctest-modules` out of tests/, where it would import every helper module to look for examples."""
     collectors = yield
     return [collector for collector in collectors if type(collector) is pytest.Module]
 
@@ -70,6 +70,7 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def tiny_run_path(tmp_path_factory) -> pathlib.Path:
+    """The path of `tiny_run`, which the first test that uses `tiny_run` creates."""
     return tmp_path_factory.mktemp("runs") / "tiny"
 
 
@@ -106,7 +107,7 @@ def single_device():
 
 @pytest.fixture(scope="session")
 def test_data() -> pathlib.Path:
-    """The folder of real datasets. Tests that need it are skipped if it is not set."""
+    """The folder of real datasets. Tests that need it are skipped if RESNET_JAX_TEST_DATA is not set."""
     if "RESNET_JAX_TEST_DATA" not in os.environ:
         pytest.skip("RESNET_JAX_TEST_DATA is not set to a folder with real datasets")
     return (ROOT / os.environ["RESNET_JAX_TEST_DATA"]).resolve()
@@ -120,20 +121,20 @@ def hide_package(monkeypatch):
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """Emulate gs://bucket, a store without appending to files, in a local directory, and return that directory."""
+    """Emulate gs://bucket in a local directory, and return that directory. Its files cannot be appended to."""
     from etils.epath import gpath, testing
 
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # TensorFlow would look for a real bucket.
 
-    def local(path):
+    def to_local_path(path):
         return str(path).replace("gs://bucket", str(tmp_path / "bucket"))
 
     def call_with_local_paths(original, *paths, **options):
-        return original(*map(local, paths), **options)
+        return original(*map(to_local_path, paths), **options)
 
     def open_local(original, path, mode):
         assert "a" not in mode, "a bucket's files cannot be appended to"
-        return original(local(path), mode)
+        return original(to_local_path(path), mode)
 
     names = ("copy", "exists", "isdir", "listdir", "makedirs", "mkdir", "remove", "rename", "replace", "rmtree", "stat")
     (tmp_path / "bucket").mkdir()

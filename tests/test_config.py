@@ -44,7 +44,7 @@ class TestResume:
         ("key", "value"),
         [("seed", 1), ("num_epochs", 5), ("batch_size", 64), ("freeze", ("stem*",)), ("ema_decay", 0.9)],
     )
-    def test_refuses_another_run_and_names_the_setting(self, key, value):
+    def test_refuses_a_setting_that_changes_the_run_and_names_it(self, key, value):
         requested = settings.default()
         requested[key] = value
         with pytest.raises(UserError, match=f"different settings: {key}"):

@@ -1,4 +1,4 @@
-"""A run directory written before the modules were moved still opens, resumes, evaluates and produces a report.
+"""A run directory that an earlier version wrote still opens, resumes, evaluates and produces a report.
 
 The fixture is a finished run of two epochs of the tiny model on digits, without its TensorBoard event files. It was
 written at commit ad5e086 by

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
-# What the extras install and the core may not need, by the names under which Python imports it.
+# Packages that the extras install and that the core must not need, by the names under which Python imports them.
 OPTIONAL = (
     "clu",
     "google.cloud.storage",
@@ -25,7 +25,8 @@ OPTIONAL = (
     "tensorflow",
     "tensorflow_datasets",
 )
-# Imports every module of the package but those of the report; no two command modules, which define the same flags.
+# Imports every module except those of the report and the commands. Two command modules may define the same flag, so
+# one process cannot import them all.
 IMPORT_CORE = f"""
 import importlib, pkgutil, sys
 sys.modules.update(dict.fromkeys({OPTIONAL}))
@@ -57,7 +58,7 @@ def test_extras_that_messages_name_exist():
 
 
 def test_version_is_a_release_number():
-    """The build reads it from the source without importing the package."""
+    """The build reads the version from the source without importing the package."""
     assert re.fullmatch(r"\d+\.\d+\.\d+", resnet_jax.__version__)
 
 

@@ -30,7 +30,7 @@ class TestText:
         ("seconds", "text"),
         [(4.21, "4.2 s"), (59.94, "59.9 s"), (59.99, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
     )
-    def test_duration(self, seconds, text):
+    def test_duration_has_at_most_two_units(self, seconds, text):
         assert duration(seconds) == text
 
     def test_printable_replaces_control_characters(self):
@@ -98,7 +98,7 @@ class TestLogRecords:
             self.logger.debug("details")
         assert stream.getvalue() == "\rstep 1\r      \rFeed: resident\n"
 
-    def test_are_as_before_after_the_context(self, capsys):
+    def test_are_handled_as_before_after_the_context(self, capsys):
         logger = logging.getLogger("resnet_jax")
         before = list(logger.handlers), logger.level, logger.propagate
         with pytest.raises(ValueError), Reporter():

@@ -36,7 +36,7 @@ def digits(tiny_run):
 
 @pytest.fixture
 def make_model(mesh):
-    """A function that returns an untrained model for color images, with the resolved `dataset` settings."""
+    """Return a function that makes an untrained `TrainedModel`. Keywords change its settings in `config.dataset`."""
 
     def make(feed="resident", image_size=12, on=mesh, channels=3, **dataset):
         config = settings.default()
@@ -53,10 +53,10 @@ def make_model(mesh):
     return make
 
 
-def expected_probabilities(run, images):
+def expected_probabilities(trained, images):
     """Return the softmax of the logits, computed for one image after another."""
-    variables = jax.device_get(run.variables)
-    logits = [run.model.apply(variables, run.preprocess(image[None]), train=False)[0] for image in images]
+    variables = jax.device_get(trained.variables)
+    logits = [trained.model.apply(variables, trained.preprocess(image[None]), train=False)[0] for image in images]
     powers = np.exp(np.array(logits, np.float64))
     return powers / powers.sum(axis=-1, keepdims=True)
 
@@ -68,9 +68,9 @@ def noise(count, height=12, width=12, channels=3):
 @pytest.mark.parametrize("count", [1, 8, 37])
 def test_predict_returns_the_softmax_of_the_logits(make_model, count):
     """Padding makes no difference: there are eight devices, and up to 32 images per call."""
-    run, images = make_model(), noise(count)
-    predictions = run.predict(images)
-    np.testing.assert_allclose(predictions.probabilities, expected_probabilities(run, images), rtol=1e-4)
+    trained, images = make_model(), noise(count)
+    predictions = trained.predict(images)
+    np.testing.assert_allclose(predictions.probabilities, expected_probabilities(trained, images), rtol=1e-4)
     assert predictions.probabilities.dtype == np.float32
     assert predictions.labels.tolist() == predictions.probabilities.argmax(-1).tolist()
     assert predictions.names == tuple(CLASSES[label] for label in predictions.labels)
@@ -98,60 +98,64 @@ def test_predict_returns_the_same_for_files_and_their_pixels(digits, tmp_path):
 
 def test_predict_resizes_the_central_square_of_images_of_other_sizes(make_model):
     images = noise(3, 30, 50)
-    run = make_model(image_size=12)
+    trained = make_model(image_size=12)
     resized = np.stack([crops.resize(image[:, 10:40], 12) for image in images])
-    np.testing.assert_array_equal(run.predict(images).probabilities, run.predict(resized).probabilities)
+    np.testing.assert_array_equal(trained.predict(images).probabilities, trained.predict(resized).probabilities)
 
 
 def test_predict_crops_as_the_evaluation_of_a_streamed_run(make_model):
     images = noise(3, 40, 60)
-    run = make_model("streaming", 12, eval_resize=20, eval_crop=16)
+    trained = make_model("streaming", 12, eval_resize=20, eval_crop=16)
     cut = np.stack([crops.resize(image[4:36, 14:46], 16) for image in images])
-    np.testing.assert_allclose(run.predict(images).probabilities, expected_probabilities(run, cut), rtol=1e-4)
+    np.testing.assert_allclose(trained.predict(images).probabilities, expected_probabilities(trained, cut), rtol=1e-4)
 
 
 def test_predict_keeps_the_size_of_images_that_are_not_square(make_model, tmp_path):
-    run, images = make_model(image_size=None), noise(3, 10, 14)
-    np.testing.assert_allclose(run.predict(images).probabilities, expected_probabilities(run, images), rtol=1e-4)
+    trained, images = make_model(image_size=None), noise(3, 10, 14)
+    np.testing.assert_allclose(
+        trained.predict(images).probabilities, expected_probabilities(trained, images), rtol=1e-4
+    )
     for name, height in (("one.png", 10), ("other.png", 11)):
         Image.fromarray(noise(1, height, 14)[0]).save(tmp_path / name)
     with pytest.raises(
         UserError, match=r"other.png has shape \[11, 14, 3\], but other images have shape \[10, 14, 3\]"
     ):
-        run.predict([tmp_path / "one.png", tmp_path / "other.png"])
+        trained.predict([tmp_path / "one.png", tmp_path / "other.png"])
 
 
 def test_predict_enlarges_smaller_images_as_evaluation_does_on_the_device(make_model):
-    run, images = make_model(image_size=24), noise(5, 12, 12)
-    np.testing.assert_allclose(run.predict(images).probabilities, expected_probabilities(run, images), rtol=0.02)
+    trained, images = make_model(image_size=24), noise(5, 12, 12)
+    np.testing.assert_allclose(
+        trained.predict(images).probabilities, expected_probabilities(trained, images), rtol=0.02
+    )
 
 
 def test_predict_converts_color_images_for_a_gray_model(make_model, tmp_path):
-    run, color = make_model(channels=1), image_files.random_image(0)
+    trained, color = make_model(channels=1), image_files.random_image(0)
     color.save(tmp_path / "color.png")
     gray = ImageFile((tmp_path / "color.png").read_bytes()).pixels(channels=1)
     np.testing.assert_array_equal(
-        run.predict([tmp_path / "color.png"]).probabilities, run.predict(gray[None]).probabilities
+        trained.predict([tmp_path / "color.png"]).probabilities, trained.predict(gray[None]).probabilities
     )
 
 
 def test_predict_repeats_gray_images_for_a_color_model(make_model):
-    run, gray = make_model(), noise(3, channels=1)
-    expected = run.predict(gray.repeat(3, axis=-1)).probabilities
-    np.testing.assert_allclose(run.predict(gray).probabilities, expected, rtol=1e-5)
+    trained, gray = make_model(), noise(3, channels=1)
+    expected = trained.predict(gray.repeat(3, axis=-1)).probabilities
+    np.testing.assert_allclose(trained.predict(gray).probabilities, expected, rtol=1e-5)
 
 
 def test_predict_compiles_few_programs_for_any_number_of_images(make_model, single_device):
-    run, traced = make_model(on=single_device), []
+    trained, traced = make_model(on=single_device), []
 
     def preprocess(images):
         traced.append(len(images))
         return images / 255
 
-    run = dataclasses.replace(run, preprocess=preprocess)
+    trained = dataclasses.replace(trained, preprocess=preprocess)
     object.__setattr__(preprocess, "mean", (0.5,) * 3)
     for count in (1, 3, 4, 2, 30, 33, 100, 31, 3):
-        assert len(run.predict(noise(count)).labels) == count
+        assert len(trained.predict(noise(count)).labels) == count
     assert sorted(traced) == [1, 2, 4, 32]
 
 
@@ -215,7 +219,7 @@ class CountedBatches:
 
 
 def test_outputs_holds_the_images_of_few_batches(make_model):
-    """A batch is not read before the results of earlier batches have been taken, however many are left."""
+    """A batch is read only when the results of earlier batches have been taken, so few batches are held at a time."""
     counted = CountedBatches()
     for number, _ in zip(range(1, 6), make_model().outputs(counted), strict=False):
         assert counted.requested == number + parallel.CALLS_AHEAD

@@ -1,4 +1,4 @@
-"""The program without a command, --help and --version."""
+"""The flags --help and --version, and the program without arguments."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def test_program_without_arguments_prints_the_help():
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])
 def test_help_and_version_ignore_a_closed_stdout(argument):
-    """For example, when the output is piped to `head`."""
+    """Stdout is closed early when the output is piped to `head`, for example."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-c", WITHOUT_JAX, argument]

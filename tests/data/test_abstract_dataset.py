@@ -7,7 +7,7 @@ from resnet_jax.data.abstract_dataset import AbstractFeed, describe_abstract_dat
 from resnet_jax.data.sources import open_sources
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import Reporter
-from resnet_jax.training import experiment as setups
+from resnet_jax.training import experiment as experiments
 from resnet_jax.training.train_step import lower_train_step
 
 
@@ -17,8 +17,8 @@ def test_abstract_run_has_the_train_step_of_the_real_run(tiny_config, mesh, feed
     tiny_config.dataset.feed, tiny_config.dataset.image_size = feed, image_size
     tiny_config.dataset.mean, tiny_config.dataset.std = (0.3,), (0.2,)
     tiny_config.dataset.train_split = "train[:400]"
-    abstract_run = setups.build_abstract(tiny_config, mesh)
-    real_run = setups.build(tiny_config, mesh, open_sources("digits"), Reporter(active=False, max_unreadable=0))
+    abstract_run = experiments.build_abstract(tiny_config, mesh)
+    real_run = experiments.build(tiny_config, mesh, open_sources("digits"), Reporter(active=False, max_unreadable=0))
     assert abstract_run.feed.abstract_inputs() == real_run.feed.abstract_inputs()
     assert abstract_run.abstract_state() == real_run.abstract_state()
     assert abstract_run.config.to_dict() == real_run.config.to_dict()

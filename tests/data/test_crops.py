@@ -40,7 +40,7 @@ class TestRandomBox:
         assert np.quantile(log_ratios, [0.25, 0.5, 0.75]) == pytest.approx([-quartile, 0, quartile], abs=0.02)
 
     def test_position_is_uniform_up_to_both_edges(self):
-        """A square with a quarter of 6 x 6 pixels has four positions in each direction."""
+        """A square of 3 x 3 pixels in an image of 6 x 6 has four positions in each direction."""
         drawn = [crops.random_box(6, 6, draws(seed), (0.25, 0.25), (1.0, 1.0)) for seed in range(1600)]
         positions = np.zeros((4, 4))
         for box in drawn:

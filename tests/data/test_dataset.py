@@ -22,14 +22,14 @@ from tests.recording_reporter import RecordingReporter
 
 
 def source(size, first=0, classes=("cat", "dog")):
-    """Return images whose color is their number, half of each class."""
+    """Return a source whose images have their number as gray level. Labels alternate between 0 and 1."""
     numbers = first + np.arange(size)
     images = numbers.astype(np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)
     return ArraySource(images, numbers % 2, classes)
 
 
 class PngFiles:
-    """PNG files of two sizes, with listed labels."""
+    """PNG files of two sizes, with the optional member `labels`."""
 
     classes = ("cat", "dog")
 
@@ -235,18 +235,12 @@ class TestSelectSplit:
         assert colors(open_evaluation_data(config.dataset, selected, new_reporter())) == colors(inputs.validation)
 
     def test_validation_is_a_split_of_the_dataset_or_the_configured_one(self):
-        configured = {"train": source(60), "val": source(4, first=60)}
-        assert (
-            len(select_split(make_config(validation_split="val").dataset, configured, "validation", new_reporter()))
-            == 4
-        )
-        own_split = {"train": source(60), "validation": source(6, first=60)}
-        assert (
-            len(
-                select_split(make_config(validation_split="train[:3]").dataset, own_split, "validation", new_reporter())
-            )
-            == 6
-        )
+        def validation_size(configured, sources):
+            dataset = make_config(validation_split=configured).dataset
+            return len(select_split(dataset, sources, "validation", new_reporter()))
+
+        assert validation_size("val", {"train": source(60), "val": source(4, first=60)}) == 4
+        assert validation_size("train[:3]", {"train": source(60), "validation": source(6, first=60)}) == 6
 
     def test_run_without_validation_has_no_validation_split(self):
         with pytest.raises(UserError, match="the run has no validation split"):

@@ -208,7 +208,7 @@ class TestBottom:
             ("CMYK", {}),
         ],
     )
-    def test_rows_above_bottom_do_not_depend_on_it(self, mode, options):
+    def test_rows_above_bottom_equal_those_of_the_whole_image(self, mode, options):
         encoded = encode(to_pil(smooth(height=83, width=50)).convert(mode), "JPEG", **options)
         whole = ImageFile(encoded).pixels()
         for bottom in (1, 13, 14, 15, 16, 17, 30, 31, 32, 47, 62, 63, 64, 80, 83):
@@ -223,7 +223,7 @@ class TestBottom:
 
 
 def png_header(width, height):
-    """Return a PNG that claims a size and has no pixels."""
+    """Return a PNG file whose header states this size, without any pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(

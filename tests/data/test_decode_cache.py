@@ -11,7 +11,7 @@ from resnet_jax.terminal import Reporter
 
 
 class Files:
-    """Image files with a fingerprint; counts how often a file was read."""
+    """Image files with a fingerprint. `read` counts how many files were read."""
 
     classes, channels = ("cat", "dog"), 3
 
@@ -104,7 +104,7 @@ def test_damaged_entry_is_written_again(cache, position):
     assert third.read == 0
 
 
-def test_missing_cache_directory_is_ignored(monkeypatch):
+def test_examples_are_decoded_each_time_without_a_cache_directory(monkeypatch):
     monkeypatch.setattr(user_cache, "directory", lambda name: None)
     for _ in range(2):
         source = Files()

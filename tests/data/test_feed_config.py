@@ -28,7 +28,7 @@ def sizes_and_feed(dataset):
 
 
 class Images:
-    """Noise of the given sizes, as PNG files; None: an image that cannot be read."""
+    """PNG files with noise of the given sizes. A size of None stands for an image that cannot be read."""
 
     classes = ("cat", "dog")
 

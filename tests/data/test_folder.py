@@ -100,7 +100,7 @@ class TestOpenFolder:
         assert sorted(train.labels) == [0, 1]
 
     def test_file_names_may_have_any_characters(self, tmp_path):
-        invalid_utf8 = os.fsdecode(b"caf\xe9 \xff.jpg")  # Not UTF-8, which Linux allows.
+        invalid_utf8 = os.fsdecode(b"caf\xe9 \xff.jpg")  # Linux allows file names that are not UTF-8.
         write(tmp_path, "Kätzchen [1]/a b.jpg")
         pathlib.Path(tmp_path, "Kätzchen [1]", invalid_utf8).write_bytes(b"odd")
         train = open_folder(tmp_path)["train"]
@@ -148,7 +148,7 @@ class TestOrder:
             assert np.abs(counts - np.array(sizes) * len(indices) / sum(sizes)).max() < 1.25
 
     def test_large_class_among_many_small_ones_is_spread_in_proportion(self):
-        """As in a catalogue in which most classes have one or two images."""
+        """A catalog in which most classes have one or two images may look like this."""
         sizes = [1000] + [1] * 100
         _, labels = folder._interleave([[f"{label}/{number}" for number in range(n)] for label, n in enumerate(sizes)])
         large = np.cumsum(np.array(labels) == 0)

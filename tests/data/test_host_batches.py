@@ -108,7 +108,7 @@ class TestLoadCrop:
         crop = load_crop(encoded, 3, lambda height, width: box, 32)
         assert shrinks == [shrink]
         expected = crops.resize(pixels[400 - side :, 480 - side :], 32).astype(float)
-        assert np.abs(crop - expected).mean() < 6  # The edges of the crop lie on pixels of the shrunk image.
+        assert np.abs(crop - expected).mean() < 6  # The crop's edges are rounded to pixels of the shrunk image.
 
     @pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
     def test_box_refers_to_the_upright_image(self, file_format):
@@ -186,7 +186,7 @@ class TestTrainingBatchLoader:
             assert together.tolist() == info.positions.tolist()
             assert len(set(together)) == 8
 
-    def test_crops_differ_by_place_epoch_and_seed(self):
+    def test_crops_differ_by_position_epoch_and_seed(self):
         """All images are the same, so only the crops differ."""
         source = ArraySource(np.stack([smooth(60, 80)] * 8), np.zeros(8, int), "a")
         loader = make_loader(source, (8, 8, 3), resized=True)

@@ -28,7 +28,7 @@ def test_grayscale_gets_the_channels_of_mean_and_std():
 
 
 def test_smaller_images_are_enlarged_bilinearly():
-    """Centers of enlarged pixels lie a quarter of a pixel beside those of the original, and edges are extended."""
+    """Output pixels have their centers a quarter of an input pixel beside those of the input. Edges are extended."""
     images = np.array([[0, 80], [160, 240]], np.uint8).reshape(1, 2, 2, 1)
     enlarged = Preprocess((0.0,), (1 / 255,), image_size=4)(images)
     expected = [[0, 20, 60, 80], [40, 60, 100, 120], [120, 140, 180, 200], [160, 180, 220, 240]]
@@ -111,7 +111,7 @@ def test_constant_channel_gives_no_nan():
 
 
 def test_channel_statistics_of_cifar10_are_the_published_ones(test_data):
-    """A tenth of the training split comes close to the means of all of it."""
+    """The means of a tenth of the training split are close to the published means of the whole split."""
     subset = Subset.from_split(open_sources("cifar10", str(test_data / "tfds")), "train[:5000]")
     train = read_examples(subset, Reporter(active=False, max_unreadable=0))
     mean, _ = channel_statistics(train.images)

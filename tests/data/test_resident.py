@@ -13,7 +13,7 @@ def numbered_examples(size):
     return InMemoryExamples(images, np.arange(size, dtype=np.int32), np.arange(size))
 
 
-def test_epoch_contains_each_example_at_most_once_in_its_own_order(mesh):
+def test_epoch_has_its_own_order_and_contains_each_example_at_most_once(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
     assert (feed.size, feed.steps_per_epoch, feed.image_shape) == (100, 6, (2, 1, 1))
     orders = [np.asarray(feed.inputs(6 * epoch).order) for epoch in (0, 1, 0)]

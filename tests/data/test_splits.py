@@ -100,7 +100,7 @@ class TestResolve:
             pytest.param({"test_split": "train[:9]"}, ("train", "test"), "", "train[:9]", id="configured test split"),
         ],
     )
-    def test_open_splits_are_filled_in_from_the_base_splits(self, changed, base_splits, validation, test):
+    def test_unset_splits_are_filled_in_from_the_base_splits(self, changed, base_splits, validation, test):
         dataset = settings.default().dataset
         dataset.update(changed)
         splits.resolve(dataset, base_splits)

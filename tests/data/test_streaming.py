@@ -122,7 +122,7 @@ class TestStreamingFeed:
     def test_crops_are_done_on_the_host_if_images_are_resized(self, subset, mesh, resized):
         assert make_feed(subset, mesh, resized=resized).crops_on_host == resized
 
-    def test_another_number_of_devices_sees_the_same_batches(self, subset, mesh, single_device):
+    def test_batches_do_not_depend_on_the_number_of_devices(self, subset, mesh, single_device):
         feeds = [make_feed(subset, devices, resized=True) for devices in (mesh, single_device)]
         assert_same(*(load_batch(feed, 3) for feed in feeds))
         for feed in feeds:
@@ -185,7 +185,7 @@ class TestStreamedExamples:
     def test_each_example_is_scored_once_with_the_metrics_of_resident_ones(
         self, model_and_variables, sources, devices, request
     ):
-        """Test sizes of one example, a batch less one, a batch, and a batch and one."""
+        """The numbers of examples are one, one less than a batch, a batch, and one more than a batch."""
         mesh = request.getfixturevalue(devices)
         model, variables = model_and_variables
         variables = parallel.place(variables, parallel.replicated(mesh))

@@ -21,7 +21,7 @@ def read(dataset, split):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Make all hosts unreachable, without a proxy."""
+    """Make all hosts unreachable, and let no proxy be configured."""
 
     def refuse(*arguments, **keywords):
         raise OSError("no route to host")

@@ -58,7 +58,7 @@ def original(tmp_path):
 
 
 def test_converted_dataset_has_the_examples_of_the_original(original, tmp_path):
-    """A damaged shard leaves no files."""
+    """A conversion that fails at a damaged shard leaves no files."""
     import tensorflow_datasets as tfds
 
     new, damaged = tmp_path / "new", tmp_path / "damaged"

@@ -20,7 +20,7 @@ SHARED_MEMORY = pathlib.Path("/dev/shm")
 SHAPE = (4, 3)
 
 
-# Workers import these functions by name.
+# Work for worker processes, which import these functions by name.
 
 
 def fill(number, array):
@@ -148,13 +148,16 @@ def unused_shared_memory():
     for process in psutil.process_iter():
         try:
             used.update(memory.path for memory in process.memory_maps())
-        except (psutil.Error, OSError):  # It has ended or belongs to another user.
+        except (psutil.Error, OSError):  # The process has ended or belongs to another user.
             continue
     return {str(path) for path in SHARED_MEMORY.glob("*")} - used
 
 
 def assert_no_leaks(before):
-    """Check that no shared memory stays unused; other programs may be creating some at this moment."""
+    """Check that all unused shared memory was there `before`.
+
+    Wait up to ten seconds for this, because other programs may be creating shared memory at this moment.
+    """
     left = unused_shared_memory() - before
     deadline = time.monotonic() + 10
     while left and time.monotonic() < deadline:
@@ -194,7 +197,7 @@ linux_only = pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="shared memor
 
 @linux_only
 def test_program_that_used_workers_leaves_nothing_behind():
-    """There is no shared memory and no output left, and unparsed absl flags are no problem for grain."""
+    """The program leaves no shared memory and prints nothing, although absl flags, which grain uses, are not parsed."""
     before = unused_shared_memory()
     program = start_python(IMPORTS + USES_WORKERS)
     output, errors = program.communicate(timeout=120)

@@ -13,7 +13,7 @@ from resnet_jax.workdir.workdir import WorkDir
 
 @pytest.fixture
 def watch(tiny_config, tmp_path):
-    """Return a function that trains, with five steps per epoch."""
+    """Return a function that runs the worker up to `stop_at` or `kill_at`. An epoch has five steps."""
     return lambda **ends: watched_run(
         Job(settings.to_json(tiny_config), str(tmp_path / "run"), str(tmp_path / "notes"), **ends)
     )
@@ -21,7 +21,7 @@ def watch(tiny_config, tmp_path):
 
 @pytest.fixture
 def notes(tmp_path):
-    """Return a function that reads the notes."""
+    """Return a function that reads what the worker has noted about each call of the train step."""
     return lambda: [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
 
 

@@ -111,7 +111,7 @@ def assert_devices_exchange_only_gradients_and_statistics(program):
 
 
 def assert_each_device_convolves_its_own_shard_in_the_requested_dtype(program):
-    """A batch that is not sharded would give correct results, only eight times slower; a wrong dtype would be slow too.
+    """Without sharding, results would be correct but eight times slower. The wrong dtype would be slow too.
 
     Forward and backward passes are checked, because the gradient of a convolution is a convolution too.
     """
@@ -119,9 +119,8 @@ def assert_each_device_convolves_its_own_shard_in_the_requested_dtype(program):
     forward = [_parse_shape(match["shape"]) for match in convolutions if "transpose(" not in match["op"]]
     kernels = [leaf for leaf in jax.tree.leaves(program.state.params) if leaf.ndim == 4]
     assert len(forward) >= len(kernels)
-    assert (
-        3 * len(kernels) - 1 <= len(convolutions) < 6 * len(kernels)
-    )  # Images need no gradient; several steps are a loop.
+    # The first convolution needs no gradient with respect to the images. A loop over steps holds each convolution once.
+    assert 3 * len(kernels) - 1 <= len(convolutions) < 6 * len(kernels)
     assert {shape[0] for shape in forward} == {program.batch_per_device}
     hlo_dtype = {"float32": "f32", "bfloat16": "bf16"}[program.dtype]
     assert {match["dtype"] for match in convolutions} == {hlo_dtype}

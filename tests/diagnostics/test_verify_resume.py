@@ -21,7 +21,7 @@ class TestProcedure:
 
     @pytest.fixture
     def verify(self, tiny_config, tmp_path, monkeypatch):
-        """Return a function that verifies. It calls `spoil` before the last process of the interrupted run."""
+        """Return a function that calls `verify_resume`, and `spoil` before the last process of the interrupted run."""
         tiny_config.augment.mixup, tiny_config.ema_decay, tiny_config.num_epochs = 0.2, 0.9, 4
 
         def verify(*arguments, spoil=lambda: None):
@@ -48,7 +48,7 @@ class TestProcedure:
         assert verdict.provenance["backend"] == "cpu"
 
     def test_verify_resume_names_the_leaves_that_differ(self, verify, monkeypatch):
-        """The order of the examples changes when a process starts. By default, the run lasts two epochs."""
+        """`spoil` changes the order of the examples. By default, the run lasts two epochs."""
 
         def spoil():
             monkeypatch.setattr(resident, "epoch_order", lambda seed, epoch, size: epoch_order(seed + 1, epoch, size))
@@ -107,7 +107,7 @@ def verified(*arguments):
 
 @pytest.mark.slow
 def test_resident_run_stopped_and_killed_at_random_steps_resumes_exactly():
-    """The run continues beyond the end of the first epoch, at step 8."""
+    """The first epoch ends at step 8, and the run continues beyond it."""
     verdict = verified("--config=configs/digits.py", "--config.dataset.train_split=train[:600]", "--steps=12")
     assert verdict["steps"] == 12
     assert 0 < verdict["stopped_at"] < verdict["killed_at"] < 12

@@ -42,7 +42,7 @@ class FakeStorage(ThreadingHTTPServer):
     Attributes:
       objects: the objects in the bucket, by name.
       unsupported_requests: requests that the server could not answer.
-      on_write: functions to call once, after an object of this name has been written.
+      on_write: functions by object name; each is called once, after the object has been written.
       environment: environment variables that make a program use this server.
     """
 

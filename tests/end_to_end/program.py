@@ -1,4 +1,4 @@
-"""Start the real program as a user does, with one more model to choose from: the tiny one."""
+"""Start main.py as a user does, with one additional model, "tiny"."""
 
 import os
 import pathlib
@@ -22,8 +22,8 @@ SHORT_DIGITS = (
     "--config.ema_decay=0.9",
 )
 
-# Environment variables for a program: Python runs a module on this path that hides TensorFlow, as if it were not
-# installed. A run without TensorBoard starts in half the time.
+# Environment variables that hide TensorFlow and TensorBoard from a program, as if they were not installed: when Python
+# starts, it runs the module `sitecustomize` that lies on this path. A run without TensorBoard starts in half the time.
 WITHOUT_TENSORFLOW = {"PYTHONPATH": os.pathsep.join([str(HERE / "without_tensorflow"), str(ROOT)])}
 
 
@@ -31,7 +31,7 @@ def start(*arguments: str, program: str = TINY_PROGRAM, **environment: str) -> s
     """Start the program on a single device.
 
     Args:
-      *arguments: its command line.
+      *arguments: the command line, without the program.
       program: a Python file, such as `main.py`.
       **environment: environment variables to add or replace.
     """
@@ -57,10 +57,10 @@ def start_processes(num_processes, *arguments, program=TINY_PROGRAM, arguments_o
     """Start the processes of one run, without TensorBoard, and return them.
 
     Args:
-      num_processes: how many.
+      num_processes: the number of processes.
       *arguments: the command line of all of them.
       program: a Python file.
-      arguments_of: returns more arguments for the process of this number.
+      arguments_of: returns additional arguments for one process, given its number.
       **environment: environment variables to add or replace.
     """
     with socket.socket() as free:

@@ -30,7 +30,7 @@ def saved_steps(storage):
 
 
 def run_until(storage, name, signum):
-    """Run, and send a signal once this file of the checkpoint of step 16 (of 32) has been written."""
+    """Run until the file `name` of the checkpoint of step 16 (of 32) has been written, then send a signal."""
     process = start(*SHORT_DIGITS, WORKDIR, **storage.environment)
     storage.on_write[f"run/checkpoints/16/{name}"] = lambda: process.send_signal(signum)
     stdout, stderr = process.communicate(timeout=120)

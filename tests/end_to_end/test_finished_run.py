@@ -6,7 +6,7 @@ from resnet_jax.workdir.workdir import WorkDir
 from tests.end_to_end.program import SHORT_DIGITS, run, start
 
 
-def test_evaluate_prints_the_metrics_of_the_training(finished_run):
+def test_evaluate_prints_the_metrics_in_the_result_of_training(finished_run):
     result = WorkDir(str(finished_run)).result()
     evaluated = run("evaluate", f"--workdir={finished_run}", "--format=json")
     assert evaluated.returncode == 0, evaluated.stderr
@@ -18,7 +18,7 @@ def test_evaluate_prints_the_metrics_of_the_training(finished_run):
 
 
 def test_closed_stdout_is_not_an_error(finished_run):
-    """For example, when the output is piped to `head`."""
+    """Stdout is closed early when the output is piped to `head`, for example."""
     with start("evaluate", f"--workdir={finished_run}", "--format=json") as process:
         process.stdout.close()
         errors = process.stderr.read()

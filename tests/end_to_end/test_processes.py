@@ -28,7 +28,7 @@ LOG_EVERY_STEP = (
     "--config.batch_size=48",
     "--config.schedule.name=constant",
 )
-# A run to interrupt. It takes some seconds, most of them in its steps.
+# Settings of a run to interrupt. It takes some seconds, most of them for its steps.
 LONG = ("--config.num_epochs=8", "--config.evaluate_every_epochs=2", "--config.checkpoint.every_epochs=2")
 
 
@@ -41,7 +41,7 @@ def train(num_processes, workdir, epochs, *arguments, **environment):
 
 
 def losses(workdir):
-    """Return the logged losses by step, after checking that each step was logged once."""
+    """Check that each step was logged once, in order, and return the losses."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "train/loss" in line]
     assert steps == list(range(1, len(steps) + 1))
@@ -50,11 +50,11 @@ def losses(workdir):
 
 @pytest.mark.slow
 def test_losses_do_not_depend_on_the_number_of_processes(tmp_path):
-    """The first losses equal those of a single process, also after resuming with a different number of processes.
+    """The first losses equal those of a single process (to 1e-5), also after resuming with other numbers of processes.
 
     Later losses drift apart by rounding, and faster if the weights are already trained and the updates are large. So
-    only the first loss of a resumed run is equal, and the next two are close. Another batch would change the first or
-    second digit.
+    only the first loss after resuming is equal, and the next two are close (to 2e-3). A different batch would change
+    the first or second digit.
     """
     save_often = ("--config.checkpoint.every_minutes=0.001", "--config.checkpoint.keep=50")
     stdout = {count: train(count, tmp_path / str(count), 1) for count in (1, 4)}

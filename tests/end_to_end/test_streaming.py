@@ -21,9 +21,9 @@ from tests.end_to_end.program import (
 )
 from tests.faults.run_comparison import assert_equal_runs, wait_for
 
-# The real program with a model that compiles in a second. It also records the examples of each step in a file.
+# main.py with the model "tiny". It also records, in a file per process, the positions of the examples of each step.
 RECORDING_PROGRAM = """
-import functools, json, os, runpy, sys
+import contextlib, json, os, runpy
 from resnet_jax.models import variants
 from tests.end_to_end.tiny import TINY_VARIANT
 from resnet_jax.data import workers
@@ -40,7 +40,6 @@ class RecordingIterator:
             records.write(json.dumps([step, rows.positions.tolist()]) + chr(10))
         return images, rows
 
-import contextlib
 arrays = workers.arrays
 variants.VARIANTS["tiny"] = TINY_VARIANT
 
@@ -134,7 +133,8 @@ def test_killed_run_resumes_with_other_workers_to_the_same_examples_and_paramete
     expected, actual = recorded_examples(uninterrupted), recorded_examples(killed)
     assert sorted(expected) == list(range(STEPS))
     assert {step: lists[0] for step, lists in actual.items()} == {step: lists[0] for step, lists in expected.items()}
-    assert all(lists.count(lists[0]) == len(lists) for lists in actual.values())  # Repeated steps: the same examples.
+    # The steps that the resumed process repeated have the same examples.
+    assert all(lists.count(lists[0]) == len(lists) for lists in actual.values())
     assert any(len(lists) == 2 for lists in actual.values())
     assert_equal_runs(killed, uninterrupted)
 
@@ -144,7 +144,7 @@ def test_ctrl_c_saves_and_leaves_no_process_behind(tmp_path, start_recording):
     process = start_recording(tmp_path / "stopped", "--config.dataset.num_workers=2")
     wait_for(lambda: (tmp_path / "stopped" / "metrics.jsonl").exists(), process)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
-    for pid in (process.pid, *map(int, children.split())):  # A terminal sends it to all of them.
+    for pid in (process.pid, *map(int, children.split())):  # A terminal sends Ctrl-C to all of them.
         os.kill(pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr

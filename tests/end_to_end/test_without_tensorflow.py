@@ -1,6 +1,6 @@
 """Runs without TensorFlow, which is hidden from the program as if it were not installed.
 
-Only preparing a TFDS dataset needs TensorFlow.
+Without TensorFlow, a run writes no TensorBoard files, and a TFDS dataset can be read but not prepared.
 """
 
 import json

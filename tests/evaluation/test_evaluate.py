@@ -19,7 +19,7 @@ CLASSES = tuple("0123456789")
 class TestMakeEvaluate:
     @pytest.mark.parametrize("batch_size", [16, 64, 20])
     def test_scores_each_example_once_for_any_batch_size(self, model_and_variables, mesh, batch_size):
-        """Batches that do not divide the examples, exceed them, or do not divide over the eight devices."""
+        """The batch sizes do not divide the 37 examples, exceed them, or cannot be divided among the eight devices."""
         model, variables = model_and_variables
         examples = random_examples(37)
         metrics = make_evaluate(model, PREPROCESS, batch_size, mesh)(variables, examples)
@@ -67,7 +67,7 @@ def new_reporter(max_unreadable=100):
 class TestScoreRun:
     @pytest.fixture
     def make_run(self, model_and_variables, mesh):
-        """A function that returns a trained model with this feed."""
+        """Return a function from a feed to a `TrainedModel` whose settings name that feed."""
         model, variables = model_and_variables
 
         def make(feed="resident"):

@@ -45,7 +45,7 @@ class TestMeanMetrics:
         return summarize(metrics_of(logits, labels), len(labels))
 
     def correct_predictions(self, *positions):
-        """Metrics of correctly classified examples at these positions."""
+        """Return the metrics of correctly classified examples at these positions."""
         count = len(positions)
         zeros = np.zeros(count, np.int32)
         loss, confidence = np.zeros(count, np.float32), np.ones(count, np.float32)
@@ -127,9 +127,9 @@ class TestClassificationReport:
 
     def test_class_metrics_equal_those_of_scikit_learn(self, report, metrics):
         expected = precision_recall_fscore_support(metrics.label, metrics.prediction, labels=range(11))
-        actual = [(each.precision, each.recall, each.f1, each.examples) for each in report.classes[:11]]
+        actual = [(row.precision, row.recall, row.f1, row.examples) for row in report.classes[:11]]
         np.testing.assert_allclose(np.array(actual).T, np.array(expected), rtol=1e-12)
-        assert [each.name for each in report.classes] == list(self.classes)
+        assert [row.name for row in report.classes] == list(self.classes)
 
     def test_absent_class_has_no_ratios(self, report):
         last = report.classes[-1]
@@ -159,21 +159,21 @@ class TestClassificationReport:
             if inside.any():
                 expected += inside.sum() / 1000 * abs(confidence[inside].mean() - is_correct[inside].mean())
         assert report.ece == pytest.approx(expected, rel=1e-5)
-        assert sum(each.examples for each in report.bins) == 1000
+        assert sum(calibration_bin.examples for calibration_bin in report.bins) == 1000
 
     def test_calibration_bins_include_their_upper_edges(self, metrics):
         # 0.2 is an edge of 15 bins that float32 would round up.
         few = metrics._replace(confidence=np.array([np.nextafter(np.float32(0.2), 0), 0.25, 1.0], np.float32))
         few = few._replace(label=np.zeros(3, np.int32), prediction=np.array([0, 0, 1], np.int32))
         bins = calibration_bins(few)
-        assert [number for number, each in enumerate(bins) if each.examples] == [2, 3, 14]
+        assert [number for number, calibration_bin in enumerate(bins) if calibration_bin.examples] == [2, 3, 14]
         assert (bins[14].confidence, bins[14].accuracy) == (1.0, 0.0)
         assert (bins[0].confidence, bins[0].accuracy) == (None, None)
 
     def test_perfect_model_confuses_no_classes(self, metrics):
         perfect = classification_report(metrics._replace(prediction=metrics.label), self.classes, 1000)
         assert perfect.confused == ()
-        assert {each.f1 for each in perfect.classes[:11]} == {1.0}
+        assert {row.f1 for row in perfect.classes[:11]} == {1.0}
 
     def test_without_readable_examples_raises_an_error(self, metrics):
         empty = ExampleMetrics(*(array if array is None else array[:0] for array in metrics))

@@ -25,12 +25,12 @@ def metrics_of(logits, labels=LABELS):
     return parallel.fetch(example_metrics(*arrays, keep_log_probabilities=True))
 
 
-def metrics_correct_on(*ranges):
-    """Metrics of a model that is correct on the examples in these ranges."""
+def metrics_correct_on(*slices):
+    """Return the metrics of a model that is correct only on the examples in these slices."""
     logits = np.zeros((60, 3), np.float32)
     logits[:, 1] = 1
-    for each in ranges:
-        logits[each, 0] = 2
+    for examples in slices:
+        logits[examples, 0] = 2
     return metrics_of(logits)
 
 
@@ -55,7 +55,7 @@ class TestEnsemble:
         generator = np.random.default_rng(0)
         logits = generator.normal(size=(3, 60, 4)).astype(np.float32)
         labels = generator.integers(0, 4, 60).astype(np.int32)
-        metrics = ensemble([metrics_of(each, labels) for each in logits])
+        metrics = ensemble([metrics_of(model_logits, labels) for model_logits in logits])
         probabilities = np.exp(logits.astype(np.float64))
         mean = (probabilities / probabilities.sum(axis=-1, keepdims=True)).mean(axis=0)
         np.testing.assert_array_equal(metrics.prediction, mean.argmax(axis=-1))
@@ -90,7 +90,7 @@ def means_of(evaluator, name="run"):
 
 
 def with_reversed_classes(run):
-    """The same model with its classes numbered in reverse."""
+    """Return the same model with its classes numbered in reverse."""
     head = jax.tree.map(lambda array: array[..., ::-1], run.variables["params"]["head"])
     variables = {**run.variables, "params": {**run.variables["params"], "head": head}}
     return dataclasses.replace(run, classes=run.classes[::-1], variables=variables)
@@ -98,7 +98,7 @@ def with_reversed_classes(run):
 
 @pytest.fixture
 def folder_of_digits(tmp_path):
-    """The digits of the test split as image files, without those of one class."""
+    """The name of a folder with the first 100 digits of the test split as image files, without those of class 7."""
     source = open_sources("digits")["test"]
     for index in range(100):
         image, label = source[index]
@@ -130,15 +130,15 @@ class TestEvaluator:
             open_evaluator({"run": run}, split="validation")
 
     def test_matches_classes_of_another_dataset_by_name(self, run, folder_of_digits):
-        """Nine of the ten classes, so that their numbers differ; decoded to gray, as color images would be."""
+        """The folder has nine of the ten classes, so class numbers differ. Its images are decoded to gray."""
         evaluator = open_evaluator({"run": run}, split="train", dataset=folder_of_digits)
         metrics = evaluator.score("run").metrics
         digits = open_evaluator({"run": run}).score("run").metrics
         kept = digits.label != 7
         assert len(evaluator.subset.classes) == 9 and kept.sum() == len(metrics.label)
         actual, expected = (
-            sorted(zip(each.label.tolist(), each.prediction.tolist(), each.loss.round(4).tolist(), strict=True))
-            for each in (metrics, jax.tree.map(lambda array: array[kept], digits))
+            sorted(zip(scored.label.tolist(), scored.prediction.tolist(), scored.loss.round(4).tolist(), strict=True))
+            for scored in (metrics, jax.tree.map(lambda array: array[kept], digits))
         )
         assert actual == expected
 
@@ -165,7 +165,7 @@ class TestCompare:
     def test_renumbers_classes_of_models_that_order_them_differently(self, run):
         evaluator = open_evaluator({"run": run, "again": with_reversed_classes(run)})
         first, second = evaluator.score("run").metrics, evaluator.score("again").metrics
-        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), first, second)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), first, second)
         comparison = compare(evaluator)
         assert comparison.mcnemar["run", "again"].p_value == 1.0
         assert comparison.ensemble.means.top1 == comparison.reports["run"].means.top1
@@ -178,7 +178,7 @@ class TestCompare:
         assert values["top1_interval"][0] < values["top1"] < values["top1_interval"][1]
         assert values["tta"]["flip"]["loss"] != values["loss"]
         several = as_json(compare(open_evaluator({"run": run, "again": run})), {"run": 10, "again": 10})
-        assert [each["workdir"] for each in several["runs"]] == ["run", "again"]
+        assert [run_values["workdir"] for run_values in several["runs"]] == ["run", "again"]
         assert several["comparisons"] == [
             {"first": "run", "second": "again", "only_first": 0, "only_second": 0, "p_value": 1.0}
         ]

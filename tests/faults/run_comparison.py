@@ -12,7 +12,7 @@ from resnet_jax.training.metrics_writer import EVENT_FILES
 from resnet_jax.workdir.workdir import WorkDir
 from tests.end_to_end.program import SHORT_DIGITS
 
-# Enough epochs, of eight steps each, to interrupt a run before it ends.
+# A run long enough to be interrupted before it ends: 16 epochs of eight steps each.
 LONG_DIGITS = (*SHORT_DIGITS, "--config.num_epochs=16")
 
 
@@ -43,7 +43,7 @@ def last_state(workdir: pathlib.Path) -> tuple[int, dict]:
 
 
 def untimed_records(workdir: pathlib.Path) -> list[dict]:
-    """Return the lines of metrics.jsonl without the timings, which differ between equal runs."""
+    """Return the lines of metrics.jsonl without the throughput, which differs between equal runs."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "train/images_per_second"} for line in lines]
 
@@ -60,7 +60,10 @@ def events(workdir: pathlib.Path) -> list[tuple[int, str]]:
 
 
 def assert_equal_runs(workdir: pathlib.Path, uninterrupted: pathlib.Path, with_events: bool = True) -> None:
-    """Compare the arrays of the last checkpoint, the metrics, the test results, and the values for TensorBoard."""
+    """Check that both runs have the same last checkpoint, metrics, test result and chosen checkpoint.
+
+    With `with_events`, also check that TensorBoard would show values of the same names at the same steps.
+    """
     step, state = last_state(workdir)
     expected_step, expected = last_state(uninterrupted)
     assert step == expected_step
@@ -69,7 +72,8 @@ def assert_equal_runs(workdir: pathlib.Path, uninterrupted: pathlib.Path, with_e
     for (path, leaf), expected_leaf in zip(leaves, jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(leaf, expected_leaf, err_msg=jax.tree_util.keystr(path))
     assert untimed_records(workdir) == untimed_records(uninterrupted)
-    assert not with_events or events(workdir) == events(uninterrupted) != []
+    if with_events:
+        assert events(workdir) == events(uninterrupted) != []
     results = [WorkDir(str(path)).result() for path in (workdir, uninterrupted)]
     assert results[0]["test"] == results[1]["test"]
     assert results[0]["checkpoint_step"] == results[1]["checkpoint_step"]

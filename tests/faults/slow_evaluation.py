@@ -1,4 +1,7 @@
-"""The program with an evaluation that takes minutes, and that creates a file in the workdir when it begins."""
+"""main.py with a slow evaluation: each batch creates the file `evaluating` in the workdir and then waits five seconds.
+
+`LONG_DIGITS` validates on 60 examples, which are one batch.
+"""
 
 import pathlib
 import runpy

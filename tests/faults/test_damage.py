@@ -10,7 +10,7 @@ from tests.faults.run_comparison import assert_equal_runs, saved_steps
 
 @pytest.fixture
 def workdir(tmp_path, finished_run):
-    """A run with checkpoints of its last two epochs, and without the file that marks it as finished."""
+    """A run directory with checkpoints of the last two epochs, and without the file that marks the run as finished."""
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     (workdir / "result.json").unlink()
     assert saved_steps(workdir)[-2:] == [24, 32]
@@ -41,7 +41,7 @@ def test_damaged_checkpoint_is_set_aside_and_the_previous_one_is_restored(workdi
 
 
 @pytest.mark.slow
-def test_run_without_an_intact_checkpoint_fails_and_changes_nothing(workdir):
+def test_run_without_an_intact_checkpoint_fails_and_keeps_all_checkpoints(workdir):
     steps = saved_steps(workdir)
     for step in steps:
         damage(workdir / "checkpoints" / str(step), "flipped")

@@ -58,7 +58,7 @@ def test_failed_save_of_many_arrays_reports_one_error(tmp_path):
 
 
 @pytest.mark.parametrize(("message", "is_shown"), [("Event loop is closed", False), ("something else", True)])
-def test_other_unraisable_exceptions_are_shown(message, is_shown):
+def test_silence_hides_only_the_exceptions_of_a_closed_event_loop(message, is_shown):
     unraisable = f"""
 from resnet_jax.runtime import library_messages
 
@@ -83,7 +83,7 @@ def test_full_disk_ends_the_run_with_one_sentence_and_the_run_resumes_with_free_
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2, stderr
     assert "Traceback" not in stderr
-    last_line = stderr.splitlines()[-1]  # TensorFlow may warn about its event file before.
+    last_line = stderr.splitlines()[-1]  # Earlier lines may be TensorFlow's warnings about its event file.
     assert re.search("cannot save a checkpoint in .*[Ff]ree some space|No space left on device", last_line), stderr
     assert "run the same command again" in last_line
     (disk / "filler").unlink()

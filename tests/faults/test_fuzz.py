@@ -1,4 +1,4 @@
-"""Arbitrary content of files and of the command line raises only our own errors, and runs no foreign code."""
+"""Fuzzing: arbitrary files and settings raise only expected errors. The package also never runs code from files."""
 
 import ast
 import contextlib
@@ -31,7 +31,7 @@ from resnet_jax.workdir.workdir import WorkDir
 from tests.conftest import ROOT
 from tests.data.test_decode import COLOR, encode
 
-# The same examples each time, and no deadline, because the machine may be busy.
+# `derandomize`: each run of the tests draws the same examples. No deadline, because the machine may be busy.
 fuzzed = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 SETTINGS = sorted(run_settings.leaves(run_settings.default()))
@@ -221,8 +221,10 @@ FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen", "__import__"}
 UNPICKLING_MODULES = {"pickle", "cloudpickle", "marshal", "joblib", "dill", "yaml", "shelve"}
 
 
-def test_package_never_runs_code_from_files_of_others():
-    """The exception is the work that a run hands to its own worker processes, in a file that nobody else may write."""
+def test_package_has_no_calls_that_run_code_from_files():
+    """There are two exceptions. A run pickles work for its own workers to a file that nobody else may write. A worker
+    pickles an error, and unpickles it, to check that it can be sent to the run.
+    """
     calls = []
     for path in [ROOT / "main.py", *(ROOT / "resnet_jax").rglob("*.py"), *(ROOT / "configs").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -31,8 +31,8 @@ def test_killed_run_resumes_to_bit_identical_parameters(tmp_path, uninterrupted)
 def test_run_killed_at_ten_random_moments_resumes_to_bit_identical_parameters(tmp_path):
     """Four kills hit a save, and two hit the start of the run. Unfinished checkpoints are ignored and removed.
 
-    The run does not write event files for TensorBoard; `test_killed_run_resumes_to_bit_identical_parameters` compares
-    those.
+    These runs write no event files for TensorBoard. `test_killed_run_resumes_to_bit_identical_parameters` compares
+    event files.
     """
     uninterrupted = tmp_path / "uninterrupted"
     assert run(*LONGER_DIGITS, f"--workdir={uninterrupted}", **WITHOUT_TENSORFLOW).returncode == 0
@@ -44,9 +44,8 @@ def test_run_killed_at_ten_random_moments_resumes_to_bit_identical_parameters(tm
     for kill in range(KILLS):
         steps_before = saved_steps(workdir)
         if kill in KILLS_AT_START:
-            (
-                workdir / ".lock"
-            ).unlink()  # The dead process left it. A new lock file shows that the next process has started.
+            # The killed process left its lock file. A new lock file will show that the next process has started.
+            (workdir / ".lock").unlink()
         process = start(*LONGER_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
         if kill in KILLS_AT_START:
             wait_for((workdir / ".lock").exists, process)

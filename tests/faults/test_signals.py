@@ -12,7 +12,7 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
 
 
 def stop(process, signum):
-    """Send the signal, check exit code and messages of the process when it has ended, and return its stdout."""
+    """Send the signal, wait until the process has ended, check its exit code and messages, and return its stdout."""
     process.send_signal(signum)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == EXIT_CODES[signum], stderr
@@ -22,7 +22,7 @@ def stop(process, signum):
 
 
 def start_evaluating(workdir, **environment):
-    """Start a run and wait until it is in its first evaluation, which takes minutes."""
+    """Start a run and wait until it is in its first evaluation, which takes five seconds."""
     process = start(*LONG_DIGITS, f"--workdir={workdir}", program="tests/faults/slow_evaluation.py", **environment)
     wait_for((workdir / "evaluating").exists, process)
     (workdir / "evaluating").unlink()
@@ -53,8 +53,7 @@ def test_stop_between_steps_saves_and_resumes_to_the_same_parameters(tmp_path, u
 
 
 @pytest.mark.slow
-def test_stop_during_an_evaluation_does_not_wait_for_its_end(tmp_path, uninterrupted):
-    """The resumed run repeats the interrupted evaluation."""
+def test_stop_during_an_evaluation_saves_and_the_resumed_run_repeats_the_evaluation(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
     process = start_evaluating(workdir)
     stop(process, signal.SIGTERM)
@@ -64,7 +63,7 @@ def test_stop_during_an_evaluation_does_not_wait_for_its_end(tmp_path, uninterru
 
 
 @pytest.mark.slow
-def test_stop_during_a_save_waits_for_its_end(tmp_path, uninterrupted):
+def test_stop_during_a_save_completes_the_checkpoint(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
     process = start(*LONG_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
     wait_for(lambda: any(workdir.glob("checkpoints/*tmp*")), process)
@@ -86,7 +85,8 @@ def test_stop_before_the_first_step_saves_nothing_and_the_run_resumes(tmp_path, 
 
 
 @pytest.mark.slow
-def test_second_ctrl_c_stops_at_once_and_the_run_resumes_from_the_last_checkpoint(tmp_path, uninterrupted):
+def test_second_ctrl_c_stops_without_saving_and_the_run_can_be_repeated(tmp_path, uninterrupted):
+    """Both signals arrive in the first evaluation, before the first checkpoint. The next process starts at step 0."""
     workdir = tmp_path / "stopped"
     process = start_evaluating(workdir, **WITHOUT_TENSORFLOW)
     process.send_signal(signal.SIGINT)
@@ -95,5 +95,5 @@ def test_second_ctrl_c_stops_at_once_and_the_run_resumes_from_the_last_checkpoin
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert saved_steps(workdir) == []  # One Ctrl-C would save the end of the epoch.
+    assert saved_steps(workdir) == []  # After a single Ctrl-C, the run would save step 8, the end of the first epoch.
     assert_resumes(workdir, uninterrupted, **WITHOUT_TENSORFLOW)

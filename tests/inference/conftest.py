@@ -9,7 +9,7 @@ from resnet_jax.trained_model import load_run
 
 
 @pytest.fixture
-def run(tiny_run):
+def trained(tiny_run):
     return load_run(str(tiny_run))
 
 
@@ -21,7 +21,10 @@ def images():
 
 @pytest.fixture
 def write(tmp_path, images):
-    """A function that writes files below a folder and returns their paths. Contents are bytes or numbers of digits."""
+    """Return a function that writes files to a folder and returns their paths.
+
+    Its argument maps file names to contents: bytes, or the index of one of `images`, which is written as an image file.
+    """
 
     def write(contents, folder="images"):
         paths = [tmp_path / folder / name for name in contents]

@@ -1,4 +1,4 @@
-"""The same predictions in each format."""
+"""Each format, written with the same predictions."""
 
 import csv
 import io
@@ -21,10 +21,13 @@ PREDICTIONS = [
 
 @pytest.fixture
 def write(capsys):
-    """A function that writes all predictions in a format and returns the output before and after the last one."""
+    """Return a function that writes all predictions in a format.
+
+    It returns what was printed before the last prediction was written, and what was printed from then on.
+    """
 
     def write(name, columns=CLASS_COLUMNS):
-        sys.stdout.reconfigure(errors="replace")  # As the command does.
+        sys.stdout.reconfigure(errors="replace")  # As the command `predict` does.
         formatter = FORMATTERS[name](columns, 2, PATHS, ("cat", "dog"))
         formatter.write(PREDICTIONS[:2])
         before = capsys.readouterr().out

@@ -65,8 +65,8 @@ class TestFindImages:
             predict.find_in_folder("/nowhere")
 
 
-def test_predictions_are_in_order_with_unreadable_images_among_them(run, images, write):
-    """Several batches of 64; the first and last images of batches are among the unreadable ones."""
+def test_predictions_are_in_order_with_unreadable_images_among_them(trained, images, write):
+    """There are several batches of 64. Among the unreadable images are the first and the last of a batch."""
     contents = {f"{number}.png": number for number in range(300)}
     unreadable_files = {
         0: b"",
@@ -77,36 +77,36 @@ def test_predictions_are_in_order_with_unreadable_images_among_them(run, images,
     }
     contents |= {f"{number}.png": content for number, content in unreadable_files.items()}
     paths, reporter = [*write(contents), "/nowhere/gone.png"], RecordingReporter()
-    actual_paths, actual, problems = join(predict.model_outputs(run, paths, reporter))
+    actual_paths, actual, problems = join(predict.model_outputs(trained, paths, reporter))
     assert actual_paths == paths
     assert problems.keys() == {*unreadable_files, 300}
     assert problems[0] == "the file is empty"
     assert problems[300] == "No such file or directory"
-    expected = run.predict(images).probabilities
+    expected = trained.predict(images).probabilities
     for index, probabilities in actual.items():
         np.testing.assert_allclose(probabilities, expected[index], rtol=1e-5)
     assert reporter.progress == [("reading images", done, 301) for done in (64, 128, 192, 256, 301)]
 
 
-def test_files_can_be_given_twice(run, write):
+def test_files_can_be_given_twice(trained, write):
     good, bad = write({"a.png": 3, "bad.png": b""})
-    actual_paths, actual, problems = join(predict.model_outputs(run, [bad, good, bad, good], REPORTER))
+    actual_paths, actual, problems = join(predict.model_outputs(trained, [bad, good, bad, good], REPORTER))
     assert actual_paths == [bad, good, bad, good]
     assert problems == {0: "the file is empty", 2: "the file is empty"}
     np.testing.assert_array_equal(actual[1], actual[3])
 
 
-def test_image_on_standard_input(run, images, write, monkeypatch):
+def test_image_on_standard_input_is_read(trained, images, write, monkeypatch):
     (path,) = write({"a.png": 7})
     with open(path, "rb") as file:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(file.read())))
-    actual_paths, actual, problems = join(predict.model_outputs(run, ["-", path], REPORTER))
+    actual_paths, actual, problems = join(predict.model_outputs(trained, ["-", path], REPORTER))
     assert (actual_paths, problems) == (["-", path], {})
     np.testing.assert_array_equal(actual[0], actual[1])
 
 
-def test_only_unreadable_files(run):
-    actual_paths, actual, problems = join(predict.model_outputs(run, ["/nowhere/a.png"], REPORTER))
+def test_only_unreadable_files_give_no_predictions(trained):
+    actual_paths, actual, problems = join(predict.model_outputs(trained, ["/nowhere/a.png"], REPORTER))
     assert (actual_paths, actual, problems) == (["/nowhere/a.png"], {}, {0: "No such file or directory"})
 
 
@@ -117,7 +117,7 @@ def test_rank_by_probability_orders_classes():
         ["a", "b", "c"], outputs, predict.rank_by_probability(("x", "y", "z"), 2)
     )
     assert first == ("a", [("y", pytest.approx(0.6)), ("z", pytest.approx(0.3))], None)
-    assert second == ("b", [("y", 0.5), ("x", 0.25)], None)  # Of equally probable classes, the first one.
+    assert second == ("b", [("y", 0.5), ("x", 0.25)], None)  # The first of equally probable classes.
     assert third == ("c", [], "it is wet")
     (prediction, *_) = predict.predictions(["a", "b", "c"], outputs, predict.rank_by_probability(("x", "y", "z"), 9))
     assert [name for name, _ in prediction.ranking] == ["y", "z", "x"]

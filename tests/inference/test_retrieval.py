@@ -37,11 +37,11 @@ def test_first_of_equally_similar_images_comes_first(monkeypatch):
     assert ranking == [("b", 1.0), ("c", 1.0), ("d", 1.0), ("a", 0.0), ("e", 0.0)]
 
 
-def test_copy_of_the_image_is_most_similar(run, write):
+def test_copy_of_the_image_is_most_similar(trained, write):
     folder = write({f"{number}.png": number for number in range(100)}, "folder")
     queries = write({"mine.png": 42, "bad.png": b""}, "wanted")
-    rank = retrieval.rank_by_similarity(Features.collect(predict.model_outputs(run, folder, REPORTER)), 3)
-    ((batch, outputs),) = predict.model_outputs(run, queries, REPORTER)
+    rank = retrieval.rank_by_similarity(Features.collect(predict.model_outputs(trained, folder, REPORTER)), 3)
+    ((batch, outputs),) = predict.model_outputs(trained, queries, REPORTER)
     readable, unreadable = predict.predictions(batch, outputs, rank)
     assert readable.ranking[0] == (folder[42], pytest.approx(1, abs=1e-6))
     assert len(readable.ranking) == 3

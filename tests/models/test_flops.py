@@ -8,9 +8,9 @@ from resnet_jax.models.variants import VARIANTS
 
 # One of each family; the other variants are tested with the slow tests.
 FAST = ("resnet18", "seresnet50", "resnet50d", "antialiased_resnet18", "bit_r50x1", "resnet20", "wide_resnet16_4")
-# Unrolled, these would take minutes; in a loop, XLA counts a block only once.
+# Models with so many blocks that XLA takes minutes to compile them unrolled. In a loop, XLA counts a block only once.
 DEEP = ("resnet1202", "resnetv2_1001")
-# In thin bottlenecks, BatchNorm is 3 % of the work but no multiply-add. For these, XLA sees a bias in its place.
+# Models with thin bottlenecks, where BatchNorm is 3 % of XLA's FLOPs but no multiply-add. A bias takes its place here.
 THIN = ("resnetv2_164", "resnetv2_1001")
 
 
@@ -64,7 +64,7 @@ def test_parameter_count_is_that_of_the_full_model(name):
 
 
 def test_cost_matches_hand_computed_values():
-    """The convolutions see 8x8 to 4x4 pixels; the shortcut (option A) costs nothing."""
+    """Stem and stage 1 have 8x8 output pixels, and stage 2 has 4x4. The shortcut (option A) costs nothing."""
     stem, stage1 = 64 * 9 * 1 * 8, 2 * 64 * 9 * 8 * 8
     stage2 = 16 * 9 * 8 * 16 + 16 * 9 * 16 * 16
     assert cost(create_model("tiny", 10), (8, 8, 1)).multiply_adds == stem + stage1 + stage2 + 16 * 10

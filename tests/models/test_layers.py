@@ -115,10 +115,8 @@ def test_squeeze_excitation_matches_hand_computed_values():
 def test_blur_pool_is_the_binomial_filter_with_a_stride(size, stride):
     images = np.asarray(random_images(2, *size, 3))
     blurred = images
-    for axis in (
-        1,
-        2,
-    ):  # An even filter reaches one value to the left and two to the right. SciPy's origin has the opposite sign.
+    # An even filter reaches one value to the left and two to the right. SciPy's origin has the opposite sign.
+    for axis in (1, 2):
         blurred = scipy.ndimage.correlate1d(blurred, np.array([1, 3, 3, 1]) / 8, axis, mode="mirror", origin=-1)
     np.testing.assert_allclose(blur_pool(images, stride), blurred[:, ::stride, ::stride], rtol=1e-5, atol=1e-6)
 
@@ -197,7 +195,7 @@ def test_grouped_batch_norm_with_one_group_equals_batch_norm():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), actual, expected)
 
 
-def test_grouped_batch_norm_has_variables_and_evaluation_of_batch_norm():
+def test_grouped_batch_norm_equals_batch_norm_in_initial_variables_and_in_evaluation():
     plain = nn.BatchNorm(momentum=0.8, epsilon=1e-3)
     plain_initial = plain.init(jax.random.key(0), grouped_images(), use_running_average=True)
     for training in (True, False):
@@ -221,6 +219,6 @@ def test_grouped_batch_norm_computes_bfloat16_statistics_in_float32():
     jax.tree.map(np.testing.assert_array_equal, updated, expected_update)
 
 
-def test_grouped_batch_norm_refuses_a_batch_that_is_not_divisible():
+def test_grouped_batch_norm_refuses_a_batch_not_divisible_by_the_group_size():
     with pytest.raises(TypeError, match="reshape"):
         train_norm(grouped_norm(5), grouped_images())

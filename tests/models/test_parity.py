@@ -61,9 +61,9 @@ def results(request):
 def ours(model, variables, images, labels):
     """Compute our logits and statistics in float32, and our gradients in float64.
 
-    In float32 an array of gradients may be off by 1 %, and PyTorch's too, because a ReLU input that rounds to the other
-    side of zero turns its whole gradient on or off. XLA compiles float64 convolutions into plain loops, and grouped
-    ones take 20 times as long unless LLVM optimizes them.
+    In float32 an array of gradients may be off by 1 %, in PyTorch as well as here, because a ReLU input that rounds to
+    the other side of zero turns its whole gradient on or off. XLA compiles float64 convolutions into plain loops. Those
+    of grouped convolutions take 20 times as long without LLVM's optimizations, which `tests/conftest.py` turns off.
     """
     optimized = {"xla_backend_optimization_level": 2}
 

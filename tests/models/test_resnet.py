@@ -60,7 +60,7 @@ def test_bit_stem_pads_the_max_pool_with_zeros_and_the_imagenet_stem_does_not():
 
 
 def test_max_pool_with_blur_weights_a_bright_pixel_equally_at_every_position():
-    """The point of Zhang 2019: a strided max-pool shows the pixel in one, two or four places."""
+    """The point of Zhang 2019: a strided max-pool without blur shows the pixel in one, two or four places."""
 
     def weights(blur):
         layers = make_layers(blur_pool=blur)
@@ -104,9 +104,9 @@ def test_block_starts_as_the_identity_with_zero_init_or_skip_init(kind, residual
     np.testing.assert_array_equal(output, images)
     zeros = [leaf for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim != 1 and not leaf.any()]
     ones = [leaf for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 1 and leaf.all()]
-    if "residual_scale" in settings or kind is PreActivationBlock:  # A scalar, or the last kernel.
+    if "residual_scale" in settings or kind is PreActivationBlock:  # The zero array is a scalar or the last kernel.
         assert (len(zeros), len(ones)) == (1, len(residual(8, 1)))
-    else:  # The scale of the last norm.
+    else:  # The zero array is the scale of the last norm.
         assert (len(zeros), len(ones)) == (0, len(residual(8, 1)) - 1)
 
 
@@ -176,7 +176,7 @@ def test_pad_shortcut_blurs_before_it_strides():
 
 
 def test_bottleneck_strides_in_the_3x3():
-    """This is version 1.5. The code of the original paper strides in the first 1x1."""
+    """This is ResNet v1.5. The code of the original paper strides in the first 1x1."""
     outputs = jax.eval_shape(
         lambda: submodule_outputs(make_block(stride=2, residual=bottleneck), jnp.zeros((1, 6, 6, 4)))
     )
@@ -201,9 +201,9 @@ def test_shortcut_is_the_identity_if_the_shape_does_not_change(kind, residual):
 
 @pytest.mark.parametrize("kind", [PostActivationBlock, PreActivationBlock])
 def test_stochastic_depth_drops_whole_residuals_and_keeps_the_mean(kind):
-    """In training, F of an example is either dropped or divided by its survival probability."""
-    image = 10 + jax.random.uniform(jax.random.key(0), (1, 2, 2, 8))  # So large that the last ReLU does not clip F.
-    images = jnp.broadcast_to(image, (1000, 2, 2, 8))  # Equal examples have the same F.
+    """In training, the residual of an example is either dropped or divided by its survival probability."""
+    image = 10 + jax.random.uniform(jax.random.key(0), (1, 2, 2, 8))  # So large that the last ReLU clips nothing.
+    images = jnp.broadcast_to(image, (1000, 2, 2, 8))  # Equal examples have equal residuals.
     block = make_block(kind, train=True)
     variables = block.init(jax.random.key(1), images)
 
@@ -353,7 +353,7 @@ def test_stochastic_depth_drop_rate_rises_linearly_with_depth():
 
 @pytest.mark.parametrize("scan_blocks", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_remat_recomputes_activations_with_equal_gradients(scan_blocks):
-    """On CPU, XLA frees recomputed activations only in loops; on TPU in both cases."""
+    """On CPU, XLA saves the memory of recomputed activations only in loops; on TPU, also without them."""
     images = jax.random.normal(jax.random.key(1), (16, 8, 8, 3))
     model = create_model("resnet20", 10, stage_sizes=(4,), scan_blocks=scan_blocks)
     variables = model.init(jax.random.key(0), images[:1], train=False)

@@ -23,16 +23,19 @@ class Architecture:
     Attributes:
       sizes: the number of blocks per stage.
       bottleneck: whether blocks have three convolutions instead of two.
-      width, stem_width: the channels of the first stage's 3x3 and of the stem.
-      groups: the number of groups of a bottleneck's 3x3.
-      group_width: the channels per group in the first stage.
-      cifar: whether the stem is a 3x3 that keeps the size.
+      width, stem_width: the width of the first stage and the output channels of the stem. Each further stage has twice
+        the width of the stage before it.
+      groups: the number of groups of a bottleneck's 3x3 convolution.
+      group_width: a bottleneck's 3x3 has width / 64 * group_width channels per group.
+      cifar: whether the stem is a 3x3 convolution that keeps the image size.
       pre_activation: whether norms and activations precede the convolutions.
       squeeze_excitation: whether residuals end with squeeze-and-excitation.
-      deep: three 3x3 in the stem, and shortcuts that pool before they project: "D" of He et al. 2018.
+      deep: whether the stem has three 3x3 convolutions and shortcuts pool before they project: ResNet-D of He et al.
+        2018.
       option_a: whether shortcuts have no parameters.
-      bit: weight standardization, GroupNorm, and a max-pool that is padded with zeros.
-      blur: low-pass filters before strides; those of blocks come before the next convolution.
+      bit: whether the model is a BiT, with weight standardization, GroupNorm, and a max-pool that is padded with zeros.
+      blur: whether strides are preceded by low-pass filters. In a block, filter and stride come before the convolution
+        that follows the 3x3 with the stride.
       fixup: whether scalars replace norms.
     """
 
@@ -211,7 +214,7 @@ class FixupBlock(nn.Module):
 
 
 class FixupModel(nn.Sequential):
-    """A sequence that adds a scalar after the first convolution, and one before the pooling."""
+    """A sequence of modules that also adds a scalar after `conv1` and another scalar before `pool`."""
 
     def __init__(self, modules: Mapping[str, nn.Module]):
         super().__init__(OrderedDict(modules))
@@ -235,7 +238,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class OptionA(nn.Module):
-    """Strides by two, and adds half as many zero channels on each side."""
+    """Strides by two, and doubles the channels by adding zeros, one half before and one half after the others."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         border = x.shape[1] // 2

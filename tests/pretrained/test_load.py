@@ -43,7 +43,7 @@ def workdir(tiny_run):
 
 @pytest.fixture
 def start(single_device, caplog):
-    """A function that returns an experiment, its initial state, and the log messages about its pretrained weights."""
+    """Return a function that returns an experiment, its initial state, and the messages about pretrained weights."""
 
     def start(config, sources=None):
         experiment = build(config, single_device, sources or open_sources("digits"), REPORTER)
@@ -70,7 +70,7 @@ def test_exported_weights_load_as_the_same_model(workdir, tiny_config, tmp_path)
     again = load(tiny_config, open_sources("digits"))
     assert_equal(again.variables, run.variables)
     assert again.preprocess == run.preprocess
-    scores = [score_run(each, open_sources("digits"), "test[:100]", REPORTER) for each in (run, again)]
+    scores = [score_run(trained, open_sources("digits"), "test[:100]", REPORTER) for trained in (run, again)]
     assert scores[0] == scores[1]
 
 
@@ -192,7 +192,7 @@ def test_weights_for_three_channels_see_gray_images_as_three_channels(tiny_confi
 
 
 def test_url_is_not_taken_for_a_run_directory(monkeypatch):
-    """In particular hf://: no directory of that name may be looked for."""
+    """For an address that begins with hf:// or https://, no directory of that name is looked for."""
     downloads = []
     monkeypatch.setattr(hub, "download", lambda name: downloads.append(name) or pathlib.Path("/nowhere/weights.pth"))
     with pytest.raises(UserError, match="there is no such file"):
@@ -272,7 +272,7 @@ def test_load_pretrained_takes_a_split_if_there_is_no_test_split(workdir, tiny_c
 
 @pytest.mark.slow
 def test_published_weights_reach_their_published_accuracy(test_data, monkeypatch):
-    """akamaster's ResNet-20 has an error of 8.27 % on CIFAR-10; the file is the only setting."""
+    """akamaster's ResNet-20 has a published error of 8.27 % on CIFAR-10. All settings but the file are the recipe's."""
     from tests.end_to_end.program import run
 
     finished = run(

@@ -47,7 +47,7 @@ def random_predictions(num_classes, size=600, seed=0, side=8):
 
 
 def random_run(classes, name="made up", result=RESULT, without=(), **predictions):
-    """A run with `random_predictions`; it has no curves of the splits in `without`."""
+    """Return a run with `random_predictions`. It has no curves of the splits in `without`."""
     scored = random_predictions(len(classes), **predictions)
     steps = list(range(50, 1001, 50))
     values = {"loss": [2 * 0.8**number for number in range(20)], "top1": [0.9 - 0.8**number for number in range(1, 21)]}

@@ -38,7 +38,7 @@ def hostile_page(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def open_page(browser, hostile_page):
-    """A function that opens a page. The page must not request anything and must not log anything to the console."""
+    """Return a function that opens a page, and check that the page requests nothing and logs nothing to the console."""
     requests, messages, contexts = [], [], []
 
     def open_page(path=hostile_page, **window):

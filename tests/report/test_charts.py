@@ -53,10 +53,10 @@ def test_confusion_matrix_of_many_classes_shows_no_counts_and_no_names():
 
 
 def test_reliability_diagram_shows_each_bin(scored):
-    bins = [each for each in calibration_bins(scored.metrics) if each.examples]
+    bins = [calibration_bin for calibration_bin in calibration_bins(scored.metrics) if calibration_bin.examples]
     accuracy, confidence, _, examples = prediction_charts.reliability_diagram(bins).data
-    assert list(accuracy.y) == [each.accuracy for each in bins]
-    assert list(confidence.y) == [each.confidence for each in bins]
+    assert list(accuracy.y) == [calibration_bin.accuracy for calibration_bin in bins]
+    assert list(confidence.y) == [calibration_bin.confidence for calibration_bin in bins]
     assert sum(examples.y) == 600
     lows = np.array(accuracy.y) - np.array(accuracy.error_y.arrayminus)
     assert (lows >= 0).all() and (lows < accuracy.y).all()

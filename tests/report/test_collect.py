@@ -106,6 +106,9 @@ def test_streamed_images_are_shown_like_resident_ones(other_run):
     config = json.loads((other_run / "config.json").read_text())
     config["dataset"].update(feed="streaming", eval_resize=8, eval_crop=8, num_workers=0)
     (other_run / "config.json").write_text(json.dumps(config))
-    (galleries,), (expected,) = ([run.galleries for run in each.runs] for each in (collected(other_run), resident))
-    for gallery, same in zip(galleries, expected, strict=True):
-        assert [(each.name, each.uri) for each in gallery.images] == [(each.name, each.uri) for each in same.images]
+    streamed = collected(other_run)
+
+    def names_and_uris(data):
+        return [[(image.name, image.uri) for image in gallery.images] for gallery in data.runs[0].galleries]
+
+    assert names_and_uris(streamed) == names_and_uris(resident)

@@ -61,7 +61,7 @@ def test_page_contains_everything_that_it_shows(ordinary):
     for _, attributes in page.elements:
         for name in ("src", "href", "srcset", "poster", "action", "data"):
             assert re.match(r"data:image/|#|$", attributes.get(name, ""))
-    (policy,) = [each["content"] for each in page.all("meta") if each.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; ") and "http" not in policy
     assert not page.all("link")
 
@@ -85,11 +85,11 @@ def test_page_shows_metrics_and_provenance(ordinary):
 
 def test_page_shows_every_class_and_image(ordinary):
     run, page = ordinary
-    rows = [each for each in page.all("th") if each.get("scope") == "row"]
+    rows = [heading for heading in page.all("th") if heading.get("scope") == "row"]
     assert len(rows) >= 4 + len(run.metrics.confused)
     assert len(page.all("img")) == 16 + 8 + 8
     assert all(
-        each["src"].startswith("data:image/png;base64,") and each["class"] == "small" for each in page.all("img")
+        image["src"].startswith("data:image/png;base64,") and image["class"] == "small" for image in page.all("img")
     )
 
 
@@ -100,11 +100,11 @@ def test_names_are_escaped_wherever_they_occur(ordinary):
     page = Page(content.encode(errors="replace").decode())
     harmless = page_of("abcd", random_run("abcd"), random_run("abcd", name="other", seed=1))
     assert len(page.all("script")) == len(harmless.all("script"))
-    assert all(each["src"].startswith("data:image/png") for each in page.all("img"))
-    assert {each["href"] for each in page.all("a")} == {"#run1", "#run2"}
+    assert all(image["src"].startswith("data:image/png") for image in page.all("img"))
+    assert {link["href"] for link in page.all("a")} == {"#run1", "#run2"}
     for name in HOSTILE:
         assert name.replace("\udcff", "?") in page.text
-    # Plotly interprets names as HTML of its own, so they are escaped there, too.
+    # Plotly interprets names as its own subset of HTML, so names are escaped once more in the data of charts.
     assert "\\u003ca href=" not in content
 
 
@@ -116,7 +116,7 @@ def test_page_warns_of_an_unfinished_run():
 
 
 def test_page_of_a_finished_run_has_no_warning(ordinary):
-    assert not [each for each in ordinary[1].all("p") if each.get("class") == "warning"]
+    assert not [paragraph for paragraph in ordinary[1].all("p") if paragraph.get("class") == "warning"]
 
 
 def test_page_leaves_out_charts_without_data():
@@ -145,4 +145,4 @@ def test_page_stays_usable_with_a_thousand_classes():
     assert "Point at a cell" in page.text
     pairs = page.text.partition("Most often confused")[2].partition("Example images")[0]
     assert 0 < len(re.findall(r"class \d", pairs)) <= 100
-    assert [each["class"] for each in page.all("figure")][-1] == "large"
+    assert [figure["class"] for figure in page.all("figure")][-1] == "large"

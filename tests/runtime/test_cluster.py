@@ -68,7 +68,7 @@ def test_failed_single_process_returns_its_exit_code(monkeypatch):
 
 
 def test_occupied_port_is_refused():
-    """JAX would crash with a segmentation fault."""
+    """Without this check, JAX would crash with a segmentation fault."""
     with contextlib.closing(socket.create_server(("", 0))) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UserError, match=r"cannot listen at port .*Choose another port for --coordinator"):
@@ -76,7 +76,7 @@ def test_occupied_port_is_refused():
 
 
 def test_unreachable_coordinator_is_reported(monkeypatch):
-    """JAX would abort the process with a stack trace."""
+    """Without this check, JAX would abort the process with a stack trace."""
     monkeypatch.setattr(cluster, "START_TIMEOUT", 0)
     monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
     with pytest.raises(
@@ -86,7 +86,7 @@ def test_unreachable_coordinator_is_reported(monkeypatch):
 
 
 def test_missing_process_is_reported():
-    """JAX would abort the waiting processes with a stack trace."""
+    """Without this check, JAX would abort the waiting processes with a stack trace."""
     with contextlib.closing(socket.create_server(("", 0))) as server:
         port = server.getsockname()[1]
     command = (

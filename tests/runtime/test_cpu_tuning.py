@@ -31,7 +31,7 @@ def untuned(monkeypatch):
     monkeypatch.setattr(cpu_tuning, "PLUGINS", ("no_such_package",))
 
 
-# As for users. The other tests reduce LLVM's optimization, and XLA then delegates less to YNNPACK.
+# As for users. The other tests compile with less optimization by LLVM, and XLA then delegates less to YNNPACK.
 OPTIMIZED = {"xla_backend_optimization_level": 3}
 WITHOUT_YNNPACK = {cpu_tuning.YNNPACK: ""}
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -72,7 +72,7 @@ def test_tuned_gradients_agree_with_those_of_xla_alone():
 
 
 def test_tuned_ynnpack_compiles_reductions_but_no_kernel_gradients():
-    """By default it compiles both. If this changes, check whether the tuning is still needed."""
+    """Without tuning, YNNPACK compiles both. If this changes, check whether the tuning is still needed."""
 
     def compiled_by_ynnpack():
         def loss(kernel, x):
@@ -145,7 +145,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
 def test_tuned_process_reuses_freed_memory():
-    """It allocates 64 MiB eight times, repeatedly: 16,384 pages each, or 32 large pages."""
+    """Count the page faults of eight allocations of 64 MiB, after three rounds of such allocations.
+
+    Each allocation has 16,384 pages, or 32 large pages.
+    """
 
     def faults(tuning):
         command = [sys.executable, "-c", FAULTS, tuning]

@@ -6,7 +6,7 @@ import pytest
 from resnet_jax.runtime import host_memory
 
 GIB = 2**30
-UNLIMITED = 9223372036854771712  # how version 1 expresses it
+UNLIMITED = 9223372036854771712  # how version 1 of cgroups expresses it
 MACHINE = 64 * GIB
 
 
@@ -16,6 +16,7 @@ def machine(monkeypatch):
 
 
 def make(root: pathlib.Path, files: dict[str, object]) -> pathlib.Path:
+    """Write files with these contents, by path, and return `root`."""
     for path, content in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(f"{content}\n")
@@ -23,6 +24,7 @@ def make(root: pathlib.Path, files: dict[str, object]) -> pathlib.Path:
 
 
 def version_2(group: str, limit, used=0, cached=0) -> dict[str, object]:
+    """Return the files of a group in version 2 of cgroups, as content by path."""
     directory = f"sys/fs/cgroup{group}"
     statistics = f"anon {used - cached}\ninactive_file {cached}\nactive_file 7"
     return {
@@ -33,6 +35,7 @@ def version_2(group: str, limit, used=0, cached=0) -> dict[str, object]:
 
 
 def version_1(group: str, limit, used=0, cached=0) -> dict[str, object]:
+    """Return the files of a group in version 1 of cgroups, as content by path."""
     directory = f"sys/fs/cgroup/memory{group}"
     statistics = f"inactive_file 7\ntotal_inactive_file {cached}"
     return {
@@ -52,7 +55,10 @@ def test_memory_of_this_machine_is_at_most_that_of_psutil():
 
 
 def test_tightest_parent_group_decides(tmp_path):
-    """As in a Slurm job: the step has no limit, the job has one, and its user a higher one; another job is ignored."""
+    """As in a Slurm job: the step has no limit, the job has a limit, and all jobs together have a higher one.
+
+    The group of another job is ignored.
+    """
     groups = {
         "proc/self/cgroup": "0::/slurm/job_7/step_0",
         **version_2("/slurm/job_7/step_0", "max"),

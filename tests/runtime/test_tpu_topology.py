@@ -38,7 +38,7 @@ def test_device_that_is_no_tpu_has_no_chip():
 
 
 def device(*coords: int, kind: str = "TPU v5 lite") -> types.SimpleNamespace:
-    """Return a fake of a device described by libtpu, with its error on a query of the memory."""
+    """Return a stand-in for a device that libtpu describes. Its `memory_stats` raises an error, as libtpu's does."""
     error = jax.errors.JaxRuntimeError("INVALID_ARGUMENT: MemoryStats is only supported for addressable PjRt devices.")
     return types.SimpleNamespace(device_kind=kind, coords=list(coords), memory_stats=raises(error))
 
@@ -56,7 +56,7 @@ def test_devices_of_one_chip_share_its_memory_and_speed():
     assert tpu_topology.chip(first) == tpu_topology.Chip(16 * 2**30, 137.5e12)
 
 
-def test_free_memory_of_a_described_device_is_all_of_it():
+def test_free_memory_of_a_described_device_is_its_whole_memory():
     devices = with_client(device(0, 0, 0), device(1, 0, 0))
     assert parallel.free_memory(types.SimpleNamespace(local_devices=devices)) == 16 * 2**30
 

@@ -29,8 +29,8 @@ def test_soft_loss_of_equal_logits_has_no_gradient():
     np.testing.assert_allclose(gradients, 0, atol=1e-6)
 
 
-def test_gradients_at_a_high_temperature_do_not_depend_on_it():
-    """Hinton et al. 2015, section 2.1: for zero-mean logits they are (student - teacher) / classes per example."""
+def test_soft_loss_gradient_at_a_high_temperature_is_the_difference_of_the_logits():
+    """Hinton et al. 2015, section 2.1: for zero-mean logits, it is (student - teacher) / classes per example."""
     student, teacher = (jax.random.normal(jax.random.key(key), (3, 4)) for key in (0, 1))
     student, teacher = (logits - logits.mean(-1, keepdims=True) for logits in (student, teacher))
     gradients = jax.grad(lambda logits: soft_loss(logits, teacher, 1000.0))(student)
@@ -79,7 +79,7 @@ def test_student_learns_without_labels_from_a_teacher(tiny_config, teacher, tmp_
     ids=["mixup", "two steps per call", "other size"],
 )
 def test_teacher_and_student_get_the_same_augmented_images(tiny_config, teacher, single_device, settings, shape):
-    """The teacher gets them in the size that it was trained on."""
+    """The images are resized to the size that the teacher was trained on."""
     tiny_config.loss.distill_from, tiny_config.loss.distill_weight, tiny_config.loss.temperature = teacher, 1.0, 2.0
     tiny_config.update_from_flattened_dict(settings)
     experiment = experiments.build(

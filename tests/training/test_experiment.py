@@ -48,7 +48,7 @@ def test_steps_per_call_divide_the_epoch_where_possible(steps_per_epoch, steps_p
     assert experiments._most_steps_per_call(steps_per_epoch) == steps_per_call
 
 
-def test_mean_of_another_number_of_channels_is_refused(tiny_config, mesh):
+def test_mean_with_more_channels_than_the_images_is_refused(tiny_config, mesh):
     tiny_config.dataset.mean, tiny_config.dataset.std = (0.5,) * 2, (0.2,) * 2
     with pytest.raises(UserError, match=r"2 channels.* 1"):
         build(tiny_config, mesh)
@@ -101,7 +101,7 @@ def test_splits_with_different_classes_are_refused(tiny_config, mesh):
         ("loss.name", "softmax", "unknown loss"),
     ],
 )
-def test_check_refuses_unknown_names_and_sizes_before_data_is_read(tiny_config, mesh, key, value, message):
+def test_check_refuses_unknown_names_and_indivisible_batches_without_data(tiny_config, mesh, key, value, message):
     section, _, name = key.rpartition(".")
     (tiny_config[section] if section else tiny_config)[name] = value
     with pytest.raises(UserError, match=message):

@@ -86,7 +86,7 @@ def test_step_is_accepted_if_the_backend_reports_no_memory_usage(tiny_config, me
 
 
 @pytest.mark.parametrize("message", COMPILER_ERRORS)
-def test_out_of_memory_error_of_the_tpu_compiler_becomes_the_same_error(tiny_config, mesh, message):
+def test_out_of_memory_error_of_the_tpu_compiler_becomes_a_user_error(tiny_config, mesh, message):
     def compile():
         raise jax.errors.JaxRuntimeError(message)
 

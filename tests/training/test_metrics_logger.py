@@ -40,8 +40,8 @@ def metrics(*losses, gradient_norm=1.0):
     }
 
 
-def test_report_holds_means_and_nothing_is_fetched_before(monkeypatch):
-    """Only calls that are long finished are fetched; the newest ones stay on the device."""
+def test_report_holds_means_and_is_made_four_calls_after_it_is_due(monkeypatch):
+    """A report is due after step 4. The metrics of the four calls after it stay on the device."""
     fetches = []
     monkeypatch.setattr(metrics_logger, "fetch", lambda tree: fetches.append(len(tree)) or [
         {name: np.asarray(value) for name, value in metrics.items()} for metrics in tree
@@ -60,7 +60,7 @@ def test_report_holds_means_and_nothing_is_fetched_before(monkeypatch):
 
 
 def test_images_per_second_count_steps_seen_to_be_finished(monkeypatch):
-    """Each step takes ten seconds, and steps are seen to be finished three at a time, whenever reports are made."""
+    """Each step takes ten seconds, but the host notices finished steps only at every third call."""
     logger, records = make_logger()
     finished = 0
     monkeypatch.setattr(metrics_logger._Call, "is_finished", lambda call: call.end <= finished)
@@ -137,7 +137,7 @@ def test_non_finite_loss_is_raised_with_its_step(value):
 
 
 def test_non_finite_gradient_norm_is_raised():
-    """It makes the parameters unusable although the loss was still finite."""
+    """Such a step makes the parameters unusable although its loss is still finite."""
     logger, _ = make_logger()
     logger.record(metrics(1.0, gradient_norm=float("nan")), 1)
     with pytest.raises(metrics_logger.NonFiniteMetric, match="gradient norm became nan at step 0"):
@@ -209,6 +209,6 @@ def test_conclusion_holds_metrics_checkpoint_and_directory():
     ]
 
 
-def test_conclusion_without_checkpoint():
+def test_conclusion_without_checkpoint_says_so():
     result = {"checkpoint_step": None, "validation": None, "test": None, "seconds": 1.0}
     assert metrics_logger.conclusion(result, "/runs/a") == "No checkpoint yet. 1.0 s of training. /runs/a"

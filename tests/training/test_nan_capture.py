@@ -1,4 +1,4 @@
-"""What a run saves when its loss or gradient is not finite."""
+"""Capture of the step whose loss or gradient norm is not finite."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from resnet_jax.workdir.workdir import WorkDir
 
 @pytest.fixture
 def breaking_config(tiny_config):
-    """The learning rate is harmless in the first epoch of five steps, and far too large in the second."""
+    """A config whose learning rate is harmless in the first epoch of five steps, and far too large in the second."""
     tiny_config.num_epochs, tiny_config.log_every_steps = 3, 4
     tiny_config.schedule.name, tiny_config.schedule.step_epochs = "step", (1.0,)
     tiny_config.schedule.step_factor = 1e20
@@ -32,7 +32,7 @@ def breaking_config(tiny_config):
 
 
 def train_until_not_finite(config, workdir) -> tuple[int, str]:
-    """Return the step that the error names, and its message."""
+    """Train until the run fails. Return the step that the error names, and the error's message."""
     with pytest.raises(UserError, match=r"became (nan|inf) at step \d+") as raised:
         resnet_jax.train(config, str(workdir))
     return int(re.search(r"at step (\d+)", str(raised.value))[1]), str(raised.value)
@@ -78,8 +78,8 @@ def test_capture_saves_state_batch_and_first_non_finite_value(breaking_config, t
     broken = replay.load(WorkDir(str(tmp_path)))
     assert (broken.step, broken.first, broken.state.step) == (step, record["first_not_finite"], step)
     directory = WorkDir(str(tmp_path))
-    parts = replay.replay(broken, directory.config(), directory.classes())
-    assert str(first_not_finite(parts)) == broken.first
+    values = replay.replay(broken, directory.config(), directory.classes())
+    assert str(first_not_finite(values)) == broken.first
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_resumed_run_captures_the_same_step(breaking_config, tmp_path):
 
 @pytest.mark.slow
 def test_capture_works_with_distillation(breaking_config, tmp_path):
-    """With soft labels and a frozen stem."""
+    """The run also has soft labels and a frozen stem."""
     teacher = breaking_config.copy_and_resolve_references()
     teacher.num_epochs = 1
     resnet_jax.train(teacher, str(tmp_path / "teacher"))
@@ -119,10 +119,10 @@ def test_capture_works_with_distillation(breaking_config, tmp_path):
 
 
 def test_failed_save_does_not_hide_the_error(breaking_config, tmp_path, monkeypatch):
-    def full(*_):
+    def raise_disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nan_capture, "_save", full)
+    monkeypatch.setattr(nan_capture, "_save", raise_disk_full)
     _, message = train_until_not_finite(breaking_config, tmp_path)
     assert "could not be analyzed ([Errno 28] No space left on device)" in message
     assert "Earlier checkpoints are intact" in message

@@ -29,7 +29,7 @@ def overflow(params):
 
 
 def test_triage_finds_the_layer_whose_output_overflows(tiny_config, mesh):
-    """With remat, activations are not kept."""
+    """This holds with remat too, which does not keep activations."""
     tiny_config.model.remat, tiny_config.model.dropout = True, 0.2
     values = triage_first_step(tiny_config, mesh, overflow)
     first = first_not_finite(values)
@@ -78,7 +78,7 @@ def test_triage_finds_a_non_finite_parameter_before_any_layer(tiny_config, mesh)
 
 
 def test_triage_of_a_finite_step_lists_all_values(tiny_config, mesh):
-    """With soft labels, frozen parameters and floating-point images."""
+    """The step has soft labels, frozen parameters and floating-point images."""
     tiny_config.augment.mixup, tiny_config.freeze = 0.2, ("stem*",)
     values = triage_first_step(tiny_config, mesh)
     assert first_not_finite(values) is None

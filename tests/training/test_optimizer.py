@@ -87,7 +87,7 @@ def test_sgd_with_nesterov_adds_the_momentum_of_the_next_step():
 
 
 def test_adam_with_constant_gradients_takes_steps_of_the_learning_rate():
-    """Its normalized step is the sign of the gradient."""
+    """Adam divides the mean gradient by its root mean square, which leaves the sign of the gradient."""
     for update in take_steps(3, name="adam"):
         np.testing.assert_allclose(update["conv"]["kernel"], -0.1, rtol=1e-4)
 
@@ -100,8 +100,8 @@ def test_sgd_adds_weight_decay_to_the_gradient_except_for_exempt_norms_and_biase
     np.testing.assert_allclose(update["norm"]["bias"], -0.1 * (0.5 + norm_decay * 1), rtol=1e-6)
 
 
-# What weight decay alone subtracts from the kernel in one step, by optimizer, as a function of (decay, kernel). Trust
-# ratios and Adam's second moment make the size of the step independent of the size of the gradient.
+# By optimizer: what weight decay alone subtracts from the kernel in one step, as a function of (decay, kernel). With
+# trust ratios (LAMB, LARS) or Adam's second moment, the size of a step does not depend on the size of the gradient.
 DECAY_STEP = {
     "sgd": lambda decay, kernel: 0.1 * decay * kernel,
     "adam": lambda decay, kernel: 0.1 * np.sign(kernel),

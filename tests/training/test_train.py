@@ -97,18 +97,27 @@ def final_params(workdir):
     ids=["within an epoch", "in evaluation", "after evaluation", "in the last evaluation", "at the end"],
 )
 def test_stopped_run_resumes_as_if_uninterrupted(tiny_config, uninterrupted, workdir, monkeypatch, calls, signum):
-    """Calls take three steps, an epoch has five, and a checkpoint is saved after each call."""
+    """Calls take up to three steps, an epoch has five, and a checkpoint is saved after each call.
+
+    The loop checks for a signal after each call within an epoch, and during and after each evaluation. The signal
+    arrives after `calls` checks.
+    """
     tiny_config.steps_per_call, tiny_config.checkpoint.every_minutes = 3, 1e-9
     if not (uninterrupted / "result.json").exists():
         resnet_jax.train(tiny_config, str(uninterrupted))
-    asked = []
+    num_checks = 0
+
+    def received_signal():
+        nonlocal num_checks
+        num_checks += 1
+        return signum if num_checks > calls else None
 
     @contextlib.contextmanager
-    def stop_later():
-        yield lambda: asked.append(1) or (signum if len(asked) > calls else None)
+    def receive_signal_later():
+        yield received_signal
 
     with monkeypatch.context() as patch:
-        patch.setattr(loops, "deferred_signals", stop_later)
+        patch.setattr(loops, "deferred_signals", receive_signal_later)
         with pytest.raises(KeyboardInterrupt if signum == SIGINT else Preempted):
             resnet_jax.train(tiny_config, str(workdir))
     assert WorkDir(str(workdir)).result() is None
@@ -123,7 +132,7 @@ def test_stopped_run_resumes_as_if_uninterrupted(tiny_config, uninterrupted, wor
 
 
 def test_checkpoints_are_saved_when_due(tiny_config, workdir):
-    """They are due every other epoch, at the last step, and when the metrics are the best so far."""
+    """A checkpoint is due every other epoch, at the last step, and when the metrics are the best so far."""
     tiny_config.num_epochs, tiny_config.checkpoint.keep, tiny_config.checkpoint.every_epochs = 5, 9, 2
     tiny_config.evaluate_every_epochs, tiny_config.schedule.name = 3, "constant"
     resnet_jax.train(tiny_config, str(workdir))
@@ -134,7 +143,7 @@ def test_checkpoints_are_saved_when_due(tiny_config, workdir):
 
 
 def test_test_metrics_belong_to_the_chosen_checkpoint(tiny_config, workdir):
-    """Not to the last one: here the learning rate is far too large in the last epoch."""
+    """The last checkpoint is not chosen, because the learning rate is far too large in the last epoch."""
     tiny_config.num_epochs, tiny_config.checkpoint.best_metric = 4, "loss"
     tiny_config.schedule.name, tiny_config.schedule.step_epochs, tiny_config.schedule.step_factor = "step", (3,), 300.0
     result = resnet_jax.train(tiny_config, str(workdir))
@@ -253,7 +262,10 @@ def test_every_call_forbids_implicit_transfers_and_is_annotated_with_its_step(ti
 
 
 def test_nothing_is_fetched_between_reports(tiny_config, workdir, monkeypatch):
-    """Two epochs of six steps, a report every third: fetched four calls later, or when a checkpoint is saved."""
+    """There are two epochs of six steps, and a report is due after every third step.
+
+    The metrics of a report are fetched four calls after it is due, or when a checkpoint is saved.
+    """
     tiny_config.dataset.validation_split, tiny_config.log_every_steps = "none", 3
     tiny_config.checkpoint.every_epochs = 2
     fetches, before_step, device_get = [], {}, jax.device_get
@@ -263,7 +275,6 @@ def test_nothing_is_fetched_between_reports(tiny_config, workdir, monkeypatch):
         str(workdir),
         observe=lambda experiment, step, steps, inputs: before_step.update({step: len(fetches)}),
     )
-    fetched = {
-        step: before_step[step + 1] - before_step[step] for step in range(11)
-    }  # in each step and what follows it
+    # The number of fetches from the start of each step to the start of the next.
+    fetched = {step: before_step[step + 1] - before_step[step] for step in range(11)}
     assert sorted(step for step, count in fetched.items() if count) == [6, 9]

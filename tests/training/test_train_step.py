@@ -75,11 +75,11 @@ def test_call_of_several_steps_equals_single_steps(tiny_config, single_device):
     assert together.step == singly.step == 4
     for name in metrics_singly:
         np.testing.assert_allclose(metrics_together[name], metrics_singly[name], rtol=1e-4, err_msg=name)
-    for one, other in zip(jax.tree.leaves(together.params), jax.tree.leaves(singly.params), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    for actual, expected in zip(jax.tree.leaves(together.params), jax.tree.leaves(singly.params), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_dropout_is_a_function_of_seed_and_step(tiny_config, single_device):
+def test_stochastic_depth_is_a_function_of_seed_and_step(tiny_config, single_device):
     """With one batch per epoch and almost no learning rate, only the masks change from step to step."""
     tiny_config.model.stochastic_depth, tiny_config.batch_size, tiny_config.augment.crop_padding = 0.5, 360, 0
     tiny_config.optimizer.learning_rate = 1e-30
@@ -102,17 +102,17 @@ def test_metrics_belong_to_their_step(tiny_config, single_device):
     assert 0 <= metrics["top1"][0] <= 0.5
 
 
-def test_step_changes_every_array(tiny_config, single_device):
-    """The first step of a warm-up has a learning rate of zero and changes only the statistics of BatchNorm."""
+def test_step_changes_every_parameter_unless_the_learning_rate_is_zero(tiny_config, single_device):
+    """The first step of a warm-up has a learning rate of zero. It changes only the statistics of BatchNorm."""
     tiny_config.schedule.warmup_epochs = 1.0
     experiment = build(tiny_config, single_device)
     before = parallel.fetch(experiment.initial_state())
     still, _ = take_steps(tiny_config, single_device, 1)
     moved, _ = take_steps(tiny_config, single_device, 2)
-    changed = jax.tree.map(lambda one, other: bool((one != other).any()), before.params, still.params)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, still.params)
     assert not any(jax.tree.leaves(changed))
     assert (before.batch_stats["stem_norm"]["mean"] != still.batch_stats["stem_norm"]["mean"]).any()
-    changed = jax.tree.map(lambda one, other: bool((one != other).any()), before.params, moved.params)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, moved.params)
     assert all(jax.tree.leaves(changed))
 
 
@@ -141,9 +141,7 @@ def test_state_holds_the_average_of_its_past_values(tiny_config, single_device):
     for number, decay in enumerate([0.1, 0.15, 0.15], 1):
         now = {"params": states[number].params, "batch_stats": states[number].batch_stats}
         expected = jax.tree.map(lambda old, new, decay=decay: decay * old + (1 - decay) * new, expected, now)
-    jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6), states[-1].ema, expected
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), states[-1].ema, expected)
     assert states[-1].variables is states[-1].ema
 
 
@@ -193,7 +191,7 @@ def test_microbatch_takes_the_same_share_of_every_device_and_moves_no_example(de
     assert not any(word in text for word in ("all-", "collective", "reduce-scatter"))
 
 
-def test_mean_over_one_microbatch_is_the_function_itself(single_device):
+def test_mean_over_one_microbatch_is_the_result_of_the_function(single_device):
     assert mean_over_microbatches(lambda batch, index: (batch, index), "batch", 1, single_device) == ("batch", None)
 
 
@@ -204,7 +202,7 @@ def test_microbatch_receives_its_index(single_device):
 
 
 def test_mean_of_equal_values_is_exact(single_device):
-    """The sum over three microbatches divided by three is not exact, and frozen statistics would drift."""
+    """A sum of three equal values divided by three may differ from the value, and frozen statistics would drift."""
     values = jax.random.normal(jax.random.key(0), (1000,))
     mean = mean_over_microbatches(lambda batch, index: values, jnp.arange(3), 3, single_device)
     assert ((values + values + values) / 3 != values).any()
@@ -212,7 +210,7 @@ def test_mean_of_equal_values_is_exact(single_device):
 
 
 def take_accumulated_steps(config, mesh, count, steps=1, distilled=False):
-    """Return the state before and after, and the metrics, with batches taken in `count` microbatches."""
+    """Return the state before and after `steps` steps of `count` microbatches each, and the metrics."""
     config.optimizer.accumulate_steps = count
     experiments.check(config, mesh)
     experiment = build(config, mesh)
@@ -232,14 +230,14 @@ def take_accumulated_steps(config, mesh, count, steps=1, distilled=False):
     return before, parallel.fetch(state), concatenated(metrics)
 
 
-def assert_close(one, other):
-    """Compare each array to 1e-5 of its largest value."""
+def assert_close(actual, expected):
+    """Check that each array differs by less than 1e-5 of its largest value."""
 
     def compare(path, a, b):
         error = np.abs(a - b).max(initial=0) / np.abs(b).max(initial=1e-9)
         assert error < 1e-5, f"{jax.tree_util.keystr(path)}: {error}"
 
-    jax.tree_util.tree_map_with_path(compare, one, other)
+    jax.tree_util.tree_map_with_path(compare, actual, expected)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,9 @@ def test_newest_and_best_checkpoints_are_kept(tmp_path):
         checkpoints.save(step, weights(step), {}, None if top1 is None else {"top1": top1, "loss": 1 - top1})
     checkpoints.wait()
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [3, 6, 7]
-    assert checkpoints.metrics.best().step == checkpoints.chosen_step() == 3  # Of equal metrics, the later step wins.
+    assert (
+        checkpoints.metrics.best().step == checkpoints.chosen_step() == 3
+    )  # With equal metrics, the later step is better.
     assert checkpoints.latest_step() == 7
 
 
@@ -84,7 +86,7 @@ def test_last_checkpoint_is_chosen_without_metrics(tmp_path):
 
 
 def test_wrong_digest_error_names_the_array(tmp_path, single_device, monkeypatch):
-    """Orbax restores flipped bits silently, so a bit is flipped in what it returns."""
+    """Orbax restores flipped bits without an error. The test flips a bit in what Orbax returns."""
     checkpoints = opened(tmp_path)
     checkpoints.save(1, weights(0), {}, None)
     checkpoints.wait()
@@ -186,10 +188,10 @@ def test_metrics_of_an_unfinished_checkpoint_are_ignored(tmp_path):
 def test_full_disk_is_reported_in_one_sentence(tmp_path, monkeypatch):
     checkpoints = opened(tmp_path)
 
-    def full(*arguments, **keywords):
+    def raise_disk_full(*arguments, **keywords):
         raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device\nmore")
 
-    monkeypatch.setattr(checkpoints._manager, "save", full)
+    monkeypatch.setattr(checkpoints._manager, "save", raise_disk_full)
     with pytest.raises(UserError, match=r"cannot save a checkpoint in .*No space left on device\)\. .*free some space"):
         checkpoints.save(1, weights(0), {}, None)
 

@@ -22,7 +22,7 @@ def draw_areas_and_ratios(height, width, scale, ratio=(3 / 4, 4 / 3)):
 
 
 def assert_uniform(values, low, high):
-    """Each decile of 20,000 values holds 2,000, with a standard deviation of 42."""
+    """Check that each tenth of the range holds about 2,000 of 20,000 values. The standard deviation is 42."""
     counts, _ = np.histogram(values, bins=10, range=(low - 1e-4, high + 1e-4))
     assert counts.sum() == len(values) == 20_000
     assert counts.min() > 1_800
@@ -85,7 +85,7 @@ def test_crop_boxes_fall_back_to_the_central_box_of_the_host():
 
 
 def test_crop_boxes_stay_inside_at_the_largest_draws():
-    """Multiplied in float32, the largest draw below 1 may round up to a corner beyond the last one."""
+    """In float32, the largest draw below 1, times the number of positions, may round up to one position too many."""
     draws = np.full((1, crops.NUM_DRAWS), 0.5, np.float32)
     draws[:, 2::4] = draws[:, 3::4] = np.nextafter(np.float32(1), np.float32(0))
     for side in (2, 3, 10, 28, 32, 57, 224, 599):

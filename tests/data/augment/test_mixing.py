@@ -24,7 +24,7 @@ def plain_images(height=10, width=14):
 
 
 def assert_pairs(labels):
-    """Check that all rows mix the labels of both neighbors with the same weights, which sum to 1.
+    """Check that each row mixes its own label and that of its partner. The weights sum to 1 and are those of all rows.
 
     Returns:
       The weight of the own label.
@@ -91,7 +91,7 @@ def test_mixup_and_cutmix_alternate_at_random():
 
 
 @pytest.mark.parametrize("alphas", [(1.0, 0.0), (0.0, 1.0)])
-def test_mixup_or_cutmix_alone_draws_as_with_both(alphas):
+def test_mixup_or_cutmix_with_one_disabled_draws_as_with_both_enabled(alphas):
     images, as_with_both = plain_images(), 0
     for key in keys(20):
         mixed, labels = mixup_or_cutmix(key, images, LABELS, *alphas)

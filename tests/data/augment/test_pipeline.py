@@ -9,6 +9,7 @@ from resnet_jax.data.augment import color, erasing, geometry, mixing, pipeline
 from resnet_jax.errors import UserError
 
 FILL = (120.0, 110.0, 100.0)
+# For each setting, a value that turns its augmentation on.
 ON = {
     "random_resized_crop": (0.3, 1.0),
     "crop_padding": 2,
@@ -64,7 +65,11 @@ def test_augmentation_is_enabled_by_its_setting_and_decided_by_the_key(images, n
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Replace the augmentations by spies; return their keys by the name of their setting, in the order of the calls."""
+    """Replace the augmentations by functions that record their random keys.
+
+    Returns:
+      The keys by the name of the setting, in the order of the calls.
+    """
     keys = {}
 
     def spy(owner, function, name):
@@ -92,7 +97,7 @@ def record_calls(calls, images, crops_on_host=False, **chosen):
     return dict(calls)
 
 
-def test_augmentation_draws_do_not_depend_on_the_others(calls, images):
+def test_random_key_of_an_augmentation_does_not_depend_on_other_augmentations(calls, images):
     together = record_calls(calls, images, **ON)
     assert len(set(together.values())) == len(together) == 9
     for name in together:

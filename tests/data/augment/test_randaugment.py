@@ -9,6 +9,7 @@ from resnet_jax.data.augment.randaugment import OPERATIONS
 
 FILL = (10, 200, 90)
 STRENGTHS = (-1.0, -0.43, 0.0, 0.43, 1.0)
+# The operations that depend on the strength.
 GRADED = [name for name in OPERATIONS if name not in ("identity", "autocontrast", "equalize")]
 apply_operations = jax.jit(randaugment.apply_operations, static_argnums=3)
 
@@ -23,7 +24,7 @@ def affine(image, matrix, translation=(0, 0)):
     return image.transform(image.size, method, coefficients, resample=resample, fillcolor=FILL)
 
 
-# The operations in the table of the module's docstring, as PIL implements them.
+# The operations in the table of `randaugment`'s docstring, as PIL implements them, by image and strength.
 PIL_OPERATIONS = {
     "identity": lambda image, s: image,
     "autocontrast": lambda image, s: ImageOps.autocontrast(image),

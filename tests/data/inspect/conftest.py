@@ -21,7 +21,7 @@ def noise():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Return a function that writes files, given as pixels or bytes by path, and returns the name of the dataset."""
+    """Return a function from a dict of files, pixels or bytes by path, to the name of the dataset that it writes."""
 
     def write(files):
         for name, content in files.items():
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def examine(single_device):
-    """Return a function that inspects a dataset, given as sources or by name, with settings of `config.dataset`."""
+    """Return a function that inspects a dataset, given as sources or by name. Keywords change `config.dataset`."""
 
     def run(dataset, batch_size=1, **changed):
         config = settings.default()
