@@ -85,7 +85,7 @@ def test_center_square_without_margin_is_the_largest_square():
 
 
 def noisy_image(height, width, channels=3):
-    """Return edges and noise on smooth colors, in which aliasing is visible."""
+    """Return an image of edges and noise on smooth colors, in which aliasing is visible."""
     generator = np.random.default_rng(0)
     rows, columns = np.mgrid[:height, :width, :channels][:2]
     soft = 128 + 60 * np.sin(rows / 11 + columns / 17)

@@ -155,7 +155,7 @@ class TestCifar10:
 
 @pytest.mark.slow
 def test_mnist_is_prepared_from_manually_downloaded_files(test_data, tmp_path):
-    """Run TFDS's own preparation, including checksums, which needs TensorFlow."""
+    """Run TFDS's own preparation with its checksums. This needs TensorFlow."""
     pytest.importorskip("tensorflow")
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)

@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
 
     def finish(self):
-        """Close the TLS connection too, which the server does not know of."""
+        """Close the TLS connection too, because the server knows only the connection that TLS has wrapped."""
         super().finish()
         self.connection.close()
 

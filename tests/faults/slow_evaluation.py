@@ -1,6 +1,6 @@
 """main.py with a slow evaluation: each batch creates the file `evaluating` in the workdir and then waits five seconds.
 
-`LONG_DIGITS` validates on 60 examples, which are one batch.
+`LONG_DIGITS` validates on about 60 examples, which fit into one batch.
 """
 
 import pathlib

@@ -51,7 +51,8 @@ TIMM = {
     "bit_r152x2": 236_335_208,
     "bit_r152x4": 936_533_224,
 }
-PYTORCHCV = {  # Asserted in the code of pytorchcv 0.0.74, or counted in it: WRN-16-8, 40-2, 40-4, ResNeXt-29 8x64d.
+# Asserted in the code of pytorchcv 0.0.74. Those of WRN-16-8, 40-2, 40-4 and ResNeXt-29 8x64d were counted in it.
+PYTORCHCV = {
     "resnetv2_110": 1_730_522,
     "resnetv2_164": 1_703_258,
     "resnetv2_1001": 10_327_706,
@@ -131,11 +132,11 @@ def count_parameters(name, **settings):
 
 
 def test_projection_shortcuts_add_only_their_projections():
-    """They are two 1x1 convolutions, 16 to 32 and 32 to 64 channels, each with scale and bias of a norm."""
+    """There are two 1x1 projections, 16 to 32 and 32 to 64 channels, each with the scale and bias of a norm."""
     added = count_parameters("resnet20", shortcut="projection") - count_parameters("resnet20")
     assert added == (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
 
 
 def test_cifar_stem_has_a_smaller_convolution():
-    """It is 3x3 instead of 7x7, from 3 channels to 64."""
+    """The convolution is 3x3 instead of 7x7, from 3 channels to 64."""
     assert count_parameters("resnet18") - count_parameters("resnet18", stem="cifar") == (49 - 9) * 3 * 64

@@ -28,7 +28,7 @@ def test_request_of_several_processes_is_granted_once_a_few_calls_later(mesh, mo
 
 
 def test_most_urgent_request_is_granted(mesh, monkeypatch):
-    """Pretend that each device belongs to its own process, the last of which has the most urgent request."""
+    """Pretend that each device belongs to a separate process, and that the last process has the most urgent request."""
     place_rows = parallel.place_rows
     monkeypatch.setattr(parallel, "place_rows", lambda rows, *arguments: place_rows(rows + np.arange(8), *arguments))
     monkeypatch.setattr(cluster.jax, "process_count", lambda: 8)

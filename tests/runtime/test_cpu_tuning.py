@@ -59,7 +59,7 @@ def gradients(dtype, options):
 
 
 def test_tuned_gradients_agree_with_those_of_xla_alone():
-    """They agree up to rounding in float32 and bfloat16. They must not be equal, or the tuning would have no effect."""
+    """Gradients agree up to rounding in float32 and bfloat16. If they were equal, the tuning would have no effect."""
     cpu_tuning.tune()
     tuned = cpu_tuning.compiler_options("cpu")
     expected = gradients("float32", WITHOUT_YNNPACK)

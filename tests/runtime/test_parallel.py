@@ -20,7 +20,7 @@ def test_replicated_array_is_whole_on_every_device(mesh):
 
 
 def test_fetch_returns_copies(single_device):
-    """A view would hold the buffer, which then could not be donated to the next step."""
+    """A view would hold the buffer, so the buffer could not be donated to the next step."""
     array = parallel.place(np.arange(1000.0, dtype=np.float32), parallel.replicated(single_device))
     assert not jax.device_get(array).flags.owndata
     assert parallel.fetch(array).flags.owndata

@@ -33,7 +33,7 @@ def compiled_step(temporary=0, arguments=0, outputs=0, aliased=0, code=0):
 
 @pytest.fixture
 def set_free_memory(monkeypatch):
-    """A function that sets how many bytes are free on each device."""
+    """Return a function that sets how many bytes are free on each device."""
 
     def set_free(size):
         monkeypatch.setattr(parallel, "free_memory", lambda mesh: size)

@@ -171,7 +171,7 @@ class BlockedWriter:
 
 @pytest.fixture
 def open_tensorboard(tmp_path, monkeypatch):
-    """A function that opens a `TensorBoardWriter` with the given writer in place of clu's."""
+    """Return a function that opens a `TensorBoardWriter` with the given writer in place of clu's."""
     pytest.importorskip("tensorflow")
 
     def open_with(writer):

@@ -87,7 +87,7 @@ def test_sgd_with_nesterov_adds_the_momentum_of_the_next_step():
 
 
 def test_adam_with_constant_gradients_takes_steps_of_the_learning_rate():
-    """Adam divides the mean gradient by its root mean square, which leaves the sign of the gradient."""
+    """Adam divides the mean gradient by the root mean square: with constant gradients, this gives their sign."""
     for update in take_steps(3, name="adam"):
         np.testing.assert_allclose(update["conv"]["kernel"], -0.1, rtol=1e-4)
 

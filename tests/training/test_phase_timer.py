@@ -6,7 +6,7 @@ from resnet_jax.training.phase_timer import PhaseTimer
 
 @pytest.fixture
 def advance(monkeypatch):
-    """A function that advances a simulated clock by some seconds."""
+    """Return a function that advances a simulated clock by some seconds."""
     now = [100.0]
     monkeypatch.setattr(phase_timer.time, "monotonic", lambda: now[0])
 

@@ -63,10 +63,10 @@ def take_steps(config, mesh, calls, steps_per_call=1):
 def test_losses_are_the_same_on_any_number_of_devices(tiny_config, single_device, devices, settings):
     """BatchNorm sees the whole batch or group on any number of devices; later steps differ by accumulated rounding."""
     tiny_config.update_from_flattened_dict(settings)
-    _, several = take_steps(tiny_config, parallel.make_mesh(jax.devices()[:devices]), 3)
-    _, one = take_steps(tiny_config, single_device, 3)
-    np.testing.assert_allclose(several["loss"], one["loss"], rtol=1e-5)
-    np.testing.assert_allclose(several["gradient_norm"], one["gradient_norm"], rtol=1e-3)
+    _, on_several_devices = take_steps(tiny_config, parallel.make_mesh(jax.devices()[:devices]), 3)
+    _, on_one_device = take_steps(tiny_config, single_device, 3)
+    np.testing.assert_allclose(on_several_devices["loss"], on_one_device["loss"], rtol=1e-5)
+    np.testing.assert_allclose(on_several_devices["gradient_norm"], on_one_device["gradient_norm"], rtol=1e-3)
 
 
 def test_call_of_several_steps_equals_single_steps(tiny_config, single_device):

@@ -67,7 +67,7 @@ def test_cutmix_labels_are_weighted_by_area():
         np.testing.assert_allclose(own.mean((1, 2, 3)), weight, atol=1e-6)
         assert (own == own[:1]).all()  # One box for the whole batch.
         pasted = ~own[0, ..., 0]
-        assert pasted.sum() == pasted.any(0).sum() * pasted.any(1).sum()  # It is a box.
+        assert pasted.sum() == pasted.any(0).sum() * pasted.any(1).sum()  # The pasted pixels form a box.
         sizes.add(pasted.sum())
     assert len(sizes) > 15
 
