@@ -11,7 +11,7 @@ from resnet_jax.models.resnet import STEMS, FixupBlock, PreActivationBlock, ResN
 from resnet_jax.models.variants import VARIANTS
 
 CHOICES = {"stem": STEMS, "shortcut": ("projection", "average_pool", "pad"), "norm": NORMS}
-# Fixup starts as the identity by its own initialization, and only with these settings.
+# Fixup's own initialization makes each block start as the identity. This works only with these settings.
 FIXUP_SETTINGS = {
     "norm": "scalar_bias",
     "weight_standardization": False,
@@ -62,10 +62,10 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
 
 
 def _check_initial_state(name: str, model: ResNet) -> None:
-    """Raise `UserError` for models that cannot learn.
+    """Raise `UserError` if the settings for initial values have no effect, or keep the model from learning.
 
-    Two factors initialized to zero never get a gradient. Weight standardization makes the gradients of an all-zero
-    kernel explode.
+    If two factors of a product both start at zero, neither ever gets a gradient. Weight standardization makes the
+    gradients of an all-zero kernel explode.
     """
     if model.block is FixupBlock:
         for setting, value in FIXUP_SETTINGS.items():
@@ -97,7 +97,7 @@ def _check_initial_state(name: str, model: ResNet) -> None:
 
 
 def list_models(pattern: str = "") -> list[str]:
-    """Return the names of the models that contain `pattern`, where `*` matches anything.
+    """Return the model names that contain `pattern`, in which `*` stands for any characters.
 
     Raises:
       UserError: if no name matches.
@@ -113,7 +113,7 @@ def list_models(pattern: str = "") -> list[str]:
 
 
 def from_config(config: ConfigDict, num_classes: int) -> ResNet:
-    """Return the module that the `model` and `batch_norm` settings of a whole config describe.
+    """Return the module that the `model` and `batch_norm` settings of `config` describe.
 
     Example:
       >>> from resnet_jax.config import default

@@ -1,7 +1,7 @@
 """The cost of a model: its parameters, and the multiply-adds of one image.
 
-We count multiply-adds in the jaxpr, because XLA's cost analysis counts neither the kernel positions that overlap the
-border, which papers count, nor the iterations of a loop.
+We count multiply-adds in the jaxpr, because XLA's cost analysis differs in two ways: it leaves out multiply-adds with
+padding, which papers count, and it does not count the iterations of a loop.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Cost:
 
     Attributes:
       parameters: the number of trained values.
-      multiply_adds: the multiply-adds of convolutions and head, for one image.
+      multiply_adds: the multiply-adds of all convolutions and dense layers, for one image.
     """
 
     parameters: int
@@ -32,8 +32,8 @@ class Cost:
 def cost(model: ResNet, image_shape: tuple[int, int, int]) -> Cost:
     """Return the cost of `model` on an image of (height, width, channels), without computing anything.
 
-    As in papers, kernel positions that overlap the border count fully. XLA's cost analysis leaves out the part beyond
-    the border: 7 % of the multiply-adds of ResNet-18.
+    As in papers, multiply-adds with padding count as well. XLA's cost analysis leaves them out; for ResNet-18, they are
+    7 % of all multiply-adds.
 
     Example:
       >>> from resnet_jax.models.factory import create_model
@@ -49,7 +49,10 @@ def cost(model: ResNet, image_shape: tuple[int, int, int]) -> Cost:
 
 
 def _abstract_variables(model: ResNet, images: jax.Array) -> dict:
-    """Return shapes and dtypes of the variables, by tracing a model of at most two blocks per stage."""
+    """Return the shapes and dtypes of the variables.
+
+    To save time, only the first two blocks of each stage are traced. All later blocks have the shapes of the second.
+    """
     short = model.clone(stage_sizes=[min(size, 2) for size in model.stage_sizes])
     variables = jax.eval_shape(lambda: short.init(jax.random.key(0), images, train=False))
     for tree in variables.values():
@@ -61,7 +64,7 @@ def _abstract_variables(model: ResNet, images: jax.Array) -> dict:
 
 
 def multiply_adds(program: Jaxpr) -> int:
-    """Count the multiply-adds of all convolutions and matrix products in a program, including those in loops."""
+    """Count the multiply-adds of all convolutions and matrix products in a jaxpr, in every iteration of its loops."""
     total = 0
     for equation in program.eqns:
         if equation.primitive.name == "conv_general_dilated":
@@ -81,5 +84,5 @@ def multiply_adds(program: Jaxpr) -> int:
 
 
 def _shaped_array(variable: Any) -> ShapedArray:
-    """Return shape and dtype of a variable of a program."""
+    """Return the shape and dtype of a variable of a jaxpr."""
     return variable.aval

@@ -20,12 +20,12 @@ NORMS_WITH_SCALE = ("batch_norm", "group_norm")
 NORMS = (*NORMS_WITH_SCALE, "bias", "scalar_bias")
 
 
-# ---- Layers: builds convolutions and norms by the settings of a model ------------------------------------------------
+# ---- Layers: applies convolutions and norms with the settings of a model ---------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Builds the layers of a model, inside the `@nn.compact` method of a module.
+    """Creates and applies the layers of a model, inside the `@nn.compact` method of a module.
 
     Attributes:
       train: whether BatchNorm and dropout behave as in training.
@@ -36,8 +36,9 @@ class Layers:
       norm_epsilon: the epsilon of BatchNorm and GroupNorm.
       norm_group_size: the number of examples that share batch statistics, see `GroupedBatchNorm`; 0: the whole batch.
       weight_standardization: whether kernels are standardized, see `StandardizedConv`.
-      blur_pool: whether max-pools and blocks low-pass filter before they subsample (Zhang 2019, "Making Convolutional
-        Networks Shift-Invariant Again", section 3.2). As in the authors' code, the stem's convolution does not.
+      blur_pool: whether max-pools and blocks apply a low-pass filter before they subsample (Zhang 2019, "Making
+        Convolutional Networks Shift-Invariant Again", section 3.2). As in the authors' code, the convolutions of the
+        stem have no such filter.
     """
 
     train: bool
@@ -88,11 +89,22 @@ class Layers:
                 name=name,
             )(x, use_running_average=not self.train)
         if self.norm_name == "group_norm":
-            num_groups = math.gcd(32, x.shape[-1])  # Fewer than 32 only if 32 does not divide the channels.
+            num_groups = math.gcd(32, x.shape[-1])  # 32 whenever 32 divides the number of channels.
             return nn.GroupNorm(
                 num_groups, epsilon=self.norm_epsilon, scale_init=scale_init, dtype=self.dtype, name=name
             )(x)
         return Bias((x.shape[-1],) if self.norm_name == "bias" else (), name=name)(x)
+
+    def max_pool(self, x: jax.Array, pad_with_zeros: bool = False) -> jax.Array:
+        """Max-pool over 3x3 with stride 2. With `blur_pool`: over 2x2 with stride 1, then blur with stride 2.
+
+        The maximum ignores the padding, unless `pad_with_zeros` makes it count as zeros.
+        """
+        if self.blur_pool:
+            return blur_pool(nn.max_pool(x, (2, 2)), 2)
+        if pad_with_zeros:
+            return nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), (3, 3), (2, 2))
+        return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
 
     def dropout(self, x: jax.Array, rate: float) -> jax.Array:
         """Set each value to zero with probability `rate` in training (Srivastava et al. 2014)."""
@@ -123,7 +135,7 @@ class GroupedBatchNorm(nn.BatchNorm):
 
     A large batch is then normalized as a small one would be, and devices that share no group need not wait for each
     other's statistics. The running statistics move once per step, towards the mean over all groups; Hoffer et al. move
-    them group by group. Variables and evaluation are those of `nn.BatchNorm`.
+    them group by group. The variables and the evaluation mode are those of `nn.BatchNorm`.
 
     Attributes:
       group_size: the number of examples in a group; it must divide the batch.
@@ -150,7 +162,7 @@ class GroupedBatchNorm(nn.BatchNorm):
         bias = self.param("bias", self.bias_init, channels, self.param_dtype)
 
         groups = x.astype(jnp.float32).reshape(-1, self.group_size, *x.shape[1:])
-        axes = tuple(range(1, groups.ndim - 1))  # Examples of a group, and space.
+        axes = tuple(range(1, groups.ndim - 1))  # the examples of a group, height and width
         mean = jnp.mean(groups, axes, keepdims=True)
         var = jnp.maximum(0.0, jnp.mean(jnp.square(groups), axes, keepdims=True) - jnp.square(mean))
         if not self.is_initializing():

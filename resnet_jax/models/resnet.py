@@ -20,6 +20,7 @@ from resnet_jax.models.layers import Bias, Layers, SqueezeExcitation, average_po
 from resnet_jax.models.scan_blocks import scan_over_blocks
 
 # ---- Stems: what comes before the first block ------------------------------------------------------------------------
+# `width` is the number of output channels. `activate` says whether norm and ReLU follow the last convolution.
 
 
 def imagenet_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Array:
@@ -27,7 +28,7 @@ def imagenet_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> j
     x = layers.conv(x, width, 7, 2, name="stem_conv")
     if activate:
         x = norm_relu(x, layers, "stem_norm")
-    return max_pool(x, layers)
+    return layers.max_pool(x)
 
 
 def cifar_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Array:
@@ -50,7 +51,7 @@ def deep_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.A
     x = layers.conv(x, width, 3, name="stem_conv3")
     if activate:
         x = norm_relu(x, layers, "stem_norm3")
-    return max_pool(x, layers)
+    return layers.max_pool(x)
 
 
 def bit_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Array:
@@ -58,26 +59,14 @@ def bit_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Ar
     x = layers.conv(x, width, 7, 2, name="stem_conv")
     if activate:
         x = norm_relu(x, layers, "stem_norm")
-    return max_pool(x, layers, pad_with_zeros=True)
+    return layers.max_pool(x, pad_with_zeros=True)
 
 
 def norm_relu(x: jax.Array, layers: Layers, name: str) -> jax.Array:
     return nn.relu(layers.norm(x, name=name))
 
 
-def max_pool(x: jax.Array, layers: Layers, pad_with_zeros: bool = False) -> jax.Array:
-    """Max-pool over 3x3 with stride 2. With `layers.blur_pool`: over 2x2 with stride 1, then blur with stride 2.
-
-    Padding is ignored by the maximum, unless `pad_with_zeros` makes it count as zeros.
-    """
-    if layers.blur_pool:
-        return blur_pool(nn.max_pool(x, (2, 2)), 2)
-    if pad_with_zeros:
-        return nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), (3, 3), (2, 2))
-    return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
-
-
-# `model.stem` -> function of (images, channels, layers, whether norm and ReLU follow the last convolution).
+# The stem by the value of `model.stem`.
 STEMS: dict[str, Callable[[jax.Array, int, Layers, bool], jax.Array]] = {
     "imagenet": imagenet_stem,
     "cifar": cifar_stem,
@@ -103,7 +92,7 @@ class ConvSpec:
 
 
 def basic(width: int, stride: int) -> tuple[ConvSpec, ...]:
-    """Return two 3x3 convolutions: ResNet-18, ResNet-34 and the CIFAR models (He et al. 2015, figure 5, left).
+    """Return two 3x3 convolutions, as in ResNet-18, ResNet-34 and the CIFAR models (He et al. 2015, figure 5, left).
 
     Example:
       >>> basic(64, stride=2)
@@ -113,15 +102,16 @@ def basic(width: int, stride: int) -> tuple[ConvSpec, ...]:
 
 
 def bottleneck(width: int, stride: int, groups: int = 1, group_width: int = 64) -> tuple[ConvSpec, ...]:
-    """Return 1x1, 3x3 and 1x1 convolutions: ResNet-50 and deeper (He et al. 2015, figure 5, right).
+    """Return 1x1, 3x3 and 1x1 convolutions, as in ResNet-50 and deeper models (He et al. 2015, figure 5, right).
 
-    The last convolution has 4 * `width` channels. The stride is in the 3x3 ("v1.5", Goyal et al. 2017, section 5.1).
+    The last convolution has 4 * `width` channels. The stride is in the 3x3 convolution ("v1.5", Goyal et al. 2017,
+    section 5.1).
 
     Args:
       width: the number of channels that the 3x3 convolution has in a plain ResNet.
       stride: the stride of the block.
-      groups: the number of groups of the 3x3 (ResNeXt, Xie et al. 2016, figure 3c).
-      group_width: the channels per group at `width` 64; scales with `width`.
+      groups: the number of groups of the 3x3 convolution (ResNeXt, Xie et al. 2016, figure 3c).
+      group_width: the channels per group if `width` is 64. Otherwise they are scaled in proportion to `width`.
     """
     inner = width * group_width // 64 * groups
     return ConvSpec(1, inner), ConvSpec(3, inner, stride, groups), ConvSpec(1, 4 * width)
@@ -131,16 +121,19 @@ def bottleneck(width: int, stride: int, groups: int = 1, group_width: int = 64) 
 
 
 class ResidualBlock(nn.Module):
-    """Base class of residual blocks; `__call__` of a subclass says where norms and activations go.
+    """Base class of residual blocks, which add F(x) and a shortcut from x.
+
+    `__call__` of a subclass says where norms and activations go.
 
     Attributes:
-      layers: builds the layers.
-      convolutions: the convolutions of F. At most one has a stride, and it is not the last.
-      shortcut: how the shortcut changes the shape where F does: "projection" (1x1 convolution, option B),
-        "average_pool" (average-pool with the stride, then project) or "pad" (append zero channels, option A).
+      layers: creates and applies the layers.
+      convolutions: the convolutions of F. At most one has a stride above 1, and the last has stride 1.
+      shortcut: how the shortcut changes the shape if F changes it: "projection" (1x1 convolution: option B of He et al.
+        2015, section 3.3), "average_pool" (average-pool with the stride, then 1x1 convolution) or "pad" (subsample, and
+        pad the channels with zeros: option A).
       zero_init_residual: whether F starts as zero (Goyal et al. 2017, section 5.1).
       squeeze_excitation: the reduction of a `SqueezeExcitation` at the end of F; None: no such layer.
-      residual_scale: the initial value of a learned scalar that multiplies F; None: no such scalar. Zero makes it
+      residual_scale: the initial value of a learned scalar that multiplies F; None: no such scalar. With 0, this is
         SkipInit (De & Smith 2020) and ReZero (Bachlechner et al. 2020).
       dropout: the dropout rate before the last convolution (Zagoruyko & Komodakis 2016, section 2.4).
       num_blocks: the number of blocks of the whole model.
@@ -156,7 +149,7 @@ class ResidualBlock(nn.Module):
     num_blocks: int
 
     pre_activation = False  # Whether the block starts with norm and ReLU. The stem then ends without them.
-    norm_after_projection = False
+    norm_after_projection = False  # Whether a norm follows the 1x1 convolution of the shortcut.
 
     def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
         """Apply the block.
@@ -177,7 +170,7 @@ class ResidualBlock(nn.Module):
         return x
 
     def convolve(self, x: jax.Array, number: int, init: Initializer = he_normal_fan_out) -> jax.Array:
-        """Apply convolution `number` of F, counted from 1."""
+        """Apply convolution `number` of F, counted from 1, and before it the blurring and dropout that belong there."""
         conv = self.convolutions[number - 1]
         stride = conv.stride
         if self.layers.blur_pool:  # Blur before the next convolution instead of striding (Zhang 2019, section 3.2).
@@ -189,31 +182,32 @@ class ResidualBlock(nn.Module):
             x = self.layers.dropout(x, self.dropout)
         return self.layers.conv(x, conv.features, conv.kernel, stride, conv.groups, init, name=f"conv{number}")
 
-    def skip_connection(self, x: jax.Array, activated: jax.Array) -> jax.Array:
-        """Return `x` itself or, if F changes its shape, `activated` in the new shape.
+    def skip_connection(self, x: jax.Array, conv1_input: jax.Array) -> jax.Array:
+        """Return the shortcut: `x` itself or, if F changes the shape, `conv1_input` in the shape of F.
 
-        The new shape comes from option A or B of He et al. 2015, section 3.3, or from pooling before the projection
-        (He et al. 2018, "Bag of Tricks", figure 2c).
+        `shortcut` says how the shape is changed: as in He et al. 2015, section 3.3, or by pooling before the 1x1
+        convolution (He et al. 2018, "Bag of Tricks", figure 2c).
 
         Args:
           x: the input of the block.
-          activated: the input of the block, normalized and activated if the kind of block does this first.
+          conv1_input: the input of the first convolution of F. It differs from `x` if a norm, an activation or a bias
+            comes before that convolution.
         """
         features = self.convolutions[-1].features
         stride = max(conv.stride for conv in self.convolutions)
         if stride == 1 and x.shape[-1] == features:
             return x
         if stride > 1 and self.shortcut == "average_pool":
-            activated = average_pool(activated, stride)
+            conv1_input = average_pool(conv1_input, stride)
             stride = 1
         elif stride > 1 and self.layers.blur_pool:
-            activated = blur_pool(activated, stride)
+            conv1_input = blur_pool(conv1_input, stride)
             stride = 1
         if self.shortcut == "pad":
             before = (features - x.shape[-1]) // 2
             after = features - x.shape[-1] - before
-            return jnp.pad(activated[:, ::stride, ::stride], [(0, 0), (0, 0), (0, 0), (before, after)])
-        projected = self.layers.conv(activated, features, 1, stride, name="shortcut_conv")
+            return jnp.pad(conv1_input[:, ::stride, ::stride], [(0, 0), (0, 0), (0, 0), (before, after)])
+        projected = self.layers.conv(conv1_input, features, 1, stride, name="shortcut_conv")
         if self.norm_after_projection:
             projected = self.layers.norm(projected, name="shortcut_norm")
         return projected
@@ -221,8 +215,9 @@ class ResidualBlock(nn.Module):
     def scale_and_drop(self, x: jax.Array, drop_rate: float | jax.Array | None) -> jax.Array:
         """Apply the final operations of F: squeeze-and-excitation, a learned scalar and stochastic depth.
 
-        Huang et al. 2016 drop F for a whole batch, and multiply it by its survival probability in evaluation. Here each
-        example is drawn independently, and an F that survives is divided by its survival probability in training.
+        Huang et al. 2016 drop F for a whole batch, and multiply F by its survival probability in evaluation. Here F is
+        dropped for each example independently. Where F survives, it is divided by its survival probability in training,
+        so that evaluation needs no factor.
         """
         if self.squeeze_excitation is not None:
             x = SqueezeExcitation(self.squeeze_excitation, self.layers.dtype, name="squeeze_excitation")(x)
@@ -259,15 +254,15 @@ class PostActivationBlock(ResidualBlock):
             y = self.layers.norm(y, scale_init=scale_init, name=f"norm{number}")
             if not is_last:
                 y = nn.relu(y)
-        return nn.relu(self.scale_and_drop(y, drop_rate) + self.skip_connection(x, activated=x))
+        return nn.relu(self.scale_and_drop(y, drop_rate) + self.skip_connection(x, conv1_input=x))
 
 
 class PreActivationBlock(ResidualBlock):
     """Norm, ReLU, convolution; nothing follows the sum (He et al. 2016, figure 1b).
 
-    Where the shape changes, the shortcut starts from the activated input, as in the authors' code. As in timm, an
-    identity shortcut in the first block passes the output of the stem without activation; the authors' appendix
-    activates it.
+    Where a block changes the shape, the shortcut starts from the input after norm and ReLU, as in the authors' code.
+    Otherwise the shortcut passes the input as it is. For the first block this follows timm; in the appendix of the
+    paper, the shortcut of the first block starts after norm and ReLU.
     """
 
     pre_activation = True
@@ -282,7 +277,7 @@ class PreActivationBlock(ResidualBlock):
             if number > 1:
                 y = nn.relu(self.layers.norm(y, name=f"norm{number}"))
             y = self.convolve(y, number, nn.initializers.zeros if zero_init else he_normal_fan_out)
-        return self.scale_and_drop(y, drop_rate) + self.skip_connection(x, activated)
+        return self.scale_and_drop(y, drop_rate) + self.skip_connection(x, conv1_input=activated)
 
     @staticmethod
     def final_norm(x: jax.Array, layers: Layers) -> jax.Array:
@@ -314,10 +309,11 @@ class FixupBlock(ResidualBlock):
             y = Bias((), name=f"bias{number}b")(y)
             if not is_last:
                 y = nn.relu(y)
-        return nn.relu(self.scale_and_drop(y, drop_rate) + self.skip_connection(x, activated=biased))
+        return nn.relu(self.scale_and_drop(y, drop_rate) + self.skip_connection(x, conv1_input=biased))
 
     @staticmethod
     def final_norm(x: jax.Array, layers: Layers) -> jax.Array:
+        """Apply the scalar bias that Fixup has before the head: the "norm" of these models is `scalar_bias`."""
         return layers.norm(x, name="final_norm")
 
 
@@ -389,8 +385,9 @@ class ResNet(nn.Module):
         """Compute the logits of normalized images, and on request the features of each stage.
 
         With `train=True`, BatchNorm normalizes with the statistics of the batch, or of groups of it, and updates the
-        running statistics: apply with `mutable=["batch_stats"]`. Under `jax.jit` over a mesh, the batch is the global
-        batch, on any number of devices. Dropout and stochastic depth need `rngs={"dropout": key}` in training.
+        running statistics, so call `apply` with `mutable=["batch_stats"]`. Under `jax.jit` over a mesh, the batch is
+        the global batch, on any number of devices. Dropout and stochastic depth need `rngs={"dropout": key}` in
+        training.
 
         Args:
           images: [batch, height, width, channels], of any size and number of channels.
@@ -398,8 +395,9 @@ class ResNet(nn.Module):
           return_features: whether to return the features as well.
 
         Returns:
-          Logits, float32 [batch, classes]. With `return_features` also a dict: "stem", "stage1", "stage2", ... hold
-          `dtype` [batch, height, width, channels], and "pooled" the float32 [batch, channels] that the head sees.
+          The logits, float32 [batch, classes]. With `return_features` also a dict of features. Those of "stem",
+          "stage1", "stage2", ... are [batch, height, width, channels] of `dtype`. Those of "pooled", the input of the
+          head, are float32 [batch, channels].
         """
         layers = Layers(
             train=train,
@@ -451,8 +449,8 @@ class ResNet(nn.Module):
             return None
         return self.stochastic_depth * position / sum(self.stage_sizes)
 
-    def _block(self, width: int, stride: int, layers: Layers, **module) -> ResidualBlock:
-        """Build a block. `module` goes to Linen: `name`, or `parent=None` for a block outside of this module."""
+    def _block(self, width: int, stride: int, layers: Layers, **linen_arguments) -> ResidualBlock:
+        """Build a block. `linen_arguments`: its `name`, or `parent=None` for a block that is not a submodule."""
         block = nn.remat(self.block) if self.remat else self.block
         return block(
             layers=layers,
@@ -463,5 +461,5 @@ class ResNet(nn.Module):
             residual_scale=self.residual_scale,
             dropout=self.dropout,
             num_blocks=sum(self.stage_sizes),
-            **module,
+            **linen_arguments,
         )

@@ -1,7 +1,7 @@
-"""A loop over the blocks of identical shape in a stage, which XLA compiles once (`model.scan_blocks`).
+"""A loop over the blocks of identical shape in a stage, so that XLA compiles them only once (`model.scan_blocks`).
 
-Skip this unless you train models of hundreds of layers. `nn.scan` would stack the variables for good. Here they stay
-those of separate submodules, so that models with and without the loop share their checkpoints.
+Skip this unless you train models of hundreds of layers. With `nn.scan`, a model would keep the variables of all blocks
+in stacked arrays. Here each block keeps its own variables, so checkpoints fit models with and without the loop.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def scan_over_blocks(
 ) -> jax.Array:
     """Apply `block` once per name, as if `model` had a submodule of each name.
 
-    The variables of these submodules are stacked for the loop, and the batch statistics that it updates are unstacked
+    The variables of these submodules are stacked for the loop. The batch statistics that the loop updates are unstacked
     again. Call this in the `@nn.compact` method of `model`, after the variables have been initialized.
 
     Args:

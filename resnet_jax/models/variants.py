@@ -15,12 +15,12 @@ from resnet_jax.models.resnet import FixupBlock, PreActivationBlock, ResNet, bas
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A row of the table.
+    """A row of `VARIANTS`.
 
     Attributes:
       make: `ResNet` with every attribute set except `num_classes`.
-      paper: the paper that proposed it.
-      dataset: the dataset it was proposed for.
+      paper: the paper that proposed the model.
+      dataset: the dataset that the model was proposed for.
       image_size: height and width in pixels of the images of that dataset.
       num_classes: the number of classes of that dataset.
       top1: published test accuracy on that dataset in [0, 1], of a single model and a single view; None: we know of no
@@ -44,19 +44,22 @@ class Variant:
     top1_source: str = ""
 
 
-def _imagenet(paper: str, percent: float | None, source: str, *settings: dict, **overrides) -> Variant:
+def _imagenet(paper: str, top1_percent: float | None, source: str, *settings: dict, **overrides) -> Variant:
     """Return a row for ImageNet. Later `settings` override earlier ones, and `overrides` come last."""
-    return _row((paper, "ImageNet-1k", 224, 1000), percent, source, *settings, overrides)
+    return _row((paper, "ImageNet-1k", 224, 1000), top1_percent, source, *settings, overrides)
 
 
-def _cifar(paper: str, percent: float | None, source: str, *settings: dict, **overrides) -> Variant:
-    """Return a row for CIFAR-10: 16 channels at full resolution at first (He et al. 2015, section 4.2)."""
-    return _row((paper, "CIFAR-10", 32, 10), percent, source, {"stem": "cifar", "width": 16}, *settings, overrides)
+def _cifar(paper: str, top1_percent: float | None, source: str, *settings: dict, **overrides) -> Variant:
+    """Return a row for CIFAR-10. By default, stage 1 has full resolution and width 16 (He et al. 2015, section 4.2)."""
+    return _row((paper, "CIFAR-10", 32, 10), top1_percent, source, {"stem": "cifar", "width": 16}, *settings, overrides)
 
 
-def _row(paper_and_data: tuple[str, str, int, int], percent: float | None, source: str, *settings: dict) -> Variant:
+def _row(
+    paper_and_data: tuple[str, str, int, int], top1_percent: float | None, source: str, *settings: dict
+) -> Variant:
+    """Return a row with these `settings`, of which later ones override earlier ones."""
     attributes = {name: value for setting in settings for name, value in setting.items()}
-    top1 = None if percent is None else round(percent / 100, 5)
+    top1 = None if top1_percent is None else round(top1_percent / 100, 5)
     return Variant(functools.partial(ResNet, **attributes), *paper_and_data, top1, source)
 
 
@@ -99,18 +102,21 @@ _fixup = {"block": FixupBlock, "norm": "scalar_bias", "head_init": nn.initialize
 
 
 def _wide(depth: int, factor: int) -> dict:
-    """Wide ResNet of 6n + 4 layers, with n blocks per stage (Zagoruyko & Komodakis 2016, table 1)."""
+    """Return the settings of a Wide ResNet: 6n + 4 layers, n blocks per stage (Zagoruyko & Komodakis 2016, table 1)."""
     size = (depth - 4) // 6
     return _pre_activation | {"stage_sizes": (size, size, size), "width": 16 * factor, "stem_width": 16}
 
 
 def _groups(groups: int, group_width: int) -> dict:
-    """Bottlenecks whose 3x3 has `groups`, each of `group_width` channels in stage 1 (Xie et al. 2016, table 1)."""
+    """Return the settings of bottlenecks with a grouped 3x3 convolution (Xie et al. 2016, table 1).
+
+    Each group has `group_width` channels at width 64, and proportionally more at larger widths.
+    """
     return {"residual": functools.partial(bottleneck, groups=groups, group_width=group_width)}
 
 
 def _stages(size: int) -> dict:
-    """Three stages of equal size: the models for CIFAR."""
+    """Return the settings of the models for CIFAR: three stages of `size` blocks each."""
     return {"stage_sizes": (size, size, size)}
 
 

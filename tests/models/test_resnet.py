@@ -65,7 +65,7 @@ def test_max_pool_with_blur_weights_a_bright_pixel_equally_at_every_position():
     def weights(blur):
         layers = make_layers(blur_pool=blur)
         dark = jnp.zeros((1, 16, 16, 1))
-        return {float(resnet.max_pool(dark.at[0, 6, 6 + x].set(1.0), layers).sum()) for x in (0, 1)}
+        return {float(layers.max_pool(dark.at[0, 6, 6 + x].set(1.0)).sum()) for x in (0, 1)}
 
     assert weights(blur=True) == {1.0}
     assert weights(blur=False) == {1.0, 2.0}
