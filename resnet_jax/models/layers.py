@@ -89,7 +89,7 @@ class Layers:
                 name=name,
             )(x, use_running_average=not self.train)
         if self.norm_name == "group_norm":
-            num_groups = math.gcd(32, x.shape[-1])  # 32 whenever 32 divides the number of channels.
+            num_groups = math.gcd(32, x.shape[-1])  # 32, or a smaller power of 2 that divides the channels
             return nn.GroupNorm(
                 num_groups, epsilon=self.norm_epsilon, scale_init=scale_init, dtype=self.dtype, name=name
             )(x)

@@ -170,7 +170,7 @@ class ResidualBlock(nn.Module):
         return x
 
     def convolve(self, x: jax.Array, number: int, init: Initializer = he_normal_fan_out) -> jax.Array:
-        """Apply convolution `number` of F, counted from 1, and before it the blurring and dropout that belong there."""
+        """Apply convolution `number` of F, counted from 1, after any blurring and dropout of its input."""
         conv = self.convolutions[number - 1]
         stride = conv.stride
         if self.layers.blur_pool:  # Blur before the next convolution instead of striding (Zhang 2019, section 3.2).
@@ -395,9 +395,9 @@ class ResNet(nn.Module):
           return_features: whether to return the features as well.
 
         Returns:
-          The logits, float32 [batch, classes]. With `return_features` also a dict of features. Those of "stem",
-          "stage1", "stage2", ... are [batch, height, width, channels] of `dtype`. Those of "pooled", the input of the
-          head, are float32 [batch, channels].
+          The logits, float32 [batch, classes]. With `return_features` also a dict of features: "stem", "stage1",
+          "stage2", ... map to [batch, height, width, channels] of `dtype`, and "pooled" (the input of the head) maps to
+          float32 [batch, channels].
         """
         layers = Layers(
             train=train,

@@ -16,15 +16,15 @@ from resnet_jax.pretrained.naming import Scheme, Shape, scheme_for_model
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What was loaded and what was not, with names and shapes as in `scheme`.
+    """Report of which arrays were loaded and which were not, with names and shapes as in `scheme`.
 
     Attributes:
       scheme: the naming scheme of the weights.
       loaded: the arrays that were loaded.
       missing: arrays that the model needs and the weights do not have.
       unexpected: arrays that the weights have and the model does not need.
-      mismatched: for arrays in both, the shape in the weights and the shape that the model needs.
-      skipped: arrays, of the weights or the model, that `init_skip` excludes.
+      mismatched: for arrays of different shapes, the shape in the weights and the shape that the model needs.
+      skipped: arrays of the weights or the model that were left out; see `skip` of `to_variables`.
     """
 
     scheme: Scheme
@@ -44,7 +44,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         needed = len(self.loaded) + len(self.missing) + len(self.mismatched) + len(self.skipped)
-        summary = f"{len(self.loaded)} of {needed} arrays loaded, with the names of {self.scheme.name}"
+        summary = f"{len(self.loaded)} of {needed} arrays loaded (named as in {self.scheme.name})"
         skipped = [f"{name} is skipped" for name in self.skipped]
         return "\n".join([summary, *(f"  {phrase}" for phrase in self.differences() + skipped)])
 
@@ -58,10 +58,11 @@ def to_variables(
       arrays: the arrays by their names in `scheme`. They may have any floating dtype, which is kept.
       scheme: the naming scheme, see `naming.detect_scheme`.
       abstract: the shapes of the model's variables, `{"params": ..., "batch_stats": ...}`, as from `jax.eval_shape`.
-      skip: patterns of arrays to leave out. They match our names, such as "head/kernel", and the names in `scheme`.
+      skip: name patterns of arrays to leave out. They are compared with our names, such as "head/kernel", and with the
+        names in `scheme`.
 
     Returns:
-      The part of the variables that could be filled, as NumPy arrays, and a report on every array.
+      The variables that could be filled, as NumPy arrays, and a report on every array.
 
     Raises:
       UserError: if a pattern in `skip` matches nothing.
@@ -79,9 +80,9 @@ def to_variables(
         else:
             variables[path] = scheme.import_array(arrays[name], leaf.shape)
             loaded[name] = needed
-    rest = [name for name in arrays if name not in loaded and name not in mismatched and name not in skipped]
-    skipped += [name for name in rest if any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)]
-    unexpected = {name: arrays[name].shape for name in rest if name not in skipped}
+    remaining = [name for name in arrays if name not in loaded and name not in mismatched and name not in skipped]
+    skipped += [name for name in remaining if any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)]
+    unexpected = {name: arrays[name].shape for name in remaining if name not in skipped}
     unused = [pattern for pattern in skip if not _matches(pattern, abstract, arrays)]
     if unused:
         raise UserError(
@@ -93,25 +94,25 @@ def to_variables(
 
 
 def _matches(pattern: str, abstract: Mapping[str, Mapping], arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Return our names and the library's names that a pattern matches."""
+    """Return the names that a pattern matches: our own, and those of the library."""
     our_names = ["/".join(path[1:]) for path in flatten_dict(abstract)]
     return fnmatch.filter(our_names + list(arrays), pattern)
 
 
 def from_variables(variables: Mapping[str, Mapping], model: ResNet) -> dict[str, np.ndarray]:
-    """Convert the variables of `model` to arrays with the names of `scheme_for_model(model)` and PyTorch's layouts."""
+    """Convert the variables of `model` to arrays with the names and layouts of `scheme_for_model(model)`."""
     scheme = scheme_for_model(model)
     leaves = flatten_dict(jax.device_get(variables))
     return {scheme.array_name(path, leaf.shape): scheme.export_array(path, leaf) for path, leaf in leaves.items()}
 
 
 def require_all_but_head(report: LoadReport) -> None:
-    """Accept weights if everything was loaded, except perhaps a head for a different number of classes.
+    """Check that everything was loaded, except perhaps a head for a different number of classes, and skipped arrays.
 
     Raises:
       UserError: if anything else differs, because the weights then belong to another architecture.
     """
-    new_head = {
+    new_head = {  # In PyTorch's layout, the number of classes is the first dimension.
         name: shapes
         for name, shapes in report.mismatched.items()
         if name.startswith(f"{report.scheme.modules['head']}.") and shapes[0][1:] == shapes[1][1:]

@@ -1,6 +1,6 @@
 """Load pretrained weights from a run directory, a file or the Hugging Face hub.
 
-They serve as initial weights (`init_from`), as a model to evaluate without training, and as a teacher for distillation.
+The weights become initial weights (`init_from`), a model to evaluate without training, or a teacher for distillation.
 """
 
 import dataclasses
@@ -31,9 +31,10 @@ from resnet_jax.workdir.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
 
-# Attributes of `ResNet` that change what it computes, but no array shape.
+# Attributes of `ResNet` that change what the model computes, but not the shapes of its variables.
 SETTINGS_NOT_IMPLIED_BY_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
-METADATA_KEYS = ("mean", "std", "image_size", "classes", "model", "network")  # what `export` writes into a file
+# What `export` writes into a file. The key "network" holds the values of `SETTINGS_NOT_IMPLIED_BY_SHAPES`.
+METADATA_KEYS = ("mean", "std", "image_size", "classes", "model", "network")
 LARGEST_IMAGE = 10_000  # the largest `image_size` in pixels that we accept in the metadata of a file
 
 
@@ -42,7 +43,7 @@ class Pretrained:
     """Pretrained weights and what is known about them, from `open_pretrained`.
 
     Attributes:
-      path: the path or address that they were read from.
+      path: the path or address of the weights.
       arrays: the arrays by their names in `scheme`.
       scheme: the naming scheme of the arrays.
       mean, std: per channel, of the pixels in [0, 1] that the weights were trained on; None if unknown.
@@ -124,9 +125,7 @@ class Pretrained:
         """
         variables, report = self.variables(model, channels, classes)
         if report.differences() or report.skipped:
-            raise UserError(
-                f"the weights {self.path} were trained on different classes from the data's. Train a new head first."
-            )
+            raise UserError(f"the weights {self.path} have different classes from the dataset. Train a new head first.")
         return variables
 
 
@@ -155,7 +154,7 @@ def open_pretrained(path: str) -> Pretrained:
     scheme = detect_scheme(file.arrays)
     metadata = _parse_metadata(path, file.metadata)
     if not metadata and scheme.input_channels(file.arrays) == len(scheme.mean):
-        metadata = {"mean": scheme.mean, "std": scheme.std}
+        metadata = {"mean": scheme.mean, "std": scheme.std}  # those usual in the library
     return Pretrained(
         path=path,
         arrays=file.arrays,
@@ -170,7 +169,7 @@ def open_pretrained(path: str) -> Pretrained:
 
 
 def is_run_directory(path: str) -> bool:
-    """Return whether `path` is a run directory, rather than a file or an address."""
+    """Return whether `path` is a run directory, rather than a file or hf://owner/name."""
     local = "://" not in path or path.startswith("gs://")
     return local and WorkDir(path).exists() and (WorkDir(path).path / "classes.json").exists()
 
@@ -203,13 +202,13 @@ def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
 def load_pretrained(
     config: ConfigDict, weights: Pretrained, sources: Mapping[str, Source], split: str | None = None
 ) -> TrainedModel:
-    """Return the model of `config` with pretrained weights, prepared for the images of a split.
+    """Return the model of `config` with pretrained weights, and with preprocessing for the images of a split.
 
     Args:
-      config: the config, with the dataset whose classes the model predicts.
+      config: the config. Its dataset has the classes that the model predicts.
       weights: the pretrained weights.
       sources: the splits of the dataset by name.
-      split: the split to prepare for, see `Subset.from_split`; default: the test split, or the training split if
+      split: the split with the images, see `Subset.from_split`; default: the test split, or the training split if
         `dataset.test_split` is "none".
 
     Raises:
@@ -224,7 +223,8 @@ def load_pretrained(
     splits.resolve(dataset, sources)
     split = split or (dataset.train_split if dataset.test_split == "none" else dataset.test_split)
     if split == VALIDATION and VALIDATION not in sources:
-        split = dataset.validation_split or dataset.train_split  # It is held out of the training split.
+        # With `validation_split` "", the validation examples are held out of the training split.
+        split = dataset.validation_split or dataset.train_split
     subset = Subset.from_split(sources, split)
     feed_config.resolve(dataset, subset, mesh)
     if dataset.mean is None:
@@ -253,15 +253,13 @@ def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Tr
     if is_run_directory(path):
         teacher = load_run(path, mesh)
         if teacher.classes != classes:
-            raise UserError(
-                f"the teacher {path} was trained on different classes from the data's. Choose another teacher."
-            )
+            raise UserError(f"the teacher {path} has different classes from the dataset. Choose another teacher.")
         size = teacher.config.dataset.image_size
         return dataclasses.replace(teacher, preprocess=dataclasses.replace(teacher.preprocess, image_size=size))
     weights = open_pretrained(path)
     student = Preprocess.from_config(config.dataset)
     if weights.classes is None:
-        logger.info(f"{path} does not name its classes. Assuming those of the data, in the same order.")
+        logger.info(f"{path} does not name its classes. Assuming the classes of the dataset, in the same order.")
     mean, std = student.mean, student.std
     if weights.mean and weights.std:
         mean, std = weights.mean, weights.std

@@ -27,11 +27,11 @@ class Scheme:
     """The naming scheme of a library.
 
     Attributes:
-      name: the name of the library.
+      name: the name of the library or of its family of models, for messages.
       signature: array names that together identify the scheme.
       block: the format of the name of a residual block; `{stage}` and `{block}` count from 0, `{stage1}` from 1.
-      modules: our module names -> the library's. Modules that are not listed keep our names.
-      mean, std: per channel, of pixels in [0, 1], for published weights with these names.
+      modules: our module names -> the library's. Modules that are not listed have the same name in both.
+      mean, std: the pixel mean and std per channel, in [0, 1], that published weights with these names expect.
       pointwise: our dense layers that are 1x1 convolutions in the library.
     """
 
@@ -44,7 +44,7 @@ class Scheme:
     pointwise: tuple[str, ...] = ("reduce", "expand")
 
     def array_name(self, path: Path, shape: Shape) -> str:
-        """Return the library's name of our array at `path`, which has this `shape`.
+        """Return the library's name for our array at `path`, which has this `shape`.
 
         Example:
           >>> TORCHVISION.array_name(("params", "stage2_block1", "conv2", "kernel"), (3, 3, 8, 16))
@@ -54,7 +54,7 @@ class Scheme:
         names = [self._module_name(module) for module in modules]
         if shape:
             names.append(LEAVES[leaf])
-        elif leaf != "bias":  # In PyTorch, a scalar bias is an array with the name of our module.
+        elif leaf != "bias":  # In PyTorch code, the scalar bias itself has the name of our module.
             names.append(leaf)
         return ".".join(names)
 
@@ -106,7 +106,7 @@ TORCHVISION = Scheme(
         "shortcut_conv": "downsample.0",
         "shortcut_norm": "downsample.1",
         "head": "fc",
-        # The names of timm, because torchvision has neither the deep stem nor squeeze-and-excitation.
+        # The names below are timm's, because torchvision has neither the deep stem nor squeeze-and-excitation.
         "stem_conv1": "conv1.0",
         "stem_norm1": "conv1.1",
         "stem_conv2": "conv1.3",
@@ -119,7 +119,7 @@ TORCHVISION = Scheme(
     },
     **IMAGENET,
 )
-TIMM_RESNET_D = dataclasses.replace(  # Its shortcuts start with a pooling layer.
+TIMM_RESNET_D = dataclasses.replace(  # A pooling layer at the start of its shortcuts shifts the numbers.
     TORCHVISION,
     name="timm's ResNet-D",
     signature=("layer1.0.conv1.weight", "layer2.0.downsample.2.weight"),
@@ -165,7 +165,7 @@ HUGGING_FACE = Scheme(
     },
     **IMAGENET,
 )
-AKAMASTER = dataclasses.replace(
+AKAMASTER = dataclasses.replace(  # https://github.com/akamaster/pytorch_resnet_cifar10
     TORCHVISION,
     name="akamaster's CIFAR ResNet",
     signature=("layer1.0.conv1.weight", "linear.weight"),
@@ -177,18 +177,12 @@ FIXUP = dataclasses.replace(  # The authors' code: https://github.com/hongyi-zha
     signature=("layer1.0.conv1.weight", "layer1.0.bias1a"),
     modules={**TORCHVISION.modules, "stem_norm": "bias1", "final_norm": "bias2", "shortcut_conv": "downsample"},
 )
-SCHEMES = (
-    HUGGING_FACE,
-    TIMM_PRE_ACTIVATION,
-    FIXUP,
-    AKAMASTER,
-    TIMM_RESNET_D,
-    TORCHVISION,
-)  # Schemes with more specific signatures come first.
+# More specific signatures come first, because the first scheme that fits is used.
+SCHEMES = (HUGGING_FACE, TIMM_PRE_ACTIVATION, FIXUP, AKAMASTER, TIMM_RESNET_D, TORCHVISION)
 
 
 def detect_scheme(arrays: Mapping[str, np.ndarray]) -> Scheme:
-    """Return the scheme in which arrays are named.
+    """Return the naming scheme of these arrays.
 
     Raises:
       UserError: if no scheme in `SCHEMES` fits.
@@ -204,7 +198,7 @@ def detect_scheme(arrays: Mapping[str, np.ndarray]) -> Scheme:
 
 
 def scheme_for_model(model: ResNet) -> Scheme:
-    """Return the scheme for exporting `model`: torchvision's, or for models that it lacks another library's."""
+    """Return the scheme for exporting `model`: torchvision's or, for models that torchvision lacks, another one."""
     if model.block is FixupBlock:
         return FIXUP
     if model.block.pre_activation:

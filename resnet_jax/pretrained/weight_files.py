@@ -17,7 +17,7 @@ from resnet_jax import files
 from resnet_jax.errors import UserError, first_line
 from resnet_jax.pretrained import hub
 
-# The dtypes that we read, by their names in safetensors. Only their own library can decode others.
+# The dtypes that we read, by their names in safetensors. Others need the library that wrote the file.
 READABLE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 SAFE_TORCH = (2, 6)  # Earlier versions could be tricked into running code despite `weights_only`: CVE-2025-32434.
 COUNTER = "num_batches_tracked"  # The only kind of array in PyTorch's ResNets that is not floating-point.
@@ -42,8 +42,9 @@ class Weights:
 def read(path: str) -> Weights:
     """Read a file of weights, without running any code that it may contain.
 
-    If the arrays are in a dict such as `state_dict`, they are taken out of it. A prefix `module.` of all names and the
-    counters of BatchNorm are removed. Arrays of 16 and 64 bits are converted to float32.
+    If the file holds the arrays under a key such as `state_dict`, everything else in it is ignored. The prefix `module.`
+    is removed if all names have it. The counters of BatchNorm are left out. Arrays of 16 and 64 bits are converted to
+    float32.
 
     Args:
       path: a .safetensors file; with PyTorch installed also a .pth, .pt, .th or .bin file in either of PyTorch's
@@ -101,11 +102,11 @@ def write(path: str, weights: Weights) -> None:
       Weights(arrays={'fc.bias': array([0., 0.], dtype=float32)}, metadata={'classes': 'cat, dog'})
     """
     arrays = {name: np.asarray(array, np.float32) for name, array in weights.arrays.items()}
-    files.write_target(path, *TARGET, packed(arrays, weights.metadata))
+    files.write_target(path, *TARGET, safetensors_bytes(arrays, weights.metadata))
 
 
-def packed(arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
-    """Return the content of a .safetensors file."""
+def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    """Return the content of a .safetensors file with these arrays and metadata."""
     # C order is needed because safetensors writes the memory of a transposed array as it is.
     return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
 
@@ -159,7 +160,7 @@ def _check_type(name: str, dtype: str) -> None:
 
 
 def _tidy(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Remove what only training code needs, and convert to float32."""
+    """Remove what only training code needs, convert to float32, and check names and values."""
     if any(len(name) > LONGEST_NAME or not name.isprintable() for name in arrays):
         raise ValueError("the names of some arrays cannot be printed")
     prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
@@ -184,7 +185,7 @@ def _diagnosis(file: pathlib.Path, error: Exception) -> str:
         start = opened.read(100).lstrip()
     if start.startswith(b"<"):
         return "it is a web page"
-    if isinstance(error, pickle.UnpicklingError):  # PyTorch's own message suggests to load it unprotected.
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's own message suggests loading without protection.
         match = re.search(r"\bGLOBAL ([\w.]{1,200})", str(error))
         if match:
             return f"it holds Python objects such as {match[1]}, which are never run"

@@ -142,6 +142,6 @@ def _save(
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     images, labels = batch
     directory.remove(f"{FOLDER}/nan.json")
-    directory.write(f"{FOLDER}/state.safetensors", weight_files.packed(arrays))
-    directory.write(f"{FOLDER}/batch.safetensors", weight_files.packed({"images": images, "labels": labels}))
+    directory.write(f"{FOLDER}/state.safetensors", weight_files.safetensors_bytes(arrays))
+    directory.write(f"{FOLDER}/batch.safetensors", weight_files.safetensors_bytes({"images": images, "labels": labels}))
     directory.write(f"{FOLDER}/nan.json", json.dumps(record, indent=2) + "\n")

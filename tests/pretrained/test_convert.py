@@ -169,7 +169,7 @@ def test_report_names_every_array_that_was_not_loaded():
     assert report.unexpected == {"projector.weight": (3, 2)}
     assert len(report.loaded) == len(arrays) - 3
     assert str(report).splitlines() == [
-        f"{len(report.loaded)} of {len(arrays)} arrays loaded, with the names of torchvision",
+        f"{len(report.loaded)} of {len(arrays)} arrays loaded (named as in torchvision)",
         "  fc.bias has shape (10,), not (7,)",
         "  fc.weight has shape (10, 16), not (7, 16)",
         "  bn1.bias (8,) is missing",

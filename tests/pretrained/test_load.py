@@ -91,7 +91,7 @@ def test_init_from_starts_with_the_weights_of_another_run(workdir, tiny_config, 
     assert_equal(state.variables, load_run(workdir).variables)
     assert state.step == 0
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state))
-    assert messages == [f"Weights of {workdir}: 27 of 27 arrays loaded, with the names of torchvision"]
+    assert messages == [f"Weights of {workdir}: 27 of 27 arrays loaded (named as in torchvision)"]
     assert experiment.config.dataset.mean == load_run(workdir).config.dataset.mean
 
 
@@ -164,7 +164,7 @@ def test_init_from_rejects_weights_of_another_architecture(workdir, tiny_config,
 def test_load_pretrained_rejects_data_with_other_classes(workdir, tiny_config):
     digits = open_sources("digits")["test"]
     tiny_config.init_from = workdir
-    with pytest.raises(UserError, match="were trained on different classes from the data"):
+    with pytest.raises(UserError, match="have different classes from the dataset"):
         load(tiny_config, {"test": ArraySource(digits.images, digits.labels % 3, ("0", "1", "2"))})
 
 

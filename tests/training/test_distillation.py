@@ -104,5 +104,5 @@ def test_teacher_with_other_classes_is_an_error(tiny_config, teacher, tmp_path):
     shutil.copytree(teacher, tmp_path / "other")
     (tmp_path / "other" / "classes.json").write_text(json.dumps([f"class {n}" for n in range(10)]))
     tiny_config.loss.distill_from = str(tmp_path / "other")
-    with pytest.raises(UserError, match="was trained on different classes from the data"):
+    with pytest.raises(UserError, match="has different classes from the dataset"):
         resnet_jax.train(tiny_config, str(tmp_path / "student"))
