@@ -27,7 +27,7 @@ class Scheme:
     """The naming scheme of a library.
 
     Attributes:
-      name: the name of the library or of its family of models, for messages.
+      name: the name of the library or of a family of models, for messages.
       signature: array names that together identify the scheme.
       block: the format of the name of a residual block; `{stage}` and `{block}` count from 0, `{stage1}` from 1.
       modules: our module names -> the library's. Modules that are not listed have the same name in both.
@@ -119,7 +119,7 @@ TORCHVISION = Scheme(
     },
     **IMAGENET,
 )
-TIMM_RESNET_D = dataclasses.replace(  # A pooling layer at the start of its shortcuts shifts the numbers.
+TIMM_RESNET_D = dataclasses.replace(  # Its shortcuts start with a pooling layer, number 0.
     TORCHVISION,
     name="timm's ResNet-D",
     signature=("layer1.0.conv1.weight", "layer2.0.downsample.2.weight"),

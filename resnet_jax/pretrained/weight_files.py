@@ -42,7 +42,7 @@ class Weights:
 def read(path: str) -> Weights:
     """Read a file of weights, without running any code that it may contain.
 
-    If the file holds the arrays under a key such as `state_dict`, everything else in it is ignored. The prefix `module.`
+    If the file holds the arrays under a key such as `state_dict`, everything else in it is ignored. A prefix `module.`
     is removed if all names have it. The counters of BatchNorm are left out. Arrays of 16 and 64 bits are converted to
     float32.
 

@@ -16,7 +16,9 @@ from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 
 START_TIMEOUT = 300  # seconds that processes wait for each other at the start
-HEARTBEAT_TIMEOUT = 60  # seconds without a sign of life after which a process counts as dead, also while shutting down
+HEARTBEAT_TIMEOUT = (
+    60  # seconds without a heartbeat after which a process counts as dead; also the timeout of the shutdown
+)
 # Texts in the errors that follow the loss of another process: on CPUs, on GPUs (not tried), from JAX's own service.
 PROCESS_LOSS_TEXTS = ("Gloo", "remote process exited", "CoordinationService")
 
@@ -29,7 +31,7 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
     with exit code 2.
 
     Args:
-      coordinator: HOST:PORT of process 0, with a port that is free there; None: what JAX detects.
+      coordinator: HOST:PORT of process 0, with a port that is free on its machine; None: what JAX detects.
       num_processes: the number of processes.
       process_id: the index of this process, from 0.
 
@@ -68,9 +70,9 @@ def is_process_loss(error: BaseException | None) -> bool:
 
 
 def leave(exit_code: int) -> int:
-    """Return the exit code of a failed run or, if it has several processes, end this one immediately.
+    """Return the exit code of a failed run or, if the run has several processes, end this process with it immediately.
 
-    A regular exit would wait minutes for the other processes, which wait for this one.
+    A regular exit would wait minutes for the other processes, which wait for this process.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()
@@ -82,10 +84,10 @@ def leave(exit_code: int) -> int:
 class Agreement:
     """Lets all processes learn at the same call that one of them requests something, such as to stop or to save.
 
-    A request is a number: 0 for none, and larger numbers for more urgent ones. All processes must call this equally
-    often, and repeat a request until it is granted. Calls do not wait: the answer concerns the requests made
-    `CALLS_AHEAD` calls earlier, which were exchanged while the devices were computing. A single process gets its own
-    request back at once.
+    A request is a number: 0 for none, and larger numbers for more urgent requests. All processes must call the object
+    equally often, and repeat a request until it is granted, which means that a call returns it. Calls do not wait: they
+    return the most urgent of the requests made `parallel.CALLS_AHEAD` calls earlier, which were exchanged while the
+    devices were computing. With a single process, each call returns its own request at once.
     """
 
     def __init__(self, mesh: Mesh):
@@ -103,7 +105,7 @@ class Agreement:
             return 0
         granted = int(parallel.fetch(self._unread.popleft()))
         if granted:
-            self._unread.clear()  # They hold repetitions of the granted request.
+            self._unread.clear()  # These are for repetitions of the granted request.
         return granted
 
 

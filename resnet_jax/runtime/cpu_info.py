@@ -1,4 +1,4 @@
-"""What Linux says about the processor (/proc/cpuinfo)."""
+"""Information about the processor, from Linux (/proc/cpuinfo)."""
 
 import pathlib
 

@@ -1,13 +1,14 @@
-"""Faster training on CPUs, by two settings that must be made before JAX is imported.
+"""Faster training on CPUs, by two changes for the whole process. `tune` makes them before JAX is imported.
 
 - Memory: when large buffers are freed, glibc returns them to the system, and the next step gets them back page by page.
   We make glibc keep them. A step then causes a fraction of the page faults; results are the same, and the process takes
   more memory.
 - YNNPACK: XLA delegates some operations to this library, by default reductions, matrix products and convolutions.
-  YNNPACK is slow at gradients with respect to convolution kernels, because their window is as large as the image. We
-  make XLA compile products and convolutions itself; it still delegates reductions and, in addition, elementwise
-  operations. Results differ in the last bits. (In jaxlib 0.10.2, YNNPACK is faulty for many matrix-vector products,
-  with the default settings too: jax-ml/jax#39103. No model here has such products.)
+  YNNPACK is slow at gradients with respect to convolution kernels. Such a gradient is itself a convolution, with a
+  window as large as the image. We make XLA compile products and convolutions itself; it still delegates reductions and,
+  in addition, elementwise operations. Results differ in the last bits from those without this change. (In jaxlib
+  0.10.2, YNNPACK is faulty for many matrix-vector products, with the default settings too: jax-ml/jax#39103. No model
+  here has such products.)
 
 `benchmarks/README.md` shows the gains.
 """
@@ -46,7 +47,7 @@ def is_tuned() -> bool:
 
 
 def release_memory() -> None:
-    """Return freed memory to the system, so that it counts as free when the system is asked."""
+    """Return freed memory to the system, so that the system counts it as free."""
     if _is_tuned:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
@@ -59,7 +60,7 @@ def compiler_options(platform: str) -> dict[str, str]:
 
 
 def _is_cpu_only() -> bool:
-    """Return whether JAX will run on the CPU."""
+    """Return whether JAX will certainly use no device but the CPU."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     return platforms == "cpu" or not (platforms or any(map(importlib.util.find_spec, PLUGINS)))
 

@@ -1,6 +1,6 @@
 """Host memory that is available to this process, also in a container or a Slurm job.
 
-Their limits come from Linux control groups (cgroups), which psutil ignores. See
+The limits of containers and Slurm jobs are those of Linux control groups (cgroups), which psutil ignores. See
 https://docs.kernel.org/admin-guide/cgroup-v2.html and https://docs.kernel.org/admin-guide/cgroup-v1/memory.html.
 """
 
@@ -21,8 +21,8 @@ class _Version:
       mount: where the groups are mounted, relative to the root.
       limit: the file with the memory limit.
       usage: the file with the memory in use.
-      cached: the line of `memory.stat` with the file pages that were not used recently. They count as usage, but are
-        reclaimed on demand.
+      cached: the entry of `memory.stat` for file pages that were not used recently. These pages count as usage, but
+        the system reclaims them on demand.
     """
 
     mount: str
@@ -36,7 +36,7 @@ _V1 = _Version("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in
 
 
 def available(root: pathlib.Path = pathlib.Path("/")) -> int:
-    """Return the free bytes of the machine, or fewer if the cgroups of this process allow only fewer."""
+    """Return the free bytes of the machine, or what the cgroups of this process leave of them."""
     cpu_tuning.release_memory()
     return min([psutil.virtual_memory().available, *_group_headrooms(root)])
 
@@ -51,7 +51,8 @@ def _group_headrooms(root: pathlib.Path) -> Iterator[int]:
         version = _V1 if controllers else _V2
         mount = root / version.mount
         group = mount / path.lstrip("/")
-        # In a container the group may be the mount itself, while `path` is that of the host: skip missing directories.
+        # In a container, the group itself may be mounted at `mount`, while `path` is its path on the host. Directories
+        # that do not exist here are therefore skipped.
         for directory in (group, *group.parents):
             if directory.is_relative_to(mount) and (directory / version.limit).exists():
                 yield from _headroom(directory, version)

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import cpu_tuning, host_memory, tpu_topology
 
-CALLS_AHEAD = 4  # the maximum number of compiled calls that the host dispatches before the devices have finished
+CALLS_AHEAD = 4  # the maximum number of dispatched calls that wait while the devices execute another one
 
 
 def make_mesh(devices=None) -> Mesh:
@@ -73,7 +73,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 def place_rows(tree, mesh: Mesh, batch_size: int):
     """Put this process's rows of a batch on its devices, as part of sharded global arrays [batch_size, ...].
 
-    Nothing is communicated. `local_rows` says which rows these are.
+    Nothing is communicated. The rows must be those of `local_rows`, in the same order.
     """
     sharding = batch_sharded(mesh)
 
@@ -89,7 +89,7 @@ def abstract(tree, sharding: NamedSharding):
 
 
 def fetch(tree):
-    """Copy device arrays to the host. All transfers to the host go through here, so that a test can count them.
+    """Copy device arrays to the host. The training loop always uses this function, so that a test can count transfers.
 
     The results are copies: on a CPU `jax.device_get` returns views, and a buffer with a view cannot be donated to the
     next step.
@@ -100,7 +100,8 @@ def fetch(tree):
 def free_memory(mesh: Mesh) -> int:
     """Return the free bytes of the fullest device of all processes.
 
-    Simulated CPU devices share the memory of the machine equally. Devices from `tpu_topology.describe` count as empty.
+    Simulated CPU devices share the free memory of the machine equally. Devices from `tpu_topology.describe` count as
+    empty.
     """
 
     def free_bytes(device: jax.Device) -> int:
@@ -140,7 +141,10 @@ class Pace:
         self._unfinished: collections.deque[Any] = collections.deque()
 
     def __call__(self, result) -> None:
-        """Register the result of a call. If over `CALLS_AHEAD` may be unfinished, wait until only half as many are."""
+        """Register the result of a call, and wait if the host is too far ahead.
+
+        If more than `CALLS_AHEAD` calls may be unfinished, wait until at most `CALLS_AHEAD // 2` are.
+        """
         self._unfinished.append(result)
         if len(self._unfinished) > CALLS_AHEAD:
             while len(self._unfinished) > CALLS_AHEAD // 2:
@@ -153,13 +157,13 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate_steps: int = 1) -> 
 
     Raises:
       UserError: if the batch size is not divisible by the number of devices times `accumulate_steps`. The
-        message suggests the nearest size that is.
+        message suggests the nearest divisible size.
     """
     divisor = mesh.size * accumulate_steps
     if batch_size % divisor:
         divisor_name = f"the number of devices ({mesh.size})"
         if accumulate_steps > 1:
-            divisor_name = f"devices times optimizer.accumulate_steps ({mesh.size} x {accumulate_steps})"
+            divisor_name = f"the number of devices times optimizer.accumulate_steps ({mesh.size} x {accumulate_steps})"
         nearest = max(divisor, round(batch_size / divisor) * divisor)
         raise UserError(
             f"batch_size={batch_size} is not divisible by {divisor_name}. Try --config.batch_size={nearest}."
@@ -167,5 +171,5 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate_steps: int = 1) -> 
 
 
 def is_main_process() -> bool:
-    """Return whether this is the process that writes logs and prints to the terminal."""
+    """Return whether this is the process that writes files and logs, and prints to the terminal."""
     return jax.process_index() == 0

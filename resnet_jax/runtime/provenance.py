@@ -45,7 +45,7 @@ def differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
 def _commit() -> str | None:
     """Return the commit of this checkout, with "+changes" if the work tree differs; None outside a git checkout.
 
-    The first call decides, because this process does not run later edits.
+    The result of the first call is kept, because this process does not run edits made later.
     """
     root = pathlib.Path(__file__).parent.parent
 
@@ -61,7 +61,7 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
-    """Return the name of the processor, with family and model number if known; "" if Linux does not say.
+    """Return the name of the processor, with family and model number if known; "" if the name is unknown.
 
     The numbers matter because clouds use one name for several generations. These differ in their instructions, and so
     in the last bits of their results.

@@ -50,7 +50,7 @@ def describe(name: str) -> list[jax.Device]:
         os.environ.setdefault(variable, value)
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    except RuntimeError as error:  # JAX's own errors are subclasses.
+    except RuntimeError as error:  # JAX's own errors are subclasses of it.
         if "not installed" in str(error):
             raise UserError("compiling for a TPU on this machine needs libtpu. Run: pip install libtpu.") from None
         raise _unknown(name) from None
@@ -62,7 +62,7 @@ def describe(name: str) -> list[jax.Device]:
 
 
 def chip(device: jax.Device) -> Chip | None:
-    """Return the share of a device in its chip: all of it, or half if two devices share a chip; None if unknown."""
+    """Return the part of a chip that a device has: all, or half if two devices share it; None for an unknown chip."""
     whole = CHIPS.get(device.device_kind)
     if whole is None:
         return None

@@ -27,7 +27,7 @@ def directory(name: str) -> pathlib.Path | None:
 def write(path: pathlib.Path, write_content: Callable[[BinaryIO], None], max_bytes: int) -> None:
     """Write a file of the cache atomically. Other processes may write the same file at the same time.
 
-    A file that cannot be written, for example because the disk is full, is left out without an error.
+    If the file cannot be written, for example because the disk is full, nothing is written and no error is raised.
 
     Args:
       path: the path of the file, in a directory that holds only files written by this function.

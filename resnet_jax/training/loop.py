@@ -94,7 +94,7 @@ class Loop:
         self._restore_or_initialize()
         self._compile()
         self._directory.forget_result()
-        self._directory.describe(self._config, self.experiment.classes)
+        self._directory.write_config_and_classes(self._config, self.experiment.classes)
 
         feed, pace = self.experiment.feed, parallel.Pace()
         with self._open_logs(), deferred_signals() as self._received_signal, self._explain_non_finite_metrics():

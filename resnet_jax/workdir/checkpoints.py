@@ -25,7 +25,7 @@ from resnet_jax.runtime import parallel
 logger = logging.getLogger(__name__)
 
 HOST_ITEM = "host"  # the item of a checkpoint that holds JSON values
-DIGESTS = "digests"  # a key of that item
+DIGESTS = "digests"  # the key of the digests in that item
 # Validation metrics have a file of their own, because they may be known only after their checkpoint is on disk.
 # The name of the file is historical.
 METRICS_FILE = "figures.json"
@@ -82,9 +82,9 @@ class Checkpoints:
 
         Args:
           step: the number of steps taken.
-          items: a pytree of NumPy arrays per item name. Nobody may change the arrays afterwards.
+          items: a pytree of NumPy arrays per item name. The arrays must not be changed afterwards.
           host: JSON values.
-          metrics: the validation metrics at this step, if it has been evaluated.
+          metrics: the validation metrics at this step, or None if the model has not been evaluated at it.
 
         Raises:
           UserError: if the disk has too little space, or if the previous checkpoint could not be written.
@@ -116,8 +116,8 @@ class Checkpoints:
 
         Args:
           step: the step of a checkpoint.
-          items: a pytree of `jax.ShapeDtypeStruct` per item name. Their shardings say where to place each array. The
-            number of devices may differ from the number that saved the checkpoint.
+          items: a pytree of `jax.ShapeDtypeStruct` per item name. Each leaf has the sharding that its array will get.
+            The number of devices may differ from when the checkpoint was saved.
 
         Returns:
           The restored pytree per item name, and the JSON values.
@@ -296,7 +296,7 @@ class ValidationMetrics:
         self._metrics.pop(step, None)
 
     def best(self) -> Best | None:
-        """Return the best checkpoint, the later of two equals, or None if none has finite metrics."""
+        """Return the best checkpoint, or the latest of equally good ones; None if none has a finite `best_metric`."""
         rated = [step for step, metrics in self._metrics.items() if self._rating(metrics) > -math.inf]
         if not rated:
             return None
@@ -304,13 +304,13 @@ class ValidationMetrics:
         return Best(step, dict(self._metrics[step]))
 
     def is_best(self, metrics: Mapping[str, float]) -> bool:
-        """Return True if `metrics` are finite and at least as good as those of the best checkpoint."""
+        """Return True if `best_metric` is finite in `metrics`, and at least as good as that of the best checkpoint."""
         best = self.best()
         rating = self._rating(metrics)
         return rating > -math.inf and (best is None or rating >= self._rating(best.metrics))
 
     def _rating(self, metrics: Mapping[str, float]) -> float:
-        """Return a number that is larger for better metrics, and -inf if they are not finite."""
+        """Return a number that is larger for better metrics, and -inf if `best_metric` is not finite."""
         value = self._sign * metrics[self._best_metric]
         return value if math.isfinite(value) else -math.inf
 

@@ -30,7 +30,7 @@ def locked(directory: epath.Path) -> Iterator[None]:
     """Hold the lock of a run directory, so that no other run uses it, on this machine or on one that shares its files.
 
     Only the main process of a run takes the lock. The kernel releases it when the process ends, however it ends.
-    Buckets (gs://) and file systems without locks are not locked.
+    Directories in buckets (gs://) or on file systems without locks are not locked.
 
     Raises:
       UserError: if another process holds the lock.
@@ -67,7 +67,7 @@ def _holder(path: pathlib.Path) -> str:
 
 
 def check_shared(directory: WorkDir) -> None:
-    """Check that every process of the run sees the same run directory, because all read what the first one saves.
+    """Check that every process of the run sees the same run directory, because all read what the first process saves.
 
     Does nothing in a run of a single process.
 

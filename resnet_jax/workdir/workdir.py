@@ -57,7 +57,7 @@ class WorkDir:
     def make(self) -> None:
         """Create the directory if necessary, and check that it is writable.
 
-        Call this before data is downloaded, so that the user learns of the problem early.
+        Call this before data is downloaded, so that the user learns early that the directory is not writable.
 
         Raises:
           UserError: if nothing can be written there.
@@ -74,7 +74,7 @@ class WorkDir:
                 f"cannot write to the workdir {self.path} ({error.strerror or error}). Choose another --workdir."
             ) from error
 
-    def describe(self, config: ConfigDict, classes: Sequence[str]) -> None:
+    def write_config_and_classes(self, config: ConfigDict, classes: Sequence[str]) -> None:
         """Write `classes.json` and then `config.json`, which makes the directory count as a run."""
         self.write("classes.json", json.dumps(list(classes), indent=2) + "\n")
         self.write("config.json", settings.to_json(config))

@@ -33,7 +33,9 @@ def test_check_batch_size_suggests_the_nearest_divisible_size(mesh):
     ):
         parallel.check_batch_size(100, mesh)
     parallel.check_batch_size(104, mesh)
-    message = r"104 is not divisible by devices times optimizer.accumulate_steps \(8 x 4\)\. .*batch_size=96"
+    message = (
+        r"104 is not divisible by the number of devices times optimizer.accumulate_steps \(8 x 4\)\. .*batch_size=96"
+    )
     with pytest.raises(UserError, match=message):
         parallel.check_batch_size(104, mesh, accumulate_steps=4)
     parallel.check_batch_size(96, mesh, accumulate_steps=4)

@@ -11,7 +11,7 @@ def test_settings_classes_and_result_round_trip(tmp_path):
     directory = WorkDir(str(tmp_path / "run"))
     assert not directory.exists()
     directory.make()
-    directory.describe(settings.default(), ("cat", "dog"))
+    directory.write_config_and_classes(settings.default(), ("cat", "dog"))
     assert directory.exists()
     assert directory.config() == settings.default()
     assert directory.classes() == ("cat", "dog")
@@ -25,7 +25,7 @@ def test_settings_classes_and_result_round_trip(tmp_path):
 def test_small_files_can_live_in_a_bucket(bucket):
     directory = WorkDir("gs://bucket/runs/first")
     directory.make()
-    directory.describe(settings.default(), ("cat", "dog"))
+    directory.write_config_and_classes(settings.default(), ("cat", "dog"))
     directory.write_result({"test": None})
     assert (directory.exists(), directory.classes(), directory.result()) == (True, ("cat", "dog"), {"test": None})
     assert {path.name for path in (bucket / "runs" / "first").iterdir()} == {
