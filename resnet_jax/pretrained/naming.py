@@ -31,7 +31,7 @@ class Scheme:
       signature: array names that together identify the scheme.
       block: the format of the name of a residual block; `{stage}` and `{block}` count from 0, `{stage1}` from 1.
       modules: our module names -> the library's. Modules that are not listed have the same name in both.
-      mean, std: the pixel mean and std per channel, in [0, 1], that published weights with these names expect.
+      mean, std: the mean and std per channel, of pixels in [0, 1], that published weights with these names expect.
       pointwise: our dense layers that are 1x1 convolutions in the library.
     """
 

@@ -16,9 +16,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 
 START_TIMEOUT = 300  # seconds that processes wait for each other at the start
-HEARTBEAT_TIMEOUT = (
-    60  # seconds without a heartbeat after which a process counts as dead; also the timeout of the shutdown
-)
+HEARTBEAT_TIMEOUT = 60  # seconds without a heartbeat after which a process counts as dead; also used for the shutdown
 # Texts in the errors that follow the loss of another process: on CPUs, on GPUs (not tried), from JAX's own service.
 PROCESS_LOSS_TEXTS = ("Gloo", "remote process exited", "CoordinationService")
 

@@ -60,7 +60,7 @@ def compiler_options(platform: str) -> dict[str, str]:
 
 
 def _is_cpu_only() -> bool:
-    """Return whether JAX will certainly use no device but the CPU."""
+    """Return whether JAX can use no device but the CPU."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     return platforms == "cpu" or not (platforms or any(map(importlib.util.find_spec, PLUGINS)))
 
