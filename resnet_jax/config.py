@@ -31,8 +31,8 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint.every_minutes",
     "checkpoint.keep",
 )
-# When a run starts, any of these settings that are unset are determined from the data and the devices. A resumed run
-# uses the stored values, and refuses to start if another value is set explicitly.
+# When a new run starts, those of these settings that are unset are determined from the data, the pretrained weights and
+# the devices, and are stored. A resumed run uses the stored values. It refuses to start if another value is set.
 RESOLVED_AT_START = (
     "dataset.validation_split",
     "dataset.test_split",
@@ -60,50 +60,50 @@ def default() -> ConfigDict:
 
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # "digits" (scikit-learn), "folder:/path", or a TFDS name: "cifar10", "mnist", ...
-    config.dataset.data_dir = placeholder(str)  # TFDS: data_dir (unset: $TFDS_DATA_DIR); folder: its new path if moved
+    config.dataset.data_dir = placeholder(str)  # TFDS directory (unset: $TFDS_DATA_DIR), or new path of a moved folder
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
     config.dataset.validation_split = ""  # "": the dataset's own, else a tenth of each train class; "none": no split
     config.dataset.test_split = ""  # read once, at the end. "": the dataset's own, if any; "none": no test result
     config.dataset.feed = "auto"  # "resident" in device memory, "streaming" from disk; "auto": by size and memory
-    config.dataset.image_size = placeholder(int)  # training side in pixels; unset: as stored; 224 if sizes differ
+    config.dataset.image_size = placeholder(int)  # side in pixels in training; unset: as stored, or 224 if sizes differ
     config.dataset.eval_resize = placeholder(int)  # short side before the center crop; unset: 8/7 of eval_crop
     config.dataset.eval_crop = placeholder(int)  # side in pixels of the center crop in evaluation; unset: image_size
     config.dataset.num_workers = placeholder(int)  # decoding processes; unset: one per core, up to 16; 0: threads
     config.dataset.max_unreadable = 100  # the run stops if more images than this cannot be read
-    config.dataset.mean = placeholder(tuple)  # per channel, of pixels in [0, 1]; unset: measured on the training split
-    config.dataset.std = placeholder(tuple)  # per channel, of pixels in [0, 1]; set both mean and std, or neither
+    config.dataset.mean = placeholder(tuple)  # mean per channel, of pixels in [0, 1]; unset: of init_from, else measured
+    config.dataset.std = placeholder(tuple)  # std per channel, of pixels in [0, 1]; set both mean and std, or neither
 
     config.augment = ConfigDict()
     config.augment.crop_padding = 0  # pixels of black border to add before a random crop back to the original size
     config.augment.random_resized_crop = ()  # (0.08, 1.0): crop a random 8% to 100% of the area, then resize; (): off
     config.augment.horizontal_flip = False  # mirror each image with probability 0.5
     config.augment.rotation = 0.0  # largest random rotation in degrees, in either direction
-    config.augment.color_jitter = ()  # strengths of brightness, contrast, saturation and hue: (0.4, 0.4, 0.4, 0.1)
-    config.augment.randaugment = ()  # (operations per image, magnitude 0 to 10[, std of the magnitude]): (2, 9)
+    config.augment.color_jitter = ()  # strengths of brightness, contrast, saturation, hue, such as (0.4, 0.4, 0.4, 0.1)
+    config.augment.randaugment = ()  # (operations per image, magnitude 0 to 10[, std of the magnitude]), such as (2, 9)
     config.augment.random_erasing = 0.0  # probability of erasing a random rectangle of an image
     config.augment.cutout = 0  # side in pixels of the square erased from every image
     config.augment.mixup = 0.0  # alpha of the beta distribution that draws the mixing weights; 0: off
-    config.augment.cutmix = 0.0  # alpha for the area of the pasted box; with mixup, each batch uses one of the two
+    config.augment.cutmix = 0.0  # alpha of the beta distribution of the pasted area; with mixup, a batch gets one of them
 
     config.model = ConfigDict()
-    config.model.name = "resnet20"  # any name listed by the command `models`; the model supplies what is unset below
+    config.model.name = "resnet20"  # any name that the command `models` lists; it determines the unset settings below
     config.model.stem = placeholder(str)  # "imagenet" (7x7/2, max-pool), "cifar" (3x3/1), "deep" (ResNet-D) or "bit"
     config.model.shortcut = placeholder(str)  # "projection" (option B), "average_pool" (ResNet-D) or "pad" (option A)
     config.model.norm = placeholder(str)  # "batch_norm", "group_norm"; without normalization: "bias" or "scalar_bias"
     config.model.weight_standardization = placeholder(bool)  # standardize all kernels; meant for "group_norm"
     config.model.blur_pool = placeholder(bool)  # apply a low-pass filter wherever max-pools and blocks downsample
-    config.model.squeeze_excitation = placeholder(int)  # channel attention; reduction of its hidden layer, such as 16
-    config.model.residual_scale = placeholder(float)  # initial value of a learned scale per residual; 0: SkipInit
+    config.model.squeeze_excitation = placeholder(int)  # 16: squeeze-and-excitation with channels / 16 hidden units
+    config.model.residual_scale = placeholder(float)  # initial value of a learned factor of each residual; 0: SkipInit
     config.model.zero_init_residual = placeholder(bool)  # True: blocks start as the identity (Goyal et al. 2017)
-    config.model.stochastic_depth = placeholder(float)  # drop probability of the last block; less for earlier blocks
-    config.model.dropout = placeholder(float)  # rate before the last convolution of each block
+    config.model.stochastic_depth = placeholder(float)  # drop probability of the last block; linearly less before it
+    config.model.dropout = placeholder(float)  # dropout rate before the last convolution of each block
     config.model.remat = placeholder(bool)  # save memory by recomputing activations in the backward pass
-    config.model.scan_blocks = placeholder(bool)  # compile blocks of identical shape once; for very deep models, slower
+    config.model.scan_blocks = placeholder(bool)  # run equal-shaped blocks in a loop: compiles faster, slower on a CPU
     config.model.dtype = "float32"  # "float32" or "bfloat16" for the computation; parameters and logits stay float32
 
     config.batch_size = 128  # examples per step, over all devices
     config.num_epochs = 10  # passes over the training split
-    config.steps_per_call = placeholder(int)  # steps per compiled call; unset: 1 on CPU, up to 32 elsewhere
+    config.steps_per_call = placeholder(int)  # steps per compiled call; unset: 1 on CPU or if streaming, else up to 32
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # "sgd", "adam", "adamw", "lamb" or "lars"
@@ -114,8 +114,8 @@ def default() -> ConfigDict:
     config.optimizer.exempt_norm_and_bias = False  # apply decay and LAMB/LARS trust ratios to kernels only
     config.optimizer.grad_clip = placeholder(float)  # largest global norm of the gradient; unset: no clipping
     config.optimizer.accumulate_steps = 1  # microbatches per batch, computed one after another to save memory
-    config.optimizer.backbone_scale = 1.0  # factor on the learning rate of everything but the head
-    config.optimizer.layer_decay = 1.0  # learning-rate factor per block of distance from the head
+    config.optimizer.backbone_scale = 1.0  # factor on the learning rate of all layers but the head
+    config.optimizer.layer_decay = 1.0  # the learning rate of the d-th block below the head is scaled by layer_decay**d
 
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # "cosine", "linear" (to zero), "step" or "constant"
@@ -124,24 +124,24 @@ def default() -> ConfigDict:
     config.schedule.step_factor = 0.1  # "step" only: the factor
 
     config.loss = ConfigDict()
-    config.loss.name = "softmax_cross_entropy"  # or "softmax_cross_entropy_one_hot", "binary_cross_entropy"
+    config.loss.name = "softmax_cross_entropy"  # or "softmax_cross_entropy_one_hot" (an alias), "binary_cross_entropy"
     config.loss.label_smoothing = 0.0  # share of the target that is spread evenly over all classes
-    config.loss.target_threshold = placeholder(float)  # "binary_cross_entropy" only: targets above it become 1
+    config.loss.target_threshold = placeholder(float)  # "binary_cross_entropy": targets above it become 1, others 0
 
     config.loss.distill_from = placeholder(str)  # the teacher: a run directory or a weights file; unset: none
-    config.loss.distill_model = placeholder(str)  # teacher's model; unset: as recorded in its file, else the student's
+    config.loss.distill_model = placeholder(str)  # teacher's model; unset: the one that its file names, or the student's
     config.loss.distill_weight = 0.5  # weight of the teacher's soft targets in the loss; the labels get the rest
     config.loss.temperature = 4.0  # divides the logits of teacher and student for the soft targets
 
     config.batch_norm = ConfigDict()
     config.batch_norm.momentum = 0.9  # decay of the running statistics: new = momentum * old + (1 - momentum) * batch
     config.batch_norm.epsilon = 1e-5  # added to the variance
-    config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the batch over all devices
+    config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the whole batch, over all devices
 
     config.init_from = placeholder(str)  # initial weights: run directory, .safetensors, .pth, .th or hf://owner/name
-    config.init_skip = ()  # patterns of weights not to load: ('head*',) for different classes of the same number
-    config.freeze = ()  # patterns of parameters not to train: ('stem*', 'stage*') trains only the head
-    config.ema_decay = placeholder(float)  # decay of the weight average that is evaluated, such as 0.9999; unset: none
+    config.init_skip = ()  # patterns of names of weights not to load; ('head*',) starts from a new head
+    config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head
+    config.ema_decay = placeholder(float)  # decay of the moving average of weights that is evaluated; unset: no average
 
     config.log_every_steps = 50  # steps per line of the training log
     config.evaluate_every_epochs = 1  # epochs between evaluations; the last epoch is always evaluated
@@ -150,7 +150,7 @@ def default() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 1  # epochs between saves; every new best and the last step are saved too
     config.checkpoint.every_minutes = 10.0  # longest time between two saves, also within an epoch
-    config.checkpoint.keep = 2  # how many of the newest to keep, besides the best
+    config.checkpoint.keep = 2  # how many of the newest checkpoints to keep; the best one is kept too
     config.checkpoint.best_metric = "top1"  # "top1" or "loss", on the validation split
 
     return config.lock()
