@@ -70,8 +70,8 @@ def default() -> ConfigDict:
     config.dataset.eval_crop = placeholder(int)  # side in pixels of the center crop in evaluation; unset: image_size
     config.dataset.num_workers = placeholder(int)  # decoding processes; unset: one per core, up to 16; 0: threads
     config.dataset.max_unreadable = 100  # the run stops if more images than this cannot be read
-    config.dataset.mean = placeholder(tuple)  # mean per channel, of pixels in [0, 1]; unset: of init_from, else measured
-    config.dataset.std = placeholder(tuple)  # std per channel, of pixels in [0, 1]; set both mean and std, or neither
+    config.dataset.mean = placeholder(tuple)  # per channel, of pixels in [0, 1]; unset: from init_from, else measured
+    config.dataset.std = placeholder(tuple)  # per channel, of pixels in [0, 1]; set both mean and std, or neither
 
     config.augment = ConfigDict()
     config.augment.crop_padding = 0  # pixels of black border to add before a random crop back to the original size
@@ -83,7 +83,7 @@ def default() -> ConfigDict:
     config.augment.random_erasing = 0.0  # probability of erasing a random rectangle of an image
     config.augment.cutout = 0  # side in pixels of the square erased from every image
     config.augment.mixup = 0.0  # alpha of the beta distribution that draws the mixing weights; 0: off
-    config.augment.cutmix = 0.0  # alpha of the beta distribution of the pasted area; with mixup, a batch gets one of them
+    config.augment.cutmix = 0.0  # alpha of the beta distribution of the pasted area; with mixup, each batch gets either
 
     config.model = ConfigDict()
     config.model.name = "resnet20"  # any name that the command `models` lists; it determines the unset settings below
@@ -129,7 +129,7 @@ def default() -> ConfigDict:
     config.loss.target_threshold = placeholder(float)  # "binary_cross_entropy": targets above it become 1, others 0
 
     config.loss.distill_from = placeholder(str)  # the teacher: a run directory or a weights file; unset: none
-    config.loss.distill_model = placeholder(str)  # teacher's model; unset: the one that its file names, or the student's
+    config.loss.distill_model = placeholder(str)  # teacher's model; unset: the one its file names, or the student's
     config.loss.distill_weight = 0.5  # weight of the teacher's soft targets in the loss; the labels get the rest
     config.loss.temperature = 4.0  # divides the logits of teacher and student for the soft targets
 
