@@ -26,9 +26,10 @@ class UserError(Exception):
 
 
 class Preempted(BaseException):
-    """SIGTERM has arrived, for example because the machine is being preempted. The training loop saves before raising.
+    """SIGTERM has arrived, for example because the machine is being preempted.
 
-    Like `KeyboardInterrupt`, it is not an `Exception`, so that no library catches it as an ordinary error.
+    The training loop saves before it raises this exception. Like `KeyboardInterrupt`, it is not an `Exception`, so that
+    no library catches it as an ordinary error.
     """
 
 

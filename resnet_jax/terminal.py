@@ -113,8 +113,8 @@ class Reporter:
     every ten seconds. Contexts can be nested; only the innermost reporter prints log records.
 
     Args:
-      active: whether to show output; False in every process of a run except the first. An inactive reporter shows only
-        warnings, on stderr.
+      active: whether to show output; False, for example, with `--format=json`, and in every process of a run except the
+        first. An inactive reporter shows only warnings, on stderr.
       stream: where to write; default: stdout.
       max_unreadable: how many unreadable images to accept (`dataset.max_unreadable`); None: any number.
 

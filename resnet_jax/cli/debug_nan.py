@@ -55,12 +55,10 @@ def run() -> ExitCode:
             reporter.print(values_table(values))
             if first_name != saved_step.first:
                 in_the_run = (
-                    f"the first non-finite value was in {saved_step.first}"
+                    f"in the run, the first non-finite value was in {saved_step.first}"
                     if saved_step.first
-                    else "the replayed step was finite"
+                    else "when the run replayed the step, it was finite"
                 )
-                reporter.print(
-                    f"\nNote: in the run, {in_the_run}. Outside the run, results may differ in their last bits."
-                )
+                reporter.print(f"\nNote: {in_the_run}. Outside the run, results may differ in their last bits.")
             reporter.print("\n" + "\n".join([*advice, f"The images of the step are in {image_path}."]))
     return ExitCode.DONE

@@ -20,12 +20,14 @@ FORMAT = shared_flags.define_format()
 STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Steps to train, at most those of the run; unset: two epochs and one step, but at least 12 and at most 60 steps, "
-    "or the steps of four calls of the train step if these are more.",
+    "Steps to train, at most those of the run; unset: two epochs and one step, but between 12 and 60 steps; at least "
+    "four calls of the train step, even if they take more than 60 steps.",
     lower_bound=1,
 )
 INTERRUPT_AT = flags.DEFINE_list(
-    "interrupt_at", None, "The steps at which to stop and to kill the second run, such as 17,29; unset: random steps."
+    "interrupt_at",
+    None,
+    "The steps at which to stop and then to kill the interrupted run, such as 17,29; unset: random steps.",
 )
 
 

@@ -88,7 +88,7 @@ def check(compiled: jax.stages.Compiled, streamed_inputs, config: ConfigDict, me
     if usage is None:
         return
     constant = usage.outputs + usage.code
-    # Most of the remaining memory is proportional to the batch size.
+    # Most of the other memory that the step needs is proportional to the batch size.
     proportional = usage.temporary + BATCHES_IN_FLIGHT * _bytes_per_device(streamed_inputs)
     free = parallel.free_memory(mesh)
     if constant + proportional > free:

@@ -74,9 +74,13 @@ def capture(
         _save(directory, error, str(first) if first else None, parallel.fetch(state), batch)
     except (UserError, OSError, jax.errors.JaxRuntimeError) as problem:  # JAX raises its error if memory runs out.
         return UserError(f"{error}; the step could not be analyzed ({first_line(problem)}). {REMEDY}")
-    where = f"first in {first}" if first else "but the replayed step was finite, so the result depends on rounding"
+    where = (
+        f"The first non-finite value of the step is in {first}"
+        if first
+        else "When the step was replayed, it was finite, so the result depends on rounding"
+    )
     return UserError(
-        f"{error}, {where}. The state before this step and its batch are in {directory.path / FOLDER}. "
+        f"{error}. {where}. The state before this step and its batch are in {directory.path / FOLDER}. "
         f"Examine them with: {program()} debug_nan --workdir={directory.path}. {REMEDY}"
     )
 

@@ -3,8 +3,9 @@
 We build the optimizers as chains of optax transformations, and do not use `optax.sgd`, `adam`, `adamw`, `lamb` and
 `lars`, for two reasons:
 
-- Their optimizer states have other trees, which would make checkpoints of earlier versions unreadable: an L2 penalty or
-  clipping would need an outer chain, and `adamw`, `lamb` and `lars` include weight decay even if it is zero.
+- Their optimizer states have a different tree structure, which would make checkpoints of earlier versions unreadable:
+  an L2 penalty or clipping would need an outer chain, and `adamw`, `lamb` and `lars` include weight decay even if it is
+  zero.
 - `optax.lamb` cannot exempt parameters from the trust ratio.
 """
 

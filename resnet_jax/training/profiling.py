@@ -11,7 +11,7 @@ class Profiler:
 
     Args:
       directory: the run directory.
-      steps: the selected steps as (start, stop), without `stop`; None for no trace.
+      steps: the selected steps as (start, stop), excluding `stop`; None for no trace.
       wait_for_tensorflow: called before a trace begins and before it ends. It returns when no TensorFlow operation is
         running, because such an operation would crash the process while JAX's profiler starts.
     """

@@ -72,7 +72,7 @@ def test_capture_saves_state_batch_and_first_non_finite_value(breaking_config, t
     assert_is_saved(tmp_path, *state_and_batch_before(breaking_config, [1] * step, step))
     record = json.loads((tmp_path / "nan" / "nan.json").read_text())
     assert record["step"] == step
-    assert f"first in {record['first_not_finite']}." in message
+    assert f"The first non-finite value of the step is in {record['first_not_finite']}." in message
     assert f"python main.py debug_nan --workdir={tmp_path}" in message
     assert "Replaying the preceding steps" in capsys.readouterr().out
     broken = replay.load(WorkDir(str(tmp_path)))
@@ -131,7 +131,7 @@ def test_failed_save_does_not_hide_the_error(breaking_config, tmp_path, monkeypa
 def test_error_says_if_the_step_is_finite_when_replayed(breaking_config, tmp_path, monkeypatch):
     monkeypatch.setattr(nan_capture, "triage", lambda *_: [StepValue("result", "loss", 1.0, 0.0)])
     _, message = train_until_not_finite(breaking_config, tmp_path)
-    assert "but the replayed step was finite" in message
+    assert "When the step was replayed, it was finite" in message
     assert replay.load(WorkDir(str(tmp_path))).first is None
 
 
