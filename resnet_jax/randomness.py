@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Use(enum.IntEnum):
-    """The purpose of a key. Keys for different uses are independent."""
+    """The purpose of random numbers. Numbers for different uses are independent."""
 
     INITIAL_WEIGHTS = 0
     SHUFFLING = 1  # counter: the epoch

@@ -1,7 +1,7 @@
 """Choice of the region of an image that is cropped, and resizing on the host.
 
-With a streaming feed, images may differ in size, so the host crops them, with this module. With a resident feed, the
-device crops them, with boxes of the same distribution (`augment.boxes.crop_boxes`).
+If a streaming feed resizes images, the host also crops them, with this module, because they may differ in size.
+Otherwise the device crops them, with boxes of the same distribution (`augment.boxes.crop_boxes`).
 
 Resizing is our own combination of three OpenCV calls. OpenCV's bilinear resizing does not anti-alias; that of PIL does,
 but takes five times as long.

@@ -78,7 +78,7 @@ def _choose_feed(dataset: ConfigDict, subset: Subset, mesh: Mesh) -> tuple[str, 
     size, (height, width, _) = dataset.image_size, subset.image_shape
     images, setting = f"images of {height} x {width}", f"dataset.image_size ({size})"
     if len(subset.image_shapes) > 1:
-        unset = f" (dataset.image_size unset: {DEFAULT_IMAGE_SIZE})" if size is None else ""
+        unset = f" (dataset.image_size is unset, so {DEFAULT_IMAGE_SIZE} is used)" if size is None else ""
         return "streaming", f"because images differ in size{unset}"
     # A resident feed stores images in their own size, and each step resizes them to a square. So images larger than the
     # square would waste memory, and images that are not square would be distorted.

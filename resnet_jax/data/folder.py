@@ -39,7 +39,7 @@ class FolderSource:
       classes: the names of the class directories, sorted, over all splits.
       labels: int32 [n].
       ignored: paths of files that do not have the extension of an image, or lie outside the class directories. For the
-        first split, also the files and directories next to those of the splits.
+        first split, also the paths of everything that lies next to the directories of the splits.
     """
 
     channels = 3
@@ -64,7 +64,7 @@ class FolderSource:
 
 
 def canonical_name(name: str) -> str:
-    """Return the name of a dataset; `folder:/path` with an absolute path, which is valid in any working directory.
+    """Return the name of a dataset. A path in it is made absolute, so that the name is valid in any working directory.
 
     Raises:
       UserError: if the path is a URL.

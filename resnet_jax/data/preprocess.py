@@ -81,7 +81,7 @@ class Preprocess:
 
 
 def channel_statistics(images: np.ndarray) -> Statistics:
-    """Return mean and std per channel of uint8 [n, height, width, channels], for pixels in [0, 1].
+    """Return mean and std per channel of uint8 [n, height, width, channels], after division by 255.
 
     Example:
       >>> channel_statistics(np.array([[[[0], [255]]]], np.uint8))
@@ -101,9 +101,10 @@ def pixel_sums(values: np.ndarray) -> tuple[int, int]:
 
 
 def mean_and_std(num_pixels: int, sums: Sequence[int], squares: Sequence[int]) -> Statistics:
-    """Return mean and std per channel from sums of pixels in [0, 255] and of their squares, for pixels in [0, 1].
+    """Return mean and std per channel, after division by 255, from the sums of the pixels and of their squares.
 
-    Sums of integers are exact, so the results are exact up to the last rounding.
+    The sums are those of the pixels in [0, 255]. Sums of integers are exact, so the results are exact up to the last
+    rounding.
     """
     mean = tuple(total / (255 * num_pixels) for total in sums)
     # The std of a constant channel is set to 1: dividing by zero would give NaNs.

@@ -178,7 +178,7 @@ class _FillArray(Generic[T]):
 
 SHARED_MEMORY = "/dev/shm"  # on Linux; containers often have little
 POLL_SECONDS = 0.001
-HEADER_BYTES = 8  # before the slots; they hold `SharedRingBuffer._num_taken`
+HEADER_BYTES = 8  # size of the header, which precedes the slots and holds `SharedRingBuffer._num_taken`
 
 
 class SharedRingBuffer:
@@ -322,7 +322,7 @@ def is_worker_starting() -> bool:
 
 def _start_worker(number: int, count: int) -> None:
     """Initialize a worker. grain calls this function in each worker before any work."""
-    # Signals may reach all processes, but the main process still needs its data to stop cleanly.
+    # Signals may reach all processes, but the main process may need a few more batches before it stops cleanly.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     # A user's source may use JAX, but the main process already uses the accelerator.

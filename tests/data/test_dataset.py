@@ -177,7 +177,9 @@ class TestOpenDataset:
         inputs = open_data(config, {"train": PngFiles(40), "val": PngFiles(10)}, mesh)
         assert isinstance(inputs.feed, StreamingFeed)
         assert isinstance(inputs.validation, StreamedExamples)
-        assert caplog.messages == ["Feed: streaming, because images differ in size (dataset.image_size unset: 224)."]
+        assert caplog.messages == [
+            "Feed: streaming, because images differ in size (dataset.image_size is unset, so 224 is used)."
+        ]
         assert (config.dataset.feed, config.dataset.image_size, config.dataset.eval_resize) == ("streaming", 224, 256)
         assert inputs.feed.image_shape == (224, 224, 3)
 

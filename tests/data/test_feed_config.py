@@ -130,7 +130,7 @@ class TestResolve:
         dataset = dataset_settings()
         reason = feed_config.resolve(dataset, whole_subset(Images([(30, 40), (40, 30)])), mesh)
         assert sizes_and_feed(dataset) == ("streaming", 224, 256, 224)
-        assert reason == "Feed: streaming, because images differ in size (dataset.image_size unset: 224)."
+        assert reason == "Feed: streaming, because images differ in size (dataset.image_size is unset, so 224 is used)."
 
     def test_images_of_different_sizes_are_streamed_at_the_configured_size(self, mesh):
         dataset = dataset_settings(image_size=64)

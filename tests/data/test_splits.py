@@ -123,7 +123,7 @@ class TestHoldOut:
         _, held_out = splits.hold_out(self.labels, 0.1)
         assert held_out[:10].tolist() not in (list(range(10)), list(range(90, 100)))
 
-    def test_hold_out_does_not_depend_on_the_order_of_classes(self):
+    def test_hold_out_takes_the_fraction_of_each_class_from_mixed_labels(self):
         """Each class is divided separately, so its fraction is exact."""
         _, held_out = splits.hold_out(np.array([3, 1] * 50), 0.1)
         assert np.bincount(held_out % 2).tolist() == [5, 5]

@@ -79,7 +79,7 @@ def test_subset_has_the_order_of_its_split():
     assert [subset.name(position) for position in (0, 2, 3)] == ["test[0]", "test[2]", "train[10]"]
 
 
-def test_take_selects_from_a_subset_again():
+def test_take_can_be_repeated():
     subset = Subset.from_split({"train": OwnSource(100)}, "train[50:]").take(np.array([3, 1])).take(np.array([1, 0, 1]))
     assert colors(subset) == [51, 53, 51]
     assert subset.name(1) == "train[53]"

@@ -23,8 +23,8 @@ def random_erasing(
       probability: probability with which an image loses a box.
       fill: value of the erased pixels.
       scale: smallest and largest fraction of the area; uniform between them.
-      ratio: smallest and largest aspect ratio, width over height; log-uniform between them, as far as the box fits
-        into the image (see `boxes.random_boxes`).
+      ratio: smallest and largest aspect ratio, width over height; log-uniform over those ratios between them at which
+        the box fits into the image (see `boxes.random_boxes`).
 
     Returns:
       Images of the same shape and dtype.

@@ -67,9 +67,9 @@ def random_resized_crop(
     The distribution of the boxes is torchvision's, and the same as on the host (`crops.random_box`): the
     first of ten random boxes that fits into the image.
 
-    With a streaming feed, the host crops instead, because images may differ in size. The host draws from (seed, epoch,
-    place in the epoch) with NumPy's Philox, whose 64-bit integers the devices lack. The device draws from (seed, step).
-    So a resident and a streaming run see crops of the same distribution, but not the same crops.
+    If a streaming feed resizes images, the host crops instead, because images may differ in size. The host draws from
+    (seed, epoch, place in the epoch) with NumPy's Philox, whose 64-bit integers the devices lack. The device draws from
+    (seed, step). So crops on the host and on the device have the same distribution, but are not the same crops.
 
     Args:
       key: a PRNG key.

@@ -14,7 +14,7 @@ def noise():
 
 @pytest.fixture
 def smooth():
-    """Return waves of one to three periods, different in each channel: uint8 [20, 28, 3]."""
+    """Return waves of about one to two periods, different in each channel: uint8 [20, 28, 3]."""
     rows, columns = np.meshgrid(np.linspace(0, 6, 20), np.linspace(0, 6, 28), indexing="ij")
     waves = np.stack([np.sin(rows), np.cos(columns + rows), np.sin(2 * columns) * np.cos(rows)], axis=-1)
     return np.round(127.5 + 120 * waves).astype(np.uint8)

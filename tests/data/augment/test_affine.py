@@ -44,7 +44,7 @@ def test_warp_agrees_with_pil(smooth, name):
     assert (images == FILL).all(-1).any()
 
 
-def test_rotation_is_anticlockwise_as_in_pil(smooth):
+def test_rotation_is_counterclockwise_as_in_pil(smooth):
     angles = [-170.0, -20.0, 33.0, 90.0]
     for image, angle in zip(warp_by_each(smooth, affine.rotation(jnp.array(angles))), angles, strict=True):
         expected = Image.fromarray(smooth).rotate(angle, Image.Resampling.BILINEAR, fillcolor=FILL)

@@ -62,7 +62,7 @@ SIZES = [(1, 1), (3, 5), (8, 8), (28, 28), (32, 32), (48, 64), (64, 48), (96, 96
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.3, 0.5), (1.0, 1.0)])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_crop_boxes_are_those_of_the_host(height, width, scale):
-    """Host and device draw the same boxes from the same key.
+    """Host and device compute the same boxes from the same draws.
 
     The host computes in float64 and the device in float32, so a side or a corner that lies within float32 precision of
     the middle between two pixels may round to either. On CPU that happens to no box here; other devices and versions of

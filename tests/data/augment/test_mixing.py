@@ -91,7 +91,7 @@ def test_mixup_and_cutmix_alternate_at_random():
 
 
 @pytest.mark.parametrize("alphas", [(1.0, 0.0), (0.0, 1.0)])
-def test_mixup_or_cutmix_with_one_disabled_draws_as_with_both_enabled(alphas):
+def test_disabling_mixup_or_cutmix_does_not_change_what_the_other_draws(alphas):
     images, as_with_both = plain_images(), 0
     for key in keys(20):
         mixed, labels = mixup_or_cutmix(key, images, LABELS, *alphas)

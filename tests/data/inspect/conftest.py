@@ -21,7 +21,7 @@ def noise():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Return a function from a dict of files, pixels or bytes by path, to the name of the dataset that it writes."""
+    """Return a function that writes files, a dict from path to pixels or bytes, and returns the name of the dataset."""
 
     def write(files):
         for name, content in files.items():
