@@ -27,7 +27,7 @@ def fill_tables(text: str, lines: Iterable[dict]) -> str:
 
 
 def train_step(lines: Lines) -> str:
-    """Format the newest line of each case. Ratios compare turns of one round, because the load changes."""
+    """Format the newest line of each case. Ratios compare turns of the same round, because the load changes."""
     cases = {(line["device"], line["network"], line["dtype"], line["batch_size"]): line for line in lines}
     rows = []
     for line in cases.values():
@@ -41,8 +41,8 @@ def train_step(lines: Lines) -> str:
                     f"{entry['images_per_second']:,.1f}",
                     f"{entry['tflops_per_second']:.3f}",
                     f"{entry['of_peak']:.0%}",
-                    _times(seconds.get("plain"), entry["seconds"]),
-                    _times(seconds.get("torch_eager"), entry["seconds"]),
+                    _speed_up(seconds.get("plain"), entry["seconds"]),
+                    _speed_up(seconds.get("torch_eager"), entry["seconds"]),
                     _measured(line, f"{line['rounds']} rounds"),
                 )
             )
@@ -63,7 +63,7 @@ def start_up(lines: Lines) -> str:
         for line in newest
         for entry in line["figures"]
     ]
-    return _markdown(("recipe", "first start, s", "later ones, s", "n", "measured"), rows, newest)
+    return _markdown(("recipe", "first start, s", "later starts, s", "n", "measured"), rows, newest)
 
 
 def evaluation(lines: Lines) -> str:
@@ -86,22 +86,23 @@ def evaluation(lines: Lines) -> str:
 
 
 def loop(lines: Lines) -> str:
-    """Format medians over the measurements of each recipe, and the range of the host's fraction."""
+    """Format the medians over the measurements of each recipe, and the range of the fraction of other host work."""
     newest = _newest(lines)
     rows = []
     for line in newest:
         for entry in line["figures"]:
-            figures = {name: [time[name] for time in entry["times"]] for name in entry["times"][0]}
-            host = figures["host"]
+            measurements = entry["times"]
+            values = {name: [measurement[name] for measurement in measurements] for name in measurements[0]}
+            host = values["host"]
             rows.append(
                 (
                     entry["recipe"],
-                    f"{statistics.median(figures['step_ms']):,.1f}",
-                    f"{statistics.median(figures['images_per_second']):,.1f}",
-                    f"{statistics.median(figures['utilization']):.0%}",
-                    f"{statistics.median(figures['input']):.1%}",
+                    f"{statistics.median(values['step_ms']):,.1f}",
+                    f"{statistics.median(values['images_per_second']):,.1f}",
+                    f"{statistics.median(values['utilization']):.0%}",
+                    f"{statistics.median(values['input']):.1%}",
                     f"{statistics.median(host):.1%} ({min(host):.1%}-{max(host):.1%})",
-                    _measured(line, f"{len(host)} times {figures['rounds'][0]} rounds"),
+                    _measured(line, f"{len(host)} times {values['rounds'][0]} rounds"),
                 )
             )
     header = ("recipe", "step alone, ms", "images/s", "of peak", "waiting for input", "other host work", "measured")
@@ -109,18 +110,19 @@ def loop(lines: Lines) -> str:
 
 
 def numerics(lines: Lines) -> str:
-    """Format the newest line of each recipe: means over seeds. The fourth column compares runs with the same seed."""
+    """Format means over the seeds, from the newest line of each recipe. "loss minus untuned" compares equal seeds."""
     newest = {(line["device"], line["recipe"]): line for line in lines}.values()
     rows = []
     for line in newest:
         for tuning, runs in line["runs"].items():
-            moved = [run["loss"] - other["loss"] for run, other in zip(runs, line["runs"]["untuned"], strict=True)]
+            pairs = zip(runs, line["runs"]["untuned"], strict=True)
+            differences = [run["loss"] - untuned["loss"] for run, untuned in pairs]
             rows.append(
                 (
                     line["recipe"],
                     tuning,
                     _spread([run["loss"] for run in runs], ".4f"),
-                    _spread(moved, "+.4f") if any(moved) else "none",
+                    _spread(differences, "+.4f") if any(differences) else "none",
                     _spread([100 * run["top1"] for run in runs], ".2f"),
                     f"{runs[0]['examples']:,}",
                     len(runs),
@@ -153,15 +155,16 @@ def compiled_step(lines: Lines) -> str:
 
 
 TABLES: dict[str, Callable[[Lines], str]] = {
-    made.__name__: made for made in (train_step, loop, numerics, start_up, evaluation, compiled_step)
+    format_table.__name__: format_table
+    for format_table in (train_step, loop, numerics, start_up, evaluation, compiled_step)
 }
 
 
-def _times(theirs: Sequence[float] | None, ours: Sequence[float]) -> str:
-    """Return how many times faster ours is: the median over rounds, and the range."""
+def _speed_up(theirs: Sequence[float] | None, ours: Sequence[float]) -> str:
+    """Format how many times faster `ours` is than `theirs`: the median of the ratios by round, and their range."""
     if theirs is None:
         return "-"
-    ratios = sorted(other / own for other, own in zip(theirs, ours, strict=True))
+    ratios = sorted(their_seconds / our_seconds for their_seconds, our_seconds in zip(theirs, ours, strict=True))
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
 
 
@@ -176,13 +179,20 @@ def _newest(lines: Lines) -> Lines:
 
 
 def _measured(line: dict, how: str = "") -> str:
+    """Format where, how and when a line of results was measured."""
     place = f"{line['cpu_count']} cores of {line['machine']}" if line["backend"] == "cpu" else line["device"]
     parts = (place, f"JAX {line['jax']}", how, f"`{line['commit']}`", line["date"][:10])
     return ", ".join(part for part in parts if part)
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[object]], made_of: Iterable[dict]) -> str:
-    """Format a table, and below it the commands that made its lines of results."""
+    """Format a table, and below it the commands that recorded its lines of results.
+
+    Args:
+      header: the titles of the columns.
+      rows: the cells.
+      made_of: the lines of results.
+    """
     table = "\n".join(f"| {' | '.join(map(str, row))} |" for row in [header, ["---"] * len(header), *rows])
     commands = dict.fromkeys(f"`{line['command']}`" for line in made_of)
     return f"{table}\n\nMade by {', '.join(commands)}." if commands else table
