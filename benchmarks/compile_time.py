@@ -3,8 +3,8 @@
     python -m benchmarks.compile_time --models=resnet152,resnetv2_1001:loop
     python -m benchmarks.compile_time --topology=v5e:2x2    # for a TPU that need not be present; requires libtpu
 
-`:loop` sets `model.scan_blocks`, which compiles blocks of identical shape once. The step is that of a run, with SGD and
-momentum, in float32, for 8 images of the size for which the model was made.
+`:loop` sets `model.scan_blocks`, which compiles blocks of identical shape once. The step is that of a run with SGD and
+momentum, in float32, for a batch of 8 images of the size for which the model was made.
 
 RESULT, 2026-11-22, commit 3e47d1b, 2 cores of an AMD EPYC (a shared machine), Python 3.11, JAX 0.10.2, n = 1, seconds:
 
@@ -12,8 +12,9 @@ RESULT, 2026-11-22, commit 3e47d1b, 2 cores of an AMD EPYC (a shared machine), P
     resnet152                      9.0           3.3            18.8
     resnetv2_1001:loop            10.4           7.9           132.5
 
-resnetv2_1001 has 3,000 arrays, each of which is updated on its own. With 30 blocks per stage instead of 111, the update
-and the norm of the gradient took 12 of 22 s. Without the loop, the compilation was given up after four minutes.
+resnetv2_1001 has 3,000 arrays, and the step updates each of them separately. In a variant with 30 blocks per stage
+instead of 111, 12 of the 22 s of compilation were for the update and the norm of the gradient. Without the loop, the
+compilation of resnetv2_1001 had not ended after four minutes, and was stopped.
 """
 
 import itertools
@@ -44,27 +45,36 @@ TOPOLOGY = flags.DEFINE_string(
 )
 OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "File to which to append the results.")
 BATCH_SIZE = 8
-STEPS_PER_EPOCH = 100  # of the schedule
+STEPS_PER_EPOCH = 100  # for the learning-rate schedule
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     mesh = parallel.make_mesh(_devices()[:1])
-    made, results = provenance.describe(), []
+    machine = provenance.describe()
+    results = []
     for entry in MODELS.value:
         name, _, loop = entry.partition(":")
-        results.append({"model": name, "loop": bool(loop), **seconds(name, bool(loop), mesh)})
+        results.append({"model": name, "loop": bool(loop), **measure(name, bool(loop), mesh)})
         print(json.dumps(results[-1]), flush=True)
     rows = [tuple(f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row.values()) for row in results]
     print("\n" + table(rows, header=tuple(key.replace("_", " ") for key in results[0])))
     if OUTPUT.value:
-        line = {"benchmark": "compile_time", **made, "topology": TOPOLOGY.value, "batch_size": BATCH_SIZE}
+        line = {
+            "benchmark": "compile_time",
+            **machine,
+            "topology": TOPOLOGY.value,
+            "batch_size": BATCH_SIZE,
+        }
         with open(OUTPUT.value, "a") as file:
             file.write(json.dumps({**line, "seconds": results}) + "\n")
 
 
-def seconds(name: str, loop: bool, mesh: Mesh) -> dict[str, float]:
-    """Return the seconds to create the initial state (only for existing devices), and to trace and compile the step."""
+def measure(name: str, loop: bool, mesh: Mesh) -> dict[str, float]:
+    """Return the seconds to create the initial state, to trace the step and to compile it.
+
+    With --topology the devices do not exist, so no state is created, and its seconds are about 0.
+    """
     variant = VARIANTS[name]
     config = settings.default()
     config.model.name = name
@@ -77,15 +87,15 @@ def seconds(name: str, loop: bool, mesh: Mesh) -> dict[str, float]:
     experiment = experiments.assemble(config, mesh, Dataset(feed, None, class_names))
     train_step = make_train_step(experiment)
     arguments = (experiment.abstract_state(), feed.abstract_inputs())
-    clock = [time.perf_counter()]
+    times = [time.perf_counter()]
     if TOPOLOGY.value is None:
         jax.block_until_ready(experiment.initial_state())
-    clock.append(time.perf_counter())
+    times.append(time.perf_counter())
     lowered = train_step.lower(*arguments)
-    clock.append(time.perf_counter())
+    times.append(time.perf_counter())
     lowered.compile()
-    clock.append(time.perf_counter())
-    durations = [after - before for before, after in itertools.pairwise(clock)]
+    times.append(time.perf_counter())
+    durations = [after - before for before, after in itertools.pairwise(times)]
     return dict(zip(("initial_state", "step_traced", "step_compiled"), durations, strict=True))
 
 

@@ -1,8 +1,9 @@
-"""Memory, FLOPs and collectives of compiled train steps, on this machine and on TPUs, which need not be present.
+"""Memory, FLOPs and collectives of train steps, compiled for eight simulated CPU devices and for a TPU slice.
 
-    python -m benchmarks.compiled_step        # also for a slice of v5e:2x4, if libtpu is installed
+    python -m benchmarks.compiled_step
 
-The results are those of `python main.py benchmark --collectives --format=json`, whose documentation explains them.
+The TPU, by default a v5e:2x4, need not be present; without libtpu it is left out. The results are those of
+`python main.py benchmark --collectives --format=json`; docs/scaling.md explains them.
 """
 
 import importlib.util
@@ -14,7 +15,7 @@ from benchmarks import results, run_program
 CASES = flags.DEFINE_list(
     "cases",
     ["cifar10.py:resnet20:128", "cifar10.py:resnet18:512", "imagenet.py::1024"],
-    "A list of recipe:model:batch_size. With an empty model, the recipe's own is used.",
+    "A list of recipe:model:batch_size. If the model is empty, the recipe's default is used.",
 )
 SLICE = flags.DEFINE_string("slice", "v5e:2x4", "TPU slice to compile for.")
 DTYPES = ("float32", "bfloat16")
@@ -23,7 +24,7 @@ EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    slices = [None]  # this machine
+    slices = [None]  # None: the simulated CPU devices
     if importlib.util.find_spec("libtpu"):
         slices.append(SLICE.value)
     analyses = [

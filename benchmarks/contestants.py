@@ -1,12 +1,14 @@
-"""What is compared: train steps (ours, that of Flax's examples, PyTorch's) and scoring, each in its own process.
+"""The contestants: functions that take train steps (ours, one in the style of Flax's examples) or score batches.
 
     python -m benchmarks.contestants ours resnet20 float32 128 2    # with 2 steps to warm up
 
-All train steps train the same model on a batch of uint8 images that stays on the device: they normalize the images,
-compute loss, accuracy and gradients, and update with SGD, Nesterov momentum and weight decay. The process prints a line
-when it is ready. For each number that it reads from standard input, it takes that many steps and prints the seconds.
+The command runs one contestant, of this module or of `pytorch.py`, in its own process. It prints a line when it is
+ready. For each number that it reads from standard input, it takes that many steps and prints the seconds.
 
-The names of the contestants are part of the recorded results, so they stay.
+All train steps train the same model on a batch of uint8 images that stays on the device: they normalize the images,
+compute loss, accuracy and gradients, and update with SGD, Nesterov momentum and weight decay.
+
+The names of the contestants are part of the recorded results, so they must not change.
 """
 
 import functools
@@ -24,7 +26,7 @@ NUM_CLASSES = {"resnet20": 10, "resnet18": 10, "resnet50": 1000}
 IMAGE_SIZES = {"resnet20": 32, "resnet18": 32, "resnet50": 224}  # pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
-STEPS_PER_EPOCH, NUM_EPOCHS = 400, 10  # of the schedule
+STEPS_PER_EPOCH, NUM_EPOCHS = 400, 10  # for the learning-rate schedule
 
 TakeSteps = Callable[[int], float]  # takes this many steps and returns the last loss
 
@@ -41,25 +43,25 @@ def random_batch(model_name: str, batch_size: int) -> tuple[np.ndarray, np.ndarr
 
 
 def ours(model_name: str, dtype: str, batch_size: int, steps_per_call: int = 1) -> TakeSteps:
-    """Take the train step of a run, with the CPU tuning of a run."""
+    """Return a function that takes the train steps of a run, with the CPU tuning of a run."""
     tunings.tuned()
     return ours_untuned(model_name, dtype, batch_size, steps_per_call)
 
 
 def ours_without_ynnpack(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
-    """Take the train step of a run, with CPU tuning but without YNNPACK."""
+    """Return a function that takes the train steps of a run, with CPU tuning but without YNNPACK."""
     tunings.without_ynnpack()
     return ours_untuned(model_name, dtype, batch_size)
 
 
 def ours_keeping_memory(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
-    """Take the train step of a run, keeping freed memory but giving YNNPACK what XLA gives it by default."""
+    """Return a function that takes the train steps of a run, which keeps freed memory but uses YNNPACK as XLA does."""
     tunings.keeping_memory()
     return ours_untuned(model_name, dtype, batch_size)
 
 
 def ours_untuned(model_name: str, dtype: str, batch_size: int, steps_per_call: int = 1) -> TakeSteps:
-    """Take the train step of a run with --notune_cpu."""
+    """Return a function that takes the train steps of a run with --notune_cpu."""
     import jax
 
     from resnet_jax import config as settings
@@ -99,14 +101,14 @@ def ours_untuned(model_name: str, dtype: str, batch_size: int, steps_per_call: i
 
 
 def many_steps_a_call(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
-    """Take the train step of a run, with as many steps per call as a run takes on an accelerator."""
+    """Return a function that takes the train steps of a run, with as many steps per call as on an accelerator."""
     from resnet_jax.training.experiment import MAX_STEPS_PER_CALL
 
     return ours(model_name, dtype, batch_size, MAX_STEPS_PER_CALL)
 
 
 def ours_scoring(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
-    """Score batches in host memory with the evaluation of a run and its CPU tuning. A step is one batch."""
+    """Return a function that scores batches in host memory as a run does, with its CPU tuning. A step is one batch."""
     tunings.tuned()
     import jax
 
@@ -134,7 +136,7 @@ def ours_scoring(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
 
 
 def plain(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
-    """Take a step as in Flax's examples/imagenet: without CPU tuning, and without donating the old state."""
+    """Return a function that takes steps as in Flax's examples/imagenet: no CPU tuning, state not donated."""
     import jax
     import jax.numpy as jnp
     import optax

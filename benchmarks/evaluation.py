@@ -2,12 +2,12 @@
 
     python -m benchmarks.evaluation
 
-Scoring: random images in host memory, by the evaluation of a run, and by PyTorch in eager mode with channels last, if
-it is installed. They take turns.
+Scoring: random images in host memory are scored by the evaluation of a run and, if PyTorch is installed, by PyTorch in
+eager mode with channels last. The two take turns.
 
-Saving: as in the training loop, the state is fetched from the device and handed to Orbax, which writes it while
-training continues. The total time ends when the checkpoint is on disk, with its digests. The process that saves runs
-without CPU tuning.
+Saving: as in the training loop, the state is fetched from the device and handed to Orbax, which writes it in the
+background. The loop is blocked until Orbax has taken the state. The whole save ends when the checkpoint is on disk,
+with its digests. The process that saves runs without CPU tuning.
 """
 
 import importlib.util
@@ -26,9 +26,11 @@ from resnet_jax.training import optimizer
 from resnet_jax.training.state import create_train_state
 from resnet_jax.workdir.workdir import WorkDir
 
-NETWORKS = flags.DEFINE_list("networks", ["resnet20", "resnet18", "resnet50"], "Models of contestants.py.")
+NETWORKS = flags.DEFINE_list("networks", ["resnet20", "resnet18", "resnet50"], "Models to measure; see contestants.py.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds, over which the median is taken.", lower_bound=1)
-SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds per turn, which has at least one batch.", lower_bound=0.0)
+SECONDS = flags.DEFINE_float(
+    "seconds", 3.0, "Approximate seconds per turn. A turn has at least one batch.", lower_bound=0.0
+)
 
 BATCH_SIZE = 128
 
@@ -46,7 +48,7 @@ def main(_: list[str]) -> None:
 
 
 def _measure_scoring(model_name: str) -> dict[str, float | None]:
-    """Return the images per second of ours and of PyTorch (None if it is not installed)."""
+    """Return the images per second of our evaluation and of PyTorch (None if it is not installed)."""
     recorded_names = {"ours_scoring": "ours"}
     if importlib.util.find_spec("torch"):
         recorded_names["torch_scoring"] = "torch_eager"
@@ -59,13 +61,13 @@ def _measure_scoring(model_name: str) -> dict[str, float | None]:
 
 
 def _measure_saving(model_name: str) -> dict[str, float]:
-    """Return the size of the state in MB, the seconds for which a save blocks the loop, and its total seconds."""
+    """Return the size of the state in MB, the seconds for which a save blocks the loop, and those of the whole save."""
     config = settings.default()
     model = contestants.make_model(model_name, "float32")
     schedule = optimizer.make_schedule(config, steps_per_epoch=100)
     sgd = optimizer.make_optimizer(config, schedule, model.stage_sizes)
     size = contestants.IMAGE_SIZES[model_name]
-    initial = create_train_state(model, sgd, (size, size, 3), seed=0)
+    state = create_train_state(model, sgd, (size, size, 3), seed=0)
     blocked, saved = [], []
     keep, best_metric = config.checkpoint.keep, config.checkpoint.best_metric
     with (
@@ -74,11 +76,11 @@ def _measure_saving(model_name: str) -> dict[str, float]:
     ):
         for step in range(1, 2 + ROUNDS.value):
             started = time.perf_counter()
-            checkpoints.save(step, parallel.fetch(initial.checkpoint_items), {}, None)
+            checkpoints.save(step, parallel.fetch(state.checkpoint_items), {}, None)
             blocked.append(time.perf_counter() - started)
             checkpoints.wait()
             saved.append(time.perf_counter() - started)
-    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(initial.checkpoint_items))
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.checkpoint_items))
     return {
         "state_mb": num_bytes / 1e6,
         "blocked": statistics.median(blocked[1:]),  # The first save is a warm-up.

@@ -11,26 +11,29 @@ and bees of about 500 x 375 pixels, median of 5 rounds (lowest .. highest) in im
     tf.data               1,737  (1,529 .. 1,965)   0.80 x
     tf.data, antialiased    792    (774 ..   819)   1.76 x
 
-The goal was 2 x PyTorch and 1.2 x tf.data, and is not reached. We spend 1.20 ms per image on one core, 0.93 ms of them
-in libjpeg-turbo, mostly for entropy decoding. Other decoders that were tried are no faster. tf.data skips the color
-conversion and the pixels outside the crop, which simplejpeg cannot, and does not filter.
+The goal was 2 x PyTorch and 1.2 x tf.data, and is not reached. Our feed takes 1.20 ms per image on one core, 0.93 ms of
+them in libjpeg-turbo, mostly for entropy decoding. Other decoders that were tried are no faster. tf.data saves work in
+two ways: it does not compute the colors and pixels outside the crop, which simplejpeg cannot avoid, and it resizes
+without antialiasing.
 
 All feeds read the same files in random order, take a random crop of each image (8 to 100 % of its area, aspect ratio
 3:4 to 4:3), resize it to 224 x 224, mirror half of the images, and deliver batches of 64 with labels, with two workers
 on two cores.
 
-- Ours is what a streaming run uses: `TrainingBatchLoader` through `workers.arrays`. A run mirrors on the device, where
-  that costs the host nothing. Here the process that takes the batches does it, so that all feeds do the same work.
-- PyTorch's transforms are those of torchvision, written out: PIL decodes the whole image, then crops and resizes it in
-  one call. It omits torchvision's slower random numbers, and the transpose to [3, height, width].
-- tf.data decodes only the crop. Its random crops are a little smaller: for images of 500 x 375 they cover 35 % of the
-  area on average, those of the others 41 %. As in its ImageNet recipes, it resizes without antialiasing, which the
-  other two apply. It is also measured with antialiasing, for the same quality.
+- *ours* is what a streaming run uses: `TrainingBatchLoader` through `workers.arrays`. A run mirrors images on the
+  device, where that costs the host nothing. Here the process that takes the batches mirrors them, so that all feeds do
+  the same work.
+- *PyTorch* applies the transforms of torchvision, written out here: PIL decodes the whole image, then crops and resizes
+  it in one call. The slower random numbers of torchvision and the transpose to [3, height, width] are left out.
+- *tf.data* decodes only the crop. Its random crops are a little smaller: for images of 500 x 375, they cover 35 % of
+  the area on average, and those of the other two 41 %. It resizes without antialiasing, as in the ImageNet recipes of
+  TensorFlow; the other two resize with antialiasing.
+- *tf.data, antialiased* resizes with antialiasing too, for the same quality.
 
-Each measurement has its own process, on the same cores, and starts after the first batches. Files come from the page
+Each measurement has its own process, on the same cores. The first batches are not timed. Files come from the page
 cache. The feeds take turns in rounds, so that other load on the machine affects all of them.
 
-Below the comparison, the benchmark prints how our time is spent: the real code in one process, with each stage timed.
+Below the comparison, the benchmark prints how long each stage of our feed takes, with the real code in one process.
 """
 
 import concurrent.futures
@@ -65,15 +68,15 @@ PICTURES = flags.DEFINE_string("pictures", None, "Folder with one directory of J
 COUNT = flags.DEFINE_integer("count", 2000, "Number of files to time. The folder's files are repeated to reach it.", 1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images per batch.", 1)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements per feed.", 1)
-CORES = flags.DEFINE_integer("cores", 2, "CPU cores for all processes of a feed, and its number of workers.", 1)
+CORES = flags.DEFINE_integer("cores", 2, "CPU cores for all processes of a feed, and the number of its workers.", 1)
 OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "File to which to append the results.")
 
 OURS = "ours"
 SIZE = 224
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-WARM_UP = 16  # batches: more than any of the feeds has ready, so that none begins with a stock
-ENDLESS = 10**9  # more than anyone waits for: nothing may end while it is timed
-JPEG = b"\xff\xd8\xff"  # how the files begin
+WARM_UP = 16  # batches that are not timed: more than any feed prefetches, so that no prefetched batch is timed
+ENDLESS = 10**9  # a number of batches or images that no measurement reaches
+JPEG = b"\xff\xd8\xff"  # the first bytes of a JPEG file
 VERSIONS_OF = ("torch", "tensorflow", "grain", "simplejpeg", "cv2", "PIL", "numpy")
 
 Batch = tuple[object, object]  # images and labels
@@ -90,10 +93,10 @@ def main(_: list[str]) -> int:
 
 
 def run() -> None:
-    from resnet_jax.runtime import provenance  # It imports JAX, which the processes that measure others do without.
+    from resnet_jax.runtime import provenance  # It imports JAX, which the measuring processes do not need.
 
     _pin(CORES.value)
-    made = provenance.describe()
+    machine = provenance.describe()
     distributions = metadata.packages_distributions()
     versions = {name: metadata.version(distributions[name][0]) for name in VERSIONS_OF if name in distributions}
     for name, (module, _) in FEEDS.items():
@@ -103,7 +106,7 @@ def run() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = _fill(folder, PICTURES.value, COUNT.value)
         megabytes = sum(map(os.path.getsize, files)) / 1e6
-        print(f"{made['machine']}, {CORES.value} cores; {len(files):,} JPEGs, {megabytes:,.0f} MB", flush=True)
+        print(f"{machine['machine']}, {CORES.value} cores; {len(files):,} JPEGs, {megabytes:,.0f} MB", flush=True)
         rates = _take_turns(feeds, folder)
         costs = _run_in_new_process(stage_costs, folder, BATCH_SIZE.value, COUNT.value)
     medians = {name: statistics.median(values) for name, values in rates.items()}
@@ -114,7 +117,7 @@ def run() -> None:
         settings["pictures"] = os.path.basename(os.path.normpath(PICTURES.value))
         figures = {"images_per_second": rates, "median": medians, "ours_is_faster": ratios, "milliseconds": costs}
         with open(OUTPUT.value, "a") as file:
-            line = {"benchmark": "input_pipeline", **made, "versions": versions, **settings, "megabytes": megabytes}
+            line = {"benchmark": "input_pipeline", **machine, "versions": versions, **settings, "megabytes": megabytes}
             file.write(json.dumps({**line, **figures}) + "\n")
         print(f"\nadded to {OUTPUT.value}")
 
@@ -123,7 +126,7 @@ def images_per_second(name: str, folder: str, batch_size: int, count: int, cores
     """Return the images per second of a feed over at least `count` images, after a warm-up."""
     batches = FEEDS[name][1](folder, batch_size, cores)
     for _ in range(WARM_UP):
-        images, labels = (np.asarray(part) for part in next(batches))
+        images, labels = map(np.asarray, next(batches))
     if (images.shape, images.dtype) != ((batch_size, SIZE, SIZE, 3), np.uint8) or labels.shape != (batch_size,):
         raise RuntimeError(f"{name} gives {images.dtype} {images.shape} with labels {labels.shape}")
     timed = math.ceil(count / batch_size)
@@ -138,9 +141,9 @@ def images_per_second(name: str, folder: str, batch_size: int, count: int, cores
 def ours(folder: str, batch_size: int, cores: int) -> Iterator[Batch]:
     from resnet_jax.data import workers
 
-    batches_of = _training_batches(folder, batch_size)
+    load_batch = _training_batches(folder, batch_size)
     draws = np.random.default_rng(0)
-    with workers.arrays(batches_of, range(ENDLESS), batches_of.shape, cores) as batches:
+    with workers.arrays(load_batch, range(ENDLESS), load_batch.shape, cores) as batches:
         for images, rows in batches:
             for row in np.flatnonzero(draws.random(batch_size) < 0.5):
                 images[row] = cv2.flip(images[row], 1)
@@ -181,7 +184,7 @@ class TorchImages:
 
 
 def tf_data(folder: str, batch_size: int, cores: int, antialias: bool = False) -> Iterator[Batch]:
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Or it greets with a warning about what nothing here uses.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Otherwise TensorFlow prints a notice.
     import tensorflow as tf
 
     def load(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -207,7 +210,8 @@ def tf_data(folder: str, batch_size: int, cores: int, antialias: bool = False) -
     yield from data.with_options(options)
 
 
-# By name: the module that it needs, and batches without end, of uint8 [batch, height, width, 3] and of labels [batch].
+# For each feed: the module that it needs, and a function from (folder, batch size, cores) to an endless iterator of
+# batches: images, uint8 [batch, height, width, 3], and labels, [batch].
 FEEDS: dict[str, tuple[str, Callable[[str, int, int], Iterator[Batch]]]] = {
     OURS: ("grain", ours),
     "PyTorch": ("torch", pytorch),
@@ -228,9 +232,9 @@ def stage_costs(folder: str, batch_size: int, count: int) -> dict[str, float]:
         "crop and resize": (crops, "resize"),
     }
     cv2.setNumThreads(0)  # as in a worker
-    batches_of = _training_batches(folder, batch_size)
-    images = np.empty(batches_of.shape, np.uint8)
-    batches_of(0, images)  # Compute the order of the epoch, which is not timed.
+    load_batch = _training_batches(folder, batch_size)
+    images = np.empty(load_batch.shape, np.uint8)
+    load_batch(0, images)  # Compute the order of the epoch, which is not timed.
     seconds: Counter[str] = Counter()
     steps = range(1, 1 + math.ceil(count / batch_size))
     with contextlib.ExitStack() as clocks:
@@ -238,10 +242,10 @@ def stage_costs(folder: str, batch_size: int, count: int) -> dict[str, float]:
             clocks.enter_context(mock.patch.object(owner, name, _clocked(getattr(owner, name), stage, seconds)))
         start = time.perf_counter()
         for step in steps:
-            batches_of(step, images)
+            load_batch(step, images)
         elapsed = time.perf_counter() - start
     seconds["everything else"] = elapsed - seconds.total()
-    with workers.arrays(_load_nothing, range(ENDLESS), batches_of.shape, num_workers=1) as batches:
+    with workers.arrays(_load_nothing, range(ENDLESS), load_batch.shape, num_workers=1) as batches:
         for _ in range(WARM_UP):
             next(batches)
         start = time.perf_counter()
@@ -252,6 +256,8 @@ def stage_costs(folder: str, batch_size: int, count: int) -> dict[str, float]:
 
 
 def _clocked(function: Callable, stage: str, seconds: Counter[str]) -> Callable:
+    """Return `function`, wrapped so that the seconds of each call are added to `seconds[stage]`."""
+
     def clocked(*arguments, **named):
         start = time.perf_counter()
         result = function(*arguments, **named)
@@ -279,12 +285,12 @@ def _source(folder: str) -> FolderSource:
 
 def _fill(folder: str, image_folder: str, count: int) -> list[str]:
     """Copy JPEGs into directories of their classes until there are `count` copies, and return the copies' paths."""
-    found = (
+    images = (
         (source.name(index), source.classes[source.labels[index]])
         for source in open_folder(image_folder).values()
         for index in range(len(source))
     )
-    jpegs = ((path, class_name) for path, class_name in found if _is_jpeg(path))
+    jpegs = ((path, class_name) for path, class_name in images if _is_jpeg(path))
     copies = []
     for number, (path, class_name) in enumerate(itertools.islice(itertools.cycle(jpegs), count)):
         os.makedirs(os.path.join(folder, class_name), exist_ok=True)

@@ -1,8 +1,8 @@
-"""The overhead of a run's loop over its compiled step, and the bottleneck of the run.
+"""The time that the training loop adds to its compiled step, and the bottleneck of a run.
 
     python -m benchmarks.loop
 
-The results are those of `python main.py benchmark --format=json`, several times per recipe.
+The results are those of `python main.py benchmark --format=json`, which runs several times per recipe.
 """
 
 from absl import app, flags, logging

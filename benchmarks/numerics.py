@@ -4,8 +4,8 @@
     python -m benchmarks.numerics --recipes=digits --seeds=3
 
 There are two recipes: five epochs of `configs/digits.py`, and 200 steps of `configs/cifar10.py:resnet20` with half its
-batch size, a constant learning rate and no validation, for which TFDS must find the data. Each run has its own process.
-Runs with the same seed start from the same weights and see the same batches.
+batch size, a constant learning rate and no validation. The second needs CIFAR-10, downloaded or prepared by TFDS. Each
+run has its own process. Runs with the same seed start from the same weights and see the same batches.
 """
 
 import json
@@ -57,9 +57,9 @@ def main(_: list[str]) -> None:
 
 
 def _train(tuning: str, *arguments: str) -> dict[str, float]:
-    """Train, and return the training loss of the last steps and the results on the test split."""
+    """Train, and return the training loss of the last steps, and the top-1 and size of the test split."""
     with tempfile.TemporaryDirectory() as workdir:
-        # TRAIN_PROGRAM applies the tuning before main.py, which must not apply its own.
+        # TRAIN_PROGRAM applies the tuning before it runs main.py, which must not apply its own tuning.
         flags_of_run = (f"--config.log_every_steps={LAST_STEPS}", f"--workdir={workdir}", "--notune_cpu")
         subprocess.run(
             [sys.executable, "-c", TRAIN_PROGRAM, tuning, *arguments, *flags_of_run],

@@ -1,4 +1,4 @@
-"""Images per second and memory of `python main.py predict`, for few and many images: the memory must stay flat.
+"""Images per second and memory of `python main.py predict`. Memory should hardly grow with the number of images.
 
     python -m benchmarks.predict                          # a ResNet-20, trained for an epoch on digits
     python -m benchmarks.predict --workdir=/tmp/run       # a model of your own
@@ -11,17 +11,18 @@ Python 3.11, JAX 0.10.2, n = 1, the ResNet-20 of digits:
        2,500        465             23.2       364          462
        5,000        474             26.5       370          464
 
-Ten times as many images take 11 MB more in the main process, and twice as many take 2 MB more in the workers. The
-rates depend on the load: at a lower load, 5,000 images reached 1,144 images/s, with the same memory within 2 MB.
+From 500 to 5,000 images, the memory of the main process grows by 11 MB; from 2,500 to 5,000, that of the workers grows
+by 2 MB. The rates depend on the load: at a lower load, 5,000 images reached 1,144 images/s, with the same memory within
+2 MB.
 
 The images are JPEGs of 200 to 400 pixels on a side, cropped at random from the two photographs that come with
 scikit-learn; one file in a hundred is truncated. The benchmark runs the real command, with `--format=csv` and
-`--features`, in its own process. From 1,000 images on it has worker processes, each of which takes the memory of
-starting Python and JAX.
+`--features`, in its own process. With 1,000 images or more, the command starts worker processes. Each of them takes at
+least the memory that Python and JAX need.
 
-Images per second are counted from the first line of output to the last. The total time includes starting and
-compiling. Memory is the largest resident set seen when polling every 20 ms: that of the main process, and that of its
-workers together, in which each worker counts shared memory again. The benchmark fails unless there is one line per
+Images per second are counted from the first line of output to the last. The column *seconds in all* includes starting
+and compiling. Memory is polled every 20 ms, and the largest resident set counts: that of the main process, and the sum
+over its workers, where shared memory counts once per worker. The benchmark fails unless the command prints one line per
 image, in order, with an error for exactly the damaged images.
 """
 
@@ -54,12 +55,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 SIDES = (200, 400)  # pixels
 DAMAGED_EVERY = 100  # one image in this many is damaged
 POLL_SECONDS = 0.02
-SOME_FAILED = 1  # exit code
+SOME_FAILED = 1  # the exit code of a command for which some images could not be read
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    made, counts = provenance.describe(), [int(count) for count in COUNTS.value]
+    machine = provenance.describe()
+    counts = [int(count) for count in COUNTS.value]
     with tempfile.TemporaryDirectory() as scratch:
         workdir, folder = WORKDIR.value or f"{scratch}/run", f"{scratch}/images"
         if not WORKDIR.value:
@@ -67,23 +69,25 @@ def main(_: list[str]) -> None:
             _check(subprocess.run([*_program(), *recipe, f"--workdir={workdir}"], cwd=ROOT, capture_output=True))
         files = _make_images(pathlib.Path(folder), max(counts))
         megabytes = sum(map(os.path.getsize, files)) / 1e6
-        print(f"{made['machine']}, {made['cpu_count']} cores; {len(files):,} JPEGs, {megabytes:,.0f} MB", flush=True)
+        print(
+            f"{machine['machine']}, {machine['cpu_count']} cores; {len(files):,} JPEGs, {megabytes:,.0f} MB", flush=True
+        )
         figures = [_predict(workdir, files[:count], f"{scratch}/out.npz") for count in counts]
     rows = [
         (
-            f["pictures"],
-            round(f["images_per_second"]),
-            f"{f['seconds']:.1f}",
-            round(f["main_mb"]),
-            round(f["workers_mb"]),
+            result["pictures"],
+            round(result["images_per_second"]),
+            f"{result['seconds']:.1f}",
+            round(result["main_mb"]),
+            round(result["workers_mb"]),
         )
-        for f in figures
+        for result in figures
     ]
     print("\n" + table(rows, header=("images", "images/s", "seconds in all", "main MB", "workers MB")))
     if OUTPUT.value:
         with open(OUTPUT.value, "a") as file:
             network = os.path.basename(os.path.normpath(WORKDIR.value)) if WORKDIR.value else "resnet20 on digits"
-            file.write(json.dumps({"benchmark": "predict", **made, "network": network, "figures": figures}) + "\n")
+            file.write(json.dumps({"benchmark": "predict", **machine, "network": network, "figures": figures}) + "\n")
         print(f"\nadded to {OUTPUT.value}")
 
 
@@ -95,7 +99,7 @@ def _make_images(folder: pathlib.Path, count: int) -> list[str]:
     for number, path in enumerate(paths):
         photograph, (height, width) = photographs[number % 2], random.integers(*SIDES, 2)
         top, left = (
-            random.integers(side - part) for side, part in zip(photograph.shape, (height, width), strict=False)
+            random.integers(full - side) for full, side in zip(photograph.shape, (height, width), strict=False)
         )
         Image.fromarray(photograph[top : top + height, left : left + width]).save(path, quality=90)
         if _is_damaged(number):
@@ -129,8 +133,10 @@ def _predict(workdir: str, files: list[str], features: str) -> dict[str, float]:
         good = [path for number, path in enumerate(files) if not _is_damaged(number)]
         if written["names"].tolist() != good or len(written["features"]) != len(good):
             raise RuntimeError("the features are not those of all readable images in order")
-    first = sum(moment - arrival_times[1] < POLL_SECONDS for moment in arrival_times[1:])  # Lines arrive in batches.
-    rate = (len(files) - first) / (arrival_times[-1] - arrival_times[1])
+    # Line 0 is the header. The lines of the first batch arrive together, so only those after them are timed.
+    seconds_after_first = [moment - arrival_times[1] for moment in arrival_times[1:]]
+    first_batch = sum(moment < POLL_SECONDS for moment in seconds_after_first)
+    rate = (len(files) - first_batch) / seconds_after_first[-1]
     memories = {"main_mb": memory.main / 1e6, "workers_mb": memory.workers / 1e6}
     return {"pictures": len(files), "images_per_second": rate, "seconds": seconds, **memories}
 
@@ -145,7 +151,7 @@ def _check_lines(lines: list[str], files: list[str], code: int, errors: str) -> 
 
 
 class _Memory(threading.Thread):
-    """Monitors the memory of a process until it ends.
+    """A thread that monitors the memory of a process until that process ends.
 
     Attributes:
       main, workers: the largest resident sets, in bytes, of the process, and of its descendants together.

@@ -1,4 +1,4 @@
-"""PyTorch's contestants: the same models, from the tests that compare ours with PyTorch's."""
+"""The contestants in PyTorch, with the reference models of the tests in `tests/models`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from tests.models.torch_reference import ARCHITECTURES, make_model
 
 
 def make_torch_model(model_name: str) -> tuple[torch.nn.Module, Callable[[torch.Tensor], torch.Tensor], str]:
-    """Return PyTorch's model, the function that normalizes its images, and its device."""
+    """Return the model in PyTorch, a function that normalizes its images, and its device."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as XLA does
     torch.backends.cudnn.benchmark = True
@@ -27,7 +27,7 @@ def make_torch_model(model_name: str) -> tuple[torch.nn.Module, Callable[[torch.
 
 
 def torch_eager(model_name: str, dtype: str, batch_size: int, compiled: bool = False) -> contestants.TakeSteps:
-    """Take train steps in PyTorch, with channels last, and with autocast for bfloat16."""
+    """Return a function that takes train steps in PyTorch, with channels last, and with autocast for bfloat16."""
     model, normalize, device = make_torch_model(model_name)
     sgd = torch.optim.SGD(
         model.parameters(),
@@ -62,7 +62,7 @@ def torch_eager(model_name: str, dtype: str, batch_size: int, compiled: bool = F
 
 
 def torch_scoring(model_name: str, dtype: str, batch_size: int) -> contestants.TakeSteps:
-    """Score batches in host memory in PyTorch. A step is one batch."""
+    """Return a function that scores batches in host memory in PyTorch. A step is one batch."""
     model, normalize, device = make_torch_model(model_name)
     model.eval()
     pixels, labels = contestants.random_batch(model_name, batch_size)
@@ -82,5 +82,5 @@ def torch_scoring(model_name: str, dtype: str, batch_size: int) -> contestants.T
 
 
 def torch_compile(model_name: str, dtype: str, batch_size: int) -> contestants.TakeSteps:
-    """Take train steps in PyTorch with `torch.compile`."""
+    """Return a function that takes train steps in PyTorch with `torch.compile`."""
     return torch_eager(model_name, dtype, batch_size, compiled=True)

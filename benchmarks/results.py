@@ -1,4 +1,4 @@
-"""Record the results of a benchmark as one line of JSON, with date, command, commit and machine."""
+"""Record the results of a benchmark as one line of JSON, with the date, command, commit and machine."""
 
 import json
 import shlex
@@ -15,11 +15,11 @@ OUTPUT = flags.DEFINE_string(
 
 
 def add(benchmark: str, **values: object) -> None:
-    """Append a line with these JSON values and with `provenance.describe()` to `--output`, and print it as a table.
+    """Append a line with these values and with `provenance.describe()` to the file `--output`, and print it as a table.
 
     Args:
       benchmark: the name of the benchmark's module, which is also the name of its table in `tables.TABLES`.
-      **values: what was measured.
+      **values: what was measured, as JSON values.
     """
     command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]])
     line = {"benchmark": benchmark, "command": command, **provenance.describe(), **values}

@@ -1,4 +1,4 @@
-"""Run the program as a user does, for benchmarks that measure all of it."""
+"""Run the program as a user does, for benchmarks that measure the whole program."""
 
 import json
 import os

@@ -1,11 +1,11 @@
-"""Seconds from starting the command to the first trained step, with an empty cache and with a filled one.
+"""Seconds from the start of the command until the first step is trained, with an empty cache and with a filled one.
 
     python -m benchmarks.start_up
     python -m benchmarks.start_up --recipes=configs/cifar10.py:resnet20
 
-The benchmark starts the real command in its own process, the first time with an empty cache directory. A step counts as
-trained once its loss is in `metrics.jsonl`, which is immediately, because a save is due then. The operating system may
-have the files of Python's packages in its page cache.
+The benchmark starts the real command in its own process, the first time with an empty cache directory. The step counts
+as trained once its loss is in `metrics.jsonl`. The settings make the run save right after the step, and a save writes
+the loss first. The page cache of the operating system may hold the files of Python's packages, also at the first start.
 """
 
 import contextlib

@@ -1,11 +1,12 @@
-"""Train steps per second: ours, that of Flax's examples, and PyTorch's, on the same machine, taking turns.
+"""Speed of train steps: ours, one in the style of Flax's examples, and PyTorch's, in turns on the same machine.
 
     python -m benchmarks.train_step
     python -m benchmarks.train_step --cases=resnet20:float32:128 --contestants=ours,torch_eager
 
 `contestants.py` and `pytorch.py` describe the contestants, each of which has its own process. They take turns of about
 `--seconds` in each round, and the results are medians over the rounds. PyTorch takes part if it is installed. The peak
-is that of the fastest product of two large matrices in the dtype of the case, by XLA, or the specified one of a TPU.
+speed is the specified one for a TPU; elsewhere, it is that of the fastest product of two large matrices in the dtype of
+the case, computed by XLA.
 """
 
 import dataclasses
@@ -31,7 +32,9 @@ CONTESTANTS = flags.DEFINE_list(
     "contestants", None, "Functions of contestants.py and pytorch.py. Default: all that can take part."
 )
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds, in which each contestant has one turn.", lower_bound=1)
-SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds per turn, which has at least one call.", lower_bound=0.0)
+SECONDS = flags.DEFINE_float(
+    "seconds", 3.0, "Approximate seconds per turn. A turn has at least one call.", lower_bound=0.0
+)
 
 BATCH_SIZES = {"resnet20": (128, 128), "resnet18": (64, 512), "resnet50": (16, 256)}  # on a CPU, and elsewhere
 DTYPES = ("float32", "bfloat16")
@@ -46,8 +49,8 @@ def main(_: list[str]) -> None:
 
 
 def compare(names: list[str], model_name: str, dtype: str, batch_size: int) -> None:
-    """Let contestants take turns on one case, and add a line to the results."""
-    # A contestant with several steps per call needs a whole call.
+    """Let the contestants called `names` take turns on one case, and add a line to the results."""
+    # A contestant with several steps per call needs at least one whole call.
     warm_up = {name: MAX_STEPS_PER_CALL if name == "many_steps_a_call" else 2 for name in names}
     measured = turns.take_turns(warm_up, (model_name, dtype, str(batch_size)), ROUNDS.value, SECONDS.value)
     seconds_per_step = {contestant.name: statistics.median(contestant.seconds) for contestant in measured}
@@ -86,7 +89,11 @@ def _default_cases() -> list[str]:
 
 
 def _default_contestants() -> list[str]:
-    """Return `ours` first. On a CPU, runs take one step per call, because convolutions in a loop are slow there."""
+    """Return the names of the contestants that can take part, `ours` first.
+
+    `many_steps_a_call` takes part only off the CPU, because convolutions in a loop are slow on a CPU. The CPU tunings
+    take part only on a CPU.
+    """
     variants = ["ours_without_ynnpack", "ours_keeping_memory", "ours_untuned"] if _on_cpu() else ["many_steps_a_call"]
     names = ["ours", *variants, "plain"]
     return names + (["torch_eager", "torch_compile"] if _torch_version() else [])

@@ -1,4 +1,4 @@
-"""Contestants of `contestants.py` that take turns, each in its own process."""
+"""Let contestants take turns, each in its own process. Their functions are in `contestants.py` and `pytorch.py`."""
 
 import json
 import math
@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 
 
 def take_turns(warm_up: Mapping[str, int], case: Sequence[str], rounds: int, seconds: float) -> list["Contestant"]:
-    """Time contestants in rounds, in which each has one turn, and return them with their times.
+    """Time contestants in rounds, in each of which every contestant has one turn, and return them with their times.
 
     Args:
       warm_up: how many steps each contestant takes before it is timed, by its name.
       case: name of the model, dtype and batch size.
       rounds: the number of rounds.
-      seconds: about how long a turn is to take. A turn has at least as many steps as the warm-up.
+      seconds: the approximate duration of a turn. A turn has at least as many steps as the warm-up.
     """
     print(f"\n{' '.join(case)}", flush=True)
     contestants = []
@@ -24,7 +24,7 @@ def take_turns(warm_up: Mapping[str, int], case: Sequence[str], rounds: int, sec
             contestants.append(Contestant(name, case, steps, seconds))
         for number in range(rounds):
             print(f"  round {number + 1} of {rounds} ...", flush=True)
-            first = number % len(contestants)  # Rotate, so that nobody always follows the same contestant.
+            first = number % len(contestants)  # Each round starts with another contestant.
             for contestant in contestants[first:] + contestants[:first]:
                 contestant.take_turn()
     finally:
@@ -37,7 +37,7 @@ class Contestant:
     """A process that takes steps on request.
 
     Attributes:
-      name: that of its function in `contestants` or `pytorch`.
+      name: the name of its function in `contestants` or `pytorch`.
       loss: the loss after its `warm_up` steps.
       steps: steps per turn.
       seconds: seconds per step, one value per turn.
