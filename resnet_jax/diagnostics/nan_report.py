@@ -64,7 +64,9 @@ def remedies(values: Sequence[StepValue], images: np.ndarray) -> list[str]:
     largest = max((value for value in values if value.kind in (VARIABLE, LAYER)), key=lambda value: value.largest)
     advice = []
     if first is None:
-        advice.append("The step is finite here, so its result in the run depends on rounding or on the device.")
+        advice.append(
+            "The step is finite here, so the non-finite values in the run were due to rounding or the device."
+        )
     elif first.kind == BATCH:
         advice.append(f"The {first.name} themselves are not finite. Check the data and the settings of augment.")
     elif first.kind == VARIABLE:

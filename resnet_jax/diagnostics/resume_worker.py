@@ -22,7 +22,7 @@ from resnet_jax.training.train import train
 from resnet_jax.training.train_step import Inputs
 
 MIN_STEPS, MAX_STEPS = 12, 60  # bounds of `_default_steps`
-MIN_CALLS = 4  # calls of the train step, each of `steps_per_call` steps, even if these exceed MAX_STEPS
+MIN_CALLS = 4  # minimum number of full calls of the train step; takes precedence over MAX_STEPS
 PROGRESS = re.compile(r"step [\d,]+ of [\d,]+")  # progress lines, among the other output of the run
 
 

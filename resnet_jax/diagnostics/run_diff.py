@@ -92,7 +92,7 @@ def read_run(workdir: str) -> tuple[Leaves, dict]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(parallel.fetch(items)):
         leaves[jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
     for name, values in host["monitor"]["since_report"].items():
-        leaves[f"metrics since the last report/{name}"] = np.array(values)
+        leaves[f"metrics not yet logged/{name}"] = np.array(values)
     leaves |= _read_metrics(pathlib.Path(directory.path) / "metrics.jsonl")
     return leaves, host["provenance"]
 

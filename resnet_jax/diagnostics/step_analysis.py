@@ -17,7 +17,7 @@ class StepAnalysis:
     """Requirements of a compiled train step.
 
     Attributes:
-      model, devices, device_kind: what the step was compiled for; `devices` is their number.
+      model, devices, device_kind: what the step was compiled for; `devices` is the number of devices.
       batch_size: images per step, over all devices.
       collectives: one dict per kind, as `hlo.summarize_by_kind` returns them.
       flops: floating-point operations per step on one device, as XLA counts them (a multiply-add is two).

@@ -79,7 +79,7 @@ class MeasurementDone(Exception):
 
 
 class LoopTimer:
-    """Times rounds of a training loop, each followed by the compiled step alone, with calls of equally many steps.
+    """Times a training loop in rounds, and after each round the same calls of the compiled step alone.
 
     Args:
       show_progress: called with the number of rounds done and their total.
@@ -156,7 +156,7 @@ MAX_IDLE = 0.05  # If the device is idle for a smaller fraction of the time, the
 ADVICE = {
     "device": "A larger batch may use the device better. So may --config.model.dtype=bfloat16, if it is faster there.",
     "input": "Try more --config.dataset.num_workers, smaller image files, or --config.dataset.feed=resident.",
-    "host": "Try a larger --config.steps_per_call or batch_size, or more CPU cores if other processes use them.",
+    "host": "Try a larger --config.steps_per_call or batch_size. If other processes use CPU cores, free some.",
 }
 
 
@@ -165,7 +165,7 @@ class Throughput:
     """Measured training speed.
 
     Attributes:
-      model, dtype, batch_size, devices, device_kind, feed: what was measured; `devices` is their number.
+      model, dtype, batch_size, devices, device_kind, feed: what was measured; `devices` is the number of devices.
       images_per_second: speed of the loop over all devices, without evaluation and saving; the median over the rounds.
       step_ms: milliseconds per step of the compiled step alone; the median over the rounds.
       flops: floating-point operations per step, over all devices. A multiply-add counts as two operations, and a

@@ -80,8 +80,8 @@ def verify_resume(
         processes.
       steps: how many steps to take. Default: two epochs and one step, but at least 12 and at most 60 steps, or the
         steps of four full calls of the train step if these are more.
-      interrupt_at: the steps at which to stop and to kill, in increasing order. A call of the train step must begin at
-        each of them, but not the first call. Default: two random ones of these steps.
+      interrupt_at: the steps at which to stop and to kill, in increasing order. Each must be the first step of a call
+        of the train step, but not of the first call. Default: two such steps, chosen at random.
       show: called with lines that describe the progress.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Evaluation: score every example that can be read exactly once, in batches of one shape, on all devices.
+"""Evaluation: score every readable example exactly once, in batches of one shape, on all devices.
 
 Images that cannot be read are left out of the metrics and counted.
 """
@@ -80,8 +80,8 @@ def make_evaluate(
       batch_size: examples per batch over all devices; rounded up to a multiple of the number of devices.
       mesh: the devices.
       tta: test-time augmentation, see `tta.make_apply`.
-      label_map: the model's label of each class, by the label that the class has in the examples; None: the labels are
-        the same.
+      label_map: the model's label of each class, indexed by the label of this class in the examples; None: both are the
+        same.
       keep_log_probabilities: whether the result includes the log-probabilities of all classes.
     """
     batch_size = math.ceil(batch_size / mesh.size) * mesh.size
@@ -187,7 +187,7 @@ def score(
     tta: str | None = None,
     keep_log_probabilities: bool = False,
 ) -> ExampleMetrics:
-    """Score every example that can be read exactly once, and return the metrics of each.
+    """Score every readable example exactly once, and return the metrics of each.
 
     The labels in the result are those of the model, even if the examples number their classes differently.
 

@@ -133,7 +133,7 @@ class Evaluator:
             else its test split.
           dataset: the name of another dataset, whose class names the models must know; None: the dataset of the first
             model.
-          data_dir: where the data is; None: where it was in training.
+          data_dir: where the data is; None: where it was in training, or the default location of another dataset.
 
         Raises:
           UserError: if there is no such dataset or split, or the models have different classes.

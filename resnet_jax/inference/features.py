@@ -1,4 +1,4 @@
-"""Features of images, which are the inputs of the model's head: for other programs, or to compare images."""
+"""Image features (the inputs of the model's head), for use in other programs or for comparing images."""
 
 import io
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,7 @@
 """Output formats of predictions: a table, CSV, or one line of JSON.
 
 The table and CSV are written line by line, each line as soon as the prediction for its image is known.
+The CSV column `picture` and the JSON keys `picture` and `pictures` keep these names for scripts.
 """
 
 import csv

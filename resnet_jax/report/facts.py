@@ -12,7 +12,7 @@ from resnet_jax.terminal import duration
 class ChangedSetting(NamedTuple):
     """A setting that differs from its default, with both values as JSON.
 
-    `default` is None if the data or the device determines the value of a setting that is left open.
+    `default` is None for a setting without a fixed default: if it is not set, the data or the device determines it.
     """
 
     name: str

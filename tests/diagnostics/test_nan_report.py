@@ -51,7 +51,7 @@ def test_values_table_shows_gradients_if_only_they_are_not_finite():
 
 def test_remedies_of_a_finite_step_name_rounding_and_device():
     assert remedies(step_values(), IMAGES) == [
-        "The step is finite here, so its result in the run depends on rounding or on the device."
+        "The step is finite here, so the non-finite values in the run were due to rounding or the device."
     ]
 
 

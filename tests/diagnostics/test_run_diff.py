@@ -107,8 +107,8 @@ class TestReadRun:
         assert sum(name.startswith("batch_stats/") for name in expected) == statistics
         assert sum(name.startswith("ema/") for name in expected) == parameters + statistics
         assert expected["step"] == 5
-        # The run logs every two steps, so the metrics of step 5 have not been reported yet.
-        assert expected["metrics since the last report/loss"].shape == (1,)
+        # The run logs every two steps, so the metrics of step 5 have not been logged yet.
+        assert expected["metrics not yet logged/loss"].shape == (1,)
 
         def write(lines):
             (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -7,7 +7,7 @@ from resnet_jax.errors import UserError
 MEGABYTE = Collective("all-reduce", (("u8", (1_000_000,)),))
 
 
-def test_all_reduce_in_a_ring_sends_all_bytes_twice_except_the_devices_share():
+def test_each_device_sends_all_but_its_own_share_twice_in_an_all_reduce():
     assert ring_seconds([MEGABYTE], num_devices=8, link_bytes_per_second=1e6) == pytest.approx(2 * 7 / 8)
     assert ring_seconds([MEGABYTE] * 3, num_devices=2, link_bytes_per_second=1e6) == pytest.approx(3)
     assert ring_seconds([MEGABYTE], num_devices=1, link_bytes_per_second=1e6, hop_seconds=1) == 0

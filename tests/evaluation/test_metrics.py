@@ -162,7 +162,7 @@ class TestClassificationReport:
         assert sum(calibration_bin.examples for calibration_bin in report.bins) == 1000
 
     def test_calibration_bins_include_their_upper_edges(self, metrics):
-        # 0.2 is an edge of 15 bins that float32 would round up.
+        # 0.2 is the edge between bins 2 and 3. In float32, 0.2 itself would be rounded up, into bin 3.
         few = metrics._replace(confidence=np.array([np.nextafter(np.float32(0.2), 0), 0.25, 1.0], np.float32))
         few = few._replace(label=np.zeros(3, np.int32), prediction=np.array([0, 0, 1], np.int32))
         bins = calibration_bins(few)

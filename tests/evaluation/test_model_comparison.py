@@ -38,7 +38,7 @@ class TestMcNemar:
     def test_counts_examples_that_only_one_model_classifies_correctly(self):
         test = mcnemar(metrics_correct_on(slice(0, 20)), metrics_correct_on(slice(15, 20), slice(50, 55)))
         assert (test.only_first, test.only_second) == (15, 5)
-        # Twice the sum of the binomial coefficients of 20 over 0 to 5, divided by 2 ** 20.
+        # Twice the sum of the binomial coefficients (20 choose k) for k from 0 to 5, divided by 2 ** 20.
         assert test.p_value == pytest.approx(2 * (1 + 20 + 190 + 1140 + 4845 + 15504) / 2**20)
 
     def test_of_equal_predictions_has_a_p_value_of_one(self):
@@ -148,7 +148,7 @@ class TestEvaluator:
         with pytest.raises(UserError, match=r"classes that this model does not know \(eleven\)"):
             open_evaluator({"run": run}, split="train", dataset=folder_of_digits).score("run")
 
-    def test_requires_a_split_unless_the_dataset_has_a_test_split_or_only_one(self, run, folder_of_digits, tmp_path):
+    def test_requires_a_split_unless_the_dataset_has_one_split_or_a_test_split(self, run, folder_of_digits, tmp_path):
         assert open_evaluator({"run": run}, dataset=folder_of_digits).split == "train"
         shutil.copytree(tmp_path / "train", tmp_path / "val")
         with pytest.raises(UserError, match=r"there is no test split\. Choose a split with --split \(train, val\)"):
