@@ -1,9 +1,9 @@
-"""The command line in a checkout: `python main.py [COMMAND] [--flags]`. Without a command it trains.
+"""The command line in a checkout: `python main.py [COMMAND] [--flags]`. The default command is `train`.
 
 python main.py --config=configs/digits.py --workdir=/tmp/digits
 python main.py evaluate --workdir=/tmp/digits
 
-After `pip install .` the same program is there as `resnet-jax`.
+`pip install .` installs the same program as the command `resnet-jax`.
 """
 
 from resnet_jax.cli import app

@@ -6,12 +6,14 @@
     python main.py --config=configs/finetune.py:head --config.init_from=resnet50.safetensors --workdir=/tmp/head
 
 `init_from` takes a .safetensors or .pth file of torchvision, timm or Hugging Face, hf://owner/name, or a run directory.
-The default is torchvision's weights as timm has them on huggingface.co. Pixel mean and std come with the weights.
+Its default here is hf://timm/resnet50.tv_in1k: torchvision's weights. Pixel mean and std come with the weights.
 
-Images are flipped, rotated by up to 15 degrees, cropped, and resized to 224 pixels. The images of CIFAR-10 stay in
-memory at 32 pixels, and each step resizes the images of its batch. `:head` trains only the last layer. The head is new
-if the number of classes differs; for other classes of the same number, --config.init_skip="('head*',)" creates a new
-one.
+Images are cropped and resized to 224 pixels, flipped, and rotated by up to 15 degrees. The images of CIFAR-10 stay in
+memory at 32 pixels, and each step resizes the images of its batch. `:head` trains only the head, on CIFAR-10 unless
+dataset.name is set. The others train all layers, those below the head at a tenth of the learning rate.
+
+Training starts from a new head if the number of classes differs from that of the weights. If only the classes differ,
+and not their number, --config.init_skip="('head*',)" starts from a new head.
 
 Not measured yet, because it takes an accelerator.
 """

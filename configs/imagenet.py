@@ -1,18 +1,18 @@
-"""ResNet-50 on ImageNet-1k, with two recipes from the literature. Not run by us yet: it takes an accelerator for hours.
+"""ResNet-50 on ImageNet-1k, with two recipes from the literature. We have not run them yet; that takes an accelerator.
 
     python main.py --config=configs/imagenet.py --workdir=/tmp/imagenet
     python main.py --config=configs/imagenet.py:strikes_back_a3 --workdir=/tmp/a3
 
 Default: 90 epochs of SGD at 224 pixels (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), who report 76.3 % top-1.
-The learning rate follows --config.batch_size. Their recipe warms up from 0.1 and normalizes each group of 32 examples
-separately. Ours warms up from zero and normalizes over the whole batch.
+The learning rate is proportional to batch_size. There are two differences: their warm-up starts at a learning rate of
+0.1, ours at zero; their BatchNorm normalizes each group of 32 examples separately, ours the whole batch together.
 
 `strikes_back_a3`: 100 epochs at 160 pixels with LAMB and binary cross-entropy (Wightman et al. 2021, procedure A3,
 https://arxiv.org/abs/2110.00476), who report 78.1 % top-1 at 224 pixels.
 
 TFDS needs ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in <data_dir>/downloads/manual, and prepares them once.
-The checkpoint is chosen on a hundredth of the training images. The official validation split is the test split, which
-is read once.
+The checkpoint is chosen on a hundredth of the training images, which is held out. The test split is the official
+validation split. It is read once, at the end.
 """
 
 from ml_collections import ConfigDict
@@ -59,7 +59,7 @@ def _goyal(config: ConfigDict) -> None:
 
 def _strikes_back_a3(config: ConfigDict) -> None:
     config.dataset.image_size = 160
-    config.dataset.eval_resize = 236  # eval_crop is 0.95 of it.
+    config.dataset.eval_resize = 236  # 224 / 0.95
     config.dataset.eval_crop = 224
     config.augment.randaugment = (2, 6, 0.5)
     config.augment.mixup = 0.1
@@ -69,6 +69,6 @@ def _strikes_back_a3(config: ConfigDict) -> None:
     config.optimizer.name = "lamb"
     config.optimizer.learning_rate = 8e-3
     config.optimizer.weight_decay = 0.02
-    config.optimizer.grad_clip = 1.0  # As the LAMB in their code does; the paper does not list it.
+    config.optimizer.grad_clip = 1.0  # Their code clips like this in LAMB; the paper does not mention it.
     config.loss.name = "binary_cross_entropy"
     config.loss.target_threshold = 0.2

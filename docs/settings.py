@@ -60,7 +60,10 @@ def page() -> str:
 
 
 def descriptions(source: str) -> dict[str, str]:
-    """Return the comment behind each setting, by the dotted name of the setting.
+    """Return the comment at the end of each setting's line, by the dotted name of the setting.
+
+    Args:
+      source: the source code of `config.default`.
 
     Raises:
       ValueError: if a setting has no comment.

@@ -1,4 +1,7 @@
-"""Validation of the settings, before anything is downloaded or compiled."""
+"""Validation of the settings, before anything is downloaded or compiled.
+
+Names that come from a table, such as those of models, are checked next to that table.
+"""
 
 import math
 
@@ -7,6 +10,7 @@ from ml_collections import ConfigDict
 from resnet_jax.config import default, get, leaves
 from resnet_jax.errors import UserError, unknown_name
 
+# Settings by the range that their values must be in.
 POSITIVE_OR_UNSET = (
     "dataset.image_size",
     "dataset.eval_resize",
@@ -15,7 +19,7 @@ POSITIVE_OR_UNSET = (
     "steps_per_call",
     "optimizer.grad_clip",
 )
-FRACTIONS = (
+FRACTIONS = (  # in [0, 1), or unset
     "model.stochastic_depth",
     "model.dropout",
     "optimizer.momentum",
@@ -131,7 +135,7 @@ def check_normalization(mean: tuple, std: tuple) -> None:
 
 
 def _are_numbers(values: tuple) -> bool:
-    """Return True if there is at least one value and all are finite numbers."""
+    """Return whether there is at least one value and all values are finite numbers."""
     return len(values) > 0 and all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
@@ -148,5 +152,6 @@ def _check_groups(batch_size: int, accumulate_steps: int, group_size: int) -> No
 
 
 def _check_choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:
+    """Check that the setting `key` has one of the values in `choices`."""
     if get(config, key) not in choices:
         raise unknown_name(key, get(config, key), choices)
