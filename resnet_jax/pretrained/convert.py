@@ -21,6 +21,7 @@ class LoadReport:
     Attributes:
       scheme: the naming scheme of the weights.
       loaded: the arrays that were loaded.
+      needed: the number of arrays that the model needs.
       missing: arrays that the model needs and the weights do not have.
       unexpected: arrays that the weights have and the model does not need.
       mismatched: for arrays of different shapes, the shape in the weights and the shape that the model needs.
@@ -29,6 +30,7 @@ class LoadReport:
 
     scheme: Scheme
     loaded: dict[str, Shape]
+    needed: int
     missing: dict[str, Shape]
     unexpected: dict[str, Shape]
     mismatched: dict[str, tuple[Shape, Shape]]
@@ -43,8 +45,7 @@ class LoadReport:
         ]
 
     def __str__(self) -> str:
-        needed = len(self.loaded) + len(self.missing) + len(self.mismatched) + len(self.skipped)
-        summary = f"{len(self.loaded)} of {needed} arrays loaded (named as in {self.scheme.name})"
+        summary = f"{len(self.loaded)} of {self.needed} arrays loaded (named as in {self.scheme.name})"
         skipped = [f"{name} is skipped" for name in self.skipped]
         return "\n".join([summary, *(f"  {phrase}" for phrase in self.differences() + skipped)])
 
@@ -68,10 +69,13 @@ def to_variables(
       UserError: if a pattern in `skip` matches nothing.
     """
     variables, loaded, missing, mismatched, skipped = {}, {}, {}, {}, []
-    for path, leaf in flatten_dict(abstract).items():
-        name = scheme.array_name(path, leaf.shape)
+    leaves = flatten_dict(abstract)
+    all_names = set(arrays)
+    for path, leaf in leaves.items():
+        our_name, name = "/".join(path[1:]), scheme.array_name(path, leaf.shape)
+        all_names |= {our_name, name}
         needed = scheme.array_shape(path, leaf.shape)
-        if any(fnmatch.fnmatchcase("/".join(path[1:]), pattern) for pattern in skip):
+        if _matches(our_name, skip) or _matches(name, skip):
             skipped.append(name)
         elif name not in arrays:
             missing[name] = needed
@@ -81,22 +85,21 @@ def to_variables(
             variables[path] = scheme.import_array(arrays[name], leaf.shape)
             loaded[name] = needed
     remaining = [name for name in arrays if name not in loaded and name not in mismatched and name not in skipped]
-    skipped += [name for name in remaining if any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)]
+    skipped += [name for name in remaining if _matches(name, skip)]
     unexpected = {name: arrays[name].shape for name in remaining if name not in skipped}
-    unused = [pattern for pattern in skip if not _matches(pattern, abstract, arrays)]
+    unused = [pattern for pattern in skip if not any(_matches(name, [pattern]) for name in all_names)]
     if unused:
         raise UserError(
             f"the pattern {unused[0]!r} in init_skip matches no array of the model or the weights. "
             "Correct or remove the pattern."
         )
     tree = {kind: {} for kind in abstract} | unflatten_dict(variables)
-    return tree, LoadReport(scheme, loaded, missing, unexpected, mismatched, tuple(skipped))
+    return tree, LoadReport(scheme, loaded, len(leaves), missing, unexpected, mismatched, tuple(skipped))
 
 
-def _matches(pattern: str, abstract: Mapping[str, Mapping], arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Return the names that a pattern matches: our own, and those of the library."""
-    our_names = ["/".join(path[1:]) for path in flatten_dict(abstract)]
-    return fnmatch.filter(our_names + list(arrays), pattern)
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether a name matches any of the patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def from_variables(variables: Mapping[str, Mapping], model: ResNet) -> dict[str, np.ndarray]:

@@ -177,6 +177,30 @@ def test_report_names_every_array_that_was_not_loaded():
     ]
 
 
+@pytest.mark.parametrize("pattern", ["head/*", "fc.*"])
+def test_skip_patterns_match_our_names_and_those_of_the_library(pattern):
+    arrays, model = exported("tiny"), create_model("tiny", CLASSES)
+    variables, report = convert.to_variables(arrays, naming.TORCHVISION, abstract_variables(model, 3), [pattern])
+    assert "head" not in variables["params"]
+    assert set(report.skipped) == {"fc.weight", "fc.bias"}
+
+
+def test_report_counts_only_arrays_of_the_model_as_needed():
+    arrays, model = exported("tiny") | {"projector.weight": np.zeros((3, 2))}, create_model("tiny", CLASSES)
+    skip = ["projector.*"]
+    _, report = convert.to_variables(arrays, naming.TORCHVISION, abstract_variables(model, 3), skip)
+    assert str(report).splitlines() == [
+        "27 of 27 arrays loaded (named as in torchvision)",
+        "  projector.weight is skipped",
+    ]
+
+
+def test_skip_pattern_that_matches_nothing_is_refused():
+    model = create_model("tiny", CLASSES)
+    with pytest.raises(UserError, match=r"'classifier\.\*' in init_skip matches no array"):
+        convert.to_variables(exported("tiny"), naming.TORCHVISION, abstract_variables(model, 3), ["classifier.*"])
+
+
 @pytest.mark.parametrize(
     ("weights", "model", "remedy"),
     [
