@@ -173,7 +173,8 @@ class ResidualBlock(nn.Module):
         """Apply convolution `number` of F, counted from 1, after any blurring and dropout of its input."""
         conv = self.convolutions[number - 1]
         stride = conv.stride
-        if self.layers.blur_pool:  # Blur before the next convolution instead of striding (Zhang 2019, section 3.2).
+        if self.layers.blur_pool:
+            # Zhang 2019, section 3.2: a convolution does not stride. Instead, the input of the next one is subsampled.
             stride = 1
             previous_stride = self.convolutions[number - 2].stride if number > 1 else 1
             if previous_stride > 1:
@@ -183,7 +184,7 @@ class ResidualBlock(nn.Module):
         return self.layers.conv(x, conv.features, conv.kernel, stride, conv.groups, init, name=f"conv{number}")
 
     def skip_connection(self, x: jax.Array, conv1_input: jax.Array) -> jax.Array:
-        """Return the shortcut: `x` itself or, if F changes the shape, `conv1_input` in the shape of F.
+        """Return the shortcut: `x` itself or, if F changes the shape, `conv1_input` brought to the shape of F(x).
 
         `shortcut` says how the shape is changed: as in He et al. 2015, section 3.3, or by pooling before the 1x1
         convolution (He et al. 2018, "Bag of Tricks", figure 2c).
@@ -261,8 +262,8 @@ class PreActivationBlock(ResidualBlock):
     """Norm, ReLU, convolution; nothing follows the sum (He et al. 2016, figure 1b).
 
     Where a block changes the shape, the shortcut starts from the input after norm and ReLU, as in the authors' code.
-    Otherwise the shortcut passes the input as it is. For the first block this follows timm; in the appendix of the
-    paper, the shortcut of the first block starts after norm and ReLU.
+    Otherwise the shortcut passes the input as it is. The first block is no exception, as in timm; in the appendix of
+    the paper, the shortcut of the first block always starts after norm and ReLU.
     """
 
     pre_activation = True

@@ -21,10 +21,10 @@ def scan_over_blocks(
 
     Args:
       model: the module that owns the variables.
-      block: a module without a parent that keeps the shape of `x`.
+      block: a module that keeps the shape of `x`. It has no parent.
       names: the names of the submodules.
       x: the input of the first block.
-      drop_rates: the drop rate of each block; either all are None or none is.
+      drop_rates: the drop rate of each block: a number for every block, or None for every block.
 
     Returns:
       The output of the last block.

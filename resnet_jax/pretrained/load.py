@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 SETTINGS_NOT_IMPLIED_BY_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
 # What `export` writes into a file. The key "network" holds the values of `SETTINGS_NOT_IMPLIED_BY_SHAPES`.
 METADATA_KEYS = ("mean", "std", "image_size", "classes", "model", "network")
-LARGEST_IMAGE = 10_000  # the largest `image_size` in pixels that we accept in the metadata of a file
+IMAGE_SIZE_LIMIT = 10_000  # An `image_size` of this many pixels or more in the metadata of a file is not accepted.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Pretrained:
                 f"the weights {self.path} use different shortcuts from the config (model.shortcut={model.shortcut}). "
                 f"Set model.shortcut={shortcut}."
             )
-        if self.classes not in (None, tuple(classes)) and not any(map("head".startswith, skip)):
+        if self.classes not in (None, tuple(classes)):
             skip = (*skip, "head*")
         variables, report = convert.to_variables(self.arrays, self.scheme, abstract_variables(model, channels), skip)
         convert.require_all_but_head(report)
@@ -154,7 +154,7 @@ def open_pretrained(path: str) -> Pretrained:
     scheme = detect_scheme(file.arrays)
     metadata = _parse_metadata(path, file.metadata)
     if not metadata and scheme.input_channels(file.arrays) == len(scheme.mean):
-        metadata = {"mean": scheme.mean, "std": scheme.std}  # those usual in the library
+        metadata = {"mean": scheme.mean, "std": scheme.std}  # the usual values for weights of this library
     return Pretrained(
         path=path,
         arrays=file.arrays,
@@ -184,7 +184,7 @@ def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
         config_check.check_normalization(values["mean"], values["std"])
         if not all(isinstance(name, str) for name in values["classes"]):
             raise ValueError
-        if values["image_size"] is not None and values["image_size"] not in range(1, LARGEST_IMAGE):
+        if values["image_size"] is not None and values["image_size"] not in range(1, IMAGE_SIZE_LIMIT):
             raise ValueError
         if values["model"] not in VARIANTS:
             raise ValueError

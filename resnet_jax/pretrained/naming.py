@@ -54,7 +54,7 @@ class Scheme:
         names = [self._module_name(module) for module in modules]
         if shape:
             names.append(LEAVES[leaf])
-        elif leaf != "bias":  # In PyTorch code, the scalar bias itself has the name of our module.
+        elif leaf != "bias":  # Our scalar `bias1a/bias` (module and leaf) is a bare parameter `bias1a` in PyTorch code.
             names.append(leaf)
         return ".".join(names)
 

@@ -70,7 +70,7 @@ def is_process_loss(error: BaseException | None) -> bool:
 def leave(exit_code: int) -> int:
     """Return the exit code of a failed run or, if the run has several processes, end this process with it immediately.
 
-    A regular exit would wait minutes for the other processes, which wait for this process.
+    A regular exit would wait up to `HEARTBEAT_TIMEOUT` seconds for the other processes, which wait for this process.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()

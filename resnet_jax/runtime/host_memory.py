@@ -36,7 +36,7 @@ _V1 = _Version("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in
 
 
 def available(root: pathlib.Path = pathlib.Path("/")) -> int:
-    """Return the free bytes of the machine, or what the cgroups of this process leave of them."""
+    """Return the bytes that this process can still use: those free on the machine, or fewer if a cgroup limits them."""
     cpu_tuning.release_memory()
     return min([psutil.virtual_memory().available, *_group_headrooms(root)])
 

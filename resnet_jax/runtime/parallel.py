@@ -143,7 +143,8 @@ class Pace:
     def __call__(self, result) -> None:
         """Register the result of a call, and wait if the host is too far ahead.
 
-        If more than `CALLS_AHEAD` calls may be unfinished, wait until at most `CALLS_AHEAD // 2` are.
+        Results count as unfinished until they have been waited for. If there are more than `CALLS_AHEAD` of them, wait
+        until at most `CALLS_AHEAD // 2` are left.
         """
         self._unfinished.append(result)
         if len(self._unfinished) > CALLS_AHEAD:

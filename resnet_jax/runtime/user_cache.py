@@ -32,7 +32,8 @@ def write(path: pathlib.Path, write_content: Callable[[BinaryIO], None], max_byt
     Args:
       path: the path of the file, in a directory that holds only files written by this function.
       write_content: writes the content to an open file.
-      max_bytes: the maximum size of the directory. The least recently used files are deleted to make room.
+      max_bytes: the maximum size of the directory. To make room, the files with the oldest modification times are
+        deleted, so a reader of a file should update its modification time.
     """
     with contextlib.suppress(OSError):
         descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".")

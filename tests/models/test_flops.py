@@ -6,7 +6,7 @@ from resnet_jax.models.factory import create_model
 from resnet_jax.models.flops import cost
 from resnet_jax.models.variants import VARIANTS
 
-# One of each family; the other variants are tested with the slow tests.
+# Quick models of several families; the other variants are tested with the slow tests.
 FAST = ("resnet18", "seresnet50", "resnet50d", "antialiased_resnet18", "bit_r50x1", "resnet20", "wide_resnet16_4")
 # Models with so many blocks that XLA takes minutes to compile them unrolled. In a loop, XLA counts a block only once.
 DEEP = ("resnet1202", "resnetv2_1001")

@@ -47,7 +47,7 @@ def results(request):
     """Return (evaluation logits, running statistics after a training pass, gradients), ours and PyTorch's."""
     name = request.param
     random = np.random.default_rng(0)
-    # The stages see sizes 18, 9, 5 or 40, 20, 10, 5, 3, 2, so that both even and odd sizes are halved.
+    # From the image to the last stage, sizes are 18, 9, 5 or 40, 20, 10, 5, 3, 2, so even and odd sizes are halved.
     size = 18 if reference.ARCHITECTURES[name].cifar else 40
     images = random.normal(size=(BATCH, size, size, 3)).astype(np.float32)
     labels = random.integers(CLASSES, size=BATCH)
@@ -62,8 +62,9 @@ def ours(model, variables, images, labels):
     """Compute our logits and statistics in float32, and our gradients in float64.
 
     In float32 an array of gradients may be off by 1 %, in PyTorch as well as here, because a ReLU input that rounds to
-    the other side of zero turns its whole gradient on or off. XLA compiles float64 convolutions into plain loops. Those
-    of grouped convolutions take 20 times as long without LLVM's optimizations, which `tests/conftest.py` turns off.
+    the other side of zero turns its whole gradient on or off. XLA compiles float64 convolutions into plain loops. The
+    loops of grouped convolutions take 20 times as long without LLVM's optimizations, which `tests/conftest.py`
+    turns off.
     """
     optimized = {"xla_backend_optimization_level": 2}
 

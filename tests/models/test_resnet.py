@@ -374,7 +374,7 @@ def test_remat_recomputes_activations_with_equal_gradients(scan_blocks):
         assert recomputed.memory_analysis().temp_size_in_bytes < 0.7 * kept.memory_analysis().temp_size_in_bytes
 
 
-def test_running_statistics_move_towards_the_batch_statistics(mesh):
+def test_running_statistics_move_towards_the_batch_statistics():
     """new = momentum * old + (1 - momentum) * batch, with the biased variance of the whole batch."""
     model = create_model("tiny", 10, norm_momentum=0.8)
     images = jax.random.normal(jax.random.key(1), (16, 8, 8, 3))

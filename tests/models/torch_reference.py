@@ -34,8 +34,8 @@ class Architecture:
         2018.
       option_a: whether shortcuts have no parameters.
       bit: whether the model is a BiT, with weight standardization, GroupNorm, and a max-pool that is padded with zeros.
-      blur: whether strides are preceded by low-pass filters. In a block, filter and stride come before the convolution
-        that follows the 3x3 with the stride.
+      blur: whether strides are preceded by low-pass filters. In a block, the 3x3 convolution does not
+        stride. Instead, the filter subsamples the input of the next convolution.
       fixup: whether scalars replace norms.
     """
 

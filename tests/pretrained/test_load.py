@@ -192,7 +192,7 @@ def test_weights_for_three_channels_see_gray_images_as_three_channels(tiny_confi
 
 
 def test_url_is_not_taken_for_a_run_directory(monkeypatch):
-    """For an address that begins with hf:// or https://, no directory of that name is looked for."""
+    """An address that begins with hf:// or https:// is never looked up as a directory."""
     downloads = []
     monkeypatch.setattr(hub, "download", lambda name: downloads.append(name) or pathlib.Path("/nowhere/weights.pth"))
     with pytest.raises(UserError, match="there is no such file"):
@@ -217,8 +217,8 @@ def test_init_from_rejects_settings_that_no_array_shape_reveals(workdir, tiny_co
             start(tiny_config)
 
 
-def test_own_average_pool_shortcuts_are_not_taken_for_those_of_timm(tiny_config, start, tmp_path):
-    """Exported weights can be loaded even if no library has such a model."""
+def test_exported_weights_need_no_array_names_that_reveal_the_shortcut(tiny_config, start, tmp_path):
+    """The metadata records the shortcut. In other files, average-pool shortcuts must be named as in timm's ResNet-D."""
     tiny_config.model.shortcut, tiny_config.num_epochs = "average_pool", 1
     tiny_config.model.name = "pre_activation"
     resnet_jax.train(tiny_config, str(tmp_path / "run"))

@@ -31,7 +31,8 @@ def untuned(monkeypatch):
     monkeypatch.setattr(cpu_tuning, "PLUGINS", ("no_such_package",))
 
 
-# As for users. The other tests compile with less optimization by LLVM, and XLA then delegates less to YNNPACK.
+# The optimization level outside of tests. The other tests compile with less optimization by LLVM, and XLA then
+# delegates less to YNNPACK.
 OPTIMIZED = {"xla_backend_optimization_level": 3}
 WITHOUT_YNNPACK = {cpu_tuning.YNNPACK: ""}
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -71,10 +72,10 @@ def test_tuned_gradients_agree_with_those_of_xla_alone():
     assert np.linalg.norm(gradients("bfloat16", tuned) - expected) < 1.5 * error
 
 
-def test_tuned_ynnpack_compiles_reductions_but_no_kernel_gradients():
-    """Without tuning, YNNPACK compiles both. If this changes, check whether the tuning is still needed."""
+def test_tuning_delegates_reductions_but_no_kernel_gradients_to_ynnpack():
+    """Without tuning, XLA delegates both. If this changes, check whether the tuning is still needed."""
 
-    def compiled_by_ynnpack():
+    def delegated_to_ynnpack():
         def loss(kernel, x):
             return (jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC) ** 2).sum()
 
@@ -86,9 +87,9 @@ def test_tuned_ynnpack_compiles_reductions_but_no_kernel_gradients():
         bodies = [body for body in text.split("\n\n") if body.strip().split(" ")[0] in names]
         return {kind for kind in ("convolution(", "reduce(") if any(kind in body for body in bodies)}
 
-    assert compiled_by_ynnpack() == {"convolution(", "reduce("}
+    assert delegated_to_ynnpack() == {"convolution(", "reduce("}
     cpu_tuning.tune()
-    assert compiled_by_ynnpack() == {"reduce("}
+    assert delegated_to_ynnpack() == {"reduce("}
 
 
 def test_compiler_options_of_other_devices_are_unchanged():

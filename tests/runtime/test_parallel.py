@@ -67,7 +67,7 @@ def test_place_rows_keeps_the_order_of_the_rows(mesh):
     assert [shard.data.tolist() for shard in placed[1].addressable_shards] == [[i, i + 1] for i in range(0, 16, 2)]
 
 
-def test_pace_allows_a_few_calls_ahead_and_then_waits_for_half_of_them(monkeypatch):
+def test_pace_allows_a_few_calls_ahead_and_then_waits_for_several_at_once(monkeypatch):
     waited = []
     monkeypatch.setattr(parallel.jax, "block_until_ready", waited.append)
     pace = parallel.Pace()
@@ -95,7 +95,7 @@ def test_simulated_devices_share_the_memory_of_the_machine(mesh, monkeypatch):
     assert parallel.free_memory(mesh) == 1_000
 
 
-def test_free_memory_is_that_of_the_process_with_least(monkeypatch):
+def test_free_memory_is_the_minimum_over_all_processes(monkeypatch):
     """All processes must decide alike. JAX exchanges 32-bit integers, which cannot hold 9 GiB in bytes."""
     monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
     monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda own: np.array([own, 8 * 2**10], np.int32))
