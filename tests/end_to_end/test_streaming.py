@@ -161,7 +161,7 @@ def test_unreadable_files_are_logged_and_the_run_completes(tmp_path):
     (root / "val" / "dot" / "empty.jpg").write_bytes(b"")
     (root / "train" / "dot" / "notes.txt").write_text("Files of other types are ignored.")
     arguments = (*SHORT, "--config.num_epochs=2", f"--config.dataset.name=folder:{root}", f"--workdir={tmp_path}/run")
-    finished = run(*arguments, "--config.dataset.max_unreadable=10")
+    finished = run(*arguments, "--config.dataset.max_unreadable=10", **WITHOUT_TENSORFLOW)
     assert finished.returncode == 0, finished.stderr
     for name in bad:
         assert finished.stdout.count(f"Unreadable: {root}/train/dot/{name}: ") == 1
@@ -173,7 +173,7 @@ def test_unreadable_files_are_logged_and_the_run_completes(tmp_path):
     assert (scores["examples"], scores["unreadable"]) == (9, 1)
     assert "empty.jpg" in evaluated.stderr
     arguments = (*arguments[:-1], f"--workdir={tmp_path}/strict")
-    stopped = run(*arguments, "--config.dataset.max_unreadable=2")
+    stopped = run(*arguments, "--config.dataset.max_unreadable=2", **WITHOUT_TENSORFLOW)
     assert stopped.returncode == 2
     assert "dataset.max_unreadable allows 2" in stopped.stderr
     assert "Traceback" not in stopped.stderr
