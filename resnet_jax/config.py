@@ -31,8 +31,8 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint.every_minutes",
     "checkpoint.keep",
 )
-# When a new run starts, those of these settings that are unset are determined from the data, the pretrained weights and
-# the devices, and are stored. A resumed run uses the stored values. It refuses to start if another value is set.
+# If any of these settings are unset when a new run starts, they are determined from the data, the pretrained weights
+# and the devices, and are stored. A resumed run uses the stored values. It refuses to start if another value is set.
 RESOLVED_AT_START = (
     "dataset.validation_split",
     "dataset.test_split",
@@ -83,7 +83,7 @@ def default() -> ConfigDict:
     config.augment.random_erasing = 0.0  # probability of erasing a random rectangle of an image
     config.augment.cutout = 0  # side in pixels of the square erased from every image
     config.augment.mixup = 0.0  # alpha of the beta distribution that draws the mixing weights; 0: off
-    config.augment.cutmix = 0.0  # alpha of the beta distribution of the pasted area; with mixup, each batch gets either
+    config.augment.cutmix = 0.0  # like mixup, but for the pasted area; if both are on, each batch gets one
 
     config.model = ConfigDict()
     config.model.name = "resnet20"  # any name that the command `models` lists; it determines the unset settings below
@@ -129,7 +129,7 @@ def default() -> ConfigDict:
     config.loss.target_threshold = placeholder(float)  # "binary_cross_entropy": targets above it become 1, others 0
 
     config.loss.distill_from = placeholder(str)  # the teacher: a run directory or a weights file; unset: none
-    config.loss.distill_model = placeholder(str)  # teacher's model; unset: the one its file names, or the student's
+    config.loss.distill_model = placeholder(str)  # teacher's model; unset: as its weights say, else the student's
     config.loss.distill_weight = 0.5  # weight of the teacher's soft targets in the loss; the labels get the rest
     config.loss.temperature = 4.0  # divides the logits of teacher and student for the soft targets
 

@@ -31,7 +31,10 @@ FORMAT = shared_flags.define_format()
 DATA_DIR = shared_flags.define_data_dir()
 CLUSTER = shared_flags.ClusterFlags()
 SPLIT = flags.DEFINE_string(
-    "split", None, "validation (the run's own), or a split such as train[:1000]; unset: the test split."
+    "split",
+    None,
+    "validation (the dataset's split of that name, or else the examples on which the run was validated), or a split "
+    "such as train[:1000]; unset: the test split.",
 )
 DATASET = flags.DEFINE_string(
     "dataset", None, "Another dataset, such as folder:PATH, whose classes are some or all of the model's."

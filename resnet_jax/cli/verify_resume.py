@@ -20,8 +20,8 @@ FORMAT = shared_flags.define_format()
 STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Steps to train, at most those of the run; unset: two epochs and one step, but between 12 and 60 steps; at least "
-    "four calls of the train step, even if they take more than 60 steps.",
+    "Steps to train, at most those of the run. Unset: two epochs and one step, but at least 12 and at most 60 steps, "
+    "or the steps of four full calls of the train step if these are more.",
     lower_bound=1,
 )
 INTERRUPT_AT = flags.DEFINE_list(

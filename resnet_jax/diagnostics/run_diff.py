@@ -87,14 +87,14 @@ def read_run(workdir: str) -> tuple[Leaves, dict]:
     with directory.open_checkpoints(keep, best_metric, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         assert step is not None, "the run has saved no checkpoint"
-        items, host = checkpoints.restore(step, abstract)
+        items, metadata = checkpoints.restore(step, abstract)
     leaves = {"step": np.array(step)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(parallel.fetch(items)):
         leaves[jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
-    for name, values in host["monitor"]["since_report"].items():
+    for name, values in metadata["monitor"]["since_report"].items():
         leaves[f"metrics not yet logged/{name}"] = np.array(values)
     leaves |= _read_metrics(pathlib.Path(directory.path) / "metrics.jsonl")
-    return leaves, host["provenance"]
+    return leaves, metadata["provenance"]
 
 
 def effective_inputs(processes: Sequence[Sequence[Mapping[str, list]]]) -> tuple[Leaves, Leaves]:

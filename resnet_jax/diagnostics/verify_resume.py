@@ -95,7 +95,7 @@ def verify_resume(
     except OSError as error:
         raise UserError(f"cannot write to {root} ({error.strerror}). Choose another --workdir.") from error
     if any((root / name).exists() for name in ("straight", "interrupted")):
-        raise UserError(f"{root} already holds runs, but both must be new. Choose another --workdir.")
+        raise UserError(f"{root} already holds runs of an earlier check. Choose another --workdir.")
     config_json = settings.to_json(config.copy_and_resolve_references())
 
     def process(name: str, number: int, stop_at: int | None, kill_at: int | None = None) -> list[dict]:

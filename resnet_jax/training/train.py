@@ -109,7 +109,10 @@ def _train_and_score(
                 result["test"] = score_run(load_run(str(directory.path)), sources, test_split, reporter)
         except (KeyboardInterrupt, Preempted):
             logger.info(f"Stopped.\n\n{conclusion(_result(checkpoints, loop), directory.path)}")
-            logger.info(f"Saved at step {checkpoints.latest_step() or 0:,}. Run the same command again to resume.")
+            if checkpoints.latest_step() is None:
+                logger.info("Nothing was saved. Run the same command again to start from the first step.")
+            else:
+                logger.info(f"Saved at step {checkpoints.latest_step():,}. Run the same command again to resume.")
             raise
     return result
 

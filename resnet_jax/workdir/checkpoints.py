@@ -24,7 +24,7 @@ from resnet_jax.runtime import parallel
 
 logger = logging.getLogger(__name__)
 
-HOST_ITEM = "host"  # the item of a checkpoint that holds JSON values
+METADATA_ITEM = "host"  # the item that holds the JSON values of a checkpoint; the name is that of older checkpoints
 DIGESTS = "digests"  # the key of the digests in that item
 # Validation metrics have a file of their own, because they may be known only after their checkpoint is on disk.
 # The name of the file is historical.
@@ -75,7 +75,7 @@ class Checkpoints:
         best = self.metrics.best()
         return best.step if best else self.latest_step()
 
-    def save(self, step: int, items: Mapping[str, object], host: dict, metrics: dict[str, float] | None) -> None:
+    def save(self, step: int, items: Mapping[str, object], metadata: dict, metrics: dict[str, float] | None) -> None:
         """Start to save a checkpoint in the background.
 
         If the checkpoint exists, because it was saved before its evaluation, only its metrics are added.
@@ -83,7 +83,7 @@ class Checkpoints:
         Args:
           step: the number of steps taken.
           items: a pytree of NumPy arrays per item name. The arrays must not be changed afterwards.
-          host: JSON values.
+          metadata: JSON values to save beside the arrays.
           metrics: the validation metrics at this step, or None if the model has not been evaluated at it.
 
         Raises:
@@ -94,12 +94,15 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
-        digests = {HOST_ITEM: digest_of_json(host), **{name: _leaf_digests(tree) for name, tree in items.items()}}
+        digests = {
+            METADATA_ITEM: digest_of_json(metadata),
+            **{name: _leaf_digests(tree) for name, tree in items.items()},
+        }
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
         with self._writing():
             self._manager.save(
                 step,
-                args=ocp.args.Composite(**arrays, **{HOST_ITEM: ocp.args.JsonSave({**host, DIGESTS: digests})}),
+                args=ocp.args.Composite(**arrays, **{METADATA_ITEM: ocp.args.JsonSave({**metadata, DIGESTS: digests})}),
             )
 
     def wait(self) -> None:
@@ -132,17 +135,17 @@ class Checkpoints:
         remedy = f"If it is damaged or belongs to another model, remove {path} to use the previous checkpoint."
         with self._reading(f"checkpoint {step}", remedy):
             restored = self._manager.restore(
-                step, args=ocp.args.Composite(**arrays, **{HOST_ITEM: ocp.args.JsonRestore()})
+                step, args=ocp.args.Composite(**arrays, **{METADATA_ITEM: ocp.args.JsonRestore()})
             )
-            host = dict(restored[HOST_ITEM])
-            saved_digests = host.pop(DIGESTS)
-            if saved_digests[HOST_ITEM] != digest_of_json(host):
+            metadata = dict(restored[METADATA_ITEM])
+            saved_digests = metadata.pop(DIGESTS)
+            if saved_digests[METADATA_ITEM] != digest_of_json(metadata):
                 raise ValueError("its JSON values differ from what was saved")
             for name in requested:
                 for leaf, digest in _leaf_digests(restored[name]).items():
                     if digest != saved_digests[name][leaf]:
                         raise ValueError(f"{name}{leaf} differs from what was saved")
-        return {name: restored[name] if name in requested else items[name] for name in items}, host
+        return {name: restored[name] if name in requested else items[name] for name in items}, metadata
 
     def restore_newest(self, items: Mapping[str, object]) -> tuple[int, dict[str, Any], dict]:
         """Restore the newest intact checkpoint. There must be at least one checkpoint.
@@ -162,7 +165,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             error = None
             try:
-                restored, host = self.restore(step, items)
+                restored, metadata = self.restore(step, items)
             except UserError as restore_error:
                 error = restore_error
             if parallel.sum_over_processes(error is not None):  # All processes must use the same checkpoint.
@@ -172,7 +175,7 @@ class Checkpoints:
                 path = self._set_aside(damaged_step)
                 reason = first_line(error.__cause__ or error)
                 logger.warning(f"Checkpoint {damaged_step} is damaged ({reason}). It was moved to {path}.")
-            return step, restored, host
+            return step, restored, metadata
         raise damaged[max(damaged)]
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ from resnet_jax.workdir.checkpoints import Checkpoints
 
 checkpoints = Checkpoints(epath.Path(sys.argv[1]), keep=3, best_metric="top1")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-checkpoints.save(1, {"params": list(np.random.default_rng(0).random([50, 30_000]))}, host={}, metrics=None)
+checkpoints.save(1, {"params": list(np.random.default_rng(0).random([50, 30_000]))}, metadata={}, metrics=None)
 checkpoints.wait()
 """
 

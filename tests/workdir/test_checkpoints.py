@@ -28,12 +28,12 @@ def test_restore_is_exact_on_any_number_of_devices(tmp_path, request, mesh, sing
     checkpoints.wait()
     for devices in (single_device, mesh):
         placement = parallel.replicated(devices)
-        restored, host = checkpoints.restore(5, parallel.abstract(saved, placement))
+        restored, metadata = checkpoints.restore(5, parallel.abstract(saved, placement))
         kernel = restored["params"]["conv"]["kernel"]
         assert kernel.sharding == placement
         np.testing.assert_array_equal(kernel, weights(0)["params"]["conv"]["kernel"])
         assert restored["batch_stats"] == {}
-        assert host == {"seconds": 0.1}
+        assert metadata == {"seconds": 0.1}
 
 
 def test_newest_and_best_checkpoints_are_kept(tmp_path):
