@@ -129,7 +129,7 @@ def default() -> ConfigDict:
     config.loss.target_threshold = placeholder(float)  # "binary_cross_entropy": targets above it become 1, others 0
 
     config.loss.distill_from = placeholder(str)  # the teacher: a run directory or a weights file; unset: none
-    config.loss.distill_model = placeholder(str)  # teacher's model; unset: as its weights say, else the student's
+    config.loss.distill_model = placeholder(str)  # teacher's model; unset: from its weights file, else the student's
     config.loss.distill_weight = 0.5  # weight of the teacher's soft targets in the loss; the labels get the rest
     config.loss.temperature = 4.0  # divides the logits of teacher and student for the soft targets
 

@@ -26,8 +26,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 def pytest_configure(config):
     """Cache compiled programs between tests and between runs of the suite, for subprocesses too.
 
-    All workers of pytest-xdist share the cache. Without XLA's own caches, which only GPUs use, the keys of its entries
-    do not depend on its path.
+    All workers of pytest-xdist share the cache. XLA's own caches, which only GPUs use, are turned off: with them, the
+    keys of the programs would depend on the path of the cache.
     """
     cache = config.cache.mkdir("jax")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)

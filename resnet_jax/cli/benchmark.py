@@ -2,8 +2,8 @@
 
 The measurement trains for about a minute, or longer if steps are slow, and leaves nothing behind. With `--collectives`,
 the command analyzes the compiled train step instead: the communication between devices, memory and FLOPs. With
-`--compile_for`, the step is compiled for TPUs that need not be present. The analysis reads images only to
-learn their size.
+`--compile_for`, the step is compiled for TPUs that need not be present. The analysis reads images only to learn their
+size.
 
 With `--format=json`, the keys are the fields of `diagnostics.throughput.Throughput` or of
 `diagnostics.step_analysis.StepAnalysis`.

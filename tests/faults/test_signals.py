@@ -92,8 +92,9 @@ def test_second_ctrl_c_stops_without_saving_and_the_run_can_be_repeated(tmp_path
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in stderr
+    assert "Nothing was saved. Run the same command again to start from the first step." in stdout
     assert saved_steps(workdir) == []  # After a single Ctrl-C, the run would save step 8, the end of the first epoch.
     assert_resumes(workdir, uninterrupted, **WITHOUT_TENSORFLOW)

@@ -64,8 +64,8 @@ def random_resized_crop(
 
     Szegedy et al. 2014, "Going deeper with convolutions", section 6.
 
-    The distribution of the boxes is torchvision's, and the same as on the host (`crops.random_box`): the
-    first of ten random boxes that fits into the image.
+    The distribution of the boxes is torchvision's, and the same as on the host (`crops.random_box`): the first of ten
+    random boxes that fits into the image.
 
     If a streaming feed resizes images, the host crops instead, because images may differ in size. The host draws from
     (seed, epoch, place in the epoch) with NumPy's Philox, whose 64-bit integers the devices lack. The device draws from
