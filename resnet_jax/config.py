@@ -60,12 +60,12 @@ def default() -> ConfigDict:
 
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # "digits" (scikit-learn), "folder:/path", or a TFDS name: "cifar10", "mnist", ...
-    config.dataset.data_dir = placeholder(str)  # TFDS directory (unset: $TFDS_DATA_DIR), or new path of a moved folder
+    config.dataset.data_dir = placeholder(str)  # TFDS directory (unset: $TFDS_DATA_DIR); new path of a moved "folder:"
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
     config.dataset.validation_split = ""  # "": the dataset's own, else a tenth of each train class; "none": no split
     config.dataset.test_split = ""  # read once, at the end. "": the dataset's own, if any; "none": no test result
     config.dataset.feed = "auto"  # "resident" in device memory, "streaming" from disk; "auto": by size and memory
-    config.dataset.image_size = placeholder(int)  # side in pixels in training; unset: as stored, or 224 if sizes differ
+    config.dataset.image_size = placeholder(int)  # side in pixels; unset: from init_from, else the data, else 224
     config.dataset.eval_resize = placeholder(int)  # short side before the center crop; unset: 8/7 of eval_crop
     config.dataset.eval_crop = placeholder(int)  # side in pixels of the center crop in evaluation; unset: image_size
     config.dataset.num_workers = placeholder(int)  # decoding processes; unset: one per core, up to 16; 0: threads
@@ -83,7 +83,7 @@ def default() -> ConfigDict:
     config.augment.random_erasing = 0.0  # probability of erasing a random rectangle of an image
     config.augment.cutout = 0  # side in pixels of the square erased from every image
     config.augment.mixup = 0.0  # alpha of the beta distribution that draws the mixing weights; 0: off
-    config.augment.cutmix = 0.0  # like mixup, but for the pasted area; if both are on, each batch gets one
+    config.augment.cutmix = 0.0  # alpha for the pasted area; 0: off; if mixup is on too, each batch gets one of the two
 
     config.model = ConfigDict()
     config.model.name = "resnet20"  # any name that the command `models` lists; it determines the unset settings below
@@ -138,12 +138,12 @@ def default() -> ConfigDict:
     config.batch_norm.epsilon = 1e-5  # added to the variance
     config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the whole batch, over all devices
 
-    config.init_from = placeholder(str)  # initial weights: run directory, .safetensors, .pth, .th or hf://owner/name
+    config.init_from = placeholder(str)  # initial weights: run directory, .safetensors or .pth, hf://owner/name
     config.init_skip = ()  # patterns of names of weights not to load; ('head*',) starts from a new head
     config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head
     config.ema_decay = placeholder(float)  # decay of the moving average of weights that is evaluated; unset: no average
 
-    config.log_every_steps = 50  # steps per line of the training log
+    config.log_every_steps = 50  # steps between reports of training metrics
     config.evaluate_every_epochs = 1  # epochs between evaluations; the last epoch is always evaluated
     config.profile_steps = placeholder(str)  # "100:110" writes a profiler trace of steps 100 to 109
 

@@ -100,7 +100,7 @@ def check(config: ConfigDict) -> None:
     if not config.dataset.train_split:
         raise UserError("dataset.train_split must not be empty. Its default is 'train'.")
     if (config.dataset.mean is None) != (config.dataset.std is None):
-        raise UserError("dataset.mean and dataset.std go together. Set both, or neither to have them measured.")
+        raise UserError("dataset.mean and dataset.std go together. Set both, or leave both unset.")
     if config.dataset.mean is not None:
         check_normalization(config.dataset.mean, config.dataset.std)
     if config.profile_steps is not None:
@@ -143,10 +143,12 @@ def _check_groups(batch_size: int, accumulate_steps: int, group_size: int) -> No
     """Check that every microbatch consists of whole BatchNorm groups."""
     if not group_size or batch_size % (accumulate_steps * group_size) == 0:
         return
-    microbatches = f" in optimizer.accumulate_steps ({accumulate_steps}) microbatches" if accumulate_steps > 1 else ""
+    divided = f"batch_size ({batch_size})"
+    if accumulate_steps > 1:
+        divided = f"the size of a microbatch, {divided} / optimizer.accumulate_steps ({accumulate_steps})"
     nearest = max(1, round(batch_size / (accumulate_steps * group_size))) * accumulate_steps * group_size
     raise UserError(
-        f"batch_norm.group_size ({group_size}) does not divide batch_size ({batch_size}){microbatches}. "
+        f"batch_norm.group_size ({group_size}) does not divide {divided}. "
         f"Try --config.batch_size={nearest} or another group_size."
     )
 

@@ -86,7 +86,8 @@ class TrainedModel:
     def predict(self, images: np.ndarray | Sequence[str | os.PathLike]) -> Predictions:
         """Classify any number of images, in this process alone.
 
-        Images are cropped and resized as in evaluation. A few compiled programs serve any number of images.
+        Images are cropped and resized as `feed_config.external_examples` describes. A few compiled programs serve any
+        number of images.
 
         Args:
           images: uint8 [n, height, width, channels] with 1 or 3 channels, or paths of image files.

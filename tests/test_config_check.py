@@ -48,8 +48,8 @@ def test_batch_norm_groups_must_divide_a_microbatch():
     config = settings.default()
     config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size = 96, 4, 16
     sentence = (
-        r"group_size \(16\) does not divide batch_size \(96\) in optimizer.accumulate_steps \(4\) microbatches. "
-        "Try --config.batch_size=128"
+        r"group_size \(16\) does not divide the size of a microbatch, "
+        r"batch_size \(96\) / optimizer.accumulate_steps \(4\). Try --config.batch_size=128"
     )
     with pytest.raises(UserError, match=sentence):
         config_check.check(config)

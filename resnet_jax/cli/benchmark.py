@@ -26,8 +26,8 @@ COMPILE_FOR = flags.DEFINE_string(
 LINK = flags.DEFINE_float(
     "link_gbytes_per_s",
     None,
-    "With --collectives, predict scaling from this bandwidth: GB/s that a chip sends to its two neighbors in a ring "
-    "together.",
+    "With --collectives, predict scaling from this bandwidth: the total of GB/s that a chip sends to its two "
+    "neighbors in a ring.",
     lower_bound=1e-3,
 )
 HOP = flags.DEFINE_float(

@@ -34,7 +34,7 @@ SPLIT = flags.DEFINE_string(
     "split",
     None,
     "validation (the dataset's split of that name, or else the examples on which the run was validated), or a split "
-    "such as train[:1000]; unset: the test split.",
+    "such as train[:1000]; unset: the test split, or the only split of --dataset.",
 )
 DATASET = flags.DEFINE_string(
     "dataset", None, "Another dataset, such as folder:PATH, whose classes are some or all of the model's."

@@ -108,8 +108,8 @@ class ModelFlags:
     def load(self, split: str | None = None, data_dir: str | None = None):
         """Return the `TrainedModel` that the flags name.
 
-        The class names and the image size of published weights come from the dataset of --config. For a run, the
-        arguments are ignored.
+        The class names of published weights come from the dataset of --config. So does the image size if neither the
+        recipe nor the weights determine it. For a run, the arguments are ignored.
 
         Args:
           split: the split of this dataset that determines the image size; None: the test split.

@@ -129,7 +129,7 @@ def training_image_shape(dataset: ConfigDict, subset: Subset) -> tuple[int, int,
 
 
 def streamed_examples(dataset: ConfigDict, subset: Subset, reporter: Reporter) -> StreamedExamples:
-    """Return examples of the run's own dataset to be scored, which are read while they are scored."""
+    """Return examples of the run's own dataset for evaluation. Each image is read when it is needed."""
     loader = example_loader(dataset, subset, training=False)
     return StreamedExamples(loader, dataset.eval_resize, num_workers(dataset), reporter)
 
@@ -137,7 +137,7 @@ def streamed_examples(dataset: ConfigDict, subset: Subset, reporter: Reporter) -
 def external_examples(
     dataset: ConfigDict, subset: Subset, num_workers: int, reporter: Reporter | None
 ) -> StreamedExamples:
-    """Return examples that do not belong to the run's own dataset, which are read while they are scored.
+    """Return examples from outside the run's own dataset. Each image is read when it is needed.
 
     Their images may have any size. They are resized to the size of the run's own images in evaluation. If the run has a
     streaming feed, they are also cropped like these. If it has a resident feed, the central square is cropped, so that

@@ -158,7 +158,7 @@ class StreamedExamples:
 
     @property
     def subset_positions(self) -> np.ndarray:
-        """All positions of the subset, int64 [n], because unreadable images are only found while reading."""
+        """All positions of the subset, int64 [n], including unreadable images: these are found only while reading."""
         return np.arange(len(self))
 
     def batches(self, batch_size: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, BatchInfo]]:

@@ -1,8 +1,8 @@
 """Verify that an interrupted run resumes exactly, or list what differs.
 
 One process trains to a given step without interruption. Three other processes train an equal run to the same step: the
-first is stopped as by Ctrl-C, the second resumes and gets SIGKILL at a later step, and the third resumes, repeats the
-lost steps and trains to the end. The steps of both interruptions are random unless they are given.
+first is stopped as if by Ctrl-C, the second resumes and gets SIGKILL at a later step, and the third resumes, repeats
+the lost steps and trains to the end. The steps of both interruptions are random unless they are given.
 
 Steps are numbered from 0, so a run that stops at step 17 has taken 17 steps.
 """

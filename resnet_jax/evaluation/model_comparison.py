@@ -301,6 +301,6 @@ def as_json(comparison: Comparison, steps: Mapping[str, int | None]) -> dict[str
 
 
 def _report_as_json(report: ClassificationReport) -> dict[str, object]:
-    """Return the fields of a report, with its means on the same level."""
+    """Return a report as one flat dict, in which the fields of its `means` stand beside its other fields."""
     values = dataclasses.asdict(report)
     return {**values.pop("means"), **values}

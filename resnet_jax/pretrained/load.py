@@ -74,7 +74,7 @@ class Pretrained:
             filled.append(f"dataset.image_size={self.image_size}")
         if not filled:
             return ""
-        source = f"{self.path} was trained with" if self.settings else f"weights of {self.scheme.name} usually have"
+        source = f"{self.path} was trained with" if self.settings else f"weights of {self.scheme.name} usually expect"
         return f"Using the values that {source}: {', '.join(filled)}."
 
     def variables(

@@ -77,7 +77,7 @@ def capture(
     where = (
         f"The first non-finite value of the step is in {first}"
         if first
-        else "When the step was replayed, it was finite, so the result depends on rounding"
+        else "When the step was replayed, all its values were finite, so whether it fails depends on rounding"
     )
     return UserError(
         f"{error}. {where}. The state before this step and its batch are in {directory.path / FOLDER}. "
