@@ -32,7 +32,8 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint.keep",
 )
 # If any of these settings are unset when a new run starts, they are determined from the data, the pretrained weights
-# and the devices, and are stored. A resumed run uses the stored values. It refuses to start if another value is set.
+# and the devices, where that is possible, and are stored. A resumed run uses the stored values. It refuses to start if
+# another value is set.
 RESOLVED_AT_START = (
     "dataset.validation_split",
     "dataset.test_split",
@@ -60,12 +61,12 @@ def default() -> ConfigDict:
 
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # "digits" (scikit-learn), "folder:/path", or a TFDS name: "cifar10", "mnist", ...
-    config.dataset.data_dir = placeholder(str)  # TFDS directory (unset: $TFDS_DATA_DIR); new path of a moved "folder:"
+    config.dataset.data_dir = placeholder(str)  # for TFDS, default $TFDS_DATA_DIR; for "folder:/path", the new path
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
     config.dataset.validation_split = ""  # "": the dataset's own, else a tenth of each train class; "none": no split
     config.dataset.test_split = ""  # read once, at the end. "": the dataset's own, if any; "none": no test result
     config.dataset.feed = "auto"  # "resident" in device memory, "streaming" from disk; "auto": by size and memory
-    config.dataset.image_size = placeholder(int)  # side in pixels; unset: from init_from, else the data, else 224
+    config.dataset.image_size = placeholder(int)  # pixels; unset: from init_from, else as stored (224 if sizes differ)
     config.dataset.eval_resize = placeholder(int)  # short side before the center crop; unset: 8/7 of eval_crop
     config.dataset.eval_crop = placeholder(int)  # side in pixels of the center crop in evaluation; unset: image_size
     config.dataset.num_workers = placeholder(int)  # decoding processes; unset: one per core, up to 16; 0: threads
@@ -138,7 +139,7 @@ def default() -> ConfigDict:
     config.batch_norm.epsilon = 1e-5  # added to the variance
     config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the whole batch, over all devices
 
-    config.init_from = placeholder(str)  # initial weights: run directory, .safetensors or .pth, hf://owner/name
+    config.init_from = placeholder(str)  # initial weights: run directory, weights file or hf://owner/name
     config.init_skip = ()  # patterns of names of weights not to load; ('head*',) starts from a new head
     config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head
     config.ema_decay = placeholder(float)  # decay of the moving average of weights that is evaluated; unset: no average

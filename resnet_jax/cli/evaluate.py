@@ -60,7 +60,7 @@ def run(workdirs: list[str]) -> ExitCode:
         if FORMAT.value == "text":
             scored = ", ".join(name if step is None else f"step {step:,} of {name}" for name, step in steps.items())
             unreadable = len(reporter.unreadable)
-            note = f" {unreadable:,} more examples could not be read." if unreadable else ""
+            note = f" {unreadable:,} examples could not be read and were left out." if unreadable else ""
             reporter.print(f"{format_comparison(comparison)}\n\nScored: {scored}.{note}")
         elif parallel.is_main_process():
             print(json.dumps(as_json(comparison, steps)))

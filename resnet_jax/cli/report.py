@@ -18,7 +18,10 @@ DATA_DIR = shared_flags.define_data_dir()
 CLUSTER = shared_flags.ClusterFlags()
 TO = flags.DEFINE_string("to", None, "The page to write; unset: report.html in the workdir.")
 SPLIT = flags.DEFINE_string(
-    "split", None, "The split to score, such as train[:1000]; unset: test, or validation if the run is not finished."
+    "split",
+    None,
+    "The split to score, such as train[:1000]; unset: test, or validation if a run is not finished or the first has no "
+    "test split.",
 )
 
 

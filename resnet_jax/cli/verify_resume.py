@@ -20,8 +20,8 @@ FORMAT = shared_flags.define_format()
 STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Steps to train, at most those of the run. Unset: two epochs and one step, but at least 12 and at most 60 steps, "
-    "or the steps of four full calls of the train step if these are more.",
+    "Steps to train; a shorter run ends earlier. Unset: two epochs and one step, limited to 12 to 60 steps, but always "
+    "at least four full calls of the train step.",
     lower_bound=1,
 )
 INTERRUPT_AT = flags.DEFINE_list(

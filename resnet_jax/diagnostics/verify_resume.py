@@ -78,8 +78,8 @@ def verify_resume(
       config: settings, made from `resnet_jax.config.default()`.
       directory: where to write the run directories `straight` and `interrupted`, and the notes and logs of the four
         processes.
-      steps: how many steps to take. Default: two epochs and one step, but at least 12 and at most 60 steps, or the
-        steps of four full calls of the train step if these are more.
+      steps: how many steps to take; a shorter run ends earlier. Default: two epochs and one step, limited to 12 to 60
+        steps, but always at least four full calls of the train step.
       interrupt_at: the steps at which to stop and to kill, in increasing order. Each must be the first step of a call
         of the train step, but not of the first call. Default: two such steps, chosen at random.
       show: called with lines that describe the progress.

@@ -14,6 +14,19 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.pretrained.naming import Scheme, Shape, scheme_for_model
 
 
+class WeightsMismatch(UserError):
+    """The weights belong to another architecture.
+
+    Args:
+      problem: what differs, without a final period.
+      remedy: a sentence, for a model that the config describes.
+    """
+
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(f"{problem}. {remedy}")
+        self.problem = problem
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
     """Report of which arrays were loaded and which were not, with names and shapes as in `scheme`.
@@ -113,7 +126,7 @@ def require_all_but_head(report: LoadReport) -> None:
     """Check that everything was loaded, except perhaps a head for a different number of classes, and skipped arrays.
 
     Raises:
-      UserError: if anything else differs, because the weights then belong to another architecture.
+      WeightsMismatch: if anything else differs.
     """
     new_head = {  # In PyTorch's layout, the number of classes is the first dimension.
         name: shapes
@@ -125,8 +138,8 @@ def require_all_but_head(report: LoadReport) -> None:
     differences = report.differences()
     if differences:
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise UserError(
-            f"the weights do not fit the model of the config ({'; '.join(differences[:3])}{more}). {_remedy(report)}"
+        raise WeightsMismatch(
+            f"the weights do not fit the model of the config ({'; '.join(differences[:3])}{more})", _remedy(report)
         )
 
 

@@ -97,16 +97,17 @@ class Pretrained:
         for setting, value in self.settings.items():
             if getattr(model, setting) != value:
                 name = "batch_norm.epsilon" if setting == "norm_epsilon" else f"model.{setting}"
-                raise UserError(
+                raise convert.WeightsMismatch(
                     f"the weights {self.path} were trained with {name}={value}, but the config has "
-                    f"{getattr(model, setting)}. Set {name}={value}."
+                    f"{getattr(model, setting)}",
+                    f"Set {name}={value}.",
                 )
         # In files of other libraries, only the array names reveal the kind of shortcut.
         if not self.settings and (self.scheme is TIMM_RESNET_D) != (model.shortcut == "average_pool"):
             shortcut = "average_pool" if self.scheme is TIMM_RESNET_D else "projection"
-            raise UserError(
-                f"the weights {self.path} use different shortcuts from the config (model.shortcut={model.shortcut}). "
-                f"Set model.shortcut={shortcut}."
+            raise convert.WeightsMismatch(
+                f"the weights {self.path} use different shortcuts from the config (model.shortcut={model.shortcut})",
+                f"Set model.shortcut={shortcut}.",
             )
         if self.classes not in (None, tuple(classes)):
             skip = (*skip, "head*")
@@ -271,8 +272,9 @@ def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Tr
         model = factory.from_config(config, len(classes))
     try:
         variables = weights.all_variables(model, len(mean), classes)
-    except UserError as error:
+    except convert.WeightsMismatch as error:
         fitted = f"loss.distill_model={name}" if name else "the student's model (loss.distill_model is unset)"
-        raise UserError(f"the teacher does not fit {fitted}: {error}") from None
+        remedy = "Set loss.distill_model to the teacher's model."
+        raise UserError(f"the teacher does not fit {fitted}: {error.problem}. {remedy}") from None
     variables = parallel.place(variables, parallel.replicated(mesh))
     return TrainedModel(config, classes, model, variables, preprocess, None, mesh)

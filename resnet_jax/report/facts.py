@@ -42,7 +42,7 @@ def caveats(data: ReportData) -> list[str]:
         )
     unreadable = data.runs[0].metrics.means.unreadable
     if unreadable:
-        sentences.append(f"{unreadable:,} more examples could not be read and are not included.")
+        sentences.append(f"{unreadable:,} examples could not be read and are not included in the metrics.")
     return sentences
 
 

@@ -8,7 +8,7 @@ import jax
 
 from resnet_jax.runtime import cpu_info, user_cache
 
-MAX_BYTES = 2 * 2**30  # of all cached programs together
+MAX_BYTES = 2 * 10**9  # of all programs cached for one type of processor
 MIN_COMPILE_SECONDS = 0.1  # Programs that compile faster are not cached.
 
 

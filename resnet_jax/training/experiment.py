@@ -244,8 +244,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         config.steps_per_call = _default_steps_per_call(feed, mesh)
     if config.steps_per_call > 1 and not feed.supports_several_steps:
         raise UserError(
-            f"a streaming feed gives one batch per call (steps_per_call={config.steps_per_call}). "
-            "Leave steps_per_call unset."
+            f"steps_per_call ({config.steps_per_call}) must be 1 for a streaming feed. Leave steps_per_call unset."
         )
     preprocess = Preprocess.from_config(config.dataset)
     preprocess.check(feed.image_shape[-1])

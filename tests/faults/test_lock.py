@@ -12,7 +12,8 @@ from tests.faults.run_comparison import assert_equal_runs, wait_for
 def test_second_process_in_a_workdir_is_refused_and_the_first_completes(tmp_path, finished_run):
     workdir = tmp_path / "run"
     process = start(*SHORT_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
-    wait_for((workdir / ".lock").exists, process)
+    lock = workdir / ".lock"
+    wait_for(lambda: lock.exists() and lock.stat().st_size, process)  # It names the process.
     process.send_signal(signal.SIGSTOP)
     second = run(*SHORT_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
     process.send_signal(signal.SIGCONT)

@@ -181,6 +181,16 @@ def test_teacher_can_be_a_file(workdir, tiny_config, tmp_path):
     assert_equal(load_teacher(tiny_config, run.classes, run.mesh).variables, run.variables)
 
 
+def test_teacher_of_another_architecture_is_an_error(workdir, tiny_config, tmp_path):
+    run, file = load_run(workdir), str(tmp_path / "weights.safetensors")
+    export_weights(run, file)
+    tiny_config.loss.distill_from, tiny_config.loss.distill_model = file, "resnet20"
+    tiny_config.dataset.mean, tiny_config.dataset.std = (0.1,), (0.2,)
+    sentences = r"does not fit loss.distill_model=resnet20: .*\)\. Set loss.distill_model to the teacher's model\.$"
+    with pytest.raises(UserError, match=sentences):
+        load_teacher(tiny_config, run.classes, run.mesh)
+
+
 def test_weights_for_three_channels_see_gray_images_as_three_channels(tiny_config, start, tmp_path):
     tiny_config.dataset.mean, tiny_config.dataset.std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
     resnet_jax.train(tiny_config, str(tmp_path / "color"))

@@ -127,4 +127,4 @@ def _is_randaugment(num_ops: float, magnitude: float, magnitude_std: float = 0.0
 
 
 def _invalid(augment: ConfigDict, name: str, valid: str) -> UserError:
-    return UserError(f"augment.{name} must be {valid}, not {augment[name]}")
+    return UserError(f"augment.{name} ({augment[name]}) must be {valid}.")

@@ -173,9 +173,9 @@ def test_check_accepts_valid_settings(chosen):
         ("random_resized_crop", (0.5, 0.4), "the smallest and the largest fraction of the area"),
         ("random_resized_crop", (0.5, 1.1), "the smallest and the largest fraction of the area"),
         ("random_resized_crop", ("a", "b"), "the smallest and the largest fraction of the area"),
-        ("rotation", -1.0, "degrees from 0 to 180, not -1.0"),
-        ("rotation", 181.0, "degrees from 0 to 180, not 181.0"),
-        ("rotation", float("nan"), "degrees from 0 to 180, not nan"),
+        ("rotation", -1.0, "degrees from 0 to 180"),
+        ("rotation", 181.0, "degrees from 0 to 180"),
+        ("rotation", float("nan"), "degrees from 0 to 180"),
         ("color_jitter", (0.4, 0.4, 0.4), "four numbers of at least 0"),
         ("color_jitter", (0.4, -0.4, 0.4, 0.1), "four numbers of at least 0"),
         ("color_jitter", (0.4, 0.4, 0.4, 0.6), "the last (hue) at most 0.5"),
@@ -185,11 +185,11 @@ def test_check_accepts_valid_settings(chosen):
         ("randaugment", (2, 11), "a magnitude from 0 to 10"),
         ("randaugment", (2, 9, -0.5), "optionally its std"),
         ("randaugment", (2, 9, 0.5, 1), "optionally its std"),
-        ("random_erasing", 1.5, "a probability from 0 to 1, not 1.5"),
-        ("random_erasing", -0.1, "a probability from 0 to 1, not -0.1"),
-        ("cutout", -1, "0 (off) or positive, not -1"),
-        ("mixup", -0.2, "0 (off) or positive, not -0.2"),
-        ("cutmix", float("inf"), "0 (off) or positive, not inf"),
+        ("random_erasing", 1.5, "a probability from 0 to 1"),
+        ("random_erasing", -0.1, "a probability from 0 to 1"),
+        ("cutout", -1, "0 (off) or positive"),
+        ("mixup", -0.2, "0 (off) or positive"),
+        ("cutmix", float("inf"), "0 (off) or positive"),
     ],
 )
 def test_check_rejects_invalid_settings(name, value, message):
@@ -197,9 +197,8 @@ def test_check_rejects_invalid_settings(name, value, message):
     config[name] = value
     with pytest.raises(UserError) as error:
         pipeline.check(config, 64)
-    assert str(error.value).startswith(f"augment.{name} must be ")
+    assert str(error.value).startswith(f"augment.{name} ({value}) must be ")
     assert message in str(error.value)
-    assert str(value) in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
