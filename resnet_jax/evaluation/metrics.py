@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy import stats
 
 from resnet_jax.errors import UserError, program
 
@@ -247,6 +246,8 @@ def wilson_interval(successes: int, trials: int) -> Interval:
       >>> print(f"{low:.4f} to {high:.4f}")
       0.2553 to 0.3662
     """
+    from scipy import stats  # Imported here, because that takes longer than to import JAX.
+
     interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE_LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from resnet_jax.data import splits
 from resnet_jax.data.dataset import common_classes, select_split
@@ -49,6 +48,8 @@ class McNemar:
 
 def mcnemar(first: ExampleMetrics, second: ExampleMetrics) -> McNemar:
     """Compare two models by the examples that only one of them classifies correctly."""
+    from scipy import stats  # Imported here, because that takes longer than to import JAX.
+
     if not np.array_equal(first.label, second.label):
         raise ValueError("the metrics are of different examples")
     first_correct = first.prediction == first.label
