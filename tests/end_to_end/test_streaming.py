@@ -76,8 +76,9 @@ def start_recording(folder, tmp_path):
     program = tmp_path / "recording.py"
     program.write_text(RECORDING_PROGRAM)
 
-    def start(workdir, *arguments):
-        environment = {**os.environ, "XLA_FLAGS": "", "RECORDS": f"{workdir}.records.", "PYTHONPATH": str(ROOT)}
+    def start(workdir, *arguments, **environment):
+        records = {"RECORDS": f"{workdir}.records."}
+        environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **records, **environment}
         command = [sys.executable, str(program), *SHORT, f"--config.dataset.name=folder:{folder}"]
         return subprocess.Popen(
             [*command, f"--workdir={workdir}", *arguments],
@@ -141,7 +142,7 @@ def test_killed_run_resumes_with_other_workers_to_the_same_examples_and_paramete
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_leaves_no_process_behind(tmp_path, start_recording):
-    process = start_recording(tmp_path / "stopped", "--config.dataset.num_workers=2")
+    process = start_recording(tmp_path / "stopped", "--config.dataset.num_workers=2", **WITHOUT_TENSORFLOW)
     wait_for(lambda: (tmp_path / "stopped" / "metrics.jsonl").exists(), process)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
     for pid in (process.pid, *map(int, children.split())):  # A terminal sends Ctrl-C to all of them.
@@ -181,7 +182,8 @@ def test_unreadable_files_are_logged_and_the_run_completes(tmp_path):
 
 @pytest.mark.slow
 def test_dead_worker_ends_the_run_with_one_sentence(tmp_path, start_recording):
-    process = start_recording(tmp_path / "run", "--config.dataset.num_workers=2", "--config.num_epochs=500")
+    arguments = ("--config.dataset.num_workers=2", "--config.num_epochs=500")
+    process = start_recording(tmp_path / "run", *arguments, **WITHOUT_TENSORFLOW)
     wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), process)
     children = subprocess.run(["pgrep", "-f", "-P", str(process.pid), "spawn_main"], capture_output=True, text=True)
     os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
@@ -236,7 +238,7 @@ def test_evaluate_finds_a_moved_folder_by_data_dir(tmp_path, folder):
 @pytest.mark.slow
 def test_two_processes_share_each_batch_without_overlap_or_omission(tmp_path, folder, start_recording):
     by_one, by_two = tmp_path / "by_one", tmp_path / "by_two"
-    process = start_recording(by_one, "--config.dataset.num_workers=1")
+    process = start_recording(by_one, "--config.dataset.num_workers=1", **WITHOUT_TENSORFLOW)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     processes = start_processes(

@@ -59,6 +59,7 @@ def gradients(dtype, options):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)])
 
 
+@pytest.mark.slow
 def test_tuned_gradients_agree_with_those_of_xla_alone():
     """Gradients agree up to rounding in float32 and bfloat16. If they were equal, the tuning would have no effect."""
     cpu_tuning.tune()
