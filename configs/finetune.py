@@ -12,9 +12,8 @@ Images are cropped and resized to 224 pixels, flipped, and rotated by up to 15 d
 memory at 32 pixels, and each step resizes the images of its batch. `:head` trains only the head, on CIFAR-10 unless
 dataset.name is set. The others train all layers, those below the head at a tenth of the learning rate.
 
-Training starts from a new head if the number of classes differs from that of the weights. So it does if
-the classes are known to differ. If the weights do not record their classes, --config.init_skip="('head*',)" starts from
-a new head.
+Training starts from a new head if the weights have another number of classes or record other classes. If they record
+none, --config.init_skip="('head*',)" starts from a new head.
 
 Not measured yet, because it takes an accelerator.
 """

@@ -18,8 +18,8 @@ from sklearn.datasets import load_sample_images
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # The package need not be installed.
 
-from resnet_jax import config as settings  # noqa: E402
-from resnet_jax.data.augment import pipeline  # noqa: E402
+from resnet_jax import config as settings  # noqa: E402  See above.
+from resnet_jax.data.augment import pipeline  # noqa: E402  See above.
 
 DRAWS = 3
 SEED = 389  # chosen so that few draws show most of what can happen

@@ -200,6 +200,11 @@ def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
 
     Raises:
       UserError: if `workdir` is not a run directory, has no checkpoint yet, or its checkpoint is damaged.
+
+    Example:
+      >>> run = load_run("/tmp/digits")  # doctest: +SKIP
+      >>> run.predict(np.zeros((2, 8, 8, 1), np.uint8)).probabilities.shape  # doctest: +SKIP
+      (2, 10)
     """
     directory = WorkDir(workdir)
     config, classes = directory.config(), directory.classes()

@@ -21,4 +21,4 @@ def test_missing_package_is_reported_with_its_extra(hide_package):
     hide_package("plotly")
     sentence = r'the report needs plotly, which is not installed\. .* pip install "\.\[report\]"'
     with pytest.raises(UserError, match=sentence), needs_extra("the report", "plotly", "report"):
-        import plotly  # noqa: F401
+        import plotly  # noqa: F401  Only the attempt matters.

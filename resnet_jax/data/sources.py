@@ -91,7 +91,7 @@ def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]
 
 def _digits() -> dict[str, Source]:
     """Return scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels, a fifth of each class as test split."""
-    # Only locate scikit-learn, which is a core dependency: importing it would take seconds.
+    # Only locate scikit-learn: importing it would take seconds. It is a core dependency, so the result is not None.
     (package,) = importlib.util.find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr, misc]
     table = np.loadtxt(pathlib.Path(package, "datasets", "data", "digits.csv.gz"), delimiter=",")
     images, labels = table[:, :-1], table[:, -1].astype(np.int64)

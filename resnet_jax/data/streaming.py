@@ -93,7 +93,7 @@ class StreamingFeed:
 
     @property
     def max_prefetched(self) -> int:
-        """How many batches may be ready before they are requested."""
+        """The number of batches that may be ready before they are requested."""
         return workers.max_prefetched(self._num_workers)
 
     def positions(self, step: int) -> np.ndarray:

@@ -65,7 +65,7 @@ def load(directory: WorkDir) -> NonFiniteStep:
         batch = safetensors.numpy.load((folder / "batch.safetensors").read_bytes())
         needed = {name: arrays[name] for name in arrays if name.startswith(("params/", "batch_stats/"))}
         variables = {"batch_stats": {}, **unflatten_dict(needed, sep="/")}
-        step = np.int32(record["step"])  # Becomes a `jax.Array` when the state is placed on devices.
+        step = np.int32(record["step"])  # It and the arrays become `jax.Array`s when they are placed on devices.
         state = TrainState(step, **variables, opt_state=(), ema={})  # type: ignore[arg-type]
         return NonFiniteStep(record["step"], record["first_not_finite"], state, batch["images"], batch["labels"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:

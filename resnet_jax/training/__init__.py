@@ -1,1 +1,1 @@
-"""From settings to a trained network."""
+"""From settings to a trained model."""

@@ -15,7 +15,7 @@ from resnet_jax.models.factory import create_model
 
 torch = pytest.importorskip("torch")
 
-from tests.models import torch_reference as reference  # noqa: E402
+from tests.models import torch_reference as reference  # noqa: E402  It imports PyTorch.
 
 BATCH, CLASSES = 4, 10
 QUICK = ["resnet20"]

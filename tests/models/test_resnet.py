@@ -176,7 +176,7 @@ def test_pad_shortcut_blurs_before_it_strides():
 
 
 def test_bottleneck_strides_in_the_3x3():
-    """This is ResNet v1.5. The code of the original paper strides in the first 1x1."""
+    """ResNet v1.5 does. The code of the original paper strides in the first 1x1."""
     outputs = jax.eval_shape(
         lambda: submodule_outputs(make_block(stride=2, residual=bottleneck), jnp.zeros((1, 6, 6, 4)))
     )

@@ -29,7 +29,7 @@ def overflow(params):
 
 
 def test_triage_finds_the_layer_whose_output_overflows(tiny_config, mesh):
-    """This holds with remat too, which does not keep activations."""
+    """Remat, which does not keep activations, makes no difference."""
     tiny_config.model.remat, tiny_config.model.dropout = True, 0.2
     values = triage_first_step(tiny_config, mesh, overflow)
     first = first_not_finite(values)

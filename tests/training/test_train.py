@@ -228,7 +228,7 @@ def test_train_accepts_own_sources(tiny_config, workdir):
 
 @pytest.mark.parametrize("steps_per_call", [1, 3])
 def test_profiler_trace_is_written(tiny_config, workdir, steps_per_call):
-    """This also holds if the call that contains the profiled steps begins before them."""
+    """With three steps per call, the call that contains the profiled steps begins before them."""
     tiny_config.profile_steps, tiny_config.steps_per_call = "1:3", steps_per_call
     resnet_jax.train(tiny_config, str(workdir))
     (trace,) = workdir.glob("plugins/profile/*/*.xplane.pb")

@@ -18,7 +18,7 @@ def test_locked_directory_is_refused_with_the_name_of_its_holder(tmp_path):
 
 def test_lock_is_released_even_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), locked(tmp_path):
-        1 / 0  # noqa: B018
+        1 / 0  # noqa: B018  Any error will do.
     with locked(tmp_path):
         pass
 

@@ -34,7 +34,7 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run would do with its data.
+    """A description of what a run would do with its data.
 
     Attributes:
       dataset: the `dataset` settings, resolved as far as possible.
