@@ -66,7 +66,7 @@ def main(_: list[str]) -> None:
             "topology": TOPOLOGY.value,
             "batch_size": BATCH_SIZE,
         }
-        with open(OUTPUT.value, "a") as file:
+        with open(OUTPUT.value, "a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "seconds": results}) + "\n")
 
 

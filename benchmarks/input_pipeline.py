@@ -116,7 +116,7 @@ def run() -> None:
         settings = {flag.name: flag.value for flag in (COUNT, BATCH_SIZE, ROUNDS, CORES)}
         settings["pictures"] = os.path.basename(os.path.normpath(PICTURES.value))
         figures = {"images_per_second": rates, "median": medians, "ours_is_faster": ratios, "milliseconds": costs}
-        with open(OUTPUT.value, "a") as file:
+        with open(OUTPUT.value, "a", encoding="utf-8") as file:
             line = {"benchmark": "input_pipeline", **machine, "versions": versions, **settings, "megabytes": megabytes}
             file.write(json.dumps({**line, **figures}) + "\n")
         print(f"\nadded to {OUTPUT.value}")

@@ -68,9 +68,9 @@ def _train(tuning: str, *arguments: str) -> dict[str, float]:
             stdout=subprocess.DEVNULL,
             check=True,
         )
-        records = map(json.loads, pathlib.Path(workdir, "metrics.jsonl").read_text().splitlines())
+        records = map(json.loads, pathlib.Path(workdir, "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         losses = [record["train/loss"] for record in records if "train/loss" in record]
-        result = json.loads(pathlib.Path(workdir, "result.json").read_text())
+        result = json.loads(pathlib.Path(workdir, "result.json").read_text(encoding="utf-8"))
     assert result["provenance"]["cpu_is_tuned"] == (tuning in tunings.TUNED), tuning
     return {"loss": losses[-1], "top1": result["test"]["top1"], "examples": result["test"]["examples"]}
 

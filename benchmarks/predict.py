@@ -85,7 +85,7 @@ def main(_: list[str]) -> None:
     ]
     print("\n" + table(rows, header=("images", "images/s", "seconds in all", "main MB", "workers MB")))
     if OUTPUT.value:
-        with open(OUTPUT.value, "a") as file:
+        with open(OUTPUT.value, "a", encoding="utf-8") as file:
             network = os.path.basename(os.path.normpath(WORKDIR.value)) if WORKDIR.value else "resnet20 on digits"
             file.write(json.dumps({"benchmark": "predict", **machine, "network": network, "figures": figures}) + "\n")
         print(f"\nadded to {OUTPUT.value}")
@@ -118,7 +118,7 @@ def _predict(workdir: str, files: list[str], features: str) -> dict[str, float]:
     arrival_times: list[float] = []
     lines: list[str] = []
     process = subprocess.Popen(
-        [*_program(), *arguments, *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*_program(), *arguments, *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
     memory = _Memory(process.pid)
     memory.start()

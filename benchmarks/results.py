@@ -24,6 +24,6 @@ def add(benchmark: str, **values: object) -> None:
     command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]])
     line = {"benchmark": benchmark, "command": command, **provenance.describe(), **values}
     if OUTPUT.value:
-        with open(OUTPUT.value, "a") as file:
+        with open(OUTPUT.value, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     print(f"\n{tables.TABLES[benchmark]([line])}\n", flush=True)

@@ -22,7 +22,7 @@ def run_command(*arguments: str, **environment: str) -> dict:
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     return json.loads(finished.stdout.splitlines()[-1])

@@ -199,8 +199,8 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[object]], made_of: 
 
 
 def main() -> None:
-    readme, lines = HERE / "README.md", (HERE / "results.jsonl").read_text().splitlines()
-    readme.write_text(fill_tables(readme.read_text(), map(json.loads, lines)))
+    readme, lines = HERE / "README.md", (HERE / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    readme.write_text(fill_tables(readme.read_text(encoding="utf-8"), map(json.loads, lines)), encoding="utf-8")
 
 
 if __name__ == "__main__":

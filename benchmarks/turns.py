@@ -49,7 +49,7 @@ class Contestant:
             [sys.executable, "-m", "benchmarks.contestants", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         line = self._process.stdout.readline()
         if not line:

@@ -151,7 +151,7 @@ def _abstract_items(config: ConfigDict, num_classes: int) -> Mapping[str, object
 
 def _read_metrics(path: pathlib.Path) -> Leaves:
     """Read a metrics file: each metric, by step and name, and an array of the steps of all lines, in order."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     leaves = {"metrics.jsonl/steps": np.array([line["step"] for line in lines])}
     for line in lines:
         for name, value in line.items():

@@ -102,7 +102,7 @@ def verify_resume(
         files = str(root / f"{name}-{number}")
         job = Job(config_json, str(root / name), f"{files}.notes", stop_at, kill_at)
         _run(job, files, lambda line: show(f"{name} run, process {number}: {line}"))
-        return [json.loads(line) for line in pathlib.Path(job.notes).read_text().splitlines()]
+        return [json.loads(line) for line in pathlib.Path(job.notes).read_text(encoding="utf-8").splitlines()]
 
     calls = process("straight", 1, steps)
     end = calls[-1]["steps"][-1] + 1
@@ -202,7 +202,7 @@ def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
       UserError: with the error message of the process, if its exit code is not the expected one.
     """
     job_file, log = pathlib.Path(f"{files}.json"), pathlib.Path(f"{files}.log")
-    job_file.write_text(job.to_json())
+    job_file.write_text(job.to_json(), encoding="utf-8")
     package = str(pathlib.Path(resnet_jax.__file__).parents[1])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
@@ -214,8 +214,10 @@ def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
         str(job_file),
     ]
     with (
-        log.open("w") as errors,
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        log.open("wb") as errors,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8", errors="replace"
+        ) as process,
     ):
         try:
             for line in process.stdout:  # type: ignore[union-attr]  # is a pipe
@@ -225,6 +227,6 @@ def _run(job: Job, files: str, show: Callable[[str], None]) -> None:
             process.kill()  # The run will not be resumed, so there is nothing to save.
             raise
     if process.returncode != (0 if job.kill_at is None else SIGKILL_EXIT_CODE):
-        lines = log.read_text().strip().splitlines() or ["no error message"]
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no error message"]
         reason = lines[-1].removeprefix("error: ")
         raise UserError(f"a run ended with exit code {process.returncode}: {reason}")

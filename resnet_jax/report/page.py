@@ -117,7 +117,7 @@ def _html(chart: go.Figure, name: str) -> Markup:
 
 
 def _read_resource(name: str) -> str:
-    return (importlib.resources.files("resnet_jax.report") / name).read_text()
+    return (importlib.resources.files("resnet_jax.report") / name).read_text(encoding="utf-8")
 
 
 def _percent(share: float | None, digits: int = 2) -> str:

@@ -44,7 +44,7 @@ def available(root: pathlib.Path = pathlib.Path("/")) -> int:
 def _group_headrooms(root: pathlib.Path) -> Iterator[int]:
     """Yield the unused bytes of each cgroup of this process that has a limit, and of each parent group."""
     groups = root / "proc" / "self" / "cgroup"
-    for line in groups.read_text().splitlines() if groups.exists() else []:
+    for line in groups.read_text(encoding="utf-8").splitlines() if groups.exists() else []:
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
@@ -60,8 +60,8 @@ def _group_headrooms(root: pathlib.Path) -> Iterator[int]:
 
 def _headroom(group: pathlib.Path, version: _Version) -> Iterator[int]:
     """Yield the unused bytes of a cgroup, if it has a limit."""
-    limit = (group / version.limit).read_text().strip()
+    limit = (group / version.limit).read_text(encoding="utf-8").strip()
     if limit != "max":
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used = int((group / version.usage).read_text()) - int(statistics.get(version.cached, 0))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
+        used = int((group / version.usage).read_text(encoding="utf-8")) - int(statistics.get(version.cached, 0))
         yield max(0, int(limit) - used)

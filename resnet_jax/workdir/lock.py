@@ -51,7 +51,7 @@ def locked(directory: epath.Path) -> Iterator[None]:
         if error.errno not in WITHOUT_LOCKS:
             raise
     with contextlib.suppress(OSError):  # On a full disk, the lock is held without the name of its holder.
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
         yield
     finally:
@@ -61,7 +61,7 @@ def locked(directory: epath.Path) -> Iterator[None]:
 def _holder(path: pathlib.Path) -> str:
     """Return the name that the holder of the lock has written to the lock file."""
     try:
-        return path.read_text() or "another process"
+        return path.read_text(encoding="utf-8") or "another process"
     except OSError:  # Windows does not let others read a locked file.
         return "another process"
 
@@ -92,7 +92,7 @@ def _sees(directory: WorkDir, token: str) -> bool:
     """Return True if this process can read the token, after waiting for it if necessary."""
     deadline = time.monotonic() + VISIBILITY_SECONDS
     path = directory.path / TOKEN_FILE
-    while not path.exists() or path.read_text() != token:
+    while not path.exists() or path.read_text(encoding="utf-8") != token:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)
