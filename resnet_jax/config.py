@@ -120,7 +120,7 @@ def default() -> ConfigDict:
 
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # "cosine", "linear" (to zero), "step" or "constant"
-    config.schedule.warmup_epochs = 0.0  # linear warm-up from zero to the peak
+    config.schedule.warmup_epochs = 0.0  # linear warm-up from zero to the peak; if it covers the run, a tenth of it
     config.schedule.step_epochs = ()  # "step" only: epochs at which the learning rate is multiplied by step_factor
     config.schedule.step_factor = 0.1  # "step" only: the factor
 

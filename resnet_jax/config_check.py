@@ -90,13 +90,12 @@ def check(config: ConfigDict) -> None:
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
     _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))
     _check_groups(config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size)
-    if config.schedule.warmup_epochs >= config.num_epochs:
+    epochs = config.schedule.step_epochs
+    if config.schedule.name == "step" and not (_are_numbers(epochs) and min(epochs) > 0):
         raise UserError(
-            f"schedule.warmup_epochs ({config.schedule.warmup_epochs:g}) must be less than num_epochs "
-            f"({config.num_epochs}). Shorten the warm-up or train longer."
+            f"schedule.name=step needs schedule.step_epochs, positive numbers ({epochs} is set). "
+            "Set it, for example to '(30, 60, 80)'."
         )
-    if config.schedule.name == "step" and not _are_numbers(config.schedule.step_epochs):
-        raise UserError("schedule.name=step needs schedule.step_epochs. Set it, for example to '(30, 60, 80)'.")
     if not config.dataset.train_split:
         raise UserError("dataset.train_split must not be empty. Its default is 'train'.")
     if (config.dataset.mean is None) != (config.dataset.std is None):

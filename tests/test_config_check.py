@@ -12,7 +12,6 @@ from resnet_jax.errors import UserError
         ("optimizer.weight_decay", -1.0, r"weight_decay \(-1.0\) must not be negative"),
         ("loss.label_smoothing", 1.0, r"label_smoothing \(1.0\) must be in"),
         ("model.dtype", "float16", "unknown model.dtype 'float16'. Did you mean bfloat16 or float32"),
-        ("schedule.warmup_epochs", 10.0, "warmup_epochs .10. must be less than num_epochs .10."),
         ("schedule.name", "step", "needs schedule.step_epochs"),
         ("schedule", {"name": "step", "step_epochs": ("a",)}, "needs schedule.step_epochs"),
         ("dataset.train_split", "", "dataset.train_split must not be empty"),

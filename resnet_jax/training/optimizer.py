@@ -10,6 +10,7 @@ We build the optimizers as chains of optax transformations, and do not use `opta
 """
 
 import collections
+import logging
 import re
 from collections.abc import Sequence
 
@@ -22,6 +23,9 @@ from resnet_jax.errors import unknown_name
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lars")
 SCHEDULES = ("cosine", "linear", "step", "constant")
+SHORT_RUN_WARMUP = 0.1  # fraction of a run that the warm-up takes if `schedule.warmup_epochs` covers the whole run
+
+logger = logging.getLogger(__name__)
 
 
 def check(config: ConfigDict) -> None:
@@ -40,8 +44,8 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
 
     The warm-up starts at zero, and the decay begins after it. "cosine" (Loshchilov & Hutter 2016, equation 5, without
     restarts) and "linear" reach zero one step after the last step of the run. "step" multiplies the learning rate by
-    `step_factor` at each of `step_epochs`, counted from the start of the run. `config_check` refuses a warm-up that is
-    as long as the run. If rounding would make the warm-up cover the whole run, it is shortened by one step.
+    `step_factor` at each of `step_epochs`, counted from the start of the run. If rounding would make the warm-up cover
+    the whole run, it is shortened by one step.
 
     Args:
       config: the settings; `optimizer.learning_rate`, `num_epochs` and `schedule` are used.
@@ -58,7 +62,7 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     peak = config.optimizer.learning_rate
     schedule = config.schedule
     total_steps = config.num_epochs * steps_per_epoch
-    warmup_steps = min(round(schedule.warmup_epochs * steps_per_epoch), total_steps - 1)
+    warmup_steps = min(round(_warmup_epochs(config) * steps_per_epoch), total_steps - 1)
     if schedule.name == "cosine":
         decay = optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
     elif schedule.name == "linear":
@@ -75,6 +79,22 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     if warmup_steps == 0:
         return decay
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps])
+
+
+def _warmup_epochs(config: ConfigDict) -> float:
+    """Return `schedule.warmup_epochs` if it is shorter than the run; otherwise log and return a fraction of the run.
+
+    So --config.num_epochs=1 is enough to try a recipe. The setting itself stays as it is, for a resumed run with more
+    epochs.
+    """
+    warmup_epochs, num_epochs = config.schedule.warmup_epochs, config.num_epochs
+    if warmup_epochs < num_epochs:
+        return warmup_epochs
+    logger.info(
+        f"schedule.warmup_epochs ({warmup_epochs:g}) is not less than num_epochs ({num_epochs}). The warm-up takes "
+        f"{SHORT_RUN_WARMUP:.0%} of the run instead."
+    )
+    return SHORT_RUN_WARMUP * num_epochs
 
 
 # --- Optimizers -------------------------------------------------------------------------------------------------------

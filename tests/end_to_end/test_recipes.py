@@ -24,6 +24,13 @@ def test_recipe_passes_all_checks_and_states_its_command(recipe, mesh):
     assert f"python main.py --config=configs/{recipe}.py" in module.__doc__
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_can_be_tried_for_one_epoch(recipe, mesh):
+    config = load(recipe).get_config()
+    config.num_epochs = 1
+    experiment.check(config, mesh)
+
+
 @pytest.mark.parametrize("model", ["resnet20", "resnet50", "resnet110"])
 @pytest.mark.parametrize("recipe", ["cifar10", "cifar100"])
 def test_cifar_recipe_accepts_any_model(recipe, model, mesh):

@@ -48,6 +48,13 @@ class TestSchedule:
         schedule = make_schedule(name=name, warmup_epochs=9.99, step_epochs=(5,))
         assert all(np.isfinite(float(schedule(step))) for step in range(101))
 
+    @pytest.mark.parametrize("warmup_epochs", [10.0, 50.0])
+    def test_warm_up_that_covers_the_run_is_shortened_to_a_tenth_of_it(self, warmup_epochs, caplog):
+        with caplog.at_level("INFO"):
+            schedule = make_schedule(warmup_epochs=warmup_epochs)
+        assert [float(schedule(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+        assert f"schedule.warmup_epochs ({warmup_epochs:g}) is not less than num_epochs (10)" in caplog.text
+
     def test_constant_keeps_the_peak_after_the_warm_up(self):
         schedule = make_schedule(name="constant", warmup_epochs=1.0)
         assert [float(schedule(step)) for step in (5, 10, 99)] == pytest.approx([0.05, 0.1, 0.1])
