@@ -42,9 +42,9 @@ def page() -> str:
     config = settings.default()
     sections: dict[str, list[str]] = {"": []}
     for key, description in descriptions(inspect.getsource(settings.default)).items():
-        section, _, name = key.rpartition(".")
+        section = key.rpartition(".")[0]
         value = settings.get(config, key)
-        kind = (config[section] if section else config).get_type(name).__name__
+        kind = settings.get_type(config, key).__name__
         default = "unset" if value is None else f"`{value!r}`"
         row = f"| `{key}` | {kind} | {default} | {description.replace('|', chr(92) + '|')} |"
         sections.setdefault(section, []).append(row)

@@ -16,7 +16,7 @@ import json
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from resnet_jax.errors import UserError, first_line, unknown_name
+from resnet_jax.errors import UserError, first_line
 
 # A resumed run may change these. `num_epochs` may only grow.
 CHANGEABLE_ON_RESUME = (
@@ -169,8 +169,19 @@ def get(config: ConfigDict, key: str):
     return config
 
 
+def get_type(config: ConfigDict, key: str) -> type:
+    """Return the type of the setting with this dotted `key`, even if it is unset.
+
+    Example:
+      >>> get_type(default(), "optimizer.grad_clip")
+      <class 'float'>
+    """
+    section, _, name = key.rpartition(".")
+    return (config[section] if section else config).get_type(name)
+
+
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, object]:
-    """Return every setting by its dotted name, sorted.
+    """Return every setting by its dotted name, sorted. A section without settings counts as a setting.
 
     Example:
       >>> leaves(default().schedule)["warmup_epochs"]
@@ -178,7 +189,7 @@ def leaves(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     """
     settings = {}
     for name, value in config.items():
-        if isinstance(value, ConfigDict):
+        if isinstance(value, ConfigDict) and len(value):
             settings.update(leaves(value, f"{prefix}{name}."))
         else:
             settings[f"{prefix}{name}"] = value
@@ -201,7 +212,9 @@ def from_json(text: str) -> ConfigDict:
     def fill(tree: ConfigDict, values: dict, prefix: str) -> None:
         for name, value in values.items():
             if name not in tree:
-                raise unknown_name("setting", f"{prefix}{name}", leaves(config))
+                raise UserError(
+                    f"config.json has an unknown setting ({prefix}{name}). Remove it, or use the version that wrote it."
+                )
             if isinstance(tree[name], ConfigDict):
                 fill(tree[name], value, f"{prefix}{name}.")
             else:

@@ -4,55 +4,60 @@ Names that come from a table, such as those of models, are checked next to that 
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from resnet_jax.config import default, get, leaves
+from resnet_jax.config import default, get, get_type, leaves
 from resnet_jax.errors import UserError, unknown_name
 
-# Settings by the range that their values must be in.
-POSITIVE_OR_UNSET = (
-    "dataset.image_size",
-    "dataset.eval_resize",
-    "dataset.eval_crop",
-    "model.squeeze_excitation",
-    "steps_per_call",
-    "optimizer.grad_clip",
+
+class Range(NamedTuple):
+    """Numeric settings that must be in the same range, unless they are unset."""
+
+    description: str  # completes "must be ..."
+    contains: Callable[[float], bool]
+    settings: tuple[str, ...]
+
+
+# Those of `augment` are checked in `augment.pipeline`.
+RANGES = (
+    Range(
+        "positive",
+        lambda value: value > 0,
+        (
+            *("batch_size", "num_epochs", "steps_per_call", "log_every_steps", "evaluate_every_epochs"),
+            *("dataset.image_size", "dataset.eval_resize", "dataset.eval_crop", "model.squeeze_excitation"),
+            *("optimizer.learning_rate", "optimizer.grad_clip", "optimizer.accumulate_steps"),
+            *("optimizer.backbone_scale", "optimizer.layer_decay", "schedule.step_factor", "loss.temperature"),
+            *("batch_norm.epsilon", "checkpoint.every_epochs", "checkpoint.every_minutes", "checkpoint.keep"),
+        ),
+    ),
+    Range(
+        "at least 0",
+        lambda value: value >= 0,
+        (
+            *("dataset.num_workers", "dataset.max_unreadable", "augment.crop_padding"),
+            *("optimizer.weight_decay", "schedule.warmup_epochs", "batch_norm.group_size"),
+        ),
+    ),
+    Range(
+        "in [0, 1)",
+        lambda value: 0 <= value < 1,
+        (
+            *("model.stochastic_depth", "model.dropout", "optimizer.momentum", "loss.label_smoothing"),
+            *("batch_norm.momentum", "ema_decay"),
+        ),
+    ),
+    Range("in [0, 2**63)", lambda value: 0 <= value < 2**63, ("seed",)),
+    Range("in [0, 1]", lambda value: 0 <= value <= 1, ("loss.distill_weight",)),
 )
-FRACTIONS = (  # in [0, 1), or unset
-    "model.stochastic_depth",
-    "model.dropout",
-    "optimizer.momentum",
-    "loss.label_smoothing",
-    "batch_norm.momentum",
-)
-NOT_NEGATIVE = (
-    "seed",
-    "dataset.max_unreadable",
-    "augment.crop_padding",
-    "optimizer.weight_decay",
-    "schedule.warmup_epochs",
-    "batch_norm.group_size",
-)
-POSITIVE = (
-    "batch_size",
-    "optimizer.accumulate_steps",
-    "num_epochs",
-    "log_every_steps",
-    "evaluate_every_epochs",
-    "checkpoint.every_epochs",
-    "checkpoint.every_minutes",
-    "checkpoint.keep",
-    "optimizer.learning_rate",
-    "optimizer.backbone_scale",
-    "optimizer.layer_decay",
-    "loss.temperature",
-    "batch_norm.epsilon",
-)
+MAY_BE_INFINITE = ("checkpoint.every_minutes", "optimizer.grad_clip")  # infinite: save only per epoch; never clip
 
 
 def check(config: ConfigDict) -> None:
-    """Check the values of the settings and their combinations.
+    """Check the names, types and values of the settings and their combinations.
 
     Raises:
       UserError: if a value or a combination is impossible.
@@ -60,23 +65,9 @@ def check(config: ConfigDict) -> None:
     Example:
       >>> check(default())
     """
-    for key, value in leaves(default()).items():
-        if value is not None and get(config, key) is None:
-            raise UserError(f"{key} must not be None. Its default is {value!r}.")
-    for key in POSITIVE:
-        if not get(config, key) > 0:
-            raise UserError(f"{key} ({get(config, key)}) must be positive.")
-    for key in POSITIVE_OR_UNSET:
-        if get(config, key) is not None and not get(config, key) > 0:
-            raise UserError(f"{key} ({get(config, key)}) must be positive or unset.")
-    for key in (*NOT_NEGATIVE, "dataset.num_workers"):
-        if (get(config, key) or 0) < 0:
-            raise UserError(f"{key} ({get(config, key)}) must not be negative.")
-    for key in FRACTIONS:
-        if not 0 <= (get(config, key) or 0) < 1:
-            raise UserError(f"{key} ({get(config, key)}) must be in [0, 1).")
-    if not 0 <= config.loss.distill_weight <= 1:
-        raise UserError(f"loss.distill_weight ({config.loss.distill_weight}) must be in [0, 1].")
+    check_names(config)
+    _check_types(config)
+    _check_ranges(config)
     for key in ("freeze", "init_skip"):
         patterns = get(config, key)
         if not all(isinstance(pattern, str) for pattern in patterns):
@@ -85,8 +76,6 @@ def check(config: ConfigDict) -> None:
         raise UserError("init_skip has no effect without init_from. Set both or neither.")
     if config.loss.distill_model and not config.loss.distill_from:
         raise UserError("loss.distill_model has no effect without loss.distill_from. Set both or neither.")
-    if config.ema_decay is not None and not 0 <= config.ema_decay < 1:
-        raise UserError(f"ema_decay ({config.ema_decay}) must be in [0, 1) or unset.")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
     _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))
     _check_groups(config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size)
@@ -106,6 +95,48 @@ def check(config: ConfigDict) -> None:
         profile_range(config)
 
 
+def check_names(config: object) -> None:
+    """Check that `config` has the settings of `default()`, and no others.
+
+    Raises:
+      UserError: if a setting is missing or unknown.
+    """
+    if type(config) is not ConfigDict:
+        raise UserError(f"the settings are of type {type(config).__name__}. Start from resnet_jax.config.default().")
+    known, given = leaves(default()), leaves(config)
+    missing = [key for key in known if key not in given]
+    if missing:
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UserError(f"settings are missing ({names}). Start from resnet_jax.config.default().")
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise UserError(f"there are unknown settings ({', '.join(unknown)}). Remove them, because nothing uses them.")
+
+
+def _check_types(config: ConfigDict) -> None:
+    """Check that every setting has a value of its type, and that numbers are finite."""
+    defaults = default()
+    for key, default_value in leaves(defaults).items():
+        value, kind = get(config, key), get_type(defaults, key)
+        if value is None:
+            if default_value is not None:
+                raise UserError(f"{key} must not be None. Its default is {default_value!r}.")
+        elif not isinstance(value, int | float if kind is float else kind):
+            raise UserError(f"{key} ({value!r}) must be of type {kind.__name__}.")
+        elif isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and key not in MAY_BE_INFINITE)):
+            raise UserError(f"{key} ({value}) must be a finite number.")
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    """Check that every number is in its range."""
+    for allowed in RANGES:
+        for key in allowed.settings:
+            value = get(config, key)
+            if value is not None and not allowed.contains(value):
+                or_unset = " or unset" if get(default(), key) is None else ""
+                raise UserError(f"{key} ({value}) must be {allowed.description}{or_unset}.")
+
+
 def profile_range(config: ConfigDict) -> tuple[int, int] | None:
     """Return `profile_steps` as (start, stop), or None if it is unset. `stop` itself is excluded.
 
@@ -115,7 +146,7 @@ def profile_range(config: ConfigDict) -> tuple[int, int] | None:
     if config.profile_steps is None:
         return None
     start, _, stop = config.profile_steps.partition(":")
-    if not (start.isdigit() and stop.isdigit() and int(start) < int(stop)):
+    if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
         raise UserError(f"profile_steps ({config.profile_steps!r}) must look like 100:110.")
     return int(start), int(stop)
 

@@ -23,7 +23,7 @@ def test_json_round_trip_restores_the_settings():
 
 
 def test_json_with_an_unknown_setting_is_refused():
-    with pytest.raises(UserError, match=r"unknown setting 'optimizer.momentun'. Did you mean optimizer.momentum"):
+    with pytest.raises(UserError, match=r"config.json has an unknown setting \(optimizer.momentun\). Remove it, or"):
         settings.from_json('{"optimizer": {"momentun": 0.9}}')
 
 

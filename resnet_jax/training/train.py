@@ -60,9 +60,9 @@ def train(
             'a script that trains on streamed images must call train inside an `if __name__ == "__main__":` block.'
         )
     mesh = parallel.make_mesh()
+    experiments.check(config, mesh)
     config = config.copy_and_resolve_references()
     config.dataset.name = canonical_name(config.dataset.name)
-    experiments.check(config, mesh)
     directory = WorkDir(workdir)
     with Reporter(active=parallel.is_main_process(), max_unreadable=config.dataset.max_unreadable) as reporter:
         check_shared(directory)
