@@ -5,7 +5,6 @@ import io
 import json
 import math
 
-import jax
 import numpy as np
 import safetensors.numpy
 from etils import epath
@@ -60,7 +59,7 @@ def load(directory: WorkDir) -> NonFiniteStep:
             "A run saves one if its loss or gradient is not finite."
         )
     try:
-        record = json.loads((folder / "nan.json").read_text())
+        record = json.loads((folder / "nan.json").read_text(encoding="utf-8"))
         arrays = safetensors.numpy.load((folder / "state.safetensors").read_bytes())
         batch = safetensors.numpy.load((folder / "batch.safetensors").read_bytes())
         needed = {name: arrays[name] for name in arrays if name.startswith(("params/", "batch_stats/"))}
@@ -80,7 +79,7 @@ def replay(saved_step: NonFiniteStep, config: ConfigDict, classes: tuple[str, ..
 
     The number of devices used is the greatest common divisor of the number of all devices and the batch size.
     """
-    devices = jax.devices()
+    devices = parallel.all_devices()
     batch_size = len(saved_step.images)
     mesh = parallel.make_mesh(devices[: math.gcd(len(devices), batch_size)])
     is_resident = config.dataset.feed == "resident"

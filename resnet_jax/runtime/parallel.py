@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, first_line
 from resnet_jax.runtime import cpu_tuning, host_memory, tpu_topology
 
 CALLS_AHEAD = 4  # the maximum number of dispatched calls that wait while the devices execute another one
@@ -18,12 +18,31 @@ CALLS_AHEAD = 4  # the maximum number of dispatched calls that wait while the de
 def make_mesh(devices=None) -> Mesh:
     """Return a mesh with one axis, `data`, over `devices` (default: every device of every process).
 
+    Raises:
+      UserError: as `all_devices` does.
+
     Example:
       >>> dict(make_mesh(jax.devices()[:1]).shape)
       {'data': 1}
     """
-    devices = np.asarray(jax.devices() if devices is None else devices)
+    devices = np.asarray(all_devices() if devices is None else devices)
     return Mesh(devices.reshape(-1), ("data",), axis_types=(AxisType.Auto,))
+
+
+def all_devices() -> list[jax.Device]:
+    """Return the devices of all processes. Use this before anything else that needs a device.
+
+    Raises:
+      UserError: if JAX cannot use any, usually because the environment variable JAX_PLATFORMS names others.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # An AssertionError, without a message, if there is no NVIDIA GPU.
+        reason = first_line(error) if str(error) else "no such device on this machine"
+        raise UserError(
+            f"JAX finds no device to use (JAX_PLATFORMS={jax.config.jax_platforms or ''}: {reason}). Unset "
+            "JAX_PLATFORMS to use what this machine has, or set JAX_PLATFORMS=cpu."
+        ) from error
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -8,6 +8,26 @@ from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            RuntimeError("Unable to initialize backend 'tpu': no libtpu"),
+            "Unable to initialize backend 'tpu': no libtpu",
+        ),
+        (AssertionError(), "no such device on this machine"),
+    ],
+)
+def test_missing_device_is_reported_with_the_platforms(monkeypatch, error, reason):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(parallel.jax, "devices", devices)
+    with pytest.raises(UserError) as raised:
+        parallel.make_mesh()
+    assert str(raised.value).startswith(f"JAX finds no device to use (JAX_PLATFORMS=cpu: {reason}). Unset")
+
+
 def test_batch_is_split_over_all_devices(mesh):
     batch = parallel.place(np.arange(16).reshape(16, 1), parallel.batch_sharded(mesh))
     assert [shard.data.ravel().tolist() for shard in batch.addressable_shards] == [[i, i + 1] for i in range(0, 16, 2)]
