@@ -30,8 +30,9 @@ Every setting of a recipe is also a flag of the commands that take `--config`:
 
     python main.py --config=configs/cifar10.py --config.batch_size=256 --config.optimizer.learning_rate=0.2 --workdir=W
 
-Tuples are quoted: `--config.freeze="('stem*', 'stage*')"`. The settings are checked before anything is downloaded or
-compiled: an unknown name or an impossible value is reported in a short error.
+Tuples are quoted: `--config.freeze="('stem*', 'stage*')"`. The value `None` unsets a setting whose default is "unset":
+`--config.ema_decay=None`. The settings are checked before anything is downloaded or compiled: an unknown name or an
+impossible value is reported in a short error.
 """
 
 

@@ -5,9 +5,9 @@ command that takes positional arguments describes them in `ARGUMENTS`, and its `
 module of the command that runs is imported, so several commands can define a flag of the same name.
 """
 
+import difflib
 import errno
 import importlib
-import pathlib
 import re
 import sys
 import traceback
@@ -72,6 +72,8 @@ def _pop_command(argv: list[str]) -> str:
     if len(argv) < 2 or argv[1].startswith("-"):
         return "train"
     name = argv.pop(1)
+    if name.partition(":")[0].endswith(".py"):
+        _exit_with(UserError(f"unknown command {name!r}. Did you mean --config={name}?"))
     if name not in COMMANDS:
         _exit_with(unknown_name("command", name, COMMANDS))
     return name
@@ -108,7 +110,6 @@ def _run(command: ModuleType, arguments: list[str]) -> int:
 def _parse_flags(argv: list[str], takes_arguments: bool) -> list[str]:
     """Parse the flags and return the remaining arguments. Exit with a short error on any mistake."""
     try:
-        _check_config_file(argv)
         _check_overrides(argv)
         remaining = flags.FLAGS(argv)
         if len(remaining) > 1 and not takes_arguments:
@@ -119,18 +120,8 @@ def _parse_flags(argv: list[str], takes_arguments: bool) -> list[str]:
         return remaining
     except UserError as error:
         _exit_with(error)
-    except Exception as error:  # An invalid flag, or an error in the Python code of the recipe.
-        _exit_with(UserError(_one_sentence(error)))
-
-
-def _check_config_file(argv: list[str]) -> None:
-    """Raise `UserError` if the --config file does not exist, because the error of `config_flags` is hard to read."""
-    for argument, next_argument in zip(argv, [*argv[1:], ""], strict=True):
-        flag = re.fullmatch(r"--?config(=(?P<value>.*))?", argument)
-        if flag:
-            path = (flag["value"] or next_argument).partition(":")[0]
-            if not pathlib.Path(path).is_file():
-                raise UserError(f"there is no config file {path!r}. The recipes are in configs/.")
+    except Exception as error:  # absl and ml_collections raise errors of many types.
+        _exit_with(_flag_error(error))
 
 
 def _check_overrides(argv: list[str]) -> None:
@@ -142,23 +133,42 @@ def _check_overrides(argv: list[str]) -> None:
             raise unknown_name("setting", override[1], known)
 
 
-def _one_sentence(error: Exception) -> str:
-    """Return the message of a flag-parsing error, without the traceback that `config_flags` puts into some messages."""
+def _flag_error(error: Exception) -> UserError:
+    """Return an error of absl or ml_collections in our own words, if the original words are hard to read."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return _unknown_flag(error.flagname)
     text = str(error)
     wrong_type = re.match(r"flag --config\.([\w.]+)=(.*?): ", text)
     if wrong_type:
         setting, value = wrong_type.groups()
-        config = settings.default()
-        section, _, name = setting.rpartition(".")
-        kind = (settings.get(config, section) if section else config).get_type(name).__name__
-        return f"--config.{setting} must be of type {kind}, but {value!r} was given"
+        kind = settings.get_type(settings.default(), setting).__name__
+        return UserError(f"--config.{setting} must be of type {kind}, but {value!r} was given")
     missing = re.match(r"flag --(\w+)=None: ", text)
     if missing:
-        return f"--{missing[1]} is missing"
-    if "Traceback" in text:
-        last_line = text.strip().splitlines()[-1]
-        text = last_line.partition("Error: ")[2] or last_line
-    return " ".join(text.split())
+        return UserError(f"--{missing[1]} is missing")
+    misplaced = re.match(r"Found --(config\.[\w.]+)", text)
+    if misplaced:
+        return _override_without_recipe(misplaced[1])
+    return UserError(" ".join(text.split()))
+
+
+def _unknown_flag(name: str) -> UserError:
+    """Return the error for an unknown flag. It suggests settings too, which are often given without "config."."""
+    suggestions = {flag: [f"--{flag}"] for flag in flags.FLAGS}
+    if "config" in flags.FLAGS:
+        if name.startswith("config."):
+            return _override_without_recipe(name)
+        for key in settings.leaves(settings.default()):
+            for short_name in {key, key.removesuffix(".name").rpartition(".")[2]}:
+                suggestions.setdefault(short_name, []).append(f"--config.{key}")
+    nearest = difflib.get_close_matches(name.replace("-", "_"), suggestions, n=1)
+    if not nearest:
+        return UserError(f"unknown flag --{name}. --help lists the flags.")
+    return UserError(f"unknown flag --{name}. Did you mean {' or '.join(suggestions[nearest[0]])}?")
+
+
+def _override_without_recipe(name: str) -> UserError:
+    return UserError(f"--{name} changes a setting of the recipe. Give --config=RECIPE before it.")
 
 
 # --- Help ------------------------------------------------------------------------------------------------------------

@@ -6,17 +6,57 @@ command calls when it is imported. As a result, only the flags of the command th
 
 from absl import flags
 from absl.flags import FlagHolder
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
+from resnet_jax import config as settings
+from resnet_jax.cli import recipe
 from resnet_jax.errors import UserError
 
 
+class RecipeParser(flags.ArgumentParser):
+    """Parses the value of --config; see `recipe.load`."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        return recipe.load(argument)
+
+
+class OptionalParser(flags.ArgumentParser):
+    """Parses "None" as None, which unsets a setting, and leaves everything else to another parser."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser = parser
+
+    def parse(self, argument):
+        return None if argument == "None" else self._parser.parse(argument)
+
+
+# The parsers of the flags that override settings, by the type of the setting. `_unset_none_tuples` is for tuples.
+SETTING_PARSERS = {
+    int: OptionalParser(flags.IntegerParser()),
+    float: OptionalParser(flags.FloatParser()),
+    bool: OptionalParser(flags.BooleanParser()),
+    str: OptionalParser(flags.ArgumentParser()),
+}
+
+
 def define_config(description: str = "The recipe, such as configs/cifar10.py.", required: bool = True) -> FlagHolder:
-    """Define --config, and with it a flag for every setting, such as --config.seed."""
+    """Define --config, and with it a flag for every setting, such as --config.seed. The value None unsets a setting."""
+    for kind, parser in SETTING_PARSERS.items():
+        config_flags.register_flag_parser_for_type(kind, parser)
     holder = config_flags.DEFINE_config_file("config", None, description)
+    flags.FLAGS["config"].parser = RecipeParser()
+    flags.register_validator("config", _unset_none_tuples)
     if required:
         flags.mark_flag_as_required("config")
     return holder
+
+
+def _unset_none_tuples(config: ConfigDict | None) -> bool:
+    """Unset the tuples that a flag sets to "None", which the tuple parser of ml_collections reads as (None,)."""
+    if config is not None:
+        nones = [key for key, value in settings.leaves(config).items() if value == (None,)]
+        config.update_from_flattened_dict(dict.fromkeys(nones))
+    return True
 
 
 def define_workdir(description: str = "The run directory.", required: bool = True) -> FlagHolder:

@@ -64,3 +64,46 @@ def test_version_needs_no_jax():
 def test_program_is_named_as_invoked(monkeypatch, invoked, expected):
     monkeypatch.setattr(sys, "argv", [invoked])
     assert program() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["--batch_size=32"], "Did you mean --config.batch_size?"),
+        (["--batch-size=32"], "Did you mean --config.batch_size?"),
+        (["--learning_rate=1"], "Did you mean --config.optimizer.learning_rate?"),
+        (["--momentum=1"], "Did you mean --config.batch_norm.momentum or --config.optimizer.momentum?"),
+        (["--dataset.name=cifar10"], "Did you mean --config.dataset.name?"),
+        (["--model=resnet18"], "Did you mean --config.model.name?"),
+        (["--epochs=1"], "Did you mean --config.num_epochs?"),
+        (["--workdri=/tmp"], "Did you mean --workdir?"),
+        (["--lr=1"], "--help lists the flags."),
+    ],
+)
+def test_unknown_flag_suggests_the_flag_or_setting(arguments, suggestion):
+    finished = run_without_jax("--config=configs/digits.py", *arguments)
+    name = arguments[0].partition("=")[0]
+    assert (finished.returncode, finished.stderr) == (2, f"error: unknown flag {name}. {suggestion}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--config.seed=1", "--config=configs/digits.py"],
+            "--config.seed changes a setting of the recipe. Give --config=RECIPE before it.",
+        ),
+        (
+            ["evaluate", "--workdir=/tmp/x", "--config.seed=1"],
+            "--config.seed changes a setting of the recipe. Give --config=RECIPE before it.",
+        ),
+        (["report", "--workdir=/tmp/x", "--config.seed=1"], "unknown flag --config.seed. --help lists the flags."),
+        (
+            ["configs/digits.py", "--workdir=/tmp/x"],
+            "unknown command 'configs/digits.py'. Did you mean --config=configs/digits.py?",
+        ),
+    ],
+)
+def test_misplaced_recipe_or_setting_is_reported(arguments, sentence):
+    finished = run_without_jax(*arguments)
+    assert (finished.returncode, finished.stderr) == (2, f"error: {sentence}\n")

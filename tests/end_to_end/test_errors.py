@@ -26,9 +26,10 @@ from tests.end_to_end.program import SHORT_DIGITS, run
             ["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
             "--process_id (2) must be at least 0 and less than --num_processes (2)",
         ),
-        (["--workdri=/tmp"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
+        (["--workdri=/tmp"], "unknown flag --workdri. Did you mean --workdir?"),
         (["evaluate"], "unexpected argument 'evaluate'"),
         (["--config.dataset.name=CIFAR-10"], "unknown dataset 'CIFAR-10'. Did you mean"),
+        (["--config.schedule.step_factor=-1"], "schedule.step_factor (-1.0) must be positive"),
     ],
 )
 def test_wrong_setting_is_reported(tmp_path, arguments, sentence):
@@ -52,7 +53,7 @@ def test_batch_size_not_divisible_by_the_devices_is_reported(tmp_path):
         (["--config=configs/digit.py", "--workdir=/tmp/x"], "there is no config file 'configs/digit.py'"),
         (["--workdir=/tmp/x"], "--config is missing"),
         (["--config=configs/digits.py"], "--workdir is missing"),
-        (["--config=configs/digits.py:fast", "--workdir=/tmp/x"], "get_config() takes 0 positional arguments"),
+        (["--config=configs/digits.py:fast", "--workdir=/tmp/x"], "the recipe configs/digits.py takes no argument"),
         (["--config=configs/mnist.py:adem", "--workdir=/tmp/x"], "unknown variant 'adem'. Did you mean adam"),
         (["--config=configs/imagenet.py:a3", "--workdir=/tmp/x"], "unknown variant 'a3'"),
         (["evalute"], "unknown command 'evalute'. Did you mean evaluate"),
