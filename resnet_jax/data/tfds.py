@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from resnet_jax.data.folder import PREFIX
 from resnet_jax.errors import UserError, first_line, missing_extra, needs_extra, program, unknown_name
 
 # Suggested for misspelled names, in addition to the names that TFDS lists.
@@ -96,6 +97,8 @@ def describe_tfds(name: str, data_dir: str | None) -> tuple[tuple[int | None, in
 
 def _builder(name: str, data_dir: str | None):
     """Return the TFDS builder of an image classification dataset; raises `UserError` as `is_prepared` does."""
+    if name.startswith(("/", ".", "~")):
+        raise _folder_without_prefix(name, name)
     with needs_extra(f"dataset {name!r}", "tensorflow-datasets", "tfds"):
         import tensorflow_datasets as tfds
 
@@ -109,6 +112,9 @@ def _builder(name: str, data_dir: str | None):
                 f"`{program()} convert --dataset={name}{data_dir_flag} --to=OTHER/FOLDER`, and train with "
                 "--config.dataset.data_dir=OTHER/FOLDER."
             ) from None
+        path = name.rpartition(":")[2]
+        if os.path.isdir(path):
+            raise _folder_without_prefix(name, path) from None
         known = {"digits", *COMMON_NAMES, *tfds.list_builders(with_community_datasets=False)}
         raise unknown_name("dataset", name, known) from None
     pair = [builder.info.features[key] for key in builder.info.supervised_keys or ()]
@@ -124,9 +130,19 @@ def _builder(name: str, data_dir: str | None):
     return builder
 
 
+def _folder_without_prefix(name: str, path: str) -> UserError:
+    return UserError(f"unknown dataset {name!r}. To use a folder of images, write {PREFIX}{path}.")
+
+
 def _prepare(builder) -> None:
     """Download and prepare a TFDS dataset, with TFDS's own progress bars."""
     root = os.fspath(builder.data_dir_root)
+    elsewhere = _prepared_nearby(builder)
+    if elsewhere:
+        raise UserError(
+            f"dataset {builder.name!r} is not in {root}, but in {elsewhere}. Set TFDS_DATA_DIR or dataset.data_dir to "
+            f"{elsewhere}."
+        )
     manual = epath.Path(root) / "downloads" / "manual"
     filenames = {url: info.filename for url, info in builder.url_infos.items() if info.filename}
     missing = {url for url, filename in filenames.items() if not (manual / filename).exists()}
@@ -154,6 +170,14 @@ def _prepare(builder) -> None:
         raise UserError(
             f"dataset {builder.name!r} could not be prepared in {root} ({first_line(error)}). {advice}"
         ) from error
+
+
+def _prepared_nearby(builder) -> epath.Path | None:
+    """Return the directory one or two levels above the builder's, or one below, in which its dataset is prepared."""
+    root = epath.Path(builder.data_dir_root)
+    nearby = [*list(root.parents)[:2], *(root.iterdir() if root.is_dir() else ())]
+    version = os.path.relpath(builder.data_dir, root)  # such as cifar10/3.0.2
+    return next((path for path in nearby if (path / version / "dataset_info.json").exists()), None)
 
 
 def _unreachable_host(urls: set[str]) -> str | None:

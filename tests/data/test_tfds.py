@@ -42,6 +42,15 @@ def test_invalid_name_is_rejected(name, tmp_path):
         open_sources(name, str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["/data/pets", "./pets", "~/pets", "pets", "imagefolder:pets"])
+def test_path_without_prefix_is_rejected_with_the_prefix(name, tmp_path, monkeypatch):
+    (tmp_path / "pets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = name.removeprefix("imagefolder:")
+    with pytest.raises(UserError, match=rf"unknown dataset '{name}'. To use a folder of images, write folder:{path}\."):
+        open_sources(name)
+
+
 def test_dataset_without_labeled_images_is_rejected(tmp_path):
     with pytest.raises(UserError, match="not for image classification"):
         open_sources("ag_news_subset", str(tmp_path))
@@ -61,6 +70,15 @@ def test_unreachable_host_is_reported_with_what_to_download_and_where_to_put_it(
     assert url in str(error.value)
     assert f"to {tmp_path / 'downloads' / 'manual'}, without unpacking" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data_dir", ["tfds/mnist", "tfds/mnist/3.0.1", "."])
+def test_data_dir_at_the_wrong_level_is_rejected_with_the_right_one(tmp_path, data_dir):
+    version = tmp_path / "tfds" / "mnist" / "3.0.1"
+    version.mkdir(parents=True)
+    (version / "dataset_info.json").touch()
+    with pytest.raises(UserError, match=rf"'mnist' is not in .*, but in {tmp_path}/tfds. Set TFDS_DATA_DIR"):
+        open_sources("mnist", str(tmp_path / data_dir))
 
 
 def test_files_that_exist_need_not_be_downloaded(tmp_path, offline):
@@ -89,7 +107,7 @@ class FailingBuilder:
     name = "pets"
 
     def __init__(self, root, instructions):
-        self.data_dir_root, self.url_infos = root, {}
+        self.data_dir_root, self.data_dir, self.url_infos = root, root / "pets" / "1.0.0", {}
         self.MANUAL_DOWNLOAD_INSTRUCTIONS = instructions
 
     def download_and_prepare(self):
@@ -147,6 +165,7 @@ class TestCifar10:
         for index in (0, 100, 199):
             np.testing.assert_array_equal(examples.images[index], decoded[index]["image"])
             assert examples.labels[index] == decoded[index]["label"] == dataset["test"][index][1]
+
 
     def test_source_can_be_pickled(self, dataset):
         copy = pickle.loads(pickle.dumps(dataset["test"]))
