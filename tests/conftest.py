@@ -4,12 +4,13 @@ import os
 import pathlib
 
 # JAX reads these settings once, so set them before it is imported. The XLA programs that tests compile are small and
-# run only briefly. Without most optimizations they compile in half the time. `tests/end_to_end/program.py` clears
-# XLA_FLAGS for the processes that it starts, because they must run as they do for users.
+# run only briefly. Without LLVM's optimizations they compile in half the time. Each compiles on one core, because other
+# tests keep the other cores busy. `tests/end_to_end/program.py` clears XLA_FLAGS for the processes that it starts,
+# because they must run as they do for users.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 "
-    "--xla_backend_optimization_level=0 --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE"
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 )
 
 import sys

@@ -50,6 +50,7 @@ def test_measurements_are_consistent(tiny_config):
     assert f"Bottleneck: {measured.bottleneck}. " in text
 
 
+@pytest.mark.slow
 def test_bottleneck_is_the_input_if_the_loop_waits_for_images(tiny_config):
     tiny_config.dataset.feed = "streaming"
     tiny_config.dataset.num_workers = 0
@@ -61,6 +62,7 @@ def test_bottleneck_is_the_input_if_the_loop_waits_for_images(tiny_config):
     assert measured.input > max(measured.device, measured.host)
 
 
+@pytest.mark.slow
 def test_bottleneck_is_the_host_if_the_loop_does_other_work(tiny_config, monkeypatch):
     record = MetricsLogger.record
 

@@ -154,6 +154,7 @@ def test_ctrl_c_saves_and_leaves_no_process_behind(tmp_path, start_recording):
     wait_until(lambda: not any(alive(pid) for pid in children.split()))
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_logged_and_the_run_completes(tmp_path):
     root = image_files.make_image_folder(tmp_path / "shapes", train=8, val=3)
     bad = image_files.unreadable_image_files()

@@ -23,6 +23,7 @@ def train_and_evaluate(tmp_path, *arguments, **environment):
     assert scores["top1"] == json.loads((tmp_path / "run" / "result.json").read_text())["test"]["top1"]
 
 
+@pytest.mark.slow
 def test_digits_recipe_runs_without_tensorflow(tmp_path):
     train_and_evaluate(tmp_path, *SHORT_DIGITS)
 

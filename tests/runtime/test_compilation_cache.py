@@ -25,7 +25,7 @@ def test_cache_is_limited_and_separate_for_each_kind_of_processor(tmp_path, monk
     compilation_cache.enable()
     directory = jax.config.jax_compilation_cache_dir
     assert directory.startswith(f"{tmp_path}/resnet_jax/compiled/")
-    assert jax.config.jax_compilation_cache_max_size == 2 * 2**30
+    assert jax.config.jax_compilation_cache_max_size == 2 * 10**9
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setattr(compilation_cache.platform, "machine", lambda: "another")
     compilation_cache.enable()

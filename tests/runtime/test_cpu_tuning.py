@@ -161,6 +161,7 @@ def test_tuned_process_reuses_freed_memory():
     assert faults("tuned") < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuned", [True, False])
 def test_run_logs_and_records_whether_it_is_tuned(tmp_path, tuned):
     arguments = (*SHORT_DIGITS, "--config.num_epochs=1", f"--workdir={tmp_path}/run")

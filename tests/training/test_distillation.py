@@ -72,11 +72,17 @@ def test_student_learns_without_labels_from_a_teacher(tiny_config, teacher, tmp_
 @pytest.mark.parametrize(
     ("settings", "shape"),
     [
-        ({"augment.mixup": 0.4, "augment.rotation": 20.0}, (64, 8, 8, 1)),
-        ({"augment.cutmix": 1.0, "steps_per_call": 2}, (64, 8, 8, 1)),
-        ({"augment.random_resized_crop": (0.5, 1.0), "dataset.image_size": 12}, (64, 12, 12, 1)),
+        pytest.param(
+            {"augment.mixup": 0.4, "augment.rotation": 20.0}, (64, 8, 8, 1), marks=pytest.mark.slow, id="mixup"
+        ),
+        pytest.param({"augment.cutmix": 1.0, "steps_per_call": 2}, (64, 8, 8, 1), id="two steps per call"),
+        pytest.param(
+            {"augment.random_resized_crop": (0.5, 1.0), "dataset.image_size": 12},
+            (64, 12, 12, 1),
+            marks=pytest.mark.slow,
+            id="other size",
+        ),
     ],
-    ids=["mixup", "two steps per call", "other size"],
 )
 def test_teacher_and_student_get_the_same_augmented_images(tiny_config, teacher, single_device, settings, shape):
     """The images are resized to the size that the teacher was trained on."""

@@ -93,8 +93,13 @@ def final_params(workdir):
 
 @pytest.mark.parametrize(
     ("calls", "signum"),
-    [(0, SIGINT), (2, SIGTERM), (3, SIGTERM), (6, SIGINT), (8, SIGTERM)],
-    ids=["within an epoch", "in evaluation", "after evaluation", "in the last evaluation", "at the end"],
+    [
+        pytest.param(0, SIGINT, id="within an epoch"),
+        pytest.param(2, SIGTERM, id="in evaluation"),
+        pytest.param(3, SIGTERM, marks=pytest.mark.slow, id="after evaluation"),
+        pytest.param(6, SIGINT, marks=pytest.mark.slow, id="in the last evaluation"),
+        pytest.param(8, SIGTERM, marks=pytest.mark.slow, id="at the end"),
+    ],
 )
 def test_stopped_run_resumes_as_if_uninterrupted(tiny_config, uninterrupted, workdir, monkeypatch, calls, signum):
     """Calls take up to three steps, an epoch has five, and a checkpoint is saved after each call.
