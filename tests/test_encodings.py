@@ -1,10 +1,22 @@
 """Text files are read and written alike in every locale."""
 
 import ast
+import json
+import os
+import subprocess
+import sys
 
 from tests.conftest import ROOT
+from tests.end_to_end.program import ASCII_LOCALE
 
 FOLDERS = ("resnet_jax", "configs", "benchmarks", "docs")
+DESCRIBE_FOLDER = """
+import json, os, sys
+from resnet_jax.data.folder import open_folder
+source = open_folder("folder:" + sys.argv[1])["train"]
+names = [os.fsencode(source.name(index)).hex() for index in range(len(source))]
+print(json.dumps([source.classes, source.labels.tolist(), names]))
+"""
 
 
 def depends_on_the_locale(call: ast.Call) -> bool:
@@ -29,3 +41,17 @@ def test_encoding_is_named_wherever_text_is_read_or_written():
             if isinstance(node, ast.Call) and depends_on_the_locale(node):
                 unnamed.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert unnamed == []
+
+
+def test_folder_has_the_same_classes_and_order_in_every_locale(tmp_path):
+    for name in ("Kätzchen", "caf\udce9", "猫"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            (tmp_path / name / f"größe{number}.png").touch()
+    command = [sys.executable, "-c", DESCRIBE_FOLDER, str(tmp_path)]
+    described = [
+        json.loads(subprocess.check_output(command, cwd=ROOT, env={**os.environ, **locale}))
+        for locale in ({"PYTHONUTF8": "1"}, ASCII_LOCALE)
+    ]
+    assert described[0] == described[1]
+    assert described[1][0] == ["Kätzchen", "caf\udce9", "猫"]

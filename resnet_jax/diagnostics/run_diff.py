@@ -81,7 +81,7 @@ def read_run(workdir: str) -> tuple[Leaves, dict]:
     """
     directory = WorkDir(workdir)
     config, classes = directory.config(), directory.classes()
-    device = parallel.replicated(parallel.make_mesh(jax.devices()[:1]))
+    device = parallel.replicated(parallel.make_mesh(parallel.all_devices()[:1]))
     abstract = parallel.abstract(_abstract_items(config, len(classes)), device)
     keep, best_metric = config.checkpoint.keep, config.checkpoint.best_metric
     with directory.open_checkpoints(keep, best_metric, read_only=True) as checkpoints:

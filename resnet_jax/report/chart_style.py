@@ -78,5 +78,5 @@ def shorten(name: str) -> str:
 
 
 def escape(name: str) -> str:
-    """Escape a name for Plotly, which interprets text as HTML."""
-    return html.escape(name, quote=False)
+    """Escape a name for Plotly, which interprets text as HTML. If orjson is installed, Plotly needs valid Unicode."""
+    return html.escape(name, quote=False).encode(errors="replace").decode()

@@ -25,7 +25,8 @@ def make_mesh(devices=None) -> Mesh:
       >>> dict(make_mesh(jax.devices()[:1]).shape)
       {'data': 1}
     """
-    devices = np.asarray(all_devices() if devices is None else devices)
+    available = all_devices()  # Even to compile for devices that are only described, JAX needs one that exists.
+    devices = np.asarray(available if devices is None else devices)
     return Mesh(devices.reshape(-1), ("data",), axis_types=(AxisType.Auto,))
 
 

@@ -26,6 +26,9 @@ SHORT_DIGITS = (
 # starts, it runs the module `sitecustomize` that lies on this path. A run without TensorBoard starts in half the time.
 WITHOUT_TENSORFLOW = {"PYTHONPATH": os.pathsep.join([str(HERE / "without_tensorflow"), str(ROOT)])}
 
+# Environment variables of a locale in which text is ASCII, and so is the text that Python reads and writes by default.
+ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
 
 def start(*arguments: str, program: str = TINY_PROGRAM, **environment: str) -> subprocess.Popen:
     """Start the program on a single device.

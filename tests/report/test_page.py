@@ -106,6 +106,7 @@ def test_names_are_escaped_wherever_they_occur(ordinary):
         assert name.replace("\udcff", "?") in page.text
     # Plotly interprets names as its own subset of HTML, so names are escaped once more in the data of charts.
     assert "\\u003ca href=" not in content
+    assert "\\udcff" not in content  # Plotly's faster JSON library, orjson, accepts only valid Unicode.
 
 
 def test_page_warns_of_an_unfinished_run():
