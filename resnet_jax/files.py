@@ -1,4 +1,4 @@
-"""Atomic writes of small files."""
+"""Checks of paths that the user gave, and atomic writes of small files."""
 
 import contextlib
 import os
@@ -7,6 +7,31 @@ import pathlib
 from etils import epath
 
 from resnet_jax.errors import UserError
+
+
+def check_characters(path: str, what: str, misread: str) -> None:
+    """Check that every library that opens a path opens the same one.
+
+    Args:
+      path: the path that the user gave, or the absolute path.
+      what: what it is the path of, such as "workdir".
+      misread: the characters that one of the libraries does not take literally.
+
+    Raises:
+      UserError: if the path is not UTF-8 or contains one of these characters.
+
+    Example:
+      >>> check_characters("/tmp/run?", "workdir", misread="*?[")
+      Traceback (most recent call last):
+      resnet_jax.errors.UserError: the path of the workdir ('/tmp/run?') contains '?'. Choose another path.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the path of the {what} ({path!r}) is not UTF-8. Choose another path.") from None
+    for character in misread:
+        if character in path:
+            raise UserError(f"the path of the {what} ({path!r}) contains {character!r}. Choose another path.")
 
 
 def check_target(path: str, what: str, suffix: str) -> pathlib.Path:

@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -31,24 +32,34 @@ T = TypeVar("T")
 BUCKET_PACKAGES = ("tensorflow", "gcsfs")  # either lets `epath` read and write gs://
 
 
+class LocalPath(type(epath.Path())):  # type: ignore[misc]  # epath.Path() is a PosixGPath or a WindowsGPath.
+    """A local path whose `glob` takes only its argument for a pattern.
+
+    `epath.Path.glob`, by which Orbax finds the files that it has written, takes the whole path for a pattern. In a
+    directory such as sweep[lr=0.1], it would find nothing, and leave checkpoints that cannot be read.
+    """
+
+    def glob(self, pattern: str) -> Iterator["LocalPath"]:
+        return map(type(self), pathlib.Path(self).glob(pattern))
+
+
 class WorkDir:
     """A run directory, which need not exist yet.
 
     Args:
       path: a local path, or the address of a bucket, such as gs://bucket/run.
 
+    Attributes:
+      path: the absolute path of the directory, or the address in a bucket.
+
     Raises:
-      UserError: for a bucket, if no package that can reach it is installed.
+      UserError: if the path is empty, or one of the libraries that write the run cannot use it; for a bucket, if no
+        package that can reach it is installed.
     """
 
     def __init__(self, path: str):
         # Orbax requires absolute paths. Addresses of buckets are absolute.
-        self.path = epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
-        if path.startswith("gs://") and not any(map(importlib.util.find_spec, BUCKET_PACKAGES)):
-            raise UserError(
-                f"{path} cannot be reached because neither {' nor '.join(BUCKET_PACKAGES)} is installed. "
-                'In a checkout of this project, run: pip install ".[gcs]"'
-            )
+        self.path = _bucket_path(path) if "://" in path else _local_path(path)
 
     def exists(self) -> bool:
         """Return True if the directory holds a run."""
@@ -155,3 +166,31 @@ class WorkDir:
                 checkpoints.close()
             raise
         checkpoints.close()
+
+
+def _local_path(path: str) -> LocalPath:
+    """Return the absolute path of a run directory; raises `UserError` if it cannot be used."""
+    if not path:
+        raise UserError("the path of the workdir is empty. Name a directory.")
+    absolute = os.path.abspath(os.path.expanduser(path)).replace("//", "/")  # abspath keeps // at the start.
+    files.check_characters(absolute, "workdir", misread="\\")  # TensorStore takes it for a slash.
+    local_path = LocalPath(absolute)
+    if str(local_path) != absolute:
+        raise UserError(f"the workdir {absolute} would be taken for {local_path}. Choose another --workdir.")
+    return local_path
+
+
+def _bucket_path(address: str) -> epath.Path:
+    """Return the path of a run directory in a bucket; raises `UserError` if it cannot be used."""
+    files.check_characters(address, "workdir", misread="*?[")  # `LocalPath` says why.
+    if address.startswith("gs://") and not any(map(importlib.util.find_spec, BUCKET_PACKAGES)):
+        raise UserError(
+            f"{address} cannot be reached because neither {' nor '.join(BUCKET_PACKAGES)} is installed. "
+            'In a checkout of this project, run: pip install ".[gcs]"'
+        )
+    try:
+        return epath.Path(address)
+    except KeyError as scheme:
+        raise UserError(
+            f"the workdir {address} is neither a local path nor in a bucket ({scheme}). Choose another --workdir."
+        ) from None

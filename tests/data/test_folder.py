@@ -44,6 +44,12 @@ class TestOpenFolder:
         assert sources["test"].name(0) == str(tmp_path / "test" / "dog" / "e.bmp")
         assert sources["train"].labels.dtype == np.int32
 
+    def test_directories_named_like_patterns_are_read(self, tmp_path):
+        write(tmp_path / "data[1]*", "train/cat?/a.jpg", "train/[dog]/b.jpg")
+        sources = open_folder(tmp_path / "data[1]*")
+        assert sources["train"].classes == ("[dog]", "cat?")
+        assert len(sources["train"]) == 2
+
     def test_classes_without_splits_form_the_training_split(self, tmp_path):
         write(tmp_path, "cat/a.jpg", "dog/b.jpg")
         sources = open_folder(tmp_path)

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import pathlib
 import threading
 import types
@@ -9,6 +10,7 @@ from etils import epath
 
 from resnet_jax.training import metrics_writer
 from resnet_jax.training.metrics_writer import Curve, MetricsWriter, TensorBoardWriter, read_curves
+from resnet_jax.workdir.workdir import WorkDir
 
 
 def write(path, resumed_step, steps):
@@ -121,6 +123,20 @@ def test_line_cut_short_by_a_full_disk_is_removed_and_not_written_twice(tmp_path
     writer.close()
     write(tmp_path, 10, [20]).close()
     assert [line["step"] for line in lines(tmp_path)] == [10, 20]
+
+
+def test_event_files_of_other_runs_are_kept(tmp_path):
+    """The name of the run, taken for a pattern, matches that of the other one."""
+    pytest.importorskip("tensorflow")
+    other = tmp_path / "run1" / "events.out.tfevents.1"
+    other.parent.mkdir()
+    other.touch()
+    run = WorkDir(str(tmp_path / "run[1]"))
+    run.make()
+    write(run.path, 0, [10]).close()
+    write(run.path, 0, [10]).close()
+    assert other.exists()
+    assert len(os.listdir(run.path)) == 2  # metrics.jsonl and the event file of the second writer
 
 
 def test_missing_tensorflow_is_logged_and_metrics_are_kept(tmp_path, hide_package, caplog):

@@ -3,6 +3,7 @@ import pytest
 
 from resnet_jax import config as settings
 from resnet_jax.errors import UserError
+from resnet_jax.runtime import parallel
 from resnet_jax.workdir.lock import locked
 from resnet_jax.workdir.workdir import WorkDir
 
@@ -51,6 +52,7 @@ def test_relative_path_becomes_absolute_but_a_bucket_address_stays(tmp_path, mon
         checkpoints.save(1, {"params": np.ones(3)}, {}, None)
     assert (tmp_path / "relative" / "run" / "checkpoints" / "1").is_dir()
     assert str(WorkDir("gs://bucket/run").path) == "gs://bucket/run"
+    assert str(WorkDir("//run").path) == "/run"  # TensorStore refuses two slashes.
 
 
 def test_unwritable_workdir_is_refused(tmp_path):
@@ -81,6 +83,36 @@ def test_pending_save_is_finished_when_the_checkpoints_close(tmp_path):
         checkpoints.save(1, {"params": np.ones(3)}, {}, None)
     with directory.open_checkpoints(2, "top1", read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 1
+
+
+@pytest.mark.parametrize("name", ["sweep[lr=0.1]", "run?", "run*", "a**b", "[ab]"])
+def test_checkpoint_in_a_directory_named_like_a_pattern_is_restored(tmp_path, single_device, name):
+    """Orbax finds its own files by `epath.Path.glob`, which takes the whole path for a pattern."""
+    saved = {"params": np.arange(3, dtype=np.float32)}
+    directory = WorkDir(str(tmp_path / name))
+    directory.make()
+    with directory.open_checkpoints(2, "top1") as checkpoints:
+        checkpoints.save(1, saved, {}, None)
+    with directory.open_checkpoints(2, "top1", read_only=True) as checkpoints:
+        restored, _ = checkpoints.restore(1, parallel.abstract(saved, parallel.replicated(single_device)))
+    np.testing.assert_array_equal(restored["params"], saved["params"])
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("", "the path of the workdir is empty. Name a directory."),
+        ("/tmp/run\udcff", r"the path of the workdir ('/tmp/run\udcff') is not UTF-8. Choose another path."),
+        ("/tmp\\run", r"the path of the workdir ('/tmp\\run') contains '\\'. Choose another path."),
+        ("gs://bucket/run[1]", "the path of the workdir ('gs://bucket/run[1]') contains '['. Choose another path."),
+        ("/gs/run", "the workdir /gs/run would be taken for gs://run. Choose another --workdir."),
+        ("http://run", "the workdir http://run is neither a local path nor in a bucket ('http://'). Choose another"),
+    ],
+)
+def test_path_that_a_library_would_misread_is_refused(path, sentence):
+    with pytest.raises(UserError) as error:
+        WorkDir(path)
+    assert str(error.value).startswith(sentence)
 
 
 @pytest.mark.parametrize("lost", [False, True])
