@@ -29,6 +29,7 @@ DIGESTS = "digests"  # the key of the digests in that item
 # Validation metrics have a file of their own, because they may be known only after their checkpoint is on disk.
 # The name of the file is historical.
 METRICS_FILE = "figures.json"
+ARRAY_INDEX = "manifest.ocdbt"  # the file in which Orbax looks up the arrays of an item; it is written last
 
 
 # --- Checkpoints -----------------------------------------------------------------------------------------------------
@@ -53,6 +54,7 @@ class Checkpoints:
     def __init__(self, workdir: epath.Path, keep: int, best_metric: str, read_only: bool = False):
         self._workdir = workdir
         self._folder = workdir / "checkpoints"
+        self._unchecked: list[epath.Path] = []  # the index files of the pending save
         newest = preservation_policy.LatestN(keep)
         with (
             self._reading(f"the directory {self._folder}", "Check that it is intact and readable."),
@@ -99,20 +101,27 @@ class Checkpoints:
             **{name: _leaf_digests(tree) for name, tree in items.items()},
         }
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
+        self.wait()
         with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(**arrays, **{METADATA_ITEM: ocp.args.JsonSave({**metadata, DIGESTS: digests})}),
             )
+        self._unchecked = [self._folder / str(step) / name / ARRAY_INDEX for name in arrays]
 
     def wait(self) -> None:
-        """Block until all saves are on disk.
+        """Block until all saves are on disk, and check that the arrays of the last one can be found.
 
         Raises:
           UserError: if one of them failed.
         """
+        index_files, self._unchecked = self._unchecked, []
         with self._writing():
             self._manager.wait_until_finished()
+            if parallel.is_main_process():  # Other machines may see new files later.
+                missing = [path for path in index_files if not path.exists()]
+                if missing:
+                    raise OSError(f"Orbax did not write {missing[0]}")
 
     def restore(self, step: int, items: Mapping[str, object]) -> tuple[dict[str, Any], dict]:
         """Restore items of a checkpoint and its JSON values.
@@ -184,6 +193,7 @@ class Checkpoints:
         Raises:
           UserError: if a pending save failed.
         """
+        self.wait()
         with self._writing():
             self._manager.close()
 
@@ -321,7 +331,7 @@ class ValidationMetrics:
         if not self._path.exists():
             return {}
         try:
-            stored = json.loads(self._path.read_text())
+            stored = json.loads(self._path.read_text(encoding="utf-8"))
             if stored["digest"] != digest_of_json(stored["figures"]):
                 raise ValueError("it differs from what was saved")
             return {int(step): metrics for step, metrics in stored["figures"].items()}

@@ -196,6 +196,15 @@ def test_full_disk_is_reported_in_one_sentence(tmp_path, monkeypatch):
         checkpoints.save(1, weights(0), {}, None)
 
 
+def test_save_that_leaves_arrays_nobody_can_find_is_reported(tmp_path, monkeypatch):
+    """Orbax only logs that it found nothing to merge."""
+    monkeypatch.setattr(type(epath.Path()), "glob", lambda path, pattern: iter(()))
+    checkpoints = opened(tmp_path)
+    checkpoints.save(1, weights(0), {}, None)
+    with pytest.raises(UserError, match=r"cannot save a checkpoint in .*1/params/manifest.ocdbt"):
+        checkpoints.wait()
+
+
 def test_checkpoint_of_another_model_is_refused(tmp_path, single_device):
     checkpoints = opened(tmp_path)
     checkpoints.save(1, weights(0), {}, None)
