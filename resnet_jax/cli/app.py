@@ -117,6 +117,7 @@ def _parse_flags(argv: list[str], takes_arguments: bool) -> list[str]:
                 f"unexpected argument {remaining[1]!r}. The command must come first, and settings look like "
                 "--config.seed=1."
             )
+        _check_empty_values(remaining)
         return remaining
     except UserError as error:
         _exit_with(error)
@@ -131,6 +132,17 @@ def _check_overrides(argv: list[str]) -> None:
         override = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
         if override and override[1] not in known:
             raise unknown_name("setting", override[1], known)
+
+
+def _check_empty_values(arguments: list[str]) -> None:
+    """Raise `UserError` for a flag or an argument with an empty value, which an unset shell variable leaves."""
+    settings_by_flag = {f"config.{name}": value for name, value in settings.leaves(settings.default()).items()}
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if flag.present and flag.value == "" != settings_by_flag.get(name, flag.default):
+            raise UserError(f"--{name} is empty. If its value is a shell variable, set the variable.")
+    if "" in arguments:
+        raise UserError("one of the arguments is empty. If it is a shell variable, set the variable.")
 
 
 def _flag_error(error: Exception) -> UserError:

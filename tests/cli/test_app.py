@@ -58,6 +58,27 @@ def test_version_needs_no_jax():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--config=configs/digits.py", "--workdir="], "--workdir"),
+        (["evaluate", "--workdir", ""], "--workdir"),
+        (["report", "--workdir=/nowhere", "--to="], "--to"),
+        (["predict", "--workdir=/nowhere", "--similar_to=", "cat.jpg"], "--similar_to"),
+        (
+            ["--config=configs/digits.py", "--config.dataset.test_split=", "--config.init_from=", "--workdir=/nowhere"],
+            "--config.init_from",  # An empty test_split has a meaning.
+        ),
+        (["evaluate", "--workdir=/nowhere", ""], "one of the arguments"),
+    ],
+)
+def test_empty_value_is_refused(arguments, named):
+    """An unset shell variable leaves an empty value."""
+    finished = run_without_jax(*arguments)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith(f"error: {named} is empty. If ")
+
+
+@pytest.mark.parametrize(
     ("invoked", "expected"),
     [("main.py", "python main.py"), ("/usr/bin/resnet-jax", "resnet-jax"), ("-c", "python main.py")],
 )

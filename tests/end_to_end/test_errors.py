@@ -53,6 +53,7 @@ def test_batch_size_not_divisible_by_the_devices_is_reported(tmp_path):
         (["--config=configs/digit.py", "--workdir=/tmp/x"], "there is no config file 'configs/digit.py'"),
         (["--workdir=/tmp/x"], "--config is missing"),
         (["--config=configs/digits.py"], "--workdir is missing"),
+        (["--config=", "--workdir=/tmp/x"], "there is no config file ''"),
         (["--config=configs/digits.py:fast", "--workdir=/tmp/x"], "the recipe configs/digits.py takes no argument"),
         (["--config=configs/mnist.py:adem", "--workdir=/tmp/x"], "unknown variant 'adem'. Did you mean adam"),
         (["--config=configs/imagenet.py:a3", "--workdir=/tmp/x"], "unknown variant 'a3'"),
