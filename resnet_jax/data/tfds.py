@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from resnet_jax import files
 from resnet_jax.data.folder import PREFIX
 from resnet_jax.errors import UserError, first_line, missing_extra, needs_extra, program, unknown_name
 
@@ -102,6 +103,7 @@ def _builder(name: str, data_dir: str | None):
     with needs_extra(f"dataset {name!r}", "tensorflow-datasets", "tfds"):
         import tensorflow_datasets as tfds
 
+    check_data_dir(data_dir)
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except (ValueError, AssertionError) as error:  # TFDS raises these for unknown names, configs and versions.
@@ -128,6 +130,18 @@ def _builder(name: str, data_dir: str | None):
             f"dataset {name!r} does not have images with 8 bits in 1 or 3 channels. Choose another dataset."
         )
     return builder
+
+
+def check_data_dir(data_dir: str | None) -> None:
+    """Check that TFDS opens this directory, which it may take for a pattern; None: $TFDS_DATA_DIR.
+
+    Raises:
+      UserError: if the path is empty, which TFDS would take for the current directory; or as `check_characters` does.
+    """
+    path = os.environ.get("TFDS_DATA_DIR") if data_dir is None else data_dir
+    if path == "":
+        raise UserError("the path of the TFDS datasets is empty. Set dataset.data_dir or TFDS_DATA_DIR.")
+    files.check_characters(path or "", "TFDS datasets", misread="*?[")
 
 
 def _folder_without_prefix(name: str, path: str) -> UserError:

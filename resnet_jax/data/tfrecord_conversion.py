@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 
+from resnet_jax.data.tfds import check_data_dir
 from resnet_jax.errors import UserError, first_line, needs_extra
 from resnet_jax.terminal import Reporter
 
@@ -35,6 +36,8 @@ def convert(name: str, source: str | None, target: str, reporter: Reporter) -> s
         import tensorflow_datasets as tfds
     with needs_extra("reading tfrecord files", "TensorFlow", "tfds"):
         import tensorflow as tf
+    check_data_dir(source)
+    check_data_dir(target)
     try:
         builder = tfds.builder(name, data_dir=source)
     except (ValueError, AssertionError) as error:

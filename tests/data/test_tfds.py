@@ -36,6 +36,22 @@ def test_unknown_name_suggests_the_nearest(name, tmp_path):
         open_sources(name, str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("data_dir", "problem"),
+    [("data[1]", "contains '\\['"), ("a**b", "contains '\\*'"), ("\udcff", "is not UTF-8"), ("", "is empty")],
+)
+def test_directory_that_tfds_would_misread_is_refused(data_dir, problem):
+    with pytest.raises(UserError, match=rf"the path of the TFDS datasets .*{problem}"):
+        open_sources("cifar10", data_dir)
+
+
+def test_empty_tfds_data_dir_is_refused(monkeypatch):
+    """TFDS would prepare the dataset in the current directory."""
+    monkeypatch.setenv("TFDS_DATA_DIR", "")
+    with pytest.raises(UserError, match="the path of the TFDS datasets is empty"):
+        open_sources("cifar10")
+
+
 @pytest.mark.parametrize("name", ["", "a b"])
 def test_invalid_name_is_rejected(name, tmp_path):
     with pytest.raises(UserError, match="unknown dataset"):
