@@ -1,5 +1,6 @@
 """JAX's persistent compilation cache in the user's cache directory, so that the next start compiles less."""
 
+import glob
 import hashlib
 import platform
 from typing import Any
@@ -21,7 +22,8 @@ def enable() -> None:
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
     directory = user_cache.directory("compiled")
-    if directory is None:
+    # To delete old programs, JAX takes the whole path of the cache for a pattern.
+    if directory is None or glob.escape(str(directory)) != str(directory):
         return
     # Many machines may share a home directory, and a program compiled for one CPU may crash on another.
     jax.config.update("jax_compilation_cache_dir", str(directory / _processor_id()))

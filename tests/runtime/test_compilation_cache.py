@@ -43,3 +43,9 @@ def test_compilation_cache_is_disabled_without_a_user_cache(tmp_path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     compilation_cache.enable()
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_compilation_cache_is_disabled_in_a_directory_that_jax_takes_for_a_pattern(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home[1]"))
+    compilation_cache.enable()
+    assert jax.config.jax_compilation_cache_dir is None
