@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import runpy
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -32,6 +33,8 @@ def load(recipe: str) -> ConfigDict:
     """
     path, *arguments = recipe.split(":", 1)
     _check_path(path)
+    # Recipes import others from their directory: configs/cifar100.py, for example, needs `from configs import cifar10`.
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(path))))
     try:
         get_config = runpy.run_path(path).get("get_config")
         if not callable(get_config):

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from resnet_jax.cli import recipe
@@ -23,6 +25,15 @@ def write(directory, text, name="mine.py"):
 def test_load_returns_locked_settings():
     config = recipe.load(f"{ROOT}/configs/mnist.py:adam")
     assert (config.dataset.name, config.optimizer.name, config.is_locked) == ("mnist", "adam", True)
+
+
+def test_recipe_can_import_another_recipe_of_its_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    directory = tmp_path / "experiments"
+    directory.mkdir()
+    write(directory, RECIPE.format("config.seed = 7"), name="base.py")
+    derived = write(directory, "from experiments import base\ndef get_config(): return base.get_config()", "derived.py")
+    assert recipe.load(derived).seed == 7
 
 
 @pytest.mark.parametrize(
