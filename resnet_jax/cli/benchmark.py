@@ -11,6 +11,7 @@ With `--format=json`, the keys are the fields of `diagnostics.throughput.Through
 
 import dataclasses
 import json
+import math
 
 from absl import flags
 
@@ -36,6 +37,8 @@ HOP = flags.DEFINE_float(
     "With --link_gbytes_per_s, latency in microseconds of the smallest message to a neighbor in the ring.",
     lower_bound=0.0,
 )
+for flag in (LINK, HOP):
+    flags.register_validator(flag, lambda value: value is None or math.isfinite(value), "must be a finite number")
 
 
 def run() -> ExitCode:

@@ -40,8 +40,10 @@ DATASET = flags.DEFINE_string(
     "dataset", None, "Another dataset, such as folder:PATH, whose classes are some or all of the model's."
 )
 TTA = flags.DEFINE_enum("tta", None, ["flip"], "Add metrics with test-time augmentation: each image and its mirror.")
-EVAL_RESIZE = flags.DEFINE_integer("eval_resize", None, "Override dataset.eval_resize, to test another resolution.")
-EVAL_CROP = flags.DEFINE_integer("eval_crop", None, "Override dataset.eval_crop.")
+EVAL_RESIZE = flags.DEFINE_integer(
+    "eval_resize", None, "Override dataset.eval_resize, to test another resolution.", lower_bound=1
+)
+EVAL_CROP = flags.DEFINE_integer("eval_crop", None, "Override dataset.eval_crop.", lower_bound=1)
 
 
 def run(workdirs: list[str]) -> ExitCode:

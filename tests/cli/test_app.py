@@ -128,3 +128,19 @@ def test_unknown_flag_suggests_the_flag_or_setting(arguments, suggestion):
 def test_misplaced_recipe_or_setting_is_reported(arguments, sentence):
     finished = run_without_jax(*arguments)
     assert (finished.returncode, finished.stderr) == (2, f"error: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["evaluate", "--workdir=/tmp/x", "--eval_crop=-5"], "--eval_crop=-5: -5 is not a positive integer"),
+        (["evaluate", "--workdir=/tmp/x", "--eval_resize=0"], "--eval_resize=0: 0 is not a positive integer"),
+        (
+            ["benchmark", "--config=configs/digits.py", "--collectives", "--hop_us=nan"],
+            "--hop_us=nan: must be a finite number",
+        ),
+    ],
+)
+def test_number_out_of_range_is_refused(arguments, sentence):
+    finished = run_without_jax(*arguments)
+    assert (finished.returncode, sentence in finished.stderr) == (2, True), finished.stderr
