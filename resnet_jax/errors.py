@@ -14,7 +14,7 @@ class ExitCode(enum.IntEnum):
     DONE = 0
     SOME_FAILED = 1  # some inputs failed, a check found a problem, or the program has a bug and prints a traceback
     USER_ERROR = 2
-    RESUMABLE = 75  # stopped by SIGTERM, or because another process ended; the same command resumes the run
+    RESUMABLE = 75  # stopped by SIGTERM or SIGHUP, or because another process ended; the same command resumes the run
     INTERRUPTED = 130  # stopped by Ctrl-C; the same command resumes the run
 
 
@@ -26,7 +26,7 @@ class UserError(Exception):
 
 
 class Preempted(BaseException):
-    """SIGTERM has arrived, for example because the machine is being preempted.
+    """SIGTERM or SIGHUP has arrived, for example because the machine is being preempted or the terminal was closed.
 
     The training loop saves before it raises this exception. Like `KeyboardInterrupt`, it is not an `Exception`, so that
     no library catches it as an ordinary error.

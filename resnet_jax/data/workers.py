@@ -42,6 +42,7 @@ from resnet_jax.errors import UserError
 MAX_DEFAULT_WORKERS = 16
 IMAGES_PER_WORKER = 1000  # at least, so that a worker repays its start-up time
 RESULTS_AHEAD = 2  # results that each worker keeps ready
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals after which training saves before it stops
 GRAIN_WORKER_DIED = "Worker process was terminated unexpectedly"  # the start of grain's message
 
 T = TypeVar("T")
@@ -197,7 +198,8 @@ class SharedRingBuffer:
         self._num_slots, self._shape = num_slots, shape
         size = HEADER_BYTES + num_slots * math.prod(shape)
         _check_free_memory(size)
-        self._memory = shared_memory.SharedMemory(create=True, size=size)
+        with _block_signals():  # Python starts its resource tracker here.
+            self._memory = shared_memory.SharedMemory(create=True, size=size)
         self._set_num_taken(first)
 
     def writable_slot(self, number: int) -> np.ndarray:
@@ -323,7 +325,7 @@ def is_worker_starting() -> bool:
 def _start_worker(number: int, count: int) -> None:
     """Initialize a worker. grain calls this function in each worker before any work."""
     # Signals may reach all processes, but the main process may need a few more batches before it stops cleanly.
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     # A user's source may use JAX, but the main process already uses the accelerator.
     jax.config.update("jax_platforms", "cpu")
@@ -360,15 +362,15 @@ def _raise_if_worker_dies(iterator: Iterator[T], num_workers: int) -> Generator[
 
 @contextlib.contextmanager
 def _block_signals() -> Iterator[None]:
-    """Block SIGINT and SIGTERM.
+    """Block `STOP_SIGNALS`.
 
-    Processes that are started meanwhile inherit the block, so that neither signal ends them before `_start_worker` has
-    run.
+    Processes that are started meanwhile inherit the block. So no such signal ends a worker before `_start_worker` has
+    run, and SIGHUP never ends Python's resource tracker, which itself ignores only the other two.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM (a preempted machine), so that the training loop saves before it stops."""
+"""Handling of Ctrl-C, SIGTERM (preemption) and SIGHUP (closed terminal), so that the loop saves before it stops."""
 
 import contextlib
 import signal
@@ -7,23 +7,27 @@ from collections.abc import Callable, Iterator, Mapping
 
 from resnet_jax.errors import Preempted
 
-EXCEPTION_BY_SIGNAL: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Preempted}
+EXCEPTION_BY_SIGNAL: dict[int, type[BaseException]] = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: Preempted,
+    signal.SIGHUP: Preempted,
+}
 
 
 @contextlib.contextmanager
-def raise_preempted_on_sigterm() -> Iterator[None]:
-    """Within this context, raise `Preempted` at once on SIGTERM, as Python raises `KeyboardInterrupt` on Ctrl-C."""
+def raise_preempted_on_signal() -> Iterator[None]:
+    """Within this context, raise `Preempted` at once on SIGTERM and SIGHUP, as Python does `KeyboardInterrupt`."""
 
     def handle(signum, frame):
         raise Preempted
 
-    with _signal_handlers({signal.SIGTERM: handle}):
+    with _signal_handlers(dict.fromkeys((signal.SIGTERM, signal.SIGHUP), handle)):
         yield
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Within this context, record SIGINT and SIGTERM instead of raising an exception.
+    """Within this context, record SIGINT, SIGTERM and SIGHUP instead of raising an exception.
 
     An exception in the middle of a step would lose the state, because its buffers are donated to the step. Ctrl-C after
     an earlier signal raises `KeyboardInterrupt` at once.
@@ -51,9 +55,14 @@ def deferred_signals() -> Iterator[Callable[[], signal.Signals | None]]:
 
 @contextlib.contextmanager
 def _signal_handlers(handlers: Mapping[int, Callable]) -> Iterator[None]:
-    """Replace signal handlers within this context, if this is the main thread."""
+    """Replace signal handlers within this context, if this is the main thread.
+
+    A process that ignores SIGHUP, because it was started with `nohup`, keeps ignoring it.
+    """
     if threading.current_thread() is not threading.main_thread():
         handlers = {}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        handlers = {signum: handler for signum, handler in handlers.items() if signum != signal.SIGHUP}
     previous = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     try:
         yield

@@ -88,8 +88,8 @@ class Loop:
         """Train to the last step.
 
         Raises:
-          KeyboardInterrupt, Preempted: after Ctrl-C and after SIGTERM, with everything saved. A Ctrl-C that follows
-            another signal raises at once, and nothing is saved.
+          KeyboardInterrupt, Preempted: after Ctrl-C and after SIGTERM or SIGHUP, with everything saved. A Ctrl-C that
+            follows another signal raises at once, and nothing is saved.
           UserError: if the loss or the gradient norm is not finite, or if the checkpoints belong to another run.
         """
         self._restore_or_initialize()

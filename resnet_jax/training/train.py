@@ -15,7 +15,7 @@ from resnet_jax.runtime import parallel, provenance
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 from resnet_jax.training import experiment as experiments
-from resnet_jax.training.interruption import raise_preempted_on_sigterm
+from resnet_jax.training.interruption import raise_preempted_on_signal
 from resnet_jax.training.loop import Loop, Observe
 from resnet_jax.training.metrics_logger import conclusion
 from resnet_jax.workdir.checkpoints import Checkpoints
@@ -25,7 +25,7 @@ from resnet_jax.workdir.workdir import WorkDir
 logger = logging.getLogger(__name__)
 
 
-@raise_preempted_on_sigterm()
+@raise_preempted_on_signal()
 def train(
     config: ConfigDict, workdir: str, sources: Mapping[str, Source] | None = None, observe: Observe | None = None
 ) -> dict:
@@ -47,7 +47,7 @@ def train(
     Raises:
       UserError: if something goes wrong that only the user can fix. Everything saved so far is kept.
       KeyboardInterrupt: after Ctrl-C, with everything saved unless it was pressed twice. The same call resumes.
-      Preempted: after SIGTERM, with everything saved. The same call resumes.
+      Preempted: after SIGTERM or SIGHUP, with everything saved. The same call resumes.
 
     Example:
       >>> import resnet_jax, resnet_jax.config, tempfile

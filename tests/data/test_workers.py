@@ -100,7 +100,8 @@ def test_errors_that_cannot_be_pickled_are_raised(work, message):
         list(batches)
 
 
-def test_workers_ignore_ctrl_c_and_a_killed_worker_is_named_with_its_exit_code():
+def test_workers_ignore_signals_to_stop_and_a_killed_worker_is_named_with_its_exit_code():
+    """A terminal sends Ctrl-C, and SIGHUP when it is closed, to all processes."""
     with (
         pytest.raises(UserError) as raised,
         workers.arrays(fill, range(10_000), SHAPE, num_workers=2) as batches,
@@ -109,7 +110,8 @@ def test_workers_ignore_ctrl_c_and_a_killed_worker_is_named_with_its_exit_code()
         assert [next(batches)[1] for _ in range(2)] == ["number 0", "number 1"]
         running = worker_processes()
         for worker in running:
-            os.kill(worker.pid, signal.SIGINT)
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(worker.pid, signum)
         assert [next(batches)[1] for _ in range(30)] == [f"number {number}" for number in range(2, 32)]
         assert {worker.exitcode for worker in running} == {None}
         os.kill(running[1].pid, signal.SIGKILL)

@@ -1,11 +1,16 @@
-"""Processes that are asked to stop: by Ctrl-C, or by SIGTERM before a preemption."""
+"""Processes that are asked to stop: by Ctrl-C, by SIGTERM before a preemption, or because their terminal is closed."""
 
+import contextlib
+import os
+import pty
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.end_to_end.program import WITHOUT_TENSORFLOW, run, start
+from tests.end_to_end.program import ROOT, TINY_PROGRAM, WITHOUT_TENSORFLOW, run, start
 from tests.faults.run_comparison import LONG_DIGITS, assert_equal_runs, saved_steps, untimed_records, wait_for
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
@@ -50,6 +55,36 @@ def test_stop_between_steps_saves_and_resumes_to_the_same_parameters(tmp_path, u
     assert "Checkpoint of step" in stdout
     assert str(workdir) in stdout
     assert_resumes(workdir, uninterrupted, **environment)
+
+
+@pytest.mark.slow
+def test_closed_terminal_stops_the_run_which_saves_and_resumes_to_the_same_parameters(tmp_path, uninterrupted):
+    """The terminal sends SIGHUP. From then on, every write to it fails."""
+    workdir = tmp_path / "stopped"
+    terminal, end_of_program = pty.openpty()
+    os.set_blocking(terminal, False)
+    process = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, TINY_PROGRAM, *LONG_DIGITS, f"--workdir={workdir}"],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "", **WITHOUT_TENSORFLOW},
+        stdin=end_of_program,
+        stdout=end_of_program,
+        stderr=end_of_program,
+    )
+    os.close(end_of_program)
+    output = b""
+
+    def has_logged():
+        nonlocal output
+        with contextlib.suppress(BlockingIOError):
+            output += os.read(terminal, 10_000)
+        return (workdir / "metrics.jsonl").exists()
+
+    wait_for(has_logged, process)
+    os.close(terminal)
+    assert process.wait(timeout=120) == 75, output
+    assert saved_steps(workdir)
+    assert_resumes(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
 
 
 @pytest.mark.slow
