@@ -16,6 +16,7 @@ class ExitCode(enum.IntEnum):
     USER_ERROR = 2
     RESUMABLE = 75  # stopped by SIGTERM or SIGHUP, or because another process ended; the same command resumes the run
     INTERRUPTED = 130  # stopped by Ctrl-C; the same command resumes the run
+    OUTPUT_CLOSED = 141  # the reader of stdout ended first; as for a program that SIGPIPE ends
 
 
 class UserError(Exception):
@@ -23,6 +24,10 @@ class UserError(Exception):
 
     The command line prints the message on stderr, without a traceback, and exits with code 2.
     """
+
+
+class OutputClosed(Exception):
+    """The program that reads stdout, such as `head`, has ended before the whole result was printed."""
 
 
 class Preempted(BaseException):

@@ -5,17 +5,16 @@ progress bar of rich 15.0.0 shows nothing there until it ends, and its tables ar
 module writes a plain progress line every ten seconds, and tables that `grep` and `awk` can read.
 """
 
-import io
+import contextlib
 import logging
 import os
-import select
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Self, TextIO
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import OutputClosed, UserError
 
 LOGGER = "resnet_jax"  # parent of the loggers of all modules in this package
 PLAIN_LINE_SECONDS = 10.0
@@ -95,14 +94,70 @@ def duration(seconds: float) -> str:
 # --- Output -----------------------------------------------------------------------------------------------------------
 
 
-def discard_closed_stdout() -> bool:
-    """If the program that reads stdout, such as `head`, has exited, discard all further output and return True."""
-    pipe = select.poll()
-    pipe.register(sys.stdout.fileno(), 0)
-    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Within this context, stdin, stdout and stderr are open, even if the program was started without them.
+
+    Otherwise, the next files that the program opens would get their descriptors, and libraries would print into these
+    files. A missing stdin is empty, a missing stderr discards what is written, and a missing stdout cannot be written,
+    so that a lost result is an error.
+
+    When the context ends, text that could not be written is discarded. Otherwise, Python would try again to write it
+    when it exits, and change the exit code to 120.
+    """
+    access_and_mode = {"stdin": (os.O_RDONLY, "r"), "stdout": (os.O_RDONLY, "w"), "stderr": (os.O_WRONLY, "w")}
+    for name, (access, mode) in access_and_mode.items():
+        if getattr(sys, name) is None:
+            # The system assigns the lowest free descriptor, which is the one of this stream.
+            descriptor = os.open(os.devnull, access)
+            os.set_inheritable(descriptor, True)  # Worker processes need the standard streams, too.
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115  It stays open until the end.
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def print_result(text: str) -> None:
+    """Print the result of a command, or a part of it, to stdout.
+
+    Raises:
+      OutputClosed: if the program that reads stdout has ended.
+      UserError: if stdout cannot be written for another reason.
+    """
+    try:
+        _write(text + "\n", sys.stdout)
+    except BrokenPipeError as error:
+        raise OutputClosed from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write the result to stdout ({error.strerror}). Direct stdout to a terminal, a file with enough "
+            "space or another program."
+        ) from error
+
+
+def print_if_possible(text: str, stream: TextIO | None, end: str = "\n") -> None:
+    """Print a log line, a progress line or an error message. If that fails, continue: the work matters more.
+
+    It fails if the terminal is closed, the program that reads the stream has ended, or the disk is full. The stream is
+    None if the program was started without it.
+    """
+    if stream is not None:
+        with contextlib.suppress(OSError):
+            _write(text + end, stream)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    """Write text, with "?" for what the stream cannot encode, such as the name of a file that is not UTF-8."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        stream.write(text.encode(stream.encoding, errors="replace").decode(stream.encoding))
+    stream.flush()
 
 
 class Reporter:
@@ -133,8 +188,8 @@ class Reporter:
         self.active = active
         self.max_unreadable = max_unreadable
         self.unreadable: dict[str, str] = {}
-        self._stream = (stream or sys.stdout) if active else io.StringIO()
-        self._live = self._stream.isatty()
+        self._stream = (stream or sys.stdout) if active else None
+        self._live = self._stream is not None and self._stream.isatty()
         self._shown = ""
         self._last_plain = time.monotonic()
 
@@ -150,6 +205,7 @@ class Reporter:
         return self
 
     def __exit__(self, *exception) -> None:
+        self.clear()
         logger = logging.getLogger(LOGGER)
         logger.handlers, level, logger.propagate = self._before
         logger.setLevel(level)
@@ -157,27 +213,24 @@ class Reporter:
     # Lines
 
     def print(self, text: str) -> None:
-        """Remove the live line and print text that stays, such as the result of a command."""
+        """Remove the live line and print text that stays. To print the result of a command, use `print_result`."""
         self.clear()
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        print_if_possible(text, self._stream)
 
     def update(self, text: str) -> None:
         """Show `text` on the live line."""
         if self._live:
             text = text[: shutil.get_terminal_size().columns - 1]  # A wrapped line could not be rewritten.
-            self._stream.write("\r" + text.ljust(len(self._shown)))
+            print_if_possible("\r" + text.ljust(len(self._shown)), self._stream, end="")
             self._shown = text
         elif time.monotonic() - self._last_plain >= PLAIN_LINE_SECONDS:
             self._last_plain = time.monotonic()
-            self._stream.write(text + "\n")
-        self._stream.flush()
+            print_if_possible(text, self._stream)
 
     def clear(self) -> None:
         """Remove the live line. The next `update` shows one again."""
         if self._shown:
-            self._stream.write("\r" + " " * len(self._shown) + "\r")
-            self._stream.flush()
+            print_if_possible("\r" + " " * len(self._shown) + "\r", self._stream, end="")
             self._shown = ""
 
     def counter(self, what: str) -> Callable[[int, int], None]:
@@ -237,4 +290,4 @@ class _ReporterHandler(logging.Handler):
         if self._reporter.active:
             self._reporter.print(text)
         else:
-            print(text, file=sys.stderr)
+            print_if_possible(text, sys.stderr)

@@ -1,11 +1,13 @@
+import errno
 import io
 import logging
+import os
 import sys
 
 import pytest
 
-from resnet_jax.errors import UserError
-from resnet_jax.terminal import Reporter, duration, printable, table
+from resnet_jax.errors import OutputClosed, UserError
+from resnet_jax.terminal import Reporter, duration, print_result, printable, standard_streams, table
 
 
 class Terminal(io.StringIO):
@@ -87,6 +89,13 @@ class TestLiveLine:
         assert stream.getvalue() == "\rreading examples  1,000/3,000  500/s  ETA 4.0 s"
 
 
+    def test_is_removed_at_the_end_of_the_context(self):
+        stream = Terminal()
+        with Reporter(stream=stream) as reporter:
+            reporter.update("step 1")
+        assert stream.getvalue() == "\rstep 1\r      \r"
+
+
 class TestLogRecords:
     logger = logging.getLogger("resnet_jax.some.module")
 
@@ -133,6 +142,73 @@ class TestLogRecords:
         finally:
             logger.removeHandler(handler)
         assert [record.getMessage() for record in records] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [("utf-8", "Kätzchen ? 猫"), ("gbk", "K?tzchen ? 猫"), ("latin-1", "Kätzchen ? ?"), ("ascii", "K?tzchen ? ?")],
+)
+def test_characters_that_the_stream_cannot_encode_are_replaced(monkeypatch, encoding, expected):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    for write in (print_result, Reporter().print):
+        write("Kätzchen \udcff 猫")
+    assert stdout.buffer.getvalue().decode(encoding) == f"{expected}\n{expected}\n"
+
+
+class Unwritable(Terminal):
+    """A terminal or file to which writing fails."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+class TestUnwritableOutput:
+    logger = logging.getLogger("resnet_jax.some.module")
+
+    @pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO, errno.ENOSPC], ids=["pipe", "terminal", "disk"])
+    def test_does_not_stop_the_work_that_reports_progress(self, monkeypatch, number):
+        monkeypatch.setattr(sys, "stdout", Unwritable(number))
+        monkeypatch.setattr(sys, "stderr", Unwritable(number))
+        with Reporter() as reporter:
+            reporter.update("step 1")
+            self.logger.info("Feed: resident")
+            reporter.print("Compiling ...")
+        with Reporter(active=False):
+            self.logger.warning("Unreadable: a.jpg")
+
+    def test_missing_streams_do_not_stop_the_work_and_warnings_do_not_move_to_stdout(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "stderr", None)
+        with Reporter(active=False):
+            self.logger.warning("Unreadable: a.jpg")
+        assert capsys.readouterr().out == ""
+        monkeypatch.setattr(sys, "stdout", None)
+        with Reporter() as reporter:
+            reporter.update("step 1")
+            self.logger.info("Feed: resident")
+
+    def test_makes_a_lost_result_an_error(self, monkeypatch):
+        monkeypatch.setattr(sys, "stdout", Unwritable(errno.EPIPE))
+        with pytest.raises(OutputClosed):
+            print_result("accuracy")
+        monkeypatch.setattr(sys, "stdout", Unwritable(errno.ENOSPC))
+        with pytest.raises(UserError, match=r"^cannot write the result to stdout \(No space left on device\)\. "):
+            print_result("accuracy")
+
+    def test_missing_standard_streams_are_opened(self, monkeypatch):
+        for name in ("stdin", "stdout", "stderr"):
+            monkeypatch.setattr(sys, name, None)
+        with standard_streams():
+            assert sys.stdin.buffer.read() == b""
+            print("discarded", file=sys.stderr, flush=True)
+            with pytest.raises(UserError, match=r"^cannot write the result to stdout \(Bad file descriptor\)"):
+                print_result("accuracy")
+        with sys.stdin, sys.stdout, sys.stderr:
+            pass
 
 
 class TestUnreadableImages:

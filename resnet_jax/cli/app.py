@@ -20,7 +20,7 @@ from absl import flags
 import resnet_jax
 from resnet_jax import config as settings
 from resnet_jax import terminal
-from resnet_jax.errors import ExitCode, Preempted, UserError, first_line, program, unknown_name
+from resnet_jax.errors import ExitCode, OutputClosed, Preempted, UserError, first_line, program, unknown_name
 from resnet_jax.runtime import cpu_tuning, library_messages
 
 TUNE_CPU = flags.DEFINE_bool(
@@ -45,12 +45,13 @@ DISK_ERRORS = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, er
 RARE_FLAGS = ("coordinator", "num_processes", "process_id", "tune_cpu")  # listed last by --help
 
 
+@terminal.standard_streams()
 def main() -> NoReturn:
     """Run the command named in `sys.argv` and exit with its exit code."""
     if "--version" in sys.argv[1:]:
         # We do not read the version from the metadata of an installed `resnet-jax`, because on PyPI this name belongs
         # to another project.
-        _print_to_stdout(f"resnet-jax {resnet_jax.__version__}")
+        _print_unless_closed(f"resnet-jax {resnet_jax.__version__}")
         sys.exit(ExitCode.DONE)
     without_arguments = len(sys.argv) == 1
     name = _pop_command(sys.argv)
@@ -91,16 +92,14 @@ def _run(command: ModuleType, arguments: list[str]) -> int:
 
     compilation_cache.enable()
     try:
-        exit_code = command.run(arguments) if hasattr(command, "ARGUMENTS") else command.run()
-        sys.stdout.flush()
-        return exit_code
+        return command.run(arguments) if hasattr(command, "ARGUMENTS") else command.run()
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Preempted:
         return ExitCode.RESUMABLE
+    except OutputClosed:
+        return cluster.leave(ExitCode.OUTPUT_CLOSED)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and terminal.discard_closed_stdout():
-            return ExitCode.DONE
         return cluster.leave(_report(error, cluster.is_process_loss(error)))
 
 
@@ -188,7 +187,7 @@ def _override_without_recipe(name: str) -> UserError:
 
 def _print_help(name: str, command: ModuleType) -> None:
     """Print the usage of the program and the flags of a command."""
-    _print_to_stdout(_help_text(name, command))
+    _print_unless_closed(_help_text(name, command))
 
 
 def _help_text(name: str, command: ModuleType) -> str:
@@ -218,13 +217,14 @@ commands:"""
     return "\n".join(lines)
 
 
-def _print_to_stdout(text: str) -> None:
-    """Print to stdout. If the program that reads stdout, such as `head`, has exited, discard the text."""
+def _print_unless_closed(text: str) -> None:
+    """Print a text. It does not matter if its reader, such as `head`, has ended before."""
     try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        if not terminal.discard_closed_stdout():
-            raise
+        terminal.print_result(text)
+    except OutputClosed:
+        pass
+    except UserError as error:
+        _exit_with(error)
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def _report(error: Exception, is_process_loss: bool) -> int:
     if isinstance(error, UserError):
         _print_error(error)
         return ExitCode.USER_ERROR
-    traceback.print_exception(error)
+    terminal.print_if_possible("".join(traceback.format_exception(error)), sys.stderr, end="")
     return ExitCode.SOME_FAILED
 
 
@@ -265,4 +265,4 @@ def _exit_with(error: UserError) -> NoReturn:
 
 
 def _print_error(message: UserError | str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    terminal.print_if_possible(f"error: {message}", sys.stderr)

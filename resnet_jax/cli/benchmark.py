@@ -42,17 +42,14 @@ for flag in (LINK, HOP):
 
 
 def run() -> ExitCode:
-    from resnet_jax.terminal import Reporter
+    from resnet_jax.terminal import Reporter, print_result
 
     if not COLLECTIVES.value and (COMPILE_FOR.value or LINK.value):
         raise UserError("--compile_for and --link_gbytes_per_s need --collectives. Add it.")
     max_unreadable = CONFIG.value.dataset.max_unreadable
     with Reporter(active=FORMAT.value == "text", max_unreadable=max_unreadable) as reporter:
         result, text = _analyze(reporter) if COLLECTIVES.value else _measure(reporter)
-        if FORMAT.value == "text":
-            reporter.print(text)
-        else:
-            print(json.dumps(dataclasses.asdict(result)))
+    print_result(text if FORMAT.value == "text" else json.dumps(dataclasses.asdict(result)))
     return ExitCode.DONE
 
 

@@ -1,9 +1,13 @@
 """Convert a TFDS dataset from tfrecord files to array_record files."""
 
+import logging
+
 from absl import flags
 
 from resnet_jax.cli import flags as shared_flags
 from resnet_jax.errors import ExitCode
+
+logger = logging.getLogger(__name__)
 
 DATASET = flags.DEFINE_string("dataset", None, "The TFDS name of the dataset, such as imagenet2012.", required=True)
 DATA_DIR = shared_flags.define_data_dir(
@@ -20,5 +24,5 @@ def run() -> ExitCode:
 
     with Reporter() as reporter:
         folder = convert(DATASET.value, DATA_DIR.value, TO.value, reporter)
-        reporter.print(f"Converted to {folder}. Train with --config.dataset.data_dir={TO.value}.")
+        logger.info(f"Converted to {folder}. Train with --config.dataset.data_dir={TO.value}.")
     return ExitCode.DONE

@@ -27,7 +27,7 @@ FORMAT = flags.define_format()
 def run() -> ExitCode:
     from resnet_jax.diagnostics import replay
     from resnet_jax.diagnostics.nan_report import remedies, values_table
-    from resnet_jax.terminal import Reporter
+    from resnet_jax.terminal import Reporter, print_result
     from resnet_jax.training.nan_triage import first_not_finite
     from resnet_jax.workdir.workdir import WorkDir
 
@@ -41,24 +41,24 @@ def run() -> ExitCode:
         first = first_not_finite(values)
         first_name = None if first is None else str(first)
         advice = remedies(values, saved_step.images)
-        if FORMAT.value == "json":
-            output = {
-                "step": saved_step.step,
-                "first_not_finite": first_name,
-                "in_the_run": saved_step.first,
-                "parts": [value._asdict() for value in values],
-                "remedies": advice,
-                "pictures": str(image_path),
-            }
-            print(json.dumps(output))
-        else:
-            reporter.print(values_table(values))
-            if first_name != saved_step.first:
-                in_the_run = (
-                    f"in the run, the first non-finite value was in {saved_step.first}"
-                    if saved_step.first
-                    else "when the run replayed the step, it was finite"
-                )
-                reporter.print(f"\nNote: {in_the_run}. Outside the run, results may differ in their last bits.")
-            reporter.print("\n" + "\n".join([*advice, f"The images of the step are in {image_path}."]))
+    if FORMAT.value == "json":
+        output = {
+            "step": saved_step.step,
+            "first_not_finite": first_name,
+            "in_the_run": saved_step.first,
+            "parts": [value._asdict() for value in values],
+            "remedies": advice,
+            "pictures": str(image_path),
+        }
+        print_result(json.dumps(output))
+    else:
+        print_result(values_table(values))
+        if first_name != saved_step.first:
+            in_the_run = (
+                f"in the run, the first non-finite value was in {saved_step.first}"
+                if saved_step.first
+                else "when the run replayed the step, it was finite"
+            )
+            print_result(f"\nNote: {in_the_run}. Outside the run, results may differ in their last bits.")
+        print_result("\n" + "\n".join([*advice, f"The images of the step are in {image_path}."]))
     return ExitCode.DONE

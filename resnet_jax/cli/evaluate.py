@@ -50,7 +50,7 @@ def run(workdirs: list[str]) -> ExitCode:
     from resnet_jax.evaluation.model_comparison import Evaluator, as_json, compare
     from resnet_jax.evaluation.tables import format_comparison
     from resnet_jax.runtime import parallel
-    from resnet_jax.terminal import Reporter
+    from resnet_jax.terminal import Reporter, print_result
 
     MODEL.check("evaluate")
     CLUSTER.join()
@@ -58,14 +58,16 @@ def run(workdirs: list[str]) -> ExitCode:
         models = _load(workdirs)
         evaluator = Evaluator.open(models, reporter, SPLIT.value, DATASET.value, DATA_DIR.value)
         comparison = compare(evaluator, TTA.value)
-        steps = {name: model.step for name, model in models.items()}
-        if FORMAT.value == "text":
-            scored = ", ".join(name if step is None else f"step {step:,} of {name}" for name, step in steps.items())
-            unreadable = len(reporter.unreadable)
-            note = f" {unreadable:,} examples could not be read and were left out." if unreadable else ""
-            reporter.print(f"{format_comparison(comparison)}\n\nScored: {scored}.{note}")
-        elif parallel.is_main_process():
-            print(json.dumps(as_json(comparison, steps)))
+    if not parallel.is_main_process():
+        return ExitCode.DONE
+    steps = {name: model.step for name, model in models.items()}
+    if FORMAT.value == "json":
+        print_result(json.dumps(as_json(comparison, steps)))
+    else:
+        scored = ", ".join(name if step is None else f"step {step:,} of {name}" for name, step in steps.items())
+        unreadable = len(reporter.unreadable)
+        note = f" {unreadable:,} examples could not be read and were left out." if unreadable else ""
+        print_result(f"{format_comparison(comparison)}\n\nScored: {scored}.{note}")
     return ExitCode.DONE
 
 

@@ -20,6 +20,7 @@ def run() -> ExitCode:
     from resnet_jax.pretrained import weight_files
     from resnet_jax.pretrained.naming import scheme_for_model
     from resnet_jax.runtime import parallel
+    from resnet_jax.terminal import Reporter
 
     MODEL.check("export")
     weight_files.check_target(TO.value)
@@ -28,5 +29,6 @@ def run() -> ExitCode:
     if parallel.is_main_process():
         export_weights(trained, TO.value)
         weights = MODEL.config.value.init_from if trained.step is None else f"the weights of step {trained.step:,}"
-        print(f"Wrote {weights} to {TO.value}, with the parameter names of {scheme_for_model(trained.model).name}.")
+        names = scheme_for_model(trained.model).name
+        Reporter().print(f"Wrote {weights} to {TO.value}, with the parameter names of {names}.")
     return ExitCode.DONE

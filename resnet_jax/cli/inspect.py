@@ -28,7 +28,7 @@ def run() -> ExitCode:
     from resnet_jax.data.inspect.scan import scan_images
     from resnet_jax.data.sources import open_sources
     from resnet_jax.runtime import parallel
-    from resnet_jax.terminal import Reporter
+    from resnet_jax.terminal import Reporter, print_result
     from resnet_jax.training import experiment
 
     config = CONFIG.value
@@ -42,10 +42,10 @@ def run() -> ExitCode:
         scanned = scan_images(sources, feed_config.num_workers(config.dataset), reporter)
         plan = make_plan(config, scanned, mesh)
         inspection = inspect(config, sources, scanned, plan)
-        if parallel.is_main_process():
-            sheet = contact_sheet.write(CONTACT_SHEET.value, scanned, plan.train)
-            if FORMAT.value == "json":
-                print(json.dumps({**dataclasses.asdict(inspection), "contact_sheet": sheet}))
-            else:
-                reporter.print(summary.report(inspection, sheet))
+    if parallel.is_main_process():
+        sheet = contact_sheet.write(CONTACT_SHEET.value, scanned, plan.train)
+        if FORMAT.value == "json":
+            print_result(json.dumps({**dataclasses.asdict(inspection), "contact_sheet": sheet}))
+        else:
+            print_result(summary.report(inspection, sheet))
     return ExitCode.SOME_FAILED if inspection.would_spoil else ExitCode.DONE

@@ -20,7 +20,7 @@ def run() -> ExitCode:
     from resnet_jax.models.factory import list_models
     from resnet_jax.models.flops import cost
     from resnet_jax.models.variants import VARIANTS
-    from resnet_jax.terminal import Reporter
+    from resnet_jax.terminal import Reporter, print_result
 
     names = list_models(FILTER.value)
     rows = []
@@ -32,10 +32,7 @@ def run() -> ExitCode:
             row = {"name": name, **vars(costs), **vars(variant)}
             del row["make"]
             rows.append(row)
-        if FORMAT.value == "json":
-            print(json.dumps({"models": rows}))
-        else:
-            reporter.print(_table(rows))
+    print_result(json.dumps({"models": rows}) if FORMAT.value == "json" else _table(rows))
     return ExitCode.DONE
 
 

@@ -28,7 +28,7 @@ import sys
 from absl import flags
 
 from resnet_jax.cli import flags as shared_flags
-from resnet_jax.errors import ExitCode, UserError
+from resnet_jax.errors import ExitCode, OutputClosed, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -66,28 +66,31 @@ def run(arguments: list[str]) -> ExitCode:
 
 def _predict(images: list[str], candidates: list[str], reporter) -> int:
     """Write the predictions and, if requested, the features. Return how many images could not be read."""
-    from resnet_jax import terminal
     from resnet_jax.inference import formatters, predict
     from resnet_jax.inference.features import Features
 
     trained = MODEL.load()
     columns, names, rank, failed = _ranking(trained, candidates, reporter)
     features = Features()
+    output_closed: OutputClosed | None = None
     formatter = formatters.FORMATTERS[FORMAT.value](columns, min(TOP.value, len(names)), images, names)
     for batch, outputs in predict.model_outputs(trained, images, reporter):
         reporter.clear()
         try:
             formatter.write(predict.predictions(batch, outputs, rank))
-        except BrokenPipeError:
-            if not (FEATURES.value and terminal.discard_closed_stdout()):
+        except OutputClosed as error:
+            if not FEATURES.value:
                 raise
+            output_closed = error  # The features are still to be written.
         failed += len(outputs.problems)
         if FEATURES.value:
             features.add(batch, outputs)
     reporter.clear()
-    formatter.end(checkpoint_step=trained.step, failed=failed)
     if FEATURES.value:
         features.write(FEATURES.value, trained.classes)
+    if output_closed:
+        raise output_closed
+    formatter.end(checkpoint_step=trained.step, failed=failed)
     return failed
 
 

@@ -7,10 +7,14 @@ The command scores the model as `evaluate` does, so it needs the data. Because t
 result, the page of an unfinished run shows the validation split.
 """
 
+import logging
+
 from absl import flags
 
 from resnet_jax.cli import flags as shared_flags
 from resnet_jax.errors import ExitCode, needs_extra
+
+logger = logging.getLogger(__name__)
 
 ARGUMENTS = "more workdirs, to compare with --workdir"
 WORKDIR = shared_flags.define_workdir()
@@ -51,5 +55,5 @@ def run(workdirs: list[str]) -> ExitCode:
                 files.write_target(TO.value, *target, page)
             else:
                 WorkDir(WORKDIR.value).write("report.html", page)
-            reporter.print(f"Wrote {TO.value or f'{WORKDIR.value}/report.html'}, {len(page) / 1e6:.1f} MB.")
+            logger.info(f"Wrote {TO.value or f'{WORKDIR.value}/report.html'}, {len(page) / 1e6:.1f} MB.")
     return ExitCode.DONE

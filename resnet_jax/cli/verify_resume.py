@@ -33,16 +33,13 @@ INTERRUPT_AT = flags.DEFINE_list(
 
 def run() -> ExitCode:
     from resnet_jax.diagnostics.verify_resume import format_verdict, verify_resume
-    from resnet_jax.terminal import Reporter
+    from resnet_jax.terminal import Reporter, print_result
 
     interrupt_at = _interrupt_at()
     directory = contextlib.nullcontext(WORKDIR.value) if WORKDIR.value else tempfile.TemporaryDirectory()
     with directory as path, Reporter(active=FORMAT.value == "text") as reporter:
         verdict = verify_resume(CONFIG.value, path, STEPS.value, interrupt_at, reporter.update)
-        if FORMAT.value == "json":
-            print(json.dumps(dataclasses.asdict(verdict)))
-        else:
-            reporter.print(format_verdict(verdict))
+    print_result(json.dumps(dataclasses.asdict(verdict)) if FORMAT.value == "json" else format_verdict(verdict))
     return ExitCode.SOME_FAILED if verdict.differences else ExitCode.DONE
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from resnet_jax import config as settings
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import compilation_cache, library_messages, parallel
+from resnet_jax.terminal import print_if_possible
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.train import train
 from resnet_jax.training.train_step import Inputs
@@ -56,9 +57,9 @@ def watched_run(job: Job) -> None:
         if job.kill_at is not None and step >= job.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         stop_at = min(job.stop_at or _default_steps(experiment), experiment.total_steps)
-        with pathlib.Path(job.notes).open("a") as notes:
+        with pathlib.Path(job.notes).open("a", encoding="utf-8") as notes:
             notes.write(json.dumps(describe_inputs(experiment, range(step, step + steps), inputs)) + "\n")
-        print(f"step {step + steps:,} of {stop_at:,}", flush=True)
+        print(f"step {step + steps:,} of {stop_at:,}", flush=True)  # noqa: T201  Fails if the parent process has ended.
         if step + steps >= stop_at:
             signal.raise_signal(signal.SIGINT)
 
@@ -72,9 +73,9 @@ def main() -> int:
     library_messages.silence()
     compilation_cache.enable()
     try:
-        watched_run(Job(**json.loads(pathlib.Path(sys.argv[1]).read_text())))
+        watched_run(Job(**json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_if_possible(f"error: {error}", sys.stderr)
         return 2
     return 0
 

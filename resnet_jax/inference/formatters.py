@@ -5,13 +5,13 @@ The CSV column `picture` and the JSON keys `picture` and `pictures` keep these n
 """
 
 import csv
+import io
 import json
-import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from resnet_jax.inference.predict import FilePrediction
-from resnet_jax.terminal import printable
+from resnet_jax.terminal import print_result, printable
 
 MAX_PATH_WIDTH = 60  # characters; a longer path shifts the rest of its line
 MAX_NAME_WIDTH = 40  # characters; a longer name shifts the rest of its line
@@ -54,14 +54,15 @@ class TableFormatter:
         self._path_width = _width(("image", *paths), MAX_PATH_WIDTH)
         self._name_width = _width((columns.name, *names), MAX_NAME_WIDTH)
         header = self._line("image", [(columns.name, columns.score)] * top)
-        print(f"{header}\n{'-' * len(header)}", flush=True)
+        print_result(f"{header}\n{'-' * len(header)}")
 
     def write(self, predictions: Sequence[FilePrediction]) -> None:
+        lines = []
         for path, ranking, problem in predictions:
             cells = [(printable(name), self._columns.score_format.format(score)) for name, score in ranking]
             line = self._line(printable(path), cells)
-            print(line if problem is None else f"{line}  cannot be read: {problem}")
-        sys.stdout.flush()
+            lines.append(line if problem is None else f"{line}  cannot be read: {problem}")
+        print_result("\n".join(lines))
 
     def end(self, **summary) -> None:
         pass
@@ -77,16 +78,16 @@ class CsvFormatter:
 
     def __init__(self, columns: Columns, top: int, paths: Sequence[str], names: Sequence[str]):
         self._top = top
-        self._writer = csv.writer(sys.stdout, lineterminator="\n")
         titles = [f"{title}_{number}" for number in range(1, top + 1) for title in (columns.name, columns.score)]
-        self._writer.writerow(["picture", *titles, "error"])
+        _print_csv([["picture", *titles, "error"]])
 
     def write(self, predictions: Sequence[FilePrediction]) -> None:
+        rows = []
         for path, ranking, problem in predictions:
             cells = [cell for name, score in ranking for cell in (name, f"{score:.6f}")]
             cells += [""] * (2 * self._top - len(cells))
-            self._writer.writerow([path, *cells, problem or ""])
-        sys.stdout.flush()
+            rows.append([path, *cells, problem or ""])
+        _print_csv(rows)
 
     def end(self, **summary) -> None:
         pass
@@ -105,7 +106,7 @@ class JsonFormatter:
             self._predictions.append({"picture": path, "best": best, "error": problem})
 
     def end(self, **summary) -> None:
-        print(json.dumps({**summary, "pictures": self._predictions}), flush=True)
+        print_result(json.dumps({**summary, "pictures": self._predictions}))
 
 
 FORMATTERS: dict[str, Callable[..., Formatter]] = {
@@ -113,6 +114,12 @@ FORMATTERS: dict[str, Callable[..., Formatter]] = {
     "csv": CsvFormatter,
     "json": JsonFormatter,
 }
+
+
+def _print_csv(rows: Sequence[Sequence[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    print_result(text.getvalue().removesuffix("\n"))
 
 
 def _width(texts: Sequence[str], max_width: int) -> int:

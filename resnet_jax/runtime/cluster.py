@@ -1,6 +1,7 @@
 """Runs of several processes: start, agreement on decisions, and exit."""
 
 import collections
+import contextlib
 import os
 import socket
 import sys
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
+from resnet_jax.terminal import print_if_possible
 
 START_TIMEOUT = 300  # seconds that processes wait for each other at the start
 HEARTBEAT_TIMEOUT = 60  # seconds without a heartbeat after which a process counts as dead; also used for the shutdown
@@ -73,8 +75,9 @@ def leave(exit_code: int) -> int:
     A regular exit would wait up to `HEARTBEAT_TIMEOUT` seconds for the other processes, which wait for this process.
     """
     if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(exit_code)
     return exit_code
 
@@ -112,11 +115,10 @@ def _end_unless_all_start(num_processes: int | None) -> threading.Timer:
 
     def end() -> None:
         processes = "all processes" if num_processes is None else f"all of the {num_processes} processes"
-        print(
+        print_if_possible(
             f"error: not {processes} have started within {START_TIMEOUT // 60} minutes. Start the same command for "
             "each, with its own --process_id where JAX does not detect them.",
-            file=sys.stderr,
-            flush=True,
+            sys.stderr,
         )
         os._exit(2)  # User error. Nothing else ends the process from this thread.
 

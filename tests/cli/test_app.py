@@ -20,6 +20,12 @@ def run_without_jax(*arguments):
     return subprocess.run([sys.executable, "-c", WITHOUT_JAX, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
+def run_in_shell(argument, redirection):
+    command = f'exec {sys.executable} -c "$PROGRAM" {argument} {redirection}'
+    environment = {**os.environ, "PROGRAM": WITHOUT_JAX}
+    return subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
 def test_help_needs_no_jax_and_lists_commands_in_order():
     finished = run_without_jax("--help")
     assert finished.returncode == 0, finished.stderr
@@ -50,6 +56,20 @@ def test_help_and_version_ignore_a_closed_stdout(argument):
     finished = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (finished.returncode, finished.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("redirection", "reason"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left")])
+def test_output_that_cannot_be_written_is_an_error(redirection, reason):
+    finished = run_in_shell("--version", redirection)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith(f"error: cannot write the result to stdout ({reason}")
+    assert finished.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- 2>&-"])
+def test_error_without_stderr_keeps_its_exit_code_and_does_not_move_to_stdout(redirection):
+    finished = run_in_shell("evaluat", redirection)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (2, "", "")
 
 
 def test_version_needs_no_jax():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import sys
 from signal import SIGINT, SIGTERM
 
 import jax
@@ -43,6 +44,15 @@ def test_train_leaves_a_complete_run_directory(tiny_config, workdir, capsys):
     output = capsys.readouterr().out
     for text in ("optimizer.learning_rate", "total", "Examples: 360 for training, 40 for validation.", str(workdir)):
         assert text in output
+
+
+def test_train_completes_if_nobody_reads_its_output(tiny_config, workdir, monkeypatch):
+    def write(text):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys.stdout, "write", write)
+    result = resnet_jax.train(tiny_config, str(workdir))
+    assert json.loads((workdir / "result.json").read_text()) == result
 
 
 def test_best_checkpoint_on_validation_is_scored(tiny_config, workdir):
