@@ -145,6 +145,9 @@ def require_all_but_head(report: LoadReport) -> None:
 
 def _remedy(report: LoadReport) -> str:
     """Return what to do about the differences, as a sentence."""
+    only_heads = _only_heads_remedy(report)
+    if only_heads:
+        return only_heads
     modules = report.scheme.modules
     stems = [f"{modules[stem]}.weight" for stem in ("stem_conv", "stem_conv1") if stem in modules]
     actual, needed = next((report.mismatched[name] for name in stems if name in report.mismatched), ((), ()))
@@ -168,3 +171,29 @@ def _remedy(report: LoadReport) -> str:
                 f"Set model.name to the model of the weights, which is {'shallower' if report.missing else 'deeper'}."
             )
     return "Set model.name to the model of the weights."
+
+
+def _only_heads_remedy(report: LoadReport) -> str:
+    """Return what to do if nothing but heads differs, or ''. A head is any part that has no counterpart in a backbone.
+
+    Weights without a head come from self-supervised learning, for example, often with a projection in its place.
+    """
+    head = report.scheme.modules["head"].split(".")[0]
+    needed = {_part(name) for name in report.loaded | report.missing} - {head}
+    heads = sorted({_part(name) for name in report.missing | report.unexpected})
+    without_number = {part.rstrip("0123456789") for part in needed}
+    if report.mismatched or any(part != head and part.rstrip("0123456789") in without_number for part in heads):
+        return ""
+    patterns = tuple(f"{part}*" for part in heads)
+    new_head = ", and to train a new head" if report.missing else ""
+    return f'Set --config.init_skip="{patterns}" to leave these arrays out{new_head}.'
+
+
+def _part(name: str) -> str:
+    """Return the first part of the name of an array.
+
+    Example:
+      >>> _part("layer1.0.conv1.weight")
+      'layer1'
+    """
+    return name.split(".")[0]

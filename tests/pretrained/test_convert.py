@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import numpy as np
@@ -239,8 +240,22 @@ def test_weights_for_color_images_do_not_fit_gray_images(stem):
         convert.require_all_but_head(report)
 
 
-def test_backbone_without_head_is_refused():
-    arrays = {name: array for name, array in exported("tiny").items() if not name.startswith("fc.")}
-    _, report = load(arrays, create_model("tiny", CLASSES))
-    with pytest.raises(UserError, match=r"fc\.weight .*is missing"):
+@pytest.mark.parametrize(
+    ("heads", "patterns", "purpose"),
+    [
+        ([], ("fc*",), ", and to train a new head"),
+        (["fc.0.weight", "fc.2.weight"], ("fc*",), ", and to train a new head"),
+        (["projection_head.0.bias", "prototypes.weight"], ("fc*", "projection_head*", "prototypes*"), ", and to train"),
+        (["fc.weight", "fc.bias", "fc_aux.weight"], ("fc_aux*",), r"\.$"),
+    ],
+)
+def test_other_heads_are_refused_with_the_patterns_to_skip_them(heads, patterns, purpose):
+    arrays, model = exported("tiny"), create_model("tiny", CLASSES)
+    backbone = {name: array for name, array in arrays.items() if not name.startswith("fc.")}
+    arrays = backbone | {name: arrays.get(name, np.zeros((4, 2))) for name in heads}
+    _, report = load(arrays, model)
+    advice = rf'Set --config.init_skip="{re.escape(str(patterns))}" to leave these arrays out{purpose}'
+    with pytest.raises(UserError, match=advice):
         convert.require_all_but_head(report)
+    _, report = convert.to_variables(arrays, naming.TORCHVISION, abstract_variables(model, 3), patterns)
+    convert.require_all_but_head(report)
