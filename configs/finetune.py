@@ -5,8 +5,9 @@
         --config.init_from=resnet50.safetensors --workdir=/tmp/finetune
     python main.py --config=configs/finetune.py:head --config.init_from=resnet50.safetensors --workdir=/tmp/head
 
-`init_from` takes a .safetensors or .pth file of torchvision, timm or Hugging Face, hf://owner/name, or a run directory.
-Its default here is hf://timm/resnet50.tv_in1k: torchvision's weights. Pixel mean and std come with the weights.
+`init_from` takes a safetensors or PyTorch file of torchvision, timm or Hugging Face, hf://owner/name, or a run
+directory. Its default here is hf://timm/resnet50.tv_in1k: torchvision's weights. Pixel mean and std come with the
+weights.
 
 Images are cropped and resized to 224 pixels, flipped, and rotated by up to 15 degrees. The images of CIFAR-10 stay in
 memory at 32 pixels, and each step resizes the images of its batch. `:head` trains only the head, on CIFAR-10 unless

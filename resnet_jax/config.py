@@ -142,6 +142,7 @@ def default() -> ConfigDict:
     config.init_from = placeholder(str)  # initial weights: run directory, weights file or hf://owner/name
     config.init_skip = ()  # patterns of names of weights not to load; ('head*',) starts from a new head
     config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head
+    config.init_key = placeholder(str)  # which weights of a file with several, such as "state_dict"; unset: the average
     config.ema_decay = placeholder(float)  # decay of the moving average of weights that is evaluated; unset: no average
 
     config.log_every_steps = 50  # steps between reports of training metrics

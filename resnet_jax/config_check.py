@@ -72,8 +72,9 @@ def check(config: ConfigDict) -> None:
         patterns = get(config, key)
         if not all(isinstance(pattern, str) for pattern in patterns):
             raise UserError(f"{key} {patterns} must be a tuple of name patterns, such as \"('stem*', 'stage*')\".")
-    if config.init_skip and not config.init_from:
-        raise UserError("init_skip has no effect without init_from. Set both or neither.")
+    for key in ("init_key", "init_skip"):
+        if get(config, key) and not config.init_from:
+            raise UserError(f"{key} has no effect without init_from. Set both or neither.")
     if config.loss.distill_model and not config.loss.distill_from:
         raise UserError("loss.distill_model has no effect without loss.distill_from. Set both or neither.")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))

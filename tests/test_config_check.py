@@ -41,6 +41,8 @@ from resnet_jax.training import experiment
         ("profile_steps", "10", r"\(\'10\'\) must look like 100:110"),
         ("profile_steps", "²:5", r"\(\'²:5\'\) must look like 100:110"),
         ("profile_steps", "20:10", r"\(\'20:10\'\) must look like 100:110"),
+        ("init_key", "state_dict", "init_key has no effect without init_from"),
+        ("init_skip", ("head*",), "init_skip has no effect without init_from"),
         ("steps_per_call", 0, r"steps_per_call \(0\) must be positive or unset"),
     ],
 )

@@ -162,6 +162,6 @@ class ModelFlags:
         if self.workdir.value:
             return load_run(self.workdir.value)
         config = self.config.value
-        weights = open_pretrained(config.init_from)
+        weights = open_pretrained(config.init_from, config.init_key)
         sources = open_sources(config.dataset.name, data_dir or config.dataset.data_dir)
         return load_pretrained(config, weights, sources, split)

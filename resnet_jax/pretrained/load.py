@@ -6,6 +6,7 @@ The weights become initial weights (`init_from`), a model to evaluate without tr
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,8 +24,8 @@ from resnet_jax.errors import UserError
 from resnet_jax.models import factory
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import VARIANTS
-from resnet_jax.pretrained import convert, weight_files
-from resnet_jax.pretrained.naming import TIMM_RESNET_D, Scheme, detect_scheme, scheme_for_model
+from resnet_jax.pretrained import convert, copies, weight_files
+from resnet_jax.pretrained.naming import TIMM_RESNET_D, Scheme, scheme_for_model
 from resnet_jax.runtime import parallel
 from resnet_jax.trained_model import TrainedModel, abstract_variables, load_run
 from resnet_jax.workdir.workdir import WorkDir
@@ -51,6 +52,7 @@ class Pretrained:
       classes: the names of the classes; None if unknown.
       model: the name of the model; None if unknown.
       settings: the values of the settings in `SETTINGS_NOT_IMPLIED_BY_SHAPES`; empty if unknown.
+      other_dtypes: the dtypes of arrays that are not floating-point, by name.
     """
 
     path: str
@@ -62,6 +64,7 @@ class Pretrained:
     classes: tuple[str, ...] | None
     model: str | None
     settings: Mapping[str, Any]
+    other_dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def fill(self, dataset: ConfigDict) -> str:
         """Fill in the unset `dataset` settings that the weights determine, and return a log line about them, or ''."""
@@ -92,7 +95,8 @@ class Pretrained:
           skip: patterns of arrays to leave out, see `convert.to_variables`.
 
         Raises:
-          UserError: if the weights belong to another architecture.
+          UserError: if the weights belong to another architecture, or an array that the model needs is not finite or
+            not floating-point.
         """
         for setting, value in self.settings.items():
             if getattr(model, setting) != value:
@@ -112,31 +116,57 @@ class Pretrained:
         if self.classes not in (None, tuple(classes)):
             skip = (*skip, "head*")
         variables, report = convert.to_variables(self.arrays, self.scheme, abstract_variables(model, channels), skip)
+        self._check_values(report)
         convert.require_all_but_head(report)
         return variables, report
 
-    def all_variables(self, model: ResNet, channels: int, classes: Sequence[str]) -> dict:
+    def _check_values(self, report: convert.LoadReport) -> None:
+        """Check that the arrays that the model needs hold finite floating-point numbers."""
+        readable = ", ".join(weight_files.READABLE.values())
+        for name in report.missing:
+            if name in self.other_dtypes:
+                raise UserError(
+                    f"cannot load the weights {self.path} (the array {name} has dtype {self.other_dtypes[name]}). "
+                    f"Save them as one of {readable}."
+                )
+        for name in report.loaded:
+            if not np.isfinite(self.arrays[name]).all():
+                raise UserError(
+                    f"cannot load the weights {self.path} (the array {name} has non-finite values). "
+                    "Give weights from before the training diverged."
+                )
+
+    def all_variables(self, model: ResNet, channels: int, classes: Sequence[str], skip: Sequence[str] = ()) -> dict:
         """Return all variables of `model`.
 
         Args:
-          model, channels, classes: see `variables`.
+          model, channels, classes, skip: see `variables`.
 
         Raises:
           UserError: if the weights do not hold all variables, or are for other classes.
         """
-        variables, report = self.variables(model, channels, classes)
-        if report.differences() or report.skipped:
-            raise UserError(f"the weights {self.path} have different classes from the dataset. Train a new head first.")
+        variables, report = self.variables(model, channels, classes, skip)
+        if len(report.loaded) < report.needed:
+            problem = "have different classes from the dataset"
+            if skip:
+                problem += ", or init_skip leaves out arrays that the model needs"
+            raise UserError(f"the weights {self.path} {problem}. Train a new head first.")
         return variables
 
 
-def open_pretrained(path: str) -> Pretrained:
+def open_pretrained(path: str, key: str | None = None) -> Pretrained:
     """Read weights from a run directory, a file or hf://owner/name; see `weight_files.read`.
+
+    Args:
+      path: the path or address.
+      key: which copy of the weights in a file to load, see `copies.choose`.
 
     Raises:
       UserError: if the weights cannot be read, or are not those of a known ResNet.
     """
     if is_run_directory(path):
+        if key is not None:
+            raise UserError(f"init_key ({key!r}) has no effect on a run directory ({path}). Remove it.")
         run = load_run(path)
         arrays = convert.from_variables(run.variables, run.model)
         dataset = run.config.dataset
@@ -152,13 +182,14 @@ def open_pretrained(path: str) -> Pretrained:
             settings={setting: getattr(run.model, setting) for setting in SETTINGS_NOT_IMPLIED_BY_SHAPES},
         )
     file = weight_files.read(path)
-    scheme = detect_scheme(file.arrays)
+    copy = copies.choose(file, path, key)
+    scheme = copy.scheme
     metadata = _parse_metadata(path, file.metadata)
-    if not metadata and scheme.input_channels(file.arrays) == len(scheme.mean):
+    if not metadata and scheme.input_channels(copy.arrays) == len(scheme.mean):
         metadata = {"mean": scheme.mean, "std": scheme.std}  # the usual values for weights of this library
     return Pretrained(
         path=path,
-        arrays=file.arrays,
+        arrays=copy.arrays,
         scheme=scheme,
         mean=metadata.get("mean"),
         std=metadata.get("std"),
@@ -166,13 +197,15 @@ def open_pretrained(path: str) -> Pretrained:
         classes=metadata.get("classes"),
         model=metadata.get("model"),
         settings=metadata.get("network", {}),
+        other_dtypes=copy.other_dtypes,
     )
 
 
 def is_run_directory(path: str) -> bool:
     """Return whether `path` is a run directory, rather than a file or hf://owner/name."""
-    local = "://" not in path or path.startswith("gs://")
-    return local and WorkDir(path).exists() and (WorkDir(path).path / "classes.json").exists()
+    if os.path.isfile(path) or ("://" in path and not path.startswith("gs://")):
+        return False
+    return WorkDir(path).exists() and (WorkDir(path).path / "classes.json").exists()
 
 
 def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -235,7 +268,8 @@ def load_pretrained(
     preprocess = Preprocess.from_config(dataset)
     preprocess.check(subset.image_shape[-1])
     model = factory.from_config(config, len(classes))
-    variables = parallel.place(weights.all_variables(model, len(dataset.mean), classes), parallel.replicated(mesh))
+    variables = weights.all_variables(model, len(dataset.mean), classes, config.init_skip)
+    variables = parallel.place(variables, parallel.replicated(mesh))
     return TrainedModel(config, classes, model, variables, preprocess, None, mesh)
 
 

@@ -6,12 +6,11 @@ name that it has in the library.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import FixupBlock, ResNet
 
 Path = tuple[str, ...]  # of one of our arrays: "params" or "batch_stats", then modules, then the leaf
@@ -29,7 +28,8 @@ class Scheme:
     Attributes:
       name: the name of the library or of a family of models, for messages.
       signature: array names that together identify the scheme.
-      block: the format of the name of a residual block; `{stage}` and `{block}` count from 0, `{stage1}` from 1.
+      block: the format of the name of a residual block; `{stage}` and `{block}` count from 0, `{stage1}` from 1,
+        `{stage4}` from 4.
       modules: our module names -> the library's. Modules that are not listed have the same name in both.
       mean, std: the mean and std per channel, of pixels in [0, 1], that published weights with these names expect.
       pointwise: our dense layers that are 1x1 convolutions in the library.
@@ -63,7 +63,7 @@ class Scheme:
         if not match:
             return self.modules.get(module, module)
         stage, block = int(match[1]), int(match[2])
-        return self.block.format(stage=stage - 1, stage1=stage, block=block - 1)
+        return self.block.format(stage=stage - 1, stage1=stage, stage4=stage + 3, block=block - 1)
 
     def export_array(self, path: Path, array: np.ndarray) -> np.ndarray:
         """Return our array at `path` in the library's layout."""
@@ -165,6 +165,32 @@ HUGGING_FACE = Scheme(
     },
     **IMAGENET,
 )
+HUGGING_FACE_BACKBONE = dataclasses.replace(  # `ResNetModel`, the model without the head
+    HUGGING_FACE,
+    name="Hugging Face's ResNetModel",
+    signature=("embedder.embedder.convolution.weight",),
+    block=HUGGING_FACE.block.removeprefix("resnet."),
+    modules={module: name.removeprefix("resnet.") for module, name in HUGGING_FACE.modules.items()},
+)
+MMPRETRAIN = dataclasses.replace(  # https://github.com/open-mmlab/mmpretrain
+    TORCHVISION,
+    name="mmpretrain",
+    signature=("backbone.layer1.0.conv1.weight", "head.fc.weight"),
+    block=f"backbone.{TORCHVISION.block}",
+    modules={
+        **TORCHVISION.modules,
+        "stem_conv": "backbone.conv1",
+        "stem_norm": "backbone.bn1",
+        "head": "head.fc",
+    },
+)
+SEQUENTIAL = dataclasses.replace(  # nn.Sequential(*list(resnet.children())[:-1]), often used as an encoder
+    TORCHVISION,
+    name="torchvision, with numbers for the layers",
+    signature=("4.0.conv1.weight", "0.weight", "1.running_mean"),
+    block="{stage4}.{block}",
+    modules={**TORCHVISION.modules, "stem_conv": "0", "stem_norm": "1", "head": "9"},
+)
 AKAMASTER = dataclasses.replace(  # https://github.com/akamaster/pytorch_resnet_cifar10
     TORCHVISION,
     name="akamaster's CIFAR ResNet",
@@ -178,23 +204,37 @@ FIXUP = dataclasses.replace(  # The authors' code: https://github.com/hongyi-zha
     modules={**TORCHVISION.modules, "stem_norm": "bias1", "final_norm": "bias2", "shortcut_conv": "downsample"},
 )
 # More specific signatures come first, because the first scheme that fits is used.
-SCHEMES = (HUGGING_FACE, TIMM_PRE_ACTIVATION, FIXUP, AKAMASTER, TIMM_RESNET_D, TORCHVISION)
+SCHEMES = (
+    HUGGING_FACE,
+    HUGGING_FACE_BACKBONE,
+    TIMM_PRE_ACTIVATION,
+    MMPRETRAIN,
+    FIXUP,
+    AKAMASTER,
+    TIMM_RESNET_D,
+    TORCHVISION,
+    SEQUENTIAL,
+)
 
 
-def detect_scheme(arrays: Mapping[str, np.ndarray]) -> Scheme:
-    """Return the naming scheme of these arrays.
+def find_schemes(names: Iterable[str]) -> dict[str, Scheme]:
+    """Return the naming schemes of all ResNets among these array names, by the prefix of their names.
 
-    Raises:
-      UserError: if no scheme in `SCHEMES` fits.
+    Example:
+      >>> schemes = find_schemes(["epoch", "encoder.layer1.0.conv1.weight"])
+      >>> {prefix: scheme.name for prefix, scheme in schemes.items()}
+      {'encoder.': 'torchvision'}
     """
+    all_names = set(names)
+    recognized: dict[str, tuple[str, Scheme]] = {}  # the prefix and the scheme, by the first name of the signature
     for scheme in SCHEMES:
-        if all(name in arrays for name in scheme.signature):
-            return scheme
-    first_names = ", ".join(list(arrays)[:3])
-    raise UserError(
-        f"the array names of the weights ({first_names}, ...) are not those of a known ResNet. "
-        "Give weights from torchvision, timm, Hugging Face or akamaster."
-    )
+        first = scheme.signature[0]
+        for name in sorted(all_names - recognized.keys()):
+            prefix = name.removesuffix(first)
+            is_first = name == first or name.endswith(f".{first}")
+            if is_first and all(f"{prefix}{other}" in all_names for other in scheme.signature):
+                recognized[name] = prefix, scheme
+    return dict(recognized.values())
 
 
 def scheme_for_model(model: ResNet) -> Scheme:

@@ -4,9 +4,8 @@ import os
 import pathlib
 import pickle
 import re
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import ml_dtypes  # noqa: F401  (It adds bfloat16 to NumPy, and so to safetensors.)
 import numpy as np
@@ -15,15 +14,13 @@ import safetensors.numpy
 
 from resnet_jax import files
 from resnet_jax.errors import UserError, first_line
-from resnet_jax.pretrained import hub
+from resnet_jax.pretrained import hub, torch_files
 
 # The dtypes that we read, by their names in safetensors. Others need the library that wrote the file.
 READABLE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-SAFE_TORCH = (2, 6)  # Earlier versions could be tricked into running code despite `weights_only`: CVE-2025-32434.
-COUNTER = "num_batches_tracked"  # The only kind of array in PyTorch's ResNets that is not floating-point.
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # the keys under which training scripts save the arrays
+COUNTER = "num_batches_tracked"  # the last part of the name of a counter that only PyTorch's BatchNorm needs
 TARGET = ("weights", ".safetensors")  # the description and suffix of the files that we write
-LONGEST_NAME = 200  # of an array, in characters, because error messages show names
+LONGEST_NAME = 200  # of an array, in characters; no weights have longer names, and messages show names
 
 
 @dataclass(frozen=True)
@@ -33,43 +30,34 @@ class Weights:
     Attributes:
       arrays: float32 arrays by name.
       metadata: further information, such as the names of the classes.
+      other_dtypes: the dtypes, such as "int64", of the arrays that are not floating-point, by name.
     """
 
     arrays: dict[str, np.ndarray]
     metadata: dict[str, str]
+    other_dtypes: dict[str, str] = field(default_factory=dict)
 
 
 def read(path: str) -> Weights:
-    """Read a file of weights, without running any code that it may contain.
+    """Read all arrays of a file, without running any code that it may contain.
 
-    If the file holds the arrays under a key such as `state_dict`, everything else in it is ignored. A prefix `module.`
-    is removed if all names have it. The counters of BatchNorm are left out. Arrays of 16 and 64 bits are converted to
-    float32.
+    The name of an array begins with the keys of the dicts that contain it, as in "state_dict.fc.bias". Arrays of 16 and
+    64 bits are converted to float32. The counters of BatchNorm are left out.
 
     Args:
-      path: a .safetensors file; with PyTorch installed also a .pth, .pt, .th or .bin file in either of PyTorch's
-        formats; or hf://owner/name, a repository on huggingface.co.
+      path: a safetensors file or, with PyTorch installed, a PyTorch file in either of its formats, with any suffix; or
+        hf://owner/name, a repository on huggingface.co.
 
     Raises:
-      UserError: if the file does not exist, is damaged, or holds anything but arrays of the dtypes in `READABLE`; or if
-        a package needed to read or download it is not installed.
+      UserError: if the file does not exist, is damaged or holds no arrays; or if a package needed to read or download
+        it is not installed.
     """
     file = hub.download(path) if path.startswith(hub.PREFIX) else pathlib.Path(path).expanduser()
-    if file.suffix not in READERS:
-        raise UserError(
-            f"cannot read weights from {path} (unknown suffix). "
-            f"Give a run directory, or a file that ends in {', '.join(READERS)}."
-        )
     if not os.path.isfile(file):
-        problem = "it is a directory" if os.path.isdir(file) else "there is no such file"
-        raise UserError(f"cannot read weights from {path} ({problem}). Give the path of a file.")
+        problem = "it is a directory, but not a run directory" if os.path.isdir(file) else "there is no such file"
+        raise UserError(f"cannot read weights from {path} ({problem}). Give a run directory or the path of a file.")
     try:
-        arrays, metadata = READERS[file.suffix](file)
-        return Weights(_tidy(arrays), metadata)
-    except UnreadableType as error:
-        raise UserError(
-            f"cannot read weights from {path} ({error}). Save them as one of {', '.join(READABLE.values())}."
-        ) from error
+        return _read_safetensors(file) if _is_safetensors(file) else _read_torch(file)
     except UserError:
         raise
     except Exception as error:  # For damaged files, the libraries raise exceptions of many types.
@@ -99,7 +87,7 @@ def write(path: str, weights: Weights) -> None:
       >>> path = f"{tempfile.mkdtemp()}/weights.safetensors"
       >>> write(path, Weights({"fc.bias": np.zeros(2)}, metadata={"classes": "cat, dog"}))
       >>> read(path)
-      Weights(arrays={'fc.bias': array([0., 0.], dtype=float32)}, metadata={'classes': 'cat, dog'})
+      Weights(arrays={'fc.bias': array([0., 0.], dtype=float32)}, metadata={'classes': 'cat, dog'}, other_dtypes={})
     """
     arrays = {name: np.asarray(array, np.float32) for name, array in weights.arrays.items()}
     files.write_target(path, *TARGET, safetensors_bytes(arrays, weights.metadata))
@@ -111,70 +99,53 @@ def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
     return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
 
 
-def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _is_safetensors(file: pathlib.Path) -> bool:
+    """Return whether the content of a file is that of a safetensors file, rather than a PyTorch file.
+
+    Raises:
+      ValueError: if it is neither.
+    """
+    with file.open("rb") as opened:
+        start = opened.read(9)
+    if start[8:] == b"{":  # A safetensors file starts with the length of its header, in 8 bytes, and the header's JSON.
+        return True
+    if start.startswith((b"PK\3\4", b"\x80")):  # PyTorch writes a zip archive. Before version 1.6, it wrote a pickle.
+        return False
+    raise ValueError("it is neither a safetensors file nor a PyTorch file" if start else "it is empty")
+
+
+def _read_safetensors(file: pathlib.Path) -> Weights:
     with safetensors.safe_open(file, framework="np") as opened:
         names = opened.keys()
-        for name in names:
-            dtype = opened.get_slice(name).get_dtype()
-            _check_type(name, READABLE.get(dtype, dtype))
-        return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
+        dtypes = {name: opened.get_slice(name).get_dtype() for name in names}
+        dtypes = {name: READABLE.get(dtype, dtype) for name, dtype in dtypes.items()}
+        arrays, other_dtypes = _convert(dtypes, lambda name: np.asarray(opened.get_tensor(name), np.float32))
+        return Weights(arrays, opened.metadata() or {}, other_dtypes)
 
 
-def _read_torch(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"reading {file} needs PyTorch. Run: pip install torch. Or save its arrays as .safetensors."
-        ) from None
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < SAFE_TORCH:
-        raise UserError(
-            f"reading {file} needs PyTorch 2.6 or later, because earlier versions may run code in a file. "
-            "Run: pip install --upgrade torch. Or save its arrays as .safetensors."
-        )
-    with warnings.catch_warnings(action="ignore"):  # Our own error message says what is wrong with a file.
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
-    ):
-        raise ValueError("it does not hold arrays by name")
-    for name, tensor in content.items():
-        _check_type(name, str(tensor.dtype).removeprefix("torch."))
+def _read_torch(file: pathlib.Path) -> Weights:
+    tensors = torch_files.load(file)
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
     # Convert in PyTorch, because NumPy itself has no bfloat16.
-    return {name: tensor.detach().float().numpy() for name, tensor in content.items()}, {}
+    arrays, other_dtypes = _convert(dtypes, lambda name: tensors[name].detach().float().numpy())
+    return Weights(arrays, {}, other_dtypes)
 
 
-READERS = {".safetensors": _read_safetensors, **dict.fromkeys((".pth", ".pt", ".th", ".bin"), _read_torch)}
-
-
-class UnreadableType(Exception):
-    """An array does not hold plain floating-point numbers. It may be quantized, for example."""
-
-
-def _check_type(name: str, dtype: str) -> None:
-    if dtype not in READABLE.values() and not name.endswith(COUNTER):
-        raise UnreadableType(f"its array {name} has dtype {dtype}")
-
-
-def _tidy(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Remove what only training code needs, convert to float32, and check names and values."""
-    if any(len(name) > LONGEST_NAME or not name.isprintable() for name in arrays):
-        raise ValueError("the names of some arrays cannot be printed")
-    prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
-    arrays = {
-        name.removeprefix(prefix): np.asarray(array, np.float32)
-        for name, array in arrays.items()
-        if not name.endswith(COUNTER)
-    }
-    if not arrays:
-        raise ValueError("it holds no arrays")
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"its array {name} has non-finite values")
-    return arrays
+def _convert(
+    dtypes: Mapping[str, str], read: Callable[[str], np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the floating-point arrays, which `read` returns by name, and the dtypes of the others."""
+    arrays, other_dtypes = {}, {}
+    for name, dtype in dtypes.items():
+        if len(name) > LONGEST_NAME or not name.isprintable() or name.rpartition(".")[-1] == COUNTER:
+            continue
+        if dtype in READABLE.values():
+            arrays[name] = read(name)
+        else:
+            other_dtypes[name] = dtype
+    if not (arrays or other_dtypes):
+        raise ValueError("it holds no tensors")
+    return arrays, other_dtypes
 
 
 def _diagnosis(file: pathlib.Path, error: Exception) -> str:
@@ -185,6 +156,10 @@ def _diagnosis(file: pathlib.Path, error: Exception) -> str:
         start = opened.read(100).lstrip()
     if start.startswith(b"<"):
         return "it is a web page"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS to the file"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript program, which is never run"
     if isinstance(error, pickle.UnpicklingError):  # PyTorch's own message suggests loading without protection.
         match = re.search(r"\bGLOBAL ([\w.]{1,200})", str(error))
         if match:

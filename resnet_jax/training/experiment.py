@@ -141,7 +141,7 @@ class Experiment:
         initial = self._create_state()
         if self.config.init_from:
             # `build` opens the weights only for a new run. A resumed run without a checkpoint needs them as well.
-            weights = self.pretrained or open_pretrained(self.config.init_from)
+            weights = self.pretrained or open_pretrained(self.config.init_from, self.config.init_key)
             channels = len(self.config.dataset.mean)
             variables, report = weights.variables(self.model, channels, self.classes, self.config.init_skip)
             logger.info(f"Weights of {self.config.init_from}: {report}")
@@ -281,7 +281,7 @@ def _open_pretrained(config: ConfigDict) -> Pretrained | None:
     """Open the initial weights, if any, and fill in the unset image settings (mean, std, size) that they determine."""
     if not config.init_from:
         return None
-    weights = open_pretrained(config.init_from)
+    weights = open_pretrained(config.init_from, config.init_key)
     line = weights.fill(config.dataset)
     if line:
         logger.info(line)

@@ -284,5 +284,5 @@ def randomize(model: nn.Module, seed: int) -> None:
 def to_variables(arrays: Mapping[str, torch.Tensor], model: ResNet) -> dict[str, dict]:
     """Return our "params" and "batch_stats" from a state dict, or from gradients under the same names."""
     arrays = {name: array.detach().numpy() for name, array in arrays.items()}
-    variables, _ = convert.to_variables(arrays, naming.detect_scheme(arrays), abstract_variables(model, 3))
+    variables, _ = convert.to_variables(arrays, naming.find_schemes(arrays)[""], abstract_variables(model, 3))
     return {"batch_stats": {}} | variables

@@ -10,7 +10,7 @@ import pytest
 
 from resnet_jax.errors import UserError
 from resnet_jax.models.factory import create_model
-from resnet_jax.pretrained import convert, naming, weight_files
+from resnet_jax.pretrained import convert, copies, naming, weight_files
 from resnet_jax.pretrained.weight_files import Weights
 from resnet_jax.trained_model import abstract_variables
 
@@ -57,7 +57,7 @@ def random_variables(model):
 
 
 def load(arrays, model, channels=3):
-    return convert.to_variables(arrays, naming.detect_scheme(arrays), abstract_variables(model, channels))
+    return convert.to_variables(arrays, naming.find_schemes(arrays)[""], abstract_variables(model, channels))
 
 
 def exported(name, **settings):
@@ -135,7 +135,8 @@ def test_published_akamaster_file_loads_completely(test_data):
 
     from tests.models import torch_reference as reference
 
-    arrays = weight_files.read(str(test_data / "weights" / "resnet20-12fca82f.th")).arrays
+    path = str(test_data / "weights" / "resnet20-12fca82f.th")
+    arrays = copies.choose(weight_files.read(path), path).arrays
     model = create_model("resnet20", CLASSES)
     variables, report = load(arrays, model)
     convert.require_all_but_head(report)

@@ -1,5 +1,6 @@
 """Pretrained weights from run directories and files: as initial weights, to be scored, and as teachers."""
 
+import argparse
 import dataclasses
 import functools
 import json
@@ -17,7 +18,7 @@ from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.inference.export import export_weights
 from resnet_jax.models import variants
 from resnet_jax.models.resnet import PreActivationBlock
-from resnet_jax.pretrained import hub, weight_files
+from resnet_jax.pretrained import convert, hub, weight_files
 from resnet_jax.pretrained.load import load_pretrained, load_teacher, open_pretrained
 from resnet_jax.pretrained.weight_files import read
 from resnet_jax.runtime import parallel
@@ -214,8 +215,121 @@ def test_url_is_not_taken_for_a_run_directory(monkeypatch):
 
 def test_directory_of_another_library_is_not_a_run(tmp_path):
     (tmp_path / "config.json").write_text('{"_name_or_path": "microsoft/resnet-50"}')
-    with pytest.raises(UserError, match="Give a run directory, or a file that ends in"):
+    with pytest.raises(UserError, match="not a run directory"):
         open_pretrained(str(tmp_path))
+
+
+def tensors(run, prefix=""):
+    """Return the arrays of a run as a training script with PyTorch saves them, with the counters of BatchNorm."""
+    import torch
+
+    arrays = convert.from_variables(run.variables, run.model)
+    counters = {name.replace("running_mean", "num_batches_tracked"): torch.tensor(9) for name in arrays}
+    state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()} | {
+        name: counter for name, counter in counters.items() if name not in arrays
+    }
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def zeros(state):
+    return {name: tensor * 0 for name, tensor in state.items()}
+
+
+SCRIPTS = {
+    "timm": lambda torch, run: {
+        "epoch": 9,
+        "arch": "resnet18",
+        "state_dict": zeros(tensors(run)),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.full((3,), torch.nan)}}, "param_groups": [{"lr": 0.1}]},
+        "args": argparse.Namespace(data=pathlib.Path("/data")),
+        "state_dict_ema": tensors(run),
+        "metric": np.float64(76.1),
+    },
+    "torchvision": lambda torch, run: {
+        "model": zeros(tensors(run)),
+        "args": argparse.Namespace(model="resnet18"),
+        "model_ema": {"n_averaged": torch.tensor(7), **tensors(run, "module.")},
+    },
+    "Lightning": lambda torch, run: {
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": tensors(run, "model._orig_mod.") | {"criterion.weight": torch.ones(3), "seen": torch.tensor(7)},
+        "callbacks": {"ModelCheckpoint{" + 300 * "'" + "}": {"best_model_score": torch.tensor(0.9)}},
+        "hyper_parameters": argparse.Namespace(lr=0.1),
+    },
+    "MoCo": lambda torch, run: {
+        "arch": "resnet50",
+        "state_dict": zeros(tensors(run, "module.encoder_k."))
+        | tensors(run, "module.encoder_q.")
+        | {"module.queue": torch.zeros(2, 3), "module.queue_ptr": torch.tensor([0])},
+    },
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_files_of_training_scripts_are_loaded(workdir, tiny_config, start, tmp_path, script):
+    torch = pytest.importorskip("torch")
+    run, file = load_run(workdir), tmp_path / "checkpoint.pth.tar"
+    torch.save(SCRIPTS[script](torch, run), file)
+    tiny_config.init_from, tiny_config.dataset.mean, tiny_config.dataset.std = str(file), (0.1,), (0.2,)
+    _, state, messages = start(tiny_config)
+    assert_equal(state.variables, run.variables)
+    assert f"Weights of {file}: 27 of 27 arrays loaded (named as in torchvision)" in messages
+    assert_equal(load(tiny_config, open_sources("digits")).variables, run.variables)
+
+
+def test_init_key_selects_the_weights_that_are_not_averaged(workdir, tiny_config, start, tmp_path):
+    torch = pytest.importorskip("torch")
+    run, file = load_run(workdir), tmp_path / "checkpoint.pth.tar"
+    torch.save(SCRIPTS["timm"](torch, run), file)
+    tiny_config.init_from, tiny_config.dataset.mean, tiny_config.dataset.std = str(file), (0.1,), (0.2,)
+    tiny_config.init_key = "state_dict"
+    _, state, _ = start(tiny_config)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.variables))
+
+
+def test_init_key_of_a_run_directory_is_refused(workdir):
+    with pytest.raises(UserError, match="has no effect on a run directory"):
+        open_pretrained(workdir, "state_dict")
+
+
+@pytest.fixture
+def exported(workdir, tmp_path):
+    """A function that writes weights of the tiny model with some arrays replaced, and returns the path of the file."""
+
+    def write(**replaced):
+        path = tmp_path / "weights.safetensors"
+        export_weights(load_run(workdir), str(path))
+        weights = read(str(path))
+        path.write_bytes(weight_files.safetensors_bytes(weights.arrays | replaced, weights.metadata))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (np.zeros(8, np.int8), "the array bn1.bias has dtype I8"),
+        (np.full(8, np.nan, np.float32), "the array bn1.bias has non-finite values"),
+        (np.full(8, np.inf, np.float32), "the array bn1.bias has non-finite values"),
+    ],
+)
+def test_arrays_that_the_model_needs_must_hold_finite_floating_point_numbers(exported, tiny_config, value, problem):
+    tiny_config.init_from = exported(**{"bn1.bias": value})
+    with pytest.raises(UserError, match=problem):
+        load(tiny_config, open_sources("digits"))
+
+
+def test_arrays_that_the_model_does_not_need_are_left_out(exported, tiny_config, workdir):
+    extra = {"fc_aux.weight": np.full(3, np.nan, np.float32)}
+    tiny_config.init_from = exported(**extra, queue_ptr=np.zeros(1, np.int64))
+    with pytest.raises(UserError, match=r"init_skip=\"\('fc_aux\*',\)\" to leave these arrays out\."):
+        load(tiny_config, open_sources("digits"))
+    tiny_config.init_skip = ("fc_aux*",)
+    assert_equal(load(tiny_config, open_sources("digits")).variables, load_run(workdir).variables)
+    tiny_config.init_skip = ("fc*",)
+    with pytest.raises(UserError, match="init_skip leaves out arrays that the model needs"):
+        load(tiny_config, open_sources("digits"))
 
 
 def test_init_from_rejects_settings_that_no_array_shape_reveals(workdir, tiny_config, start, tmp_path):

@@ -1,7 +1,5 @@
-import numpy as np
 import pytest
 
-from resnet_jax.errors import UserError
 from resnet_jax.models.factory import create_model
 from resnet_jax.pretrained import naming
 
@@ -17,16 +15,40 @@ TORCHVISION = ["conv1.weight", "layer1.0.conv1.weight", "layer2.0.downsample.0.w
         (["conv1.weight", "layer1.0.conv1.weight", "linear.weight"], naming.AKAMASTER),
         (["stem.conv.weight", "stages.0.blocks.0.conv1.weight", "head.fc.weight"], naming.TIMM_PRE_ACTIVATION),
         (["resnet.embedder.embedder.convolution.weight", "classifier.1.weight"], naming.HUGGING_FACE),
+        (["embedder.embedder.convolution.weight"], naming.HUGGING_FACE_BACKBONE),
+        (["backbone.layer1.0.conv1.weight", "head.fc.weight"], naming.MMPRETRAIN),
+        (["0.weight", "1.running_mean", "4.0.conv1.weight"], naming.SEQUENTIAL),
     ],
 )
-def test_detect_scheme_identifies_the_library(names, expected):
-    assert naming.detect_scheme(dict.fromkeys(names, np.zeros(1))) is expected
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+def test_find_schemes_identifies_the_library_after_any_prefix(names, expected, prefix):
+    assert naming.find_schemes([f"{prefix}{name}" for name in names]) == {prefix: expected}
 
 
-def test_detect_scheme_refuses_names_of_other_models():
-    arrays = dict.fromkeys(["features.0.weight", "features.0.bias"], np.zeros(1))
-    with pytest.raises(UserError, match=r"features\.0\.weight, features\.0\.bias.* Give weights from torchvision"):
-        naming.detect_scheme(arrays)
+def test_find_schemes_finds_several_networks():
+    names = [f"{prefix}{name}" for prefix in ("student.", "teacher.net.") for name in TORCHVISION]
+    assert naming.find_schemes(names) == {"student.": naming.TORCHVISION, "teacher.net.": naming.TORCHVISION}
+
+
+@pytest.mark.parametrize("name", ["features.0.weight", "xlayer1.0.conv1.weight", "layer1.0.conv1.weight.grad"])
+def test_find_schemes_finds_nothing_among_other_names(name):
+    assert naming.find_schemes([name]) == {}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [
+        (
+            "HUGGING_FACE_BACKBONE",
+            ["embedder.embedder.normalization.bias", "encoder.stages.1.layers.0.layer.1.convolution.weight"],
+        ),
+        ("MMPRETRAIN", ["backbone.bn1.bias", "backbone.layer2.0.conv2.weight"]),
+        ("SEQUENTIAL", ["1.bias", "5.0.conv2.weight"]),
+    ],
+)
+def test_scheme_names_stem_and_blocks(scheme, expected):
+    paths = [("stem_norm", "bias"), ("stage2_block1", "conv2", "kernel")]
+    assert [getattr(naming, scheme).array_name(("params", *path), (8,)) for path in paths] == expected
 
 
 @pytest.mark.parametrize(
