@@ -9,7 +9,7 @@ from PIL import Image
 
 from resnet_jax.data.sources import open_sources
 from resnet_jax.trained_model import load_run
-from tests.end_to_end.program import run
+from tests.end_to_end.program import run, start
 
 
 @pytest.fixture
@@ -40,6 +40,16 @@ def test_predict_writes_csv_and_features_of_a_folder(finished_run, folder, tmp_p
     with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
         assert file["names"].tolist() == good
         assert file["features"].shape == (10, 16)
+
+
+def test_predict_writes_the_features_if_the_reader_of_the_predictions_ends_early(finished_run, folder, tmp_path):
+    process = start("predict", f"--workdir={finished_run}", str(folder), f"--features={tmp_path}/out.npz")
+    assert process.stdout.readline().startswith("image")
+    process.stdout.close()
+    process.communicate()
+    assert process.returncode == 141
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
+        assert len(file["names"]) == 10
 
 
 def test_predict_writes_the_most_similar_images_of_a_folder_as_json(finished_run, folder):
