@@ -88,7 +88,6 @@ class TestLiveLine:
         Reporter(stream=stream).counter("reading examples")(1000, 3000)
         assert stream.getvalue() == "\rreading examples  1,000/3,000  500/s  ETA 4.0 s"
 
-
     def test_is_removed_at_the_end_of_the_context(self):
         stream = Terminal()
         with Reporter(stream=stream) as reporter:
