@@ -28,6 +28,7 @@ FUSIONS = "LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
 PLUGINS = ("libtpu", "jax_plugins")  # packages that add devices other than the CPU to JAX
 
 _is_tuned = False
+_other_devices: str | None = None  # why `tune` expected a device other than the CPU
 
 
 def tune() -> None:
@@ -36,14 +37,29 @@ def tune() -> None:
     Call this before JAX is imported. It applies to the whole process: glibc has one allocator, and training and
     evaluation are compiled alike.
     """
-    global _is_tuned
-    if _is_cpu_only() and _keep_memory():
+    global _is_tuned, _other_devices
+    _other_devices = _expect_other_devices()
+    if _other_devices is None and _keep_memory():
         _is_tuned = True
 
 
 def is_tuned() -> bool:
     """Return whether `tune` has taken effect in this process."""
     return _is_tuned
+
+
+def log_line(platform: str) -> str | None:
+    """Return what a run on a platform, such as "cpu" or "tpu", logs about the tuning; None: nothing."""
+    if _is_tuned:
+        return (
+            "Tuned for the CPU: freed memory is kept and XLA's own convolutions are used. --notune_cpu turns this off."
+        )
+    if platform == "cpu" and _other_devices:
+        return (
+            f"Not tuned for the CPU, because JAX might have used another device ({_other_devices}). "
+            "To train faster, set JAX_PLATFORMS=cpu in the environment."
+        )
+    return None
 
 
 def release_memory() -> None:
@@ -59,10 +75,13 @@ def compiler_options(platform: str) -> dict[str, str]:
     return {YNNPACK: FUSIONS}
 
 
-def _is_cpu_only() -> bool:
-    """Return whether JAX can use no device but the CPU."""
+def _expect_other_devices() -> str | None:
+    """Return why JAX might use a device other than the CPU; None if it cannot."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    return platforms == "cpu" or not (platforms or any(map(importlib.util.find_spec, PLUGINS)))
+    if platforms:
+        return None if platforms == "cpu" else f"JAX_PLATFORMS is {platforms}"
+    installed = [package for package in PLUGINS if importlib.util.find_spec(package)]
+    return f"installed: {', '.join(installed)}" if installed else None
 
 
 def _keep_memory() -> bool:

@@ -152,11 +152,9 @@ class Loop:
         self.timer = PhaseTimer(self._saved_metrics_state.get("spent", {}))
 
     def _compile(self) -> None:
-        if cpu_tuning.is_tuned():
-            logger.info(
-                "Tuned for the CPU: freed memory is kept and XLA's own convolutions are used. "
-                "--notune_cpu turns this off."
-            )
+        tuning = cpu_tuning.log_line(self.experiment.mesh.devices.flat[0].platform)
+        if tuning:
+            logger.info(tuning)
         logger.info("Compiling the train step ...")
         started = time.monotonic()
         with self.timer.measure("compilation"):

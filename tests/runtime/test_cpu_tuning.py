@@ -26,6 +26,7 @@ from tests.end_to_end.program import ROOT, SHORT_DIGITS, WITHOUT_TENSORFLOW, run
 def untuned(monkeypatch):
     """Keep the tests from tuning this process."""
     monkeypatch.setattr(cpu_tuning, "_is_tuned", False)
+    monkeypatch.setattr(cpu_tuning, "_other_devices", None)
     monkeypatch.setattr(cpu_tuning, "_keep_memory", lambda: True)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(cpu_tuning, "PLUGINS", ("no_such_package",))
@@ -114,6 +115,20 @@ def test_tune_does_nothing_if_jax_may_find_other_devices_unless_the_user_chooses
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     cpu_tuning.tune()
     assert cpu_tuning.is_tuned()
+
+
+@pytest.mark.parametrize(
+    ("plugins", "platforms", "reason"),
+    [(("no_such_package", "jax"), "", "installed: jax"), ((), "cpu,cuda", "JAX_PLATFORMS is cpu,cuda")],
+)
+def test_run_on_the_cpu_logs_why_it_is_not_tuned(monkeypatch, plugins, platforms, reason):
+    assert cpu_tuning.log_line("cpu") is None  # `tune` was not called, as with --notune_cpu.
+    monkeypatch.setattr(cpu_tuning, "PLUGINS", plugins)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    cpu_tuning.tune()
+    expected = f"Not tuned for the CPU, because JAX might have used another device ({reason}). To train faster, set"
+    assert cpu_tuning.log_line("cpu").startswith(expected)
+    assert cpu_tuning.log_line("tpu") is None
 
 
 def test_tune_does_nothing_with_another_c_library(monkeypatch):
