@@ -13,7 +13,7 @@ import jax
 from resnet_jax.runtime import cpu_info, cpu_tuning
 
 # Runs are bit-reproducible only if all of these agree.
-REPRODUCIBLE_WITHIN = ("machine", "cpu_count", "cpu_is_tuned", "device", "device_count", "jaxlib")
+REPRODUCIBLE_WITHIN = ("machine", "cpu_count", "cpu_is_tuned", "device", "device_count", "process_count", "jaxlib")
 
 
 def describe() -> dict[str, object]:

@@ -16,6 +16,7 @@ def test_differences_name_the_changes():
     now = provenance.describe()
     assert provenance.differences(now, now) == []
     assert provenance.differences({**now, "device_count": 1, "date": "then"}, now) == ["device_count 1 -> 8"]
+    assert provenance.differences(now, {**now, "process_count": 2}) == ["process_count 1 -> 2"]
 
 
 def test_old_run_without_the_key_counts_as_not_tuned():
