@@ -27,6 +27,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.models import factory
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runtime import parallel
+from resnet_jax.workdir.checkpoints import Checkpoints
 from resnet_jax.workdir.workdir import WorkDir
 
 MAX_BATCH_PER_DEVICE = 64  # images
@@ -207,20 +208,27 @@ def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
       (2, 10)
     """
     directory = WorkDir(workdir)
+    settings = directory.config().checkpoint
+    with directory.open_checkpoints(settings.keep, settings.best_metric, read_only=True) as checkpoints:
+        return restore_chosen(directory, checkpoints, mesh)
+
+
+def restore_chosen(directory: WorkDir, checkpoints: Checkpoints, mesh: Mesh | None = None) -> TrainedModel:
+    """Do what `load_run` does, with the checkpoints of the run already open.
+
+    If they are open for writing and the best one is damaged, it is set aside, and the next best is restored.
+    """
     config, classes = directory.config(), directory.classes()
     model = factory.from_config(config, len(classes))
     mesh = mesh or parallel.make_mesh()
     variables = parallel.abstract(abstract_variables(model, len(config.dataset.mean)), parallel.replicated(mesh))
-    keep, best_metric = config.checkpoint.keep, config.checkpoint.best_metric
-    with directory.open_checkpoints(keep, best_metric, read_only=True) as checkpoints:
-        step = checkpoints.chosen_step()
-        if step is None:
-            raise UserError(f"{directory.path} has no checkpoint yet. Train it first.")
-        if config.ema_decay is None:
-            variables, _ = checkpoints.restore(step, variables)
-        else:
-            items, _ = checkpoints.restore(step, {"ema": {"batch_stats": {}, **variables}})
-            variables = items["ema"]
+    if checkpoints.latest_step() is None:
+        raise UserError(f"{directory.path} has no checkpoint yet. Train it first.")
+    if config.ema_decay is None:
+        step, variables, _ = checkpoints.restore_chosen(variables)
+    else:
+        step, items, _ = checkpoints.restore_chosen({"ema": {"batch_stats": {}, **variables}})
+        variables = items["ema"]
     return TrainedModel(config, classes, model, variables, Preprocess.from_config(config.dataset), step, mesh)
 
 

@@ -13,7 +13,7 @@ from resnet_jax.errors import Preempted, UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.runtime import parallel, provenance
 from resnet_jax.terminal import Reporter
-from resnet_jax.trained_model import load_run
+from resnet_jax.trained_model import restore_chosen
 from resnet_jax.training import experiment as experiments
 from resnet_jax.training.interruption import raise_preempted_on_signal
 from resnet_jax.training.loop import Loop, Observe
@@ -103,10 +103,11 @@ def _train_and_score(
         loop = Loop(experiment, directory, checkpoints, reporter, observe)
         try:
             loop.run()
+            trained = restore_chosen(directory, checkpoints)  # Before the result, because it may choose the next best.
             result = _result(checkpoints, loop)
             test_split = experiment.config.dataset.test_split
             if test_split != "none":
-                result["test"] = score_run(load_run(str(directory.path)), sources, test_split, reporter)
+                result["test"] = score_run(trained, sources, test_split, reporter)
         except (KeyboardInterrupt, Preempted):
             logger.info(f"Stopped.\n\n{conclusion(_result(checkpoints, loop), directory.path)}")
             if checkpoints.latest_step() is None:

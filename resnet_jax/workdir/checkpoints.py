@@ -52,7 +52,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.Path, keep: int, best_metric: str, read_only: bool = False):
-        self._workdir = workdir
+        self._workdir, self._read_only = workdir, read_only
         self._folder = workdir / "checkpoints"
         self._unchecked: list[epath.Path] = []  # the index files of the pending save
         newest = preservation_policy.LatestN(keep)
@@ -74,8 +74,7 @@ class Checkpoints:
 
     def chosen_step(self) -> int | None:
         """Return the step of the checkpoint that represents the run: the best on validation, else the newest."""
-        best = self.metrics.best()
-        return best.step if best else self.latest_step()
+        return max(self._manager.all_steps(), key=self.metrics.rank, default=None)
 
     def save(self, step: int, items: Mapping[str, object], metadata: dict, metrics: dict[str, float] | None) -> None:
         """Start to save a checkpoint in the background.
@@ -91,8 +90,7 @@ class Checkpoints:
         Raises:
           UserError: if the disk has too little space, or if the previous checkpoint could not be written.
         """
-        if metrics:
-            self.metrics.add(step, metrics)
+        self.metrics.add(step, metrics)
         if step in self._manager.all_steps():
             return
         self._check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
@@ -141,7 +139,7 @@ class Checkpoints:
         requested = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
         arrays = {name: ocp.args.StandardRestore(tree) for name, tree in requested.items()}
         path = self._folder / str(step)
-        remedy = f"If it is damaged or belongs to another model, remove {path} to use the previous checkpoint."
+        remedy = f"If it is damaged or belongs to another model, remove {path} to use another checkpoint."
         with self._reading(f"checkpoint {step}", remedy):
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(**arrays, **{METADATA_ITEM: ocp.args.JsonRestore()})
@@ -170,8 +168,27 @@ class Checkpoints:
         Raises:
           UserError: if no checkpoint can be restored.
         """
+        return self._restore_first_intact(sorted(self._manager.all_steps(), reverse=True), items)
+
+    def restore_chosen(self, items: Mapping[str, object]) -> tuple[int, dict[str, Any], dict]:
+        """Restore the checkpoint of `chosen_step`. There must be at least one checkpoint.
+
+        If it is damaged, it is moved to the directory `damaged`, with a warning, and the next best is restored. If the
+        checkpoints are open for reading only, a damaged one raises `UserError` instead.
+
+        Args, returns and raises: see `restore_newest`.
+        """
+        best_first = sorted(self._manager.all_steps(), key=self.metrics.rank, reverse=True)
+        if self._read_only:
+            return best_first[0], *self.restore(best_first[0], items)
+        return self._restore_first_intact(best_first, items)
+
+    def _restore_first_intact(
+        self, steps: Sequence[int], items: Mapping[str, object]
+    ) -> tuple[int, dict[str, Any], dict]:
+        """Restore the first intact one of these checkpoints, and set aside the damaged ones before it."""
         damaged: dict[int, UserError] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in steps:
             error = None
             try:
                 restored, metadata = self.restore(step, items)
@@ -183,9 +200,12 @@ class Checkpoints:
             for damaged_step, error in damaged.items():
                 path = self._set_aside(damaged_step)
                 reason = first_line(error.__cause__ or error)
-                logger.warning(f"Checkpoint {damaged_step} is damaged ({reason}). It was moved to {path}.")
+                logger.warning(
+                    f"Checkpoint {damaged_step} is damaged ({reason}). It was moved to {path}. Checkpoint {step} is "
+                    "used instead."
+                )
             return step, restored, metadata
-        raise damaged[max(damaged)]
+        raise damaged[steps[0]]
 
     def close(self) -> None:
         """Wait for pending saves and release Orbax's background threads.
@@ -294,27 +314,50 @@ class ValidationMetrics:
         self._path = workdir / METRICS_FILE
         self._best_metric = best_metric
         self._sign = 1 if best_metric == "top1" else -1
-        self._metrics = {step: metrics for step, metrics in self._read().items() if step in steps}
+        if steps and not self._path.exists():
+            logger.warning(
+                f"{self._path} is missing, so the newest checkpoint ({max(steps)}) counts as the best. Restore the "
+                "file to use the checkpoint with the best validation metrics."
+            )
+        self._metrics = self._read()
+        best = self.best()
+        self._metrics = {step: metrics for step, metrics in self._metrics.items() if step in steps}
+        if steps and best and best.step not in steps:
+            logger.warning(
+                f"Checkpoint {best.step} has the best validation metrics, but is not on disk. The best of the other "
+                "checkpoints is used instead."
+            )
 
     def __contains__(self, step: int) -> bool:
         return step in self._metrics
 
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Store the metrics of a checkpoint."""
-        self._metrics[step] = dict(metrics)
-        self._write()
+    def add(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        """Store the metrics of a checkpoint; None: it has not been evaluated.
+
+        In both cases, there is a file afterwards. So if it is missing later, somebody has removed it.
+        """
+        if metrics:
+            self._metrics[step] = dict(metrics)
+        if metrics or not self._path.exists():
+            self._write()
 
     def forget(self, step: int) -> None:
-        """Drop the metrics of a removed checkpoint. The next `add` drops them from the file too."""
+        """Drop the metrics of a removed checkpoint."""
         self._metrics.pop(step, None)
+        self._write()
 
     def best(self) -> Best | None:
         """Return the best checkpoint, or the latest of equally good ones; None if none has a finite `best_metric`."""
         rated = [step for step, metrics in self._metrics.items() if self._rating(metrics) > -math.inf]
         if not rated:
             return None
-        step = max(rated, key=lambda step: (self._rating(self._metrics[step]), step))
+        step = max(rated, key=self.rank)
         return Best(step, dict(self._metrics[step]))
+
+    def rank(self, step: int) -> tuple[float, int]:
+        """Return a sort key that is larger for better metrics, then for later steps, and smallest without metrics."""
+        metrics = self._metrics.get(step)
+        return (self._rating(metrics) if metrics else -math.inf), step
 
     def is_best(self, metrics: Mapping[str, float]) -> bool:
         """Return True if `best_metric` is finite in `metrics`, and at least as good as that of the best checkpoint."""

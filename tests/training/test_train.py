@@ -190,6 +190,32 @@ def test_run_on_other_data_is_refused(tiny_config, workdir):
     assert WorkDir(str(workdir)).result()  # Nothing was removed.
 
 
+def test_damaged_best_checkpoint_is_set_aside_and_the_next_best_is_scored(tiny_config, workdir, capsys):
+    """The learning rate is far too large in the last epoch, so the last checkpoint is not the best."""
+    tiny_config.num_epochs, tiny_config.checkpoint.best_metric, tiny_config.checkpoint.keep = 4, "loss", 9
+    tiny_config.schedule.name, tiny_config.schedule.step_epochs, tiny_config.schedule.step_factor = "step", (3,), 300.0
+    best_first = []
+
+    def damage_best(experiment, step, num_steps, inputs):
+        if step == 19:  # The last step of the run.
+            losses = {
+                record["step"]: record["validation/loss"] for record in records(workdir) if "validation/loss" in record
+            }
+            best_first.extend(sorted(losses, key=losses.get))
+            for path in (workdir / "checkpoints" / str(best_first[0]) / "params").rglob("*"):
+                if path.is_file():
+                    path.write_bytes(b"")
+
+    result = resnet_jax.train(tiny_config, str(workdir), observe=damage_best)
+    best, next_best, _ = best_first
+    assert result["checkpoint_step"] == load_run(str(workdir)).step == next_best
+    assert result["test"]["examples"] == 100
+    assert (workdir / "damaged" / str(best)).exists()
+    output = capsys.readouterr().out
+    assert f"Checkpoint {best} is damaged" in output
+    assert f"Checkpoint {next_best} is used instead" in output
+
+
 def test_workdir_of_another_run_is_refused(tiny_config, tiny_run):
     tiny_config.optimizer.learning_rate = 0.05
     with pytest.raises(UserError, match=r"different settings: optimizer.learning_rate \(stored 0.1, now 0.05\)"):

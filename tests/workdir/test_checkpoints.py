@@ -162,6 +162,55 @@ def test_damaged_metrics_file_is_reported_and_chooses_no_checkpoint(tmp_path, da
     assert opened(tmp_path).chosen_step() == 2
 
 
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_missing_metrics_file_is_reported(tmp_path, caplog, evaluated):
+    checkpoints = opened(tmp_path)
+    for step, top1 in ((1, 0.9), (2, 0.5)):
+        checkpoints.save(step, weights(step), {}, {"top1": top1, "loss": 1.0} if evaluated else None)
+    checkpoints.close()
+    opened(tmp_path)
+    assert not caplog.text
+    (tmp_path / "figures.json").unlink()
+    assert opened(tmp_path).chosen_step() == 2
+    assert f"{tmp_path}/figures.json is missing, so the newest checkpoint (2) counts as the best." in caplog.text
+
+
+def test_missing_best_checkpoint_is_reported(tmp_path, caplog):
+    checkpoints = opened(tmp_path)
+    for step, top1 in ((1, 0.9), (2, 0.5)):
+        checkpoints.save(step, weights(step), {}, {"top1": top1, "loss": 1.0})
+    checkpoints.close()
+    shutil.rmtree(tmp_path / "checkpoints" / "1")
+    assert opened(tmp_path).chosen_step() == 2
+    assert "Checkpoint 1 has the best validation metrics, but is not on disk." in caplog.text
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_next_best_checkpoint_is_restored_if_the_best_is_damaged_and_may_be_set_aside(
+    tmp_path, single_device, caplog, read_only
+):
+    checkpoints = opened(tmp_path, keep=4)
+    for step, top1 in ((1, 0.5), (2, 0.9), (3, 0.8), (4, None)):
+        checkpoints.save(step, weights(step), {}, None if top1 is None else {"top1": top1, "loss": 1.0})
+    checkpoints.close()
+    shutil.rmtree(tmp_path / "checkpoints" / "2" / "params")
+    wanted = parallel.abstract(weights(0), parallel.replicated(single_device))
+    reopened = Checkpoints(epath.Path(tmp_path), 4, "top1", read_only)
+    if read_only:
+        with pytest.raises(UserError, match=rf"checkpoint 2 cannot be read .* remove {tmp_path}/checkpoints/2 to use"):
+            reopened.restore_chosen(wanted)
+        assert (tmp_path / "checkpoints" / "2").exists()
+        return
+    step, restored, _ = reopened.restore_chosen(wanted)
+    assert step == reopened.chosen_step() == reopened.metrics.best().step == 3
+    np.testing.assert_array_equal(restored["params"]["conv"]["kernel"], weights(3)["params"]["conv"]["kernel"])
+    assert (tmp_path / "damaged" / "2").exists()
+    assert f"It was moved to {tmp_path}/damaged/2. Checkpoint 3 is used instead." in caplog.text
+    caplog.clear()
+    assert opened(tmp_path).chosen_step() == 3
+    assert not caplog.text
+
+
 def test_metrics_can_be_added_to_a_saved_checkpoint(tmp_path):
     checkpoints = opened(tmp_path)
     checkpoints.save(1, weights(1), {}, None)
