@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from resnet_jax.data import feed_config, splits
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.feed import EvaluationData, Feed
-from resnet_jax.data.in_memory import read_examples
+from resnet_jax.data.in_memory import InMemoryExamples, read_examples
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.data.sources import Source
@@ -33,11 +33,14 @@ class Dataset:
       feed: the training examples.
       validation: the validation examples; None: no validation.
       classes: the names of the classes.
+      content_digests: a hash of the "training examples" and, if there are any, one of the "validation examples". They
+        show whether the data has changed since a run was saved. Empty for data that no run is trained on.
     """
 
     feed: Feed
     validation: EvaluationData | None
     classes: tuple[str, ...]
+    content_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def open_dataset(
@@ -94,7 +97,8 @@ def _open_resident(
         train, validation = train.take(kept), train.take(held_out)
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(train.images)
-    return Dataset(ResidentFeed(train, config.batch_size, config.seed, mesh), validation, classes)
+    feed = ResidentFeed(train, config.batch_size, config.seed, mesh)
+    return Dataset(feed, validation, classes, _content_digests(train, validation))
 
 
 def _open_streaming(
@@ -123,7 +127,7 @@ def _open_streaming(
         mesh,
         reporter,
     )
-    return Dataset(feed, validation, classes)
+    return Dataset(feed, validation, classes, _content_digests(train, validation))
 
 
 def _open_validation(dataset: ConfigDict, sources: Mapping[str, Source], reporter: Reporter) -> EvaluationData | None:
@@ -132,6 +136,13 @@ def _open_validation(dataset: ConfigDict, sources: Mapping[str, Source], reporte
         return None
     subset = Subset.from_split(sources, dataset.validation_split)
     return open_evaluation_data(dataset, subset, reporter, "validation examples")
+
+
+def _content_digests(train: InMemoryExamples | Subset, validation: EvaluationData | None) -> dict[str, str]:
+    digests = {"training examples": train.content_digest()}
+    if validation is not None:
+        digests["validation examples"] = validation.content_digest()
+    return digests
 
 
 def open_evaluation_data(

@@ -99,6 +99,9 @@ class EvaluationData(Protocol):
     def images_at(self, positions: np.ndarray) -> np.ndarray:
         """Return the images at these positions among the examples, as scored: uint8 [n, height, width, channels]."""
 
+    def content_digest(self) -> str:
+        """Return a hash that changes with the examples, but not with the place where they are stored."""
+
 
 def check_batch_size(batch_size: int, num_examples: int) -> None:
     """Raise `UserError` if the training examples do not fill a single batch."""

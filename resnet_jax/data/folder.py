@@ -5,7 +5,9 @@ directories becomes a split of that name. With `/path/CLASS/...`, all images for
 divided as in `train[:80%]`.
 """
 
+import functools
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
@@ -17,6 +19,7 @@ from resnet_jax.errors import UserError
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2  # Modulo 1, its multiples are spread evenly over [0, 1).
 PREFIX = "folder:"
+SIZES_HASHED = 10_000  # A network file system may take a millisecond for each.
 SPLITS = ("train", "val", "valid", "validation", "test")
 
 
@@ -61,6 +64,14 @@ class FolderSource:
     def name(self, index: int) -> str:
         """Return the path of an image."""
         return os.path.join(self._root, self._files[index])
+
+    @functools.cached_property
+    def content_digest(self) -> str:
+        """Hash of the names of all images, with their classes, and of the sizes of up to `SIZES_HASHED` of them."""
+        digest = hashlib.sha256("\n".join(self._files).encode(errors="surrogateescape"))
+        for index in range(0, len(self), math.ceil(len(self) / SIZES_HASHED)):
+            digest.update(f" {_size(self.name(index))}".encode())
+        return digest.hexdigest()
 
 
 def canonical_name(name: str) -> str:
@@ -132,6 +143,14 @@ def _list_directories(path: str) -> list[str]:
 
 def _raise_user_error(error: OSError) -> NoReturn:
     raise UserError(f"the folder {error.filename} cannot be read ({error.strerror}). Check its permissions.")
+
+
+def _size(path: str) -> int | None:
+    """Return the size of a file in bytes, or None if it cannot be read, as for a broken link."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
 
 
 def _find_images(root: str) -> tuple[dict[str, list[str]], list[str]]:

@@ -1,6 +1,7 @@
 """Decoded examples in host memory."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -47,6 +48,13 @@ class InMemoryExamples:
     def images_at(self, positions: np.ndarray) -> np.ndarray:
         """Return the images at these positions: uint8 [n, height, width, channels]."""
         return self.images[positions]
+
+    def content_digest(self) -> str:
+        """Return a hash of all pixels and labels."""
+        digest = hashlib.sha256(str(self.images.shape).encode())
+        for array in (self.images, self.labels):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
 def read_examples(subset: Subset, reporter: Reporter, what: str = "examples") -> InMemoryExamples:

@@ -5,7 +5,10 @@ write a class with the three members of `Source`, and pass a mapping from split 
 `resnet_jax.train`.
 """
 
+import functools
+import hashlib
 import importlib.util
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -15,6 +18,8 @@ import numpy as np
 from resnet_jax.data import splits
 from resnet_jax.data.folder import PREFIX, open_folder
 from resnet_jax.data.tfds import open_tfds
+
+IMAGES_HASHED = 1000  # of a source in memory, which may be a memory-mapped file of any size
 
 
 class Source(Protocol):
@@ -27,6 +32,8 @@ class Source(Protocol):
       channels: 1 or 3, number of channels to which image files are decoded; 3 if absent.
       name(index): returns the name of an example for messages, such as the path of its file.
       fingerprint: text that changes whenever the examples change; it allows decoded examples to be cached.
+      content_digest: text that changes whenever the images change, but not if they are moved or copied. A resumed run
+        with a streaming feed compares it, and `labels`.
       __getitems__(indices): returns a list of examples, if that is faster than one at a time.
 
     `source[i]` may raise `decode.Unreadable` for an image that cannot be read.
@@ -66,6 +73,12 @@ class ArraySource:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return self.images[index], int(self.labels[index])
+
+    @functools.cached_property
+    def content_digest(self) -> str:
+        """Hash of the pixels of up to `IMAGES_HASHED` evenly spaced images."""
+        images = self.images[:: math.ceil(len(self) / IMAGES_HASHED)]
+        return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
 
 
 def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]:

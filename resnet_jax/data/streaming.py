@@ -184,6 +184,10 @@ class StreamedExamples:
                 image[:], _ = self.loader(int(position), choose_box)
         return images
 
+    def content_digest(self) -> str:
+        """Return the hash of the subset; see `Subset.content_digest`."""
+        return self.loader.subset.content_digest()
+
 
 def _check_unreadable(reporter: Reporter, step: int = 0) -> None:
     """Raise `UserError` if too many images cannot be read.

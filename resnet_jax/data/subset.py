@@ -101,6 +101,20 @@ class Subset:
         content = [*map(str.encode, fingerprints), str(self.channels).encode(), *selected]
         return hashlib.sha256(b"\n".join(content)).hexdigest()
 
+    def content_digest(self) -> str:
+        """Return a hash of what the sources know about the selected examples without reading them.
+
+        This is which examples they are, their `labels` and the `content_digest`, as far as a source has these members.
+        Unlike `fingerprint`, it does not depend on the place where a dataset is stored.
+        """
+        labels = [getattr(source, "labels", ()) for source in self._sources.values()]
+        digest = hashlib.sha256()
+        for array in (self._source_numbers, self._indices, *labels):
+            digest.update(np.asarray(array, np.int64).tobytes())
+        for source in self._sources.values():
+            digest.update(str(getattr(source, "content_digest", "")).encode())
+        return digest.hexdigest()
+
     @functools.cached_property
     def image_shape(self) -> Shape:
         """(height, width, channels) of the first image that can be read.

@@ -49,6 +49,12 @@ class TfdsSource:
         files = [(path, path.stat()) for path in map(epath.Path, self._files)]
         return " ".join([self._name, *(f"{path} {stat.length} {stat.mtime}" for path, stat in files)])
 
+    @functools.cached_property
+    def content_digest(self) -> str:
+        """The version of the dataset, with the names and sizes of its files."""
+        files = map(epath.Path, self._files)
+        return " ".join([self._name, *(f"{path.name} {path.stat().length}" for path in files)])
+
     def __getitem__(self, index: int) -> tuple[bytes, int]:
         return self._image_and_label(self._examples[index])
 

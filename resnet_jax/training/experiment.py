@@ -33,7 +33,7 @@ from resnet_jax.training.distillation import Teacher, make_teacher
 from resnet_jax.training.freezing import Freezing, merge
 from resnet_jax.training.losses import Loss
 from resnet_jax.training.state import TrainState, create_train_state, train_state_from_variables
-from resnet_jax.workdir.checkpoints import Checkpoints
+from resnet_jax.workdir.checkpoints import Checkpoints, digest_of_arrays
 
 # The upper limit of the default of `steps_per_call`: large enough to hide the cost of launching a call, and small
 # enough that a run with short steps responds to Ctrl-C within a second.
@@ -61,6 +61,7 @@ class Experiment:
       freezing: selects the parameters that are not trained.
       teacher: the model to distill from; None if there is none.
       pretrained: the initial weights, if the run is new and `config.init_from` names a weights file.
+      content_digests: those of the `Dataset` and, if there is a teacher, a hash of its variables.
     """
 
     config: ConfigDict
@@ -77,6 +78,7 @@ class Experiment:
     freezing: Freezing
     teacher: Teacher | None = None
     pretrained: Pretrained | None = None
+    content_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     # --- Steps and calls. A call of the compiled step takes one or several steps.
 
@@ -253,6 +255,10 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
     if config.freeze:
         freezing.check(abstract_variables(model, len(config.dataset.mean))["params"])
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
+    content_digests = dict(dataset.content_digests)
+    teacher = _open_teacher(config, dataset, mesh) if config.loss.distill_from else None
+    if teacher:
+        content_digests["teacher"] = digest_of_arrays(teacher.variables)
     return Experiment(
         config=config,
         classes=dataset.classes,
@@ -272,8 +278,9 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         optimizer=optimizer.make_optimizer(config, schedule, model.stage_sizes),
         schedule=schedule,
         freezing=freezing,
-        teacher=_open_teacher(config, dataset, mesh) if config.loss.distill_from else None,
+        teacher=teacher,
         pretrained=pretrained,
+        content_digests=content_digests,
     )
 
 

@@ -138,11 +138,7 @@ class Loop:
     def _restore(self) -> None:
         """Restore the newest intact checkpoint, and what was saved beside the state."""
         self.step, self.state, saved = self.experiment.restore_newest(self._checkpoints)
-        if saved["examples"] != self.experiment.split_sizes:
-            raise UserError(
-                f"this workdir belongs to a run on other data (stored: {_format_sizes(saved['examples'])}; now: "
-                f"{_format_sizes(self.experiment.split_sizes)}). Choose another --workdir."
-            )
+        self._check_data(saved)
         logger.info(f"Resuming from step {self.step:,} of {self.experiment.total_steps:,} in {self._directory.path}.")
         for change in provenance.differences(saved["provenance"], provenance.describe()):
             logger.info(f"Note: {change}. From here on the run may differ in its last bits from an uninterrupted one.")
@@ -150,6 +146,24 @@ class Loop:
         self._evaluation_pending = saved["owes_evaluation"] and self.step not in self._checkpoints.metrics
         self._saved_metrics_state = saved["monitor"]  # The name of the key is historical.
         self.timer = PhaseTimer(self._saved_metrics_state.get("spent", {}))
+
+    def _check_data(self, saved: dict) -> None:
+        """Raise `UserError` if the data has changed since the checkpoint was saved.
+
+        The metrics in the log, and those that chose the best checkpoint, would then belong to other data.
+        """
+        if saved["examples"] != self.experiment.split_sizes:
+            raise UserError(
+                f"this workdir belongs to a run on other data (stored: {_format_sizes(saved['examples'])}; now: "
+                f"{_format_sizes(self.experiment.split_sizes)}). Choose another --workdir."
+            )
+        stored = saved.get("content_digests", {})  # Older checkpoints do not have them.
+        changed = [name for name, digest in stored.items() if digest != self.experiment.content_digests[name]]
+        if changed:
+            raise UserError(
+                f"the data of this run has changed since it was saved ({' and '.join(changed)}). Restore the data, or "
+                "choose another --workdir."
+            )
 
     def _compile(self) -> None:
         tuning = cpu_tuning.log_line(self.experiment.mesh.devices.flat[0].platform)
@@ -239,6 +253,7 @@ class Loop:
                 "monitor": self._metrics.state_to_save(),
                 "owes_evaluation": self._evaluation_pending,
                 "examples": self.experiment.split_sizes,
+                "content_digests": dict(self.experiment.content_digests),
                 "provenance": provenance.describe(),
             }
             items = parallel.fetch(self.state.checkpoint_items)

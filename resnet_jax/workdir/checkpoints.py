@@ -403,6 +403,16 @@ def digest_of_json(values: dict) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def digest_of_arrays(tree) -> str:
+    """Return the SHA-256 digest of a pytree of arrays.
+
+    Example:
+      >>> digest_of_arrays({"bias": np.zeros(2)}) == digest_of_arrays({"bias": np.ones(2)})
+      False
+    """
+    return digest_of_json(_leaf_digests(tree))
+
+
 def _leaf_digests(tree) -> dict[str, str]:
     """Return the SHA-256 digest of each leaf by its path. Orbax alone would restore flipped bits silently."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(parallel.fetch(tree))

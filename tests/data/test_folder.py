@@ -217,3 +217,35 @@ def test_real_folder_is_opened(test_data):
     sources = open_folder(test_data / "pictures" / "hymenoptera")
     assert {name: len(source) for name, source in sources.items()} == {"train": 122, "val": 70}
     assert sources["train"].classes == ("ants", "bees")
+
+
+class TestContentDigest:
+    FILES = ("train/cat/a.jpg", "train/dog/bb.jpg")
+
+    def digest(self, root):
+        return open_folder(root)["train"].content_digest
+
+    def test_digest_does_not_depend_on_the_place_and_the_dates_of_the_files(self, tmp_path):
+        write(tmp_path / "original", *self.FILES)
+        write(tmp_path / "copy", *self.FILES, "val/cat/c.jpg")
+        os.utime(tmp_path / "copy" / "train" / "cat" / "a.jpg", (0, 0))
+        assert self.digest(tmp_path / "original") == self.digest(tmp_path / "copy")
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [("cat/a.jpg", "dog/a.jpg"), ("cat/a.jpg", "cat/b.jpg"), ("cat/a.jpg", None)],
+        ids=["class", "name", "size"],
+    )
+    def test_digest_changes_with_classes_names_and_sizes(self, tmp_path, old, new):
+        write(tmp_path, *self.FILES, "train/cat/c.jpg")
+        before = self.digest(tmp_path)
+        if new:
+            (tmp_path / "train" / old).rename(tmp_path / "train" / new)
+        else:
+            (tmp_path / "train" / old).write_text("other")
+        assert self.digest(tmp_path) != before
+
+    def test_broken_link_is_accepted(self, tmp_path):
+        write(tmp_path, *self.FILES)
+        (tmp_path / "train" / "cat" / "link.jpg").symlink_to("nowhere")
+        assert self.digest(tmp_path)

@@ -153,3 +153,13 @@ def test_take_and_images_at_select_examples():
     taken = examples.take(np.array([7, 2]))
     assert (len(taken), taken.labels.tolist(), taken.images[:, 0, 0, 0].tolist()) == (2, [7, 2], [7, 2])
     np.testing.assert_array_equal(examples.images_at(np.array([3, 4])), examples.images[3:5])
+
+
+def test_content_digest_changes_with_pixels_and_labels():
+    examples, others = numbered_examples(20), numbered_examples(20)
+    assert examples.content_digest() == others.content_digest()
+    others.labels[7] = 0
+    assert examples.content_digest() != others.content_digest()
+    others = numbered_examples(20)
+    others.images[7, 0, 0, 0] = 0
+    assert examples.content_digest() != others.content_digest()

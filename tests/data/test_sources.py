@@ -56,3 +56,11 @@ def test_dataset_name_selects_the_source(monkeypatch, name, opened):
 def test_missing_folder_is_rejected(tmp_path):
     with pytest.raises(UserError, match=r"there is no folder .*/nowhere"):
         open_sources(f"folder:{tmp_path}/nowhere")
+
+
+def test_array_source_content_digest_changes_with_the_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (2500, 4, 4, 3), np.uint8)
+    labels = np.zeros(2500, int)
+    digest = ArraySource(images, labels, ["a"]).content_digest
+    assert digest == ArraySource(images.copy(), labels, ["a"]).content_digest
+    assert digest != ArraySource(images[:, ::-1], labels, ["a"]).content_digest

@@ -189,3 +189,22 @@ class TestImageShapes:
         assert subset.image_shape == (5, 6, 3)
         assert subset.as_grayscale().image_shape == (5, 6, 1)
         assert subset.as_grayscale().take(np.array([2])).image_shape == (4, 6, 1)
+
+
+class TestContentDigest:
+    def digest(self, labels=(0, 1, 0, 1), split="train", content="four cats"):
+        source = OwnSource(4)
+        source.labels, source.content_digest = np.array(labels), content
+        return Subset.from_split({"train": source}, split).content_digest()
+
+    def test_digest_is_a_function_of_its_source(self):
+        assert self.digest() == self.digest()
+
+    @pytest.mark.parametrize(
+        "changed", [{"labels": (0, 1, 1, 0)}, {"split": "train[:3]"}, {"content": "four dogs"}], ids=str
+    )
+    def test_digest_changes_with_labels_selection_and_content(self, changed):
+        assert self.digest(**changed) != self.digest()
+
+    def test_source_without_optional_members_is_accepted(self):
+        assert Subset.from_split({"train": OwnSource(4)}, "train").content_digest()

@@ -182,6 +182,10 @@ class TestCifar10:
             np.testing.assert_array_equal(examples.images[index], decoded[index]["image"])
             assert examples.labels[index] == decoded[index]["label"] == dataset["test"][index][1]
 
+    def test_content_digest_has_the_version_and_the_files_but_not_the_path(self, dataset, test_data):
+        digest = dataset["test"].content_digest
+        assert digest.startswith("cifar10/3.0.2 test cifar10-test.array_record-00000-of-00001 ")
+        assert str(test_data) not in digest
 
     def test_source_can_be_pickled(self, dataset):
         copy = pickle.loads(pickle.dumps(dataset["test"]))

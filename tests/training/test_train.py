@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import resnet_jax
+from resnet_jax import config as settings
 from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import Preempted, UserError
 from resnet_jax.evaluation.evaluate import score_run
@@ -20,6 +21,7 @@ from resnet_jax.trained_model import load_run
 from resnet_jax.training import loop as loops
 from resnet_jax.training.train_step import compile_train_steps
 from resnet_jax.workdir.workdir import WorkDir
+from tests.end_to_end import image_files
 
 
 def records(workdir):
@@ -188,6 +190,59 @@ def test_run_on_other_data_is_refused(tiny_config, workdir):
     ):
         resnet_jax.train(tiny_config, str(workdir), sources(300))
     assert WorkDir(str(workdir)).result()  # Nothing was removed.
+
+
+def test_changed_labels_are_refused(tiny_config, workdir):
+    digits = open_sources("digits")
+
+    def sources(**shift_of_labels):
+        return {
+            split: ArraySource(source.images, (source.labels + shift_of_labels.get(split, 0)) % 10, tuple("0123456789"))
+            for split, source in digits.items()
+        }
+
+    tiny_config.dataset.test_split, tiny_config.dataset.validation_split = "none", "test"
+    tiny_config.num_epochs = 1
+    resnet_jax.train(tiny_config, str(workdir), sources())
+    tiny_config.num_epochs = 2
+    for changed, sentence in [
+        ({"train": 1}, r"has changed since it was saved \(training examples\)\. Restore the data, or"),
+        ({"test": 1}, r"has changed since it was saved \(validation examples\)\. Restore the data, or"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            resnet_jax.train(tiny_config, str(workdir), sources(**changed))
+    assert WorkDir(str(workdir)).result()  # Nothing was removed.
+    assert resnet_jax.train(tiny_config, str(workdir), sources())["checkpoint_step"]
+
+
+def test_changed_image_files_are_refused_but_may_be_moved(tiny_config, workdir, tmp_path):
+    images = image_files.make_image_folder(tmp_path / "images", train=6, val=2)
+    tiny_config.dataset = settings.default().dataset
+    tiny_config.dataset.name, tiny_config.dataset.image_size = f"folder:{images}", 8
+    tiny_config.dataset.mean = tiny_config.dataset.std = (0.5,) * 3
+    tiny_config.dataset.num_workers = 0
+    tiny_config.batch_size, tiny_config.num_epochs = 16, 1
+    resnet_jax.train(tiny_config, str(workdir))
+    images = images.rename(tmp_path / "moved")
+    tiny_config.dataset.data_dir, tiny_config.num_epochs = str(images), 2
+    resnet_jax.train(tiny_config, str(workdir))
+    circle, cross = (images / "train" / name / "train0.jpg" for name in ("circle", "cross"))
+    circle.rename(tmp_path / "circle.jpg")
+    cross.rename(circle)
+    (tmp_path / "circle.jpg").rename(cross)
+    tiny_config.num_epochs = 3
+    with pytest.raises(UserError, match=r"has changed since it was saved \(training examples\)"):
+        resnet_jax.train(tiny_config, str(workdir))
+
+
+def test_changed_teacher_is_refused(tiny_config, tiny_run, workdir, tmp_path):
+    teacher = shutil.copytree(tiny_run, tmp_path / "teacher")
+    tiny_config.loss.distill_from, tiny_config.num_epochs = str(teacher), 1
+    resnet_jax.train(tiny_config, str(workdir))
+    shutil.rmtree(teacher / "checkpoints" / str(load_run(str(teacher)).step))
+    tiny_config.num_epochs = 2
+    with pytest.raises(UserError, match=r"has changed since it was saved \(teacher\)"):
+        resnet_jax.train(tiny_config, str(workdir))
 
 
 def test_damaged_best_checkpoint_is_set_aside_and_the_next_best_is_scored(tiny_config, workdir, capsys):
