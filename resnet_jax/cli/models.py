@@ -20,8 +20,10 @@ def run() -> ExitCode:
     from resnet_jax.models.factory import list_models
     from resnet_jax.models.flops import cost
     from resnet_jax.models.variants import VARIANTS
+    from resnet_jax.runtime import parallel
     from resnet_jax.terminal import Reporter, print_result
 
+    parallel.all_devices()  # JAX needs one even to trace a model.
     names = list_models(FILTER.value)
     rows = []
     with Reporter(active=FORMAT.value == "text") as reporter:

@@ -36,7 +36,8 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
       process_id: the index of this process, from 0.
 
     Raises:
-      UserError: if process 0 cannot listen at the port, or cannot be reached within `START_TIMEOUT` seconds.
+      UserError: if process 0 cannot listen at the port, or cannot be reached within `START_TIMEOUT` seconds; or as
+        `parallel.all_devices` does.
     """
     # JAX's own preemption service would hide SIGTERM from Python, and handles neither Ctrl-C nor time limits.
     jax.config.update("jax_enable_preemption_service", False)
@@ -58,6 +59,7 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
             raise
     finally:
         watchdog.cancel()
+    parallel.all_devices()
 
 
 def is_process_loss(error: BaseException | None) -> bool:

@@ -71,6 +71,36 @@ def test_wrong_command_is_reported(arguments, sentence):
     check(run(*arguments), sentence)
 
 
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_platform_without_devices_is_reported(tmp_path, platform):
+    finished = run(*SHORT_DIGITS, f"--workdir={tmp_path}/run", JAX_PLATFORMS=platform)
+    check(finished, f"JAX finds no device to use (JAX_PLATFORMS={platform}: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cuda", "gpu"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "--config=configs/digits.py"],
+        ["benchmark", "--config=configs/digits.py"],
+        ["benchmark", "--config=configs/digits.py", "--collectives"],
+        ["models", "--filter=resnet18"],
+        ["verify_resume", *SHORT_DIGITS],
+        ["evaluate", "--workdir=RUN"],
+        ["predict", "--workdir=RUN", "image.png"],
+        ["report", "--workdir=RUN"],
+        ["export", "--workdir=RUN", "--to=DIRECTORY/weights.safetensors"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_platform_without_devices_is_reported_by_every_command(tmp_path, finished_run, arguments, platform):
+    arguments = [
+        argument.replace("RUN", str(finished_run)).replace("DIRECTORY", str(tmp_path)) for argument in arguments
+    ]
+    check(run(*arguments, JAX_PLATFORMS=platform), f"JAX finds no device to use (JAX_PLATFORMS={platform}: ")
+
+
 def test_unwritable_workdir_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     check(run(*SHORT_DIGITS, f"--workdir={tmp_path}/file/run"), "cannot write to the workdir")
