@@ -83,5 +83,5 @@ def descriptions(source: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    PAGE.write_text(page())
+    PAGE.write_text(page(), encoding="utf-8")
     print(f"Wrote {PAGE}.")

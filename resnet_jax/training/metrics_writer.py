@@ -77,7 +77,8 @@ class MetricsWriter:
     def text(self, step: int, tag: str, text: str) -> None:
         """Write a text, which may be Markdown, to TensorBoard."""
         if self._tensorboard:
-            self._tensorboard.texts(step, {tag: text})
+            # Event files hold UTF-8, but the path of a dataset may be anything.
+            self._tensorboard.texts(step, {tag: text.encode(errors="replace").decode()})
 
     def write_if_due(self) -> None:
         """Call `write` at most once per `SECONDS_BETWEEN_WRITES`, so that the disk does not slow down short steps."""
@@ -90,12 +91,12 @@ class MetricsWriter:
         lines, self._lines = self._lines, []
         if lines and parallel.is_main_process():
             if self._can_append:
-                with self._path.open("a") as file:
+                with self._path.open("a", encoding="utf-8") as file:
                     file.write("".join(lines))
                     files.sync_to_disk(file)
             else:
-                existing = self._path.read_text() if self._path.exists() else ""
-                self._path.write_text(existing + "".join(lines))
+                existing = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+                self._path.write_text(existing + "".join(lines), encoding="utf-8")
         if self._tensorboard:
             self._tensorboard.flush()
         self._written_at = time.monotonic()

@@ -78,7 +78,7 @@ class WorkDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
-            probe.write_text("")
+            probe.write_text("", encoding="utf-8")
             probe.unlink()
         except OSError as error:
             raise UserError(
@@ -137,7 +137,7 @@ class WorkDir:
 
     def _read(self, name: str) -> str:
         try:
-            return (self.path / name).read_text()
+            return (self.path / name).read_text(encoding="utf-8")
         except OSError:
             raise UserError(f"{self.path} is not a run directory (no {name}). Check --workdir.") from None
         except UnicodeDecodeError as error:

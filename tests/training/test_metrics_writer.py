@@ -139,6 +139,20 @@ def test_event_files_of_other_runs_are_kept(tmp_path):
     assert len(os.listdir(run.path)) == 2  # metrics.jsonl and the event file of the second writer
 
 
+def test_text_with_bytes_that_are_not_utf_8_reaches_tensorboard(tmp_path):
+    pytest.importorskip("tensorflow")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    writer = MetricsWriter(epath.Path(tmp_path), 0)
+    writer.text(0, "config", "folder:/caf\udce9")
+    writer.close()
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    (event,) = accumulator.Tensors("config")
+    assert make_ndarray(event.tensor_proto).item() == b"folder:/caf?"
+
+
 def test_missing_tensorflow_is_logged_and_metrics_are_kept(tmp_path, hide_package, caplog):
     hide_package("tensorflow")
     with caplog.at_level(logging.INFO, "resnet_jax"):
