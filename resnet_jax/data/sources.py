@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +18,14 @@ import numpy as np
 from resnet_jax.data import splits
 from resnet_jax.data.folder import PREFIX, open_folder
 from resnet_jax.data.tfds import open_tfds
+from resnet_jax.errors import UserError
 
 IMAGES_HASHED = 1000  # of a source in memory, which may be a memory-mapped file of any size
+NUMBERS = "biuf"  # kinds of NumPy's dtypes: bool, int, uint and float
+EXAMPLE = (
+    "An example is (image, label): a uint8 array [height, width, channels] with 1 or 3 channels, or the bytes of an "
+    "image file; and an int, the index of its class."
+)
 
 
 class Source(Protocol):
@@ -55,8 +61,11 @@ class ArraySource:
 
     Args:
       images: uint8 [n, height, width, channels].
-      labels: integers [n].
+      labels: integers [n] or [n, 1].
       classes: the names of the classes.
+
+    Raises:
+      UserError: if the labels are not integers, one per image, or the classes are not a list of names.
 
     Example:
       >>> source = ArraySource(np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1]), ["cat", "dog"])
@@ -66,7 +75,10 @@ class ArraySource:
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]):
-        self.images, self.labels, self.classes = images, labels, tuple(classes)
+        self.images, self.labels, self.classes = images, np.asarray(labels), class_names(classes)
+        if self.labels.size == len(images):
+            self.labels = self.labels.reshape(-1)
+        _check_labels(self.labels, len(images))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,9 +88,11 @@ class ArraySource:
 
     @functools.cached_property
     def content_digest(self) -> str:
-        """Hash of the pixels of up to `IMAGES_HASHED` evenly spaced images."""
-        images = self.images[:: math.ceil(len(self) / IMAGES_HASHED)]
-        return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+        """Hash of up to `IMAGES_HASHED` evenly spaced images."""
+        digest = hashlib.sha256()
+        for image in self.images[:: math.ceil(len(self) / IMAGES_HASHED)]:
+            digest.update(f"{np.shape(image)}".encode() + np.asarray(image).tobytes())
+        return digest.hexdigest()
 
 
 def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]:
@@ -116,3 +130,96 @@ def _digits() -> dict[str, Source]:
         "train": ArraySource(images[train], labels[train], classes),
         "test": ArraySource(images[test], labels[test], classes),
     }
+
+
+# --- Checks ----------------------------------------------------------------------------------------------------------
+
+
+def check_sources(sources: Mapping[str, Source]) -> None:
+    """Check that a dataset consists of sources, as far as this is known without reading examples.
+
+    Raises:
+      UserError: if it does not.
+    """
+    if not (isinstance(sources, Mapping) and sources and all(isinstance(split, str) for split in sources)):
+        raise UserError(
+            f"the sources ({_kind(sources)}) must be a dict of splits by name. Pass, for example, {{'train': source}}."
+        )
+    for split, source in sources.items():
+        missing = [member for member in ("classes", "__len__", "__getitem__") if not hasattr(source, member)]
+        if missing:
+            raise UserError(
+                f"the split {split!r} ({_kind(source)}) is not a source: it has no {' and no '.join(missing)}. "
+                "For arrays, use resnet_jax.data.sources.ArraySource."
+            )
+        class_names(source.classes)
+        channels = getattr(source, "channels", 3)
+        if channels not in (1, 3):
+            raise UserError(f"the channels of a source ({channels}) must be 3 for color or 1 for grayscale images.")
+        labels = getattr(source, "labels", None)
+        if labels is not None:
+            _check_labels(np.asarray(labels), len(source))
+
+
+def as_example(example: object, name: str) -> tuple[np.ndarray | bytes, int]:
+    """Return an example of a source, with its image as a NumPy array or bytes, and its label as an int.
+
+    Args:
+      example: what `source[i]` returned.
+      name: the name of the example, for messages.
+
+    Raises:
+      UserError: if it is not an example as `Source` describes it.
+    """
+    if not isinstance(example, tuple | list) or len(example) != 2:
+        raise UserError(f"{name} is not an example ({_kind(example)}). {EXAMPLE}")
+    image, label = example
+    if hasattr(image, "__array__"):
+        image = np.asarray(image)
+    is_array = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
+    if not isinstance(image, bytes) and not (is_array and image.shape[2:] in ((1,), (3,))):
+        raise UserError(f"{name} has an image of the wrong kind ({_kind(image)}). {EXAMPLE}")
+    number = np.asarray(label)
+    if number.size != 1 or number.dtype.kind not in NUMBERS or number.item() % 1:
+        raise UserError(f"{name} has a label of the wrong kind ({_kind(label)}). {EXAMPLE}")
+    return image, int(number.item())
+
+
+def class_names(classes: object) -> tuple[str, ...]:
+    """Return the names of classes as strings.
+
+    Raises:
+      UserError: if they are not a list or another ordered collection, or if there are none.
+
+    Example:
+      >>> class_names(range(3))
+      ('0', '1', '2')
+    """
+    is_list = isinstance(classes, Iterable) and not isinstance(classes, Mapping | Set)
+    names = tuple(map(str, classes)) if is_list else ()
+    if not names:
+        raise UserError(
+            f"the classes of a source ({_kind(classes)}) must be a list of names. Give the name of each class, in the "
+            "order of the labels."
+        )
+    return names
+
+
+def _check_labels(labels: np.ndarray, num_examples: int) -> None:
+    if labels.shape != (num_examples,) or labels.dtype.kind not in NUMBERS or np.any(labels % 1):
+        raise UserError(
+            f"the labels of a source ({_kind(labels)}) must be integers [{num_examples}], the index of the class of "
+            "each example. Convert one-hot labels with argmax(axis=-1)."
+        )
+
+
+def _kind(value: object) -> str:
+    """Describe a value of the wrong kind: dtype and shape of an array, otherwise the type.
+
+    Example:
+      >>> _kind(np.zeros((2, 3))), _kind("cat")
+      ('float64 [2, 3]', 'str')
+    """
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype} {list(value.shape)}"
+    return type(value).__name__

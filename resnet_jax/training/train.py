@@ -77,7 +77,8 @@ def train(
                 return result
         directory.make()
         with locked(directory.path):
-            sources = sources or open_sources(config.dataset.name, config.dataset.data_dir)
+            if sources is None:
+                sources = open_sources(config.dataset.name, config.dataset.data_dir)
             result = _train_and_score(config, directory, sources, reporter, observe)
             directory.write_result(result)
         logger.info(f"\n{conclusion(result, directory.path)}")
