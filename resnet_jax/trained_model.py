@@ -209,6 +209,7 @@ def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
     """
     directory = WorkDir(workdir)
     settings = directory.config().checkpoint
+    mesh = mesh or parallel.make_mesh()
     with directory.open_checkpoints(settings.keep, settings.best_metric, read_only=True) as checkpoints:
         return restore_chosen(directory, checkpoints, mesh)
 

@@ -51,7 +51,7 @@ def _commit() -> str | None:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", root, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True
         ).stdout.strip()
 
     try:

@@ -38,5 +38,5 @@ def test_old_run_without_the_key_counts_as_not_tuned():
     ],
 )
 def test_processor_name_distinguishes_generations_with_the_same_name(monkeypatch, cpuinfo, expected):
-    monkeypatch.setattr(pathlib.Path, "read_text", lambda path: cpuinfo)
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda path, encoding: cpuinfo)
     assert provenance._processor() == expected
