@@ -214,7 +214,7 @@ def test_arbitrary_settings_on_the_command_line_fail_with_one_sentence(key, valu
     try:
         values(["main.py", f"--config.{key}={value}"])
     except Exception as error:  # The program catches it and prints this sentence.
-        assert app._one_sentence(error).splitlines()[1:] == []
+        assert str(app._flag_error(error)).splitlines()[1:] == []
 
 
 FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen", "__import__"}
