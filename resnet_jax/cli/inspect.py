@@ -6,7 +6,6 @@ the image that is written, or null. The exit code is 1 if something would spoil 
 
 import dataclasses
 import json
-import sys
 
 from absl import flags
 
@@ -35,8 +34,6 @@ def run() -> ExitCode:
     mesh = parallel.make_mesh()
     experiment.check(config, mesh)
     contact_sheet.check(CONTACT_SHEET.value)
-    # File names may contain bytes that are not UTF-8.
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # stdout is a TextIOWrapper
     sources = open_sources(config.dataset.name, config.dataset.data_dir)
     with Reporter(active=FORMAT.value == "text" and parallel.is_main_process()) as reporter:
         scanned = scan_images(sources, feed_config.num_workers(config.dataset), reporter)

@@ -54,9 +54,8 @@ def run(arguments: list[str]) -> ExitCode:
         check_target(FEATURES.value)
     images = predict.find_images(arguments)
     candidates = predict.find_in_folder(SIMILAR_TO.value) if SIMILAR_TO.value else []
-    # File names may contain bytes that are not UTF-8. CSV keeps these bytes.
-    errors = "surrogateescape" if FORMAT.value == "csv" else "replace"
-    sys.stdout.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]  # stdout is a TextIOWrapper
+    # The output is UTF-8 in every locale. CSV keeps the bytes of file names that are not UTF-8.
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]  # is a TextIOWrapper
     with Reporter(active=sys.stderr.isatty(), stream=sys.stderr) as reporter:
         failed = _predict(images, candidates, reporter)
         if failed:

@@ -14,7 +14,7 @@ from resnet_jax.data.feed import EvaluationData, Feed
 from resnet_jax.data.in_memory import InMemoryExamples, read_examples
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.resident import ResidentFeed
-from resnet_jax.data.sources import Source
+from resnet_jax.data.sources import Source, check_sources, class_names
 from resnet_jax.data.streaming import StreamingFeed
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError, program
@@ -65,6 +65,7 @@ def open_dataset(
         examples.
     """
     dataset = config.dataset
+    check_sources(sources)
     classes = common_classes(sources)
     splits.resolve(dataset, sources)
     _check_splits(dataset, sources)
@@ -200,7 +201,7 @@ def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
     Raises:
       UserError: if the splits have different classes.
     """
-    classes = {split: tuple(source.classes) for split, source in sources.items()}
+    classes = {split: class_names(source.classes) for split, source in sources.items()}
     if len(set(classes.values())) > 1:
         sizes = ", ".join(f"{len(names)} in {split}" for split, names in classes.items())
         raise UserError(

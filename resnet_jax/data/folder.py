@@ -48,10 +48,10 @@ class FolderSource:
     channels = 3
 
     def __init__(self, root: str, classes: Sequence[str]):
-        self.classes = tuple(classes)
+        self.classes = tuple(map(_decode_name, classes))
         self._root = root
         images, self.ignored = _find_images(root)
-        self._files, labels = _interleave([images.get(name, []) for name in self.classes])
+        self._files, labels = _interleave([images.get(name, []) for name in classes])
         self.labels = np.array(labels, np.int32)
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class FolderSource:
     @functools.cached_property
     def content_digest(self) -> str:
         """Hash of the names of all images, with their classes, and of the sizes of up to `SIZES_HASHED` of them."""
-        digest = hashlib.sha256("\n".join(self._files).encode(errors="surrogateescape"))
+        digest = hashlib.sha256(os.fsencode("\n".join(self._files)))
         for index in range(0, len(self), math.ceil(len(self) / SIZES_HASHED)):
             digest.update(f" {_size(self.name(index))}".encode())
         return digest.hexdigest()
@@ -145,6 +145,14 @@ def _raise_user_error(error: OSError) -> NoReturn:
     raise UserError(f"the folder {error.filename} cannot be read ({error.strerror}). Check its permissions.")
 
 
+def _decode_name(directory: str) -> str:
+    """Return the name of a directory, decoded as UTF-8 whatever the locale is, unless it is not UTF-8."""
+    try:
+        return os.fsencode(directory).decode()
+    except UnicodeDecodeError:
+        return directory
+
+
 def _size(path: str) -> int | None:
     """Return the size of a file in bytes, or None if it cannot be read, as for a broken link."""
     try:
@@ -172,7 +180,7 @@ def _interleave(files: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
     for label, members in enumerate(files):
         # Without offsets, the files of classes of equal size would have equal positions.
         offset = (label + 1) * GOLDEN_RATIO % 1
-        shuffled = sorted(members, key=lambda file: hashlib.sha256(file.encode(errors="surrogateescape")).digest())
+        shuffled = sorted(members, key=lambda file: hashlib.sha256(os.fsencode(file)).digest())
         placed += [((index + offset) / len(shuffled), label, file) for index, file in enumerate(shuffled)]
     placed.sort()
     return [file for _, _, file in placed], [label for _, label, _ in placed]

@@ -75,11 +75,7 @@ def load_crop(image: np.ndarray | bytes, channels: int, choose_box: ChooseBox, s
 
 
 def check_example(image: np.ndarray, label: int, shape: tuple[int, ...], num_classes: int, name: str) -> None:
-    """Raise `UserError` if an image is not uint8 or not of `shape`, or if a label is not in [0, num_classes)."""
-    if image.dtype != np.uint8 or image.ndim != 3:
-        raise UserError(
-            f"{name} is {image.dtype} {list(image.shape)}. A source must return uint8 [height, width, channels]."
-        )
+    """Raise `UserError` if an image does not have `shape`, or if a label is not in [0, num_classes)."""
     if image.shape != shape:
         raise UserError(
             f"{name} has shape {list(image.shape)}, but other images have shape {list(shape)}. Set dataset.image_size "

@@ -9,7 +9,7 @@ import numpy as np
 
 from resnet_jax.data import splits
 from resnet_jax.data.decode import ImageFile, Unreadable
-from resnet_jax.data.sources import Source
+from resnet_jax.data.sources import Source, as_example, class_names
 from resnet_jax.errors import UserError, program
 from resnet_jax.terminal import Reporter
 
@@ -39,7 +39,7 @@ class Subset:
         self._sources, self._source_numbers, self._indices = dict(sources), source_numbers, indices
         self._names = list(sources)
         first = next(iter(sources.values()))
-        self.classes, self.channels = tuple(first.classes), getattr(first, "channels", 3)
+        self.classes, self.channels = class_names(first.classes), getattr(first, "channels", 3)
 
     @classmethod
     def from_split(cls, sources: Mapping[str, Source], split: str) -> "Subset":
@@ -55,7 +55,7 @@ class Subset:
 
     def __getitem__(self, position: int) -> tuple[np.ndarray | bytes, int]:
         name, index = self._locate(position)
-        return self._sources[name][index]
+        return as_example(self._sources[name][index], self.name(position))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Derived subsets
@@ -98,7 +98,9 @@ class Subset:
         if len(fingerprints) < len(candidates):
             return None
         selected = [np.asarray(array, np.int64).tobytes() for array in (self._source_numbers, self._indices)]
-        content = [*map(str.encode, fingerprints), str(self.channels).encode(), *selected]
+        # Fingerprints may contain the names of files, which need not be UTF-8.
+        texts = [*fingerprints, str(self.channels)]
+        content = [*(text.encode(errors="surrogateescape") for text in texts), *selected]
         return hashlib.sha256(b"\n".join(content)).hexdigest()
 
     def content_digest(self) -> str:
@@ -197,7 +199,8 @@ class Subset:
         """Read examples that lie in the same source; see `read`."""
         if hasattr(source, "__getitems__"):
             examples = source.__getitems__([int(self._indices[position]) for position in positions])
-            yield from ((position, *example) for position, example in zip(positions, examples, strict=True))
+            for position, example in zip(positions, examples, strict=True):
+                yield position, *as_example(example, self.name(position))
             return
         for position in positions:
             try:

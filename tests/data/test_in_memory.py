@@ -89,8 +89,8 @@ class TestReadExamples:
     @pytest.mark.parametrize(
         ("image", "label", "message"),
         [
-            (np.zeros((4, 4, 3), np.float32), 0, r"train\[1\] is float32 \[4, 4, 3\]"),
-            (np.zeros((4, 4), np.uint8), 0, r"train\[1\] is uint8 \[4, 4\]"),
+            (np.zeros((4, 4, 3), np.float32), 0, r"train\[1\] has an image of the wrong kind \(float32 \[4, 4, 3\]\)"),
+            (np.zeros((4, 4), np.uint8), 0, r"train\[1\] has an image of the wrong kind \(uint8 \[4, 4\]\)"),
             (
                 np.zeros((5, 4, 3), np.uint8),
                 0,
@@ -101,6 +101,7 @@ class TestReadExamples:
                 0,
                 r"train\[1\] has shape \[4, 6, 3\], but other images have shape \[4, 4, 3\]",
             ),
+            (np.zeros((4, 4, 3), np.uint8), "cat", r"train\[1\] has a label of the wrong kind \(str\)"),
             (np.zeros((4, 4, 3), np.uint8), 2, r"train\[1\] has label 2, but labels must be from 0 to 1"),
             (np.zeros((4, 4, 3), np.uint8), -1, r"train\[1\] has label -1, but labels must be from 0 to 1"),
         ],
