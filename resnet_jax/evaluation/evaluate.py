@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax.data import feed_config
+from resnet_jax.data import class_matching, feed_config
 from resnet_jax.data.dataset import common_classes, open_evaluation_data, select_split
 from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.host_batches import NO_POSITION
@@ -162,9 +162,9 @@ def open_examples(
     Raises:
       UserError: if the model does not know a class of the examples, or does not take their number of channels.
     """
-    unknown = set(subset.classes) - set(trained.classes)
+    unknown = class_matching.missing(subset.classes, trained.classes)
     if unknown:
-        names = ", ".join(sorted(unknown)[:MAX_CLASSES_LISTED])
+        names = ", ".join(unknown[:MAX_CLASSES_LISTED])
         raise UserError(
             f"the data has classes that this model does not know ({names}). The model knows "
             f"{_list_classes(trained.classes)}; the data has {_list_classes(subset.classes)}. Choose other data or "
@@ -202,14 +202,13 @@ def score(
     Raises:
       UserError: if more images than `dataset.max_unreadable` cannot be read.
     """
-    number_of_class = {name: number for number, name in enumerate(trained.classes)}
     evaluate = make_evaluate(
         trained.model,
         trained.preprocess,
         trained.config.batch_size,
         trained.mesh,
         tta=tta,
-        label_map=[number_of_class[name] for name in classes],
+        label_map=class_matching.match(classes, trained.classes),
         keep_log_probabilities=keep_log_probabilities,
     )
     # The result is None only after an interruption, and nothing interrupts this evaluation.

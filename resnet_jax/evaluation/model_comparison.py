@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data import splits
+from resnet_jax.data import class_matching, splits
 from resnet_jax.data.dataset import common_classes, select_split
 from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.folder import canonical_name
@@ -141,7 +141,7 @@ class Evaluator:
         """
         first_name, first = next(iter(models.items()))
         for name, model in models.items():
-            if set(model.classes) != set(first.classes):
+            if sorted(model.classes) != sorted(first.classes):
                 raise UserError(f"{name} and {first_name} have different classes. Compare models of the same classes.")
         settings = first.config.dataset.copy_and_resolve_references()
         dataset = canonical_name(dataset) if dataset else settings.name
@@ -204,7 +204,7 @@ def _renumber_classes(
     """Renumber the classes of metrics from their order in `classes` to their order in `new_classes`."""
     if classes == new_classes:
         return examples
-    new_numbers = np.array([new_classes.index(name) for name in classes], np.int32)
+    new_numbers = np.array(class_matching.match(classes, new_classes), np.int32)
     return examples._replace(
         label=new_numbers[examples.label],
         prediction=new_numbers[examples.prediction],

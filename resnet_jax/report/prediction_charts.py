@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from resnet_jax.data import class_matching
 from resnet_jax.evaluation.metrics import CalibrationBin, wilson_interval
 from resnet_jax.report import chart_style
 
@@ -147,7 +148,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> go.Figure:
       matrix: number of examples of each class (rows) by predicted class (columns): int [classes, classes].
       classes: the names of the classes.
     """
-    names = [chart_style.escape(name) for name in classes]
+    names = [chart_style.escape(name) for name in class_matching.distinct(classes)]
     counts = {}
     if len(classes) <= MAX_CLASSES_WITH_COUNTS:
         text = np.where(matrix > 0, [[f"{count:,}" for count in row] for row in matrix], "")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -85,6 +87,17 @@ class TestScoreRun:
         sources = {"test": ArraySource(examples.images, examples.labels, tuple("abcdefghij"))}
         with pytest.raises(UserError, match=r"the data has 10 classes \(a, b"):
             score_run(make_run(), sources, "test", new_reporter())
+
+    def test_classes_of_equal_name_are_scored_as_different_classes(self, make_run):
+        """ImageNet has two classes that are often called "crane"."""
+        examples = random_examples(37)
+        expected = score_run(
+            make_run(), {"test": ArraySource(examples.images, examples.labels, CLASSES)}, "test", new_reporter()
+        )
+        names = ("crane", *CLASSES[1:-1], "crane")
+        run = dataclasses.replace(make_run(), classes=names)
+        sources = {"test": ArraySource(examples.images, examples.labels, names)}
+        assert score_run(run, sources, "test", new_reporter()) == expected
 
     @pytest.mark.parametrize("feed", ["resident", "streaming"])
     def test_scores_all_examples_of_a_split(self, make_run, feed):

@@ -45,6 +45,11 @@ def test_confusion_matrix_shows_correct_predictions_and_mistakes_in_different_co
     assert np.array_equal(heatmap.customdata, matrix)
 
 
+def test_confusion_matrix_keeps_classes_of_equal_name_apart():
+    (heatmap,) = prediction_charts.confusion_matrix(np.eye(3, dtype=np.int64), ["crane", "crow", "crane"]).data
+    assert list(heatmap.x) == ["crane (label 0)", "crow", "crane (label 2)"]
+
+
 def test_confusion_matrix_of_many_classes_shows_no_counts_and_no_names():
     names = [f"class {number}" for number in range(100)]
     chart = prediction_charts.confusion_matrix(np.eye(100, dtype=np.int64) * 7, names)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from resnet_jax.data import class_matching
 from resnet_jax.data.inspect.scan import ScannedDataset, num_pixels
 from resnet_jax.data.preprocess import Statistics, mean_and_std
 
@@ -19,7 +20,7 @@ class SplitStatistics:
     Attributes:
       examples: number of examples.
       unreadable: number of images that cannot be read. The attributes below describe the readable ones.
-      classes: number of examples per class.
+      classes: number of examples per class, by the names of `class_matching.distinct`.
       unlabelled: number of examples whose label is not a class, such as -1.
       smallest, median, largest: (height, width) of images, ordered by area; None if no image is readable.
       sizes: number of distinct sizes.
@@ -94,7 +95,7 @@ def class_name(scanned: ScannedDataset, label: int) -> str:
 
 def _describe_split(scanned: ScannedDataset, positions: np.ndarray) -> SplitStatistics:
     records = scanned.records[positions][scanned.readable[positions]]
-    classes = scanned.subset.classes
+    classes = class_matching.distinct(scanned.subset.classes)
     labeled = records["label"][(records["label"] >= 0) & (records["label"] < len(classes))]
     by_area = records[np.argsort(num_pixels(records), kind="stable")]
     sizes = [(int(record["height"]), int(record["width"])) for record in by_area[["height", "width"]]]

@@ -4,7 +4,7 @@ import pytest
 from resnet_jax.data import preprocess
 from resnet_jax.data.inspect import statistics
 from resnet_jax.data.inspect.scan import scan_images
-from resnet_jax.data.sources import open_sources
+from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.terminal import Reporter
 
 
@@ -33,6 +33,13 @@ def test_split_statistics_describe_each_split(folder, noise):
         sizes=3,
     )
     assert splits["val"].classes == {"cat": 0, "dog": 1}
+
+
+def test_classes_of_equal_name_are_counted_apart():
+    source = ArraySource(np.zeros((3, 4, 4, 3), np.uint8), np.array([0, 1, 1]), ("crane", "crane"))
+    scanned = scan_images({"train": source}, 0, Reporter(active=False))
+    counts = statistics.split_statistics(scanned)["train"].classes
+    assert counts == {"crane (label 0)": 1, "crane (label 1)": 2}
 
 
 def test_split_without_readable_images_has_no_sizes(folder, noise):
