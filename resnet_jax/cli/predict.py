@@ -52,11 +52,11 @@ def run(arguments: list[str]) -> ExitCode:
         raise UserError("predict needs images. Name files, folders, or - for one image on standard input.")
     if FEATURES.value:
         check_target(FEATURES.value)
-    images = predict.find_images(arguments)
-    candidates = predict.find_in_folder(SIMILAR_TO.value) if SIMILAR_TO.value else []
     # The output is UTF-8 in every locale. CSV keeps the bytes of file names that are not UTF-8.
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]  # is a TextIOWrapper
     with Reporter(active=sys.stderr.isatty(), stream=sys.stderr) as reporter:
+        images = predict.find_images(arguments)
+        candidates = predict.find_in_folder(SIMILAR_TO.value) if SIMILAR_TO.value else []
         failed = _predict(images, candidates, reporter)
         if failed:
             logger.warning(f"{failed:,} of {len(images) + len(candidates):,} images could not be read.")

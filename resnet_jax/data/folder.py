@@ -2,25 +2,51 @@
 
 Two layouts are supported. With `/path/train/CLASS/...`, and optionally the same below `val` and `test`, each of these
 directories becomes a split of that name. With `/path/CLASS/...`, all images form the split `train`, which can be
-divided as in `train[:80%]`.
+divided as in `train[:80%]`. Splits are also found under the names and in the nested directories that archives on the
+web have, such as `data/data/Training/Training/CLASS`.
 """
 
+import collections
 import functools
 import hashlib
+import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NoReturn
 
 import numpy as np
 
 from resnet_jax.data.decode import is_image_name, read_file
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, program
+from resnet_jax.terminal import printable
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2  # Modulo 1, its multiples are spread evenly over [0, 1).
 PREFIX = "folder:"
 SIZES_HASHED = 10_000  # A network file system may take a millisecond for each.
-SPLITS = ("train", "val", "valid", "validation", "test")
+SPLITS = {  # by the names of their directories, in lower case
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "valid",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+# Directories with trash, thumbnails and metadata, in lower case. Those that start with a dot are left out as well.
+SYSTEM_DIRECTORIES = frozenset(
+    [
+        *("__macosx", "network trash folder", "temporary items"),  # macOS
+        *("$recycle.bin", "recycler", "system volume information"),  # Windows
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", ".@__thumb"),  # Synology, QNAP
+        *("lost+found", "lost.dir"),  # Linux, Android
+        "__pycache__",
+    ]
+)
+MAX_NESTING = 3  # directories around those of the splits
+MAX_NAMES_LISTED = 5
+
+logger = logging.getLogger(__name__)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -42,7 +68,7 @@ class FolderSource:
       classes: the names of the class directories, sorted, over all splits.
       labels: int32 [n].
       ignored: paths of files that do not have the extension of an image, or lie outside the class directories. For the
-        first split, also the paths of everything that lies next to the directories of the splits.
+        first split, also the paths of all files outside the directories of the splits.
     """
 
     channels = 3
@@ -104,22 +130,50 @@ def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSourc
     layout = f"Put images into {root}/train/CLASS/IMAGE.jpg and {root}/val/CLASS/IMAGE.jpg."
     if not os.path.isdir(root):
         raise UserError(f"there is no folder {root}. {layout}")
-    splits = {split: os.path.join(root, split) for split in SPLITS if os.path.isdir(os.path.join(root, split))}
-    splits = splits or {"train": root}
+    splits = _find_splits(root) or {"train": root}
     classes = sorted({name for directory in splits.values() for name in _list_directories(directory)})
     sources = {split: FolderSource(directory, classes) for split, directory in splits.items()}
     for split, source in sources.items():
         if not len(source):
             raise UserError(f"the folder {splits[split]} has no images in class directories. {layout}")
-    if root not in splits.values():
-        next(iter(sources.values())).ignored += [entry.path for entry in os.scandir(root) if entry.name not in splits]
+    if root in splits.values():
+        _check_classes(root, [os.path.relpath(source.name(index), root) for index in range(len(source))])
+    else:
+        beside = iter_files(root, without=splits.values())
+        next(iter(sources.values())).ignored += [os.path.join(root, file) for file in beside]
+    ignored = [path for source in sources.values() for path in source.ignored]
+    if ignored:
+        logger.info(
+            f"Ignored files that, by name or location, are not images of a class: {count_files(ignored)}. "
+            f"`{program()} inspect` lists them."
+        )
     return sources
 
 
-def iter_files(root: str) -> Iterator[str]:
-    """Iterate over the paths, relative to `root`, of all files that are not in hidden directories.
+def count_files(paths: Sequence[str]) -> str:
+    """Count files, and name the most frequent extensions.
+
+    Example:
+      >>> count_files(["a.heic", "b.HEIC", "c.txt", "README", ".DS_Store"])
+      '5 (2 .heic, 1 .txt, 1 without extension, 1 hidden)'
+    """
+    kinds: collections.Counter[str] = collections.Counter()
+    for path in paths:
+        name = os.path.basename(path)
+        kinds["hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "without extension"] += 1
+    listed = [f"{count:,} {printable(kind)}" for kind, count in kinds.most_common(MAX_NAMES_LISTED)]
+    more = ["..."] if len(kinds) > MAX_NAMES_LISTED else []
+    return f"{len(paths):,} ({', '.join([*listed, *more])})"
+
+
+def iter_files(root: str, without: Collection[str] = ()) -> Iterator[str]:
+    """Iterate over the paths, relative to `root`, of all files that are not in hidden or system directories.
 
     Files of a directory come in sorted order. Links are followed. Raises `UserError` if a directory cannot be read.
+
+    Args:
+      root: the directory.
+      without: paths of further directories to leave out.
     """
     # For each directory: its real path and those of the directories above it.
     ancestors: dict[str, tuple[str, ...]] = {os.path.dirname(root): ()}
@@ -129,14 +183,75 @@ def iter_files(root: str) -> Iterator[str]:
             subdirectories.clear()
             continue
         ancestors[directory] = (*above, real_path)
-        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
+        visible = [name for name in subdirectories if _is_visible(name)]
+        subdirectories[:] = sorted(name for name in visible if os.path.join(directory, name) not in without)
         relative = os.path.relpath(directory, root)
         yield from (os.path.normpath(os.path.join(relative, file)) for file in sorted(files))
 
 
+def _is_visible(directory: str) -> bool:
+    """Return whether a directory of this name holds a user's files."""
+    return not directory.startswith(".") and directory.lower() not in SYSTEM_DIRECTORIES
+
+
+def _find_splits(root: str, max_nesting: int = MAX_NESTING) -> dict[str, str]:
+    """Return the directories of the splits; empty if there are none.
+
+    They are directories in `root` or, as in some archives, in the only directory in `root`, and so on.
+    """
+    directories = _list_directories(root)
+    found: dict[str, str] = {}
+    for name in directories:
+        split = SPLITS.get(name.lower())
+        if split in found:
+            raise UserError(f"{root} has two directories for the split {split!r}. Remove or rename {name}.")
+        if split:
+            found[split] = _innermost(os.path.join(root, name))
+    if not found and len(directories) == 1 and max_nesting:
+        return _find_splits(os.path.join(root, directories[0]), max_nesting - 1)
+    return {split: found[split] for split in SPLITS.values() if split in found}
+
+
+def _innermost(path: str) -> str:
+    """Return the directory of classes for `path`, which may be nested in directories of its own name."""
+    name = os.path.basename(path)
+    inner = os.path.join(path, name)
+    is_nested = _list_directories(path) == [name] and _list_directories(inner)
+    return _innermost(inner) if is_nested else path
+
+
+def _check_classes(root: str, files: Sequence[str]) -> None:
+    """Raise `UserError` if directories look like splits or groups of images rather than classes.
+
+    All images of such directories are in subdirectories, and these have the same names in several of them, or the names
+    of splits.
+
+    Args:
+      root: the directory of the classes.
+      files: the images in it, as relative paths.
+    """
+    subdirectories: dict[str, set[str]] = {}
+    for file in files:
+        name, *directories = os.path.dirname(file).split(os.sep)
+        inner = [directory for directory in directories if directory != name]
+        subdirectories.setdefault(name, set()).add(inner[0] if inner else "")
+    nested = {name: inner for name, inner in sorted(subdirectories.items()) if "" not in inner}
+    occurrences = collections.Counter(inner for names in nested.values() for inner in names)
+    shared = {inner for inner, count in occurrences.items() if count > 1}
+    for name, inner in nested.items():
+        if len(inner & shared) > 1 or len({SPLITS[part.lower()] for part in inner if part.lower() in SPLITS}) > 1:
+            listed = ", ".join(sorted(inner)[:MAX_NAMES_LISTED])
+            path = os.path.join(root, name)
+            raise UserError(
+                f"{path} does not look like a class, because of its directories ({listed}). If it is a split, name it "
+                f"train, val or test. If it is the dataset, use folder:{path}. If it is a class, move all classes into "
+                f"{os.path.join(root, 'train')}."
+            )
+
+
 def _list_directories(path: str) -> list[str]:
     try:
-        return [entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+        return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and _is_visible(entry.name))
     except OSError as error:
         _raise_user_error(error)
 

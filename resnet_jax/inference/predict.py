@@ -1,5 +1,6 @@
 """Prediction for any number of image files, in batches and in the given order."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,12 +10,14 @@ import numpy as np
 
 from resnet_jax.data import feed_config
 from resnet_jax.data.decode import EXTENSIONS, is_image_name
-from resnet_jax.data.folder import iter_files
+from resnet_jax.data.folder import count_files, iter_files
 from resnet_jax.errors import UserError
-from resnet_jax.terminal import Reporter
+from resnet_jax.terminal import Reporter, printable
 from resnet_jax.trained_model import Outputs, TrainedModel
 
 STANDARD_INPUT = "-"
+
+logger = logging.getLogger(__name__)
 
 Ranking = list[tuple[str, float]]  # names with their scores, best first
 Rank = Callable[[Outputs], list[Ranking]]  # returns the ranking for each image of a batch
@@ -42,15 +45,21 @@ def find_images(arguments: Sequence[str]) -> list[str]:
 def find_in_folder(folder: str) -> list[str]:
     """List the images in a folder and its subfolders, sorted. Images are recognized by their file extensions.
 
+    The log counts all other files. Hidden and system directories are left out.
+
     Raises:
       UserError: if there is no such folder, or it has no images.
     """
     if not os.path.isdir(folder):
         raise UserError(f"there is no such folder ({folder}). Name a folder with images.")
     root = folder.rstrip(os.sep) or os.sep
-    paths = [os.path.join(root, file) for file in sorted(iter_files(root)) if is_image_name(os.path.basename(file))]
+    files = [os.path.join(root, file) for file in sorted(iter_files(root))]
+    paths = [file for file in files if is_image_name(os.path.basename(file))]
     if not paths:
         raise UserError(f"there are no images in {folder}. Image names end in {', '.join(EXTENSIONS)}.")
+    if len(paths) < len(files):
+        ignored = [file for file in files if not is_image_name(os.path.basename(file))]
+        logger.warning(f"Ignored files in {printable(folder)} that, by name, are not images: {count_files(ignored)}.")
     return paths
 
 

@@ -1,3 +1,4 @@
+import logging
 import os
 import pathlib
 
@@ -85,6 +86,12 @@ class TestOpenFolder:
         beside = str(tmp_path / "list.csv")
         assert sorted(train.ignored) == [beside, *(str(tmp_path / "train" / path) for path in expected)]
 
+    def test_ignored_files_are_counted_in_the_log(self, tmp_path, caplog):
+        caplog.set_level(logging.INFO, "resnet_jax")
+        write(tmp_path, "train/cat/a.jpg", "train/cat/b.heic", "train/dog/c.png", "train/dog/d.HEIC", "extra/cat/e.jpg")
+        open_folder(tmp_path)
+        assert "are not images of a class: 3 (2 .heic, 1 .jpg)." in caplog.text
+
     def test_tilde_is_expanded(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))
         write(tmp_path, "pets/cat/a.jpg")
@@ -111,6 +118,70 @@ class TestOpenFolder:
         pathlib.Path(tmp_path, "Kätzchen [1]", invalid_utf8).write_bytes(b"odd")
         train = open_folder(tmp_path)["train"]
         assert sorted(image for image, _ in (train[0], train[1])) == ["Kätzchen [1]/a b.jpg".encode(), b"odd"]
+
+
+class TestLayout:
+    @pytest.mark.parametrize(
+        ("train", "test"),
+        [
+            ("Train", "Test"),
+            ("TRAIN", "TEST"),
+            ("Training", "Testing"),
+            ("train/train", "test/test"),
+            ("data/train", "data/test"),
+            ("data/data/Training", "data/data/Testing"),
+            ("archive/data/Training/Training", "archive/data/Testing/Testing"),
+        ],
+    )
+    def test_splits_are_found_under_usual_names_and_in_nested_directories(self, tmp_path, train, test):
+        write(tmp_path, f"{train}/cat/a.jpg", f"{train}/dog/b.jpg", f"{test}/cat/c.jpg", "readme.txt")
+        sources = open_folder(tmp_path)
+        found = {split: sorted(names(source)) for split, source in sources.items()}
+        assert found == {"train": ["cat/a.jpg", "dog/b.jpg"], "test": ["cat/c.jpg"]}
+        assert sources["train"].classes == ("cat", "dog")
+        assert sources["train"].ignored == [str(tmp_path / "readme.txt")]
+
+    def test_two_directories_for_a_split_are_rejected(self, tmp_path):
+        write(tmp_path, "train/cat/a.jpg", "training/cat/b.jpg")
+        with pytest.raises(UserError, match=r"has two directories for the split 'train'\. Remove or rename training\."):
+            open_folder(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("paths", "rejected"),
+        [
+            (("seg_train/{}/1.jpg", "seg_test/{}/2.jpg"), "seg_test"),
+            (("training_set/training_set/{}/1.jpg", "test_set/test_set/{}/2.jpg"), "test_set"),
+            (("patient1/{}/1.jpg", "patient2/{}/2.jpg", "patient3/{}/3.jpg"), "patient1"),
+            (("birds/train/{}/1.jpg", "birds/test/{}/2.jpg", "others/{}/3.jpg"), "birds"),
+            (("cat/train/1{}.jpg", "cat/test/2{}.jpg", "dog/train/3{}.jpg"), "cat"),
+        ],
+    )
+    def test_directories_that_look_like_splits_are_no_classes(self, tmp_path, paths, rejected):
+        write(tmp_path, *(path.format(name) for path in paths for name in ("forest", "glacier")))
+        with pytest.raises(UserError, match=rf"/{rejected} does not look like a class, because of its directories"):
+            open_folder(tmp_path)
+
+    def test_subdirectories_of_a_class_are_allowed(self, tmp_path):
+        write(tmp_path, "cat/2020/a.jpg", "cat/2021/b.jpg", "cat/c.jpg", "dog/2020/d.jpg", "dog/2022/e.jpg")
+        assert open_folder(tmp_path)["train"].classes == ("cat", "dog")
+
+    def test_directories_that_look_like_splits_are_classes_in_a_training_directory(self, tmp_path):
+        write(tmp_path, *(f"train/{name}/{year}/a.jpg" for name in ("cat", "dog") for year in (2020, 2021)))
+        assert open_folder(tmp_path)["train"].classes == ("cat", "dog")
+
+    @pytest.mark.parametrize(
+        "directory",
+        [
+            *("__MACOSX", ".ipynb_checkpoints", "@eaDir", "$RECYCLE.BIN", "System Volume Information", ".thumbnails"),
+            *("#recycle", "lost+found", "__pycache__"),
+        ],
+    )
+    def test_directories_of_systems_are_left_out(self, tmp_path, directory):
+        images = ("cat/a.jpg", "dog/b.jpg")
+        thumbnails = (f"{directory}/thumbnail.jpg", f"cat/{directory}/a.jpg/thumbnail.jpg", f"{directory}/cat/c.jpg")
+        write(tmp_path, *images, *thumbnails)
+        train = open_folder(tmp_path)["train"]
+        assert (train.classes, sorted(names(train)), train.ignored) == (("cat", "dog"), sorted(images), [])
 
 
 class TestOrder:

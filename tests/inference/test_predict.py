@@ -44,6 +44,12 @@ class TestFindImages:
             "/nowhere/x.png",
         ]
 
+    def test_counts_the_files_that_it_ignores(self, write, tmp_path, caplog):
+        write({"a.jfif": b"", "b.tif": b"", "c.heic": b"", "notes.txt": b"", "@eaDir/d.jpg": b""})
+        root = str(tmp_path / "images")
+        assert predict.find_images([root]) == [f"{root}/a.jfif", f"{root}/b.tif"]
+        assert caplog.messages == [f"Ignored files in {root} that, by name, are not images: 2 (1 .heic, 1 .txt)."]
+
     def test_keeps_relative_paths_relative(self, write, tmp_path, monkeypatch):
         write({"a/z.png": 0})
         monkeypatch.chdir(tmp_path)
