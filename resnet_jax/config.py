@@ -40,6 +40,7 @@ RESOLVED_AT_START = (
     "dataset.image_size",
     "dataset.eval_resize",
     "dataset.eval_crop",
+    "dataset.bit_depth",
     "dataset.mean",
     "dataset.std",
     "dataset.feed",
@@ -69,6 +70,7 @@ def default() -> ConfigDict:
     config.dataset.image_size = placeholder(int)  # pixels; unset: from init_from, else as stored (224 if sizes differ)
     config.dataset.eval_resize = placeholder(int)  # short side before the center crop; unset: 8/7 of eval_crop
     config.dataset.eval_crop = placeholder(int)  # side in pixels of the center crop in evaluation; unset: image_size
+    config.dataset.bit_depth = placeholder(int)  # bits that 16-bit images use, 8 to 16; unset: measured by a new run
     config.dataset.num_workers = placeholder(int)  # decoding processes; unset: one per core, up to 16; 0: threads
     config.dataset.max_unreadable = 100  # the run stops if more images than this cannot be read
     config.dataset.mean = placeholder(tuple)  # per channel, of pixels in [0, 1]; unset: from init_from, else measured
@@ -140,9 +142,9 @@ def default() -> ConfigDict:
     config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the whole batch, over all devices
 
     config.init_from = placeholder(str)  # initial weights: run directory, weights file or hf://owner/name
+    config.init_key = placeholder(str)  # which weights of a file with several, such as "state_dict"; unset: the average
     config.init_skip = ()  # patterns of names of weights not to load; ('head*',) starts from a new head
     config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head
-    config.init_key = placeholder(str)  # which weights of a file with several, such as "state_dict"; unset: the average
     config.ema_decay = placeholder(float)  # decay of the moving average of weights that is evaluated; unset: no average
 
     config.log_every_steps = 50  # steps between reports of training metrics

@@ -50,6 +50,7 @@ RANGES = (
             *("batch_norm.momentum", "ema_decay"),
         ),
     ),
+    Range("from 8 to 16", lambda value: 8 <= value <= 16, ("dataset.bit_depth",)),
     Range("in [0, 2**63)", lambda value: 0 <= value < 2**63, ("seed",)),
     Range("in [0, 1]", lambda value: 0 <= value <= 1, ("loss.distill_weight",)),
 )

@@ -36,7 +36,8 @@ def run() -> ExitCode:
     contact_sheet.check(CONTACT_SHEET.value)
     sources = open_sources(config.dataset.name, config.dataset.data_dir)
     with Reporter(active=FORMAT.value == "text" and parallel.is_main_process()) as reporter:
-        scanned = scan_images(sources, feed_config.num_workers(config.dataset), reporter)
+        num_workers = feed_config.num_workers(config.dataset)
+        scanned = scan_images(sources, num_workers, reporter, config.dataset.bit_depth)
         plan = make_plan(config, scanned, mesh)
         inspection = inspect(config, sources, scanned, plan)
     if parallel.is_main_process():

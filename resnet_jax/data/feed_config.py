@@ -6,6 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from resnet_jax.data.decode import MAX_BIT_DEPTH
 from resnet_jax.data.host_batches import ExampleLoader
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
@@ -150,6 +151,7 @@ def external_examples(
       num_workers: number of processes that decode; 0 uses threads of this process.
       reporter: see `StreamedExamples`.
     """
+    subset.bit_depth = dataset.bit_depth or MAX_BIT_DEPTH
     if dataset.image_size is None:
         loader = ExampleLoader(subset, subset.image_shape, resized=False)
         return StreamedExamples(loader, None, num_workers, reporter)

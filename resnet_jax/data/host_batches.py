@@ -11,7 +11,7 @@ import numpy as np
 from resnet_jax import randomness
 from resnet_jax.data import crops
 from resnet_jax.data.crops import Box
-from resnet_jax.data.decode import ImageFile, Unreadable
+from resnet_jax.data.decode import MAX_BIT_DEPTH, ImageFile, Unreadable
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError, program
 from resnet_jax.randomness import Use
@@ -45,12 +45,14 @@ class BatchInfo(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def decode_image(image: np.ndarray | bytes, channels: int) -> np.ndarray:
+def decode_image(image: np.ndarray | bytes, channels: int, bit_depth: int = MAX_BIT_DEPTH) -> np.ndarray:
     """Return an image as uint8 [height, width, channels], decoding it if it is a file; raises `Unreadable`."""
-    return ImageFile(image).pixels(channels) if isinstance(image, bytes) else image
+    return ImageFile(image).pixels(channels, bit_depth=bit_depth) if isinstance(image, bytes) else image
 
 
-def load_crop(image: np.ndarray | bytes, channels: int, choose_box: ChooseBox, size: int) -> np.ndarray:
+def load_crop(
+    image: np.ndarray | bytes, channels: int, choose_box: ChooseBox, size: int, bit_depth: int = MAX_BIT_DEPTH
+) -> np.ndarray:
     """Crop an image to the box that `choose_box(height, width)` returns, and resize it.
 
     A JPEG is decoded at a half, a quarter or an eighth of its size if that leaves enough pixels for `size`.
@@ -67,7 +69,7 @@ def load_crop(image: np.ndarray | bytes, channels: int, choose_box: ChooseBox, s
     box = choose_box(file.height, file.width)
     max_shrink = max(1, min(box.height, box.width) / size)
     shrink = next(shrink for shrink in (8, 4, 2, 1) if shrink <= max_shrink)
-    pixels = file.pixels(channels, shrink, bottom=math.ceil(box.top + box.height))
+    pixels = file.pixels(channels, shrink, bottom=math.ceil(box.top + box.height), bit_depth=bit_depth)
     if pixels.shape[1] != file.width:
         vertical, horizontal = pixels.shape[0] / file.height, pixels.shape[1] / file.width
         box = Box(box.top * vertical, box.left * horizontal, box.height * vertical, box.width * horizontal)
@@ -109,9 +111,9 @@ class ExampleLoader:
         """
         image, label = self.subset[position]
         if self.resized:
-            pixels = load_crop(image, self.shape[-1], choose_box, self.shape[0])
+            pixels = load_crop(image, self.shape[-1], choose_box, self.shape[0], self.subset.bit_depth)
         else:
-            pixels = decode_image(image, self.shape[-1])
+            pixels = decode_image(image, self.shape[-1], self.subset.bit_depth)
         check_example(pixels, label, self.shape, len(self.subset.classes), self.subset.name(position))
         return pixels, label
 

@@ -79,7 +79,7 @@ def read_examples(subset: Subset, reporter: Reporter, what: str = "examples") ->
         try:
             if isinstance(image, Unreadable):
                 raise image
-            pixels = decode_image(image, subset.channels)
+            pixels = decode_image(image, subset.channels, subset.bit_depth)
         except Unreadable as error:
             reporter.add_unreadable([(subset.name(position), str(error))])
             reporter.check_unreadable()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from resnet_jax.data import splits
-from resnet_jax.data.decode import ImageFile, Unreadable
+from resnet_jax.data.decode import MAX_BIT_DEPTH, ImageFile, Unreadable
 from resnet_jax.data.sources import Source, as_example, class_names
 from resnet_jax.errors import UserError, program
 from resnet_jax.terminal import Reporter
@@ -33,6 +33,7 @@ class Subset:
     Attributes:
       classes: the names of the classes.
       channels: 1 or 3, number of channels to which image files are decoded.
+      bit_depth: how many bits 16-bit image files use; see `ImageFile.pixels`.
     """
 
     def __init__(self, sources: Mapping[str, Source], source_numbers: np.ndarray, indices: np.ndarray):
@@ -40,6 +41,7 @@ class Subset:
         self._names = list(sources)
         first = next(iter(sources.values()))
         self.classes, self.channels = class_names(first.classes), getattr(first, "channels", 3)
+        self.bit_depth = MAX_BIT_DEPTH
 
     @classmethod
     def from_split(cls, sources: Mapping[str, Source], split: str) -> "Subset":
@@ -69,7 +71,7 @@ class Subset:
         rejected when they are loaded.
         """
         taken = Subset(self._sources, self._source_numbers[positions], self._indices[positions])
-        taken.channels = self.channels
+        taken.channels, taken.bit_depth = self.channels, self.bit_depth
         for name in ("image_shape", "image_shapes"):
             if name in self.__dict__:
                 taken.__dict__[name] = self.__dict__[name]
@@ -78,7 +80,7 @@ class Subset:
     def as_grayscale(self) -> "Subset":
         """Return the same examples, with images in files decoded to one channel."""
         grayscale = Subset(self._sources, self._source_numbers, self._indices)
-        grayscale.channels = 1
+        grayscale.channels, grayscale.bit_depth = 1, self.bit_depth
         return grayscale
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -99,7 +101,7 @@ class Subset:
             return None
         selected = [np.asarray(array, np.int64).tobytes() for array in (self._source_numbers, self._indices)]
         # Fingerprints may contain the names of files, which need not be UTF-8.
-        texts = [*fingerprints, str(self.channels)]
+        texts = [*fingerprints, str(self.channels), str(self.bit_depth)]
         content = [*(text.encode(errors="surrogateescape") for text in texts), *selected]
         return hashlib.sha256(b"\n".join(content)).hexdigest()
 
@@ -183,17 +185,23 @@ class Subset:
             if show_progress:
                 show_progress(positions.stop, len(self))
 
+    def listed_labels(self) -> np.ndarray | None:
+        """Return the labels, int32 [n], if every source lists them; None otherwise."""
+        labels = np.empty(len(self), np.int32)
+        for number in np.unique(self._source_numbers):
+            source_labels = getattr(self._sources[self._names[number]], "labels", None)
+            if source_labels is None:
+                return None
+            from_source = self._source_numbers == number
+            labels[from_source] = np.asarray(source_labels)[self._indices[from_source]]
+        return labels
+
     def read_labels(self, reporter: Reporter | None = None, what: str = "examples") -> np.ndarray:
         """Return the labels, int32 [n]; examples are read only if a source does not list its labels."""
-        used = [self._names[number] for number in np.unique(self._source_numbers)]
-        if not all(hasattr(self._sources[name], "labels") for name in used):
-            return np.array([label for _, _, label in self.read(reporter, what)], np.int32)
-        labels = np.empty(len(self), np.int32)
-        for name in used:
-            from_source = self._source_numbers == self._names.index(name)
-            source_labels = np.asarray(getattr(self._sources[name], "labels"))  # noqa: B009  `Source` does not declare it.
-            labels[from_source] = source_labels[self._indices[from_source]]
-        return labels
+        listed = self.listed_labels()
+        if listed is not None:
+            return listed
+        return np.array([label for _, _, label in self.read(reporter, what)], np.int32)
 
     def _read_from(self, source: Source, positions: list[int]) -> Iterator:
         """Read examples that lie in the same source; see `read`."""

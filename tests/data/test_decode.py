@@ -6,9 +6,9 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
-from resnet_jax.data.decode import ORIENTATION, ImageFile, Unreadable
+from resnet_jax.data.decode import ORIENTATION, ImageFile, Unreadable, is_image_name
 
 HEIGHT, WIDTH = 21, 34
 
@@ -78,7 +78,7 @@ class TestPixels:
         encoded = encode(palette, file_format, **({"lossless": True} if file_format == "WEBP" else {}))
         np.testing.assert_array_equal(ImageFile(encoded).pixels(), np.asarray(palette.convert("RGB")))
 
-    @pytest.mark.parametrize("file_format", ["PNG", "BMP", "WEBP"])
+    @pytest.mark.parametrize("file_format", ["PNG", "BMP", "WEBP", "TIFF", "PPM"])
     def test_lossless_formats_are_decoded_exactly(self, file_format):
         encoded = encode(COLOR, file_format, **({"lossless": True} if file_format == "WEBP" else {}))
         np.testing.assert_array_equal(ImageFile(encoded).pixels(), smooth())
@@ -117,6 +117,43 @@ class TestPixels:
         encoded = cv2.imencode(".png", levels[..., ::-1])[1].tobytes()
         np.testing.assert_array_equal(ImageFile(encoded).pixels(), smooth())
 
+    @pytest.mark.parametrize("bits", [8, 10, 12, 16])
+    @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+    def test_16_bit_grayscale_is_scaled_by_the_bits_in_use(self, file_format, bits):
+        levels = smooth(1)[..., 0].astype(np.uint16) << (bits - 8)
+        encoded = encode(Image.fromarray(levels), file_format)
+        np.testing.assert_array_equal(ImageFile(encoded).pixels(1, bit_depth=bits), smooth(1))
+
+    @pytest.mark.parametrize("bits", [8, 12, 16])
+    @pytest.mark.parametrize("extension", [".png", ".tiff"])
+    def test_16_bit_color_is_scaled_by_the_bits_in_use(self, extension, bits):
+        levels = smooth()[..., ::-1].astype(np.uint16) << (bits - 8)
+        encoded = cv2.imencode(extension, levels)[1].tobytes()
+        np.testing.assert_array_equal(ImageFile(encoded).pixels(bit_depth=bits), smooth())
+
+    def test_bits_in_use_do_not_affect_8_bit_images(self):
+        for file_format in ("PNG", "BMP", "TIFF"):
+            np.testing.assert_array_equal(ImageFile(encode(COLOR, file_format)).pixels(bit_depth=8), smooth())
+
+    def test_values_above_the_bits_in_use_are_white(self):
+        encoded = encode(Image.fromarray(np.full((2, 2), 5000, np.uint16)), "PNG")
+        assert (ImageFile(encoded).pixels(1, bit_depth=12) == 255).all()
+
+    @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits"])
+    def test_compressed_tiff_is_decoded(self, compression):
+        encoded = encode(COLOR, "TIFF", compression=compression)
+        np.testing.assert_allclose(ImageFile(encoded).pixels(), smooth(), atol=12 if compression == "jpeg" else 0)
+
+    @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "LA", "RGBA"])
+    def test_tiff_of_any_mode_is_decoded_as_png_is(self, mode):
+        image = COLOR.convert(mode)
+        expected = image.convert("RGB")
+        np.testing.assert_array_equal(ImageFile(encode(image, "TIFF")).pixels(), np.asarray(expected))
+
+    def test_first_page_of_a_tiff_is_decoded(self):
+        encoded = encode(COLOR, "TIFF", save_all=True, append_images=[ImageOps.invert(COLOR)])
+        np.testing.assert_array_equal(ImageFile(encoded).pixels(), smooth())
+
     @pytest.mark.parametrize("file_format", ["PNG", "BMP"])
     def test_1_bit_images_are_black_and_white(self, file_format):
         encoded = encode(GRAY.convert("1"), file_format)
@@ -149,9 +186,10 @@ UPRIGHT_FROM_STORED = {
 
 
 class TestOrientation:
+    @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
     @pytest.mark.parametrize("orientation", UPRIGHT_FROM_STORED)
-    def test_png_is_rotated_by_its_exif(self, orientation):
-        file = ImageFile(encode(COLOR, "PNG", exif=exif_with(orientation)))
+    def test_lossless_image_is_rotated_by_its_exif(self, orientation, file_format):
+        file = ImageFile(encode(COLOR, file_format, exif=exif_with(orientation)))
         expected = UPRIGHT_FROM_STORED[orientation](smooth())
         assert (file.height, file.width) == expected.shape[:2]
         np.testing.assert_array_equal(file.pixels(), expected)
@@ -164,11 +202,39 @@ class TestOrientation:
         assert (file.height, file.width) == expected.shape[:2]
         np.testing.assert_array_equal(file.pixels(), expected)
 
+    def test_16_bit_image_is_rotated_by_its_exif(self):
+        levels = smooth(1)[..., 0].astype(np.uint16) << 4
+        file = ImageFile(encode(Image.fromarray(levels), "PNG", exif=exif_with(6)))
+        np.testing.assert_array_equal(file.pixels(1, bit_depth=12), UPRIGHT_FROM_STORED[6](smooth(1)))
+
     @pytest.mark.parametrize("orientation", [0, 9])
     def test_invalid_orientation_is_ignored(self, orientation):
         file = ImageFile(encode(COLOR, "PNG", exif=exif_with(orientation)))
         assert (file.height, file.width) == (HEIGHT, WIDTH)
         np.testing.assert_array_equal(file.pixels(), smooth())
+
+
+class TestMetadata:
+    @pytest.mark.parametrize("chunk", ["text", "international text", "color profile"])
+    def test_png_with_megabytes_of_metadata_is_decoded(self, chunk):
+        text, options = PngImagePlugin.PngInfo(), {}
+        if chunk == "color profile":
+            options["icc_profile"] = bytes(3_000_000)
+        else:
+            add = text.add_text if chunk == "text" else text.add_itxt
+            add("workflow", "x" * 3_000_000, zip=True)
+        encoded = encode(COLOR, "PNG", pnginfo=text, **options)
+        np.testing.assert_array_equal(ImageFile(encoded).pixels(), smooth())
+
+    @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+    def test_damaged_exif_is_ignored(self, file_format):
+        encoded = encode(COLOR, file_format, exif=b"Exif\0\0This is not Exif.")
+        assert ImageFile(encoded).pixels().shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.JPE", "a.tif", "a.TIFF", "a.ppm", "a.pgm"])
+def test_less_common_extensions_are_those_of_images(name):
+    assert is_image_name(name)
 
 
 class TestShrink:
@@ -235,7 +301,7 @@ def truncate(encoded):
     return encoded[: len(encoded) * 9 // 10]
 
 
-NO_IMAGE = r"not a JPEG, PNG, WebP, BMP or GIF image"
+NO_IMAGE = r"not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image"
 
 
 class TestUnreadable:
@@ -245,8 +311,12 @@ class TestUnreadable:
             pytest.param(b"", "the file is empty", id="empty"),
             pytest.param(b"Not found. Nginx says sorry.", NO_IMAGE, id="text"),
             pytest.param(bytes(1000), NO_IMAGE, id="zeros"),
-            pytest.param(encode(COLOR, "TIFF"), NO_IMAGE, id="another format"),
-            pytest.param(encode(COLOR, "PPM"), NO_IMAGE, id="yet another format"),
+            pytest.param(encode(COLOR, "PCX"), NO_IMAGE, id="another format"),
+            pytest.param(encode(COLOR, "TGA"), NO_IMAGE, id="yet another format"),
+            pytest.param(encode(GRAY.convert("F"), "TIFF"), "floating-point numbers", id="floating-point TIFF"),
+            pytest.param(
+                encode(Image.fromarray(np.full((2, 2), 70_000, np.int32)), "TIFF"), "70,000", id="32-bit TIFF"
+            ),
             pytest.param(truncate(encode(COLOR, "JPEG")), "truncated", id="truncated JPEG"),
             pytest.param(
                 truncate(encode(COLOR, "JPEG", progressive=True)), "truncated", id="truncated progressive JPEG"
@@ -256,6 +326,8 @@ class TestUnreadable:
             pytest.param(truncate(encode(COLOR, "GIF")), "truncated", id="truncated GIF"),
             pytest.param(truncate(encode(COLOR, "WEBP")), "could not create decoder|not a JPEG", id="truncated WebP"),
             pytest.param(truncate(encode(COLOR, "BMP")), "truncated", id="truncated BMP"),
+            pytest.param(truncate(encode(COLOR, "PPM")), "truncated", id="truncated PPM"),
+            pytest.param(encode(COLOR, "TIFF")[:1000], r"\w", id="truncated TIFF"),
             pytest.param(b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8, r"\w", id="JPEG header only"),
         ],
     )
@@ -282,11 +354,11 @@ def test_randomly_corrupted_file_is_decoded_in_full_or_unreadable():
     options = {"JPEG": {"exif": exif_with(6)}, "PNG": {"exif": exif_with(3)}}
     files = [
         encode(COLOR, file_format, **options.get(file_format, {}))
-        for file_format in ("JPEG", "PNG", "GIF", "WEBP", "BMP")
+        for file_format in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
     ]
     files += [encode(COLOR, "JPEG", progressive=True), encode(COLOR, "WEBP", lossless=True)]
     read = 0
-    for attempt in range(210):
+    for attempt in range(270):
         damaged = bytearray(files[attempt % len(files)])
         for index in generator.integers(0, len(damaged), generator.integers(1, 6)):
             damaged[index] ^= 1 << int(generator.integers(8))
@@ -300,4 +372,4 @@ def test_randomly_corrupted_file_is_decoded_in_full_or_unreadable():
             continue
         assert (pixels.shape, pixels.dtype) == ((file.height, file.width, 3), np.uint8)
         read += 1
-    assert 0 < read < 210
+    assert 0 < read < 270

@@ -117,7 +117,7 @@ class TestReadExamples:
         assert examples.labels.tolist() == [1, 0, 0]
         assert caplog.messages == [
             "Unreadable: train[0]: it is wet",
-            "Unreadable: train[3]: not a JPEG, PNG, WebP, BMP or GIF image",
+            "Unreadable: train[3]: not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image",
         ]
 
     def test_dataset_without_readable_images_is_rejected(self):

@@ -31,7 +31,7 @@ def test_predict_writes_csv_and_features_of_a_folder(finished_run, folder, tmp_p
     rows = {row["picture"]: row for row in csv.DictReader(finished.stdout.splitlines())}
     paths = sorted(str(path) for path in folder.rglob("*.*"))
     assert list(rows) == paths
-    assert rows[f"{folder}/bad.jpg"]["error"] == "not a JPEG, PNG, WebP, BMP or GIF image"
+    assert rows[f"{folder}/bad.jpg"]["error"] == "not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image"
     good = [path for path in paths if "bad" not in path]
     predictions = load_run(str(finished_run)).predict(good)
     assert tuple(rows[path]["class_1"] for path in good) == predictions.names

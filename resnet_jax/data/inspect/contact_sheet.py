@@ -61,4 +61,4 @@ def write(path: str, scanned: ScannedDataset, positions: np.ndarray) -> str | No
 def _read_images(scanned: ScannedDataset, positions: np.ndarray) -> Iterator[np.ndarray]:
     for position in positions:
         with contextlib.suppress(Unreadable):  # The file may have been removed since the scan.
-            yield decode_image(scanned.subset[position][0], scanned.subset.channels)
+            yield decode_image(scanned.subset[position][0], scanned.subset.channels, scanned.subset.bit_depth)

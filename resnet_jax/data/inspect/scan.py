@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from resnet_jax.data import splits, workers
+from resnet_jax.data.bit_depth import measure_bit_depth
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.host_batches import decode_image
 from resnet_jax.data.preprocess import pixel_sums
@@ -70,9 +71,19 @@ class ScannedDataset:
         return list(self.sizes)[np.searchsorted(ends, position, side="right")]
 
 
-def scan_images(sources: Mapping[str, Source], num_workers: int, reporter: Reporter) -> ScannedDataset:
-    """Decode all images in full, with up to `num_workers` processes, or with threads if there are few images."""
+def scan_images(
+    sources: Mapping[str, Source], num_workers: int, reporter: Reporter, bit_depth: int | None = None
+) -> ScannedDataset:
+    """Decode all images in full, with up to `num_workers` processes, or with threads if there are few images.
+
+    Args:
+      sources: the base splits.
+      num_workers: number of processes.
+      reporter: shows the progress.
+      bit_depth: how many bits 16-bit images use; None: measure it.
+    """
     subset = Subset.from_split(sources, "+".join(sources))
+    subset.bit_depth = bit_depth or measure_bit_depth(subset)
     chunks = range(math.ceil(len(subset) / CHUNK))
     records, unreadable = [], {}
     show_progress = reporter.counter("scanning images")
@@ -100,7 +111,7 @@ class _ScanChunk:
             try:
                 if isinstance(image, Unreadable):
                     raise image
-                _record_pixels(decode_image(image, chunk.channels), records[index])
+                _record_pixels(decode_image(image, chunk.channels, chunk.bit_depth), records[index])
             except Unreadable as error:
                 unreadable[first + index] = str(error)
         return records, unreadable
