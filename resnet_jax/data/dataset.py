@@ -2,14 +2,14 @@
 
 import dataclasses
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax.data import feed_config, splits
-from resnet_jax.data.decode import Unreadable
+from resnet_jax.data import class_checks, feed_config, splits
+from resnet_jax.data.bit_depth import measure_bit_depth
+from resnet_jax.data.decode import MAX_BIT_DEPTH, Unreadable
 from resnet_jax.data.feed import EvaluationData, Feed
 from resnet_jax.data.in_memory import InMemoryExamples, read_examples
 from resnet_jax.data.preprocess import channel_statistics
@@ -17,7 +17,7 @@ from resnet_jax.data.resident import ResidentFeed
 from resnet_jax.data.sources import Source, check_sources, class_names
 from resnet_jax.data.streaming import StreamingFeed
 from resnet_jax.data.subset import Subset
-from resnet_jax.errors import UserError, program
+from resnet_jax.errors import UserError
 from resnet_jax.terminal import Reporter
 
 VALIDATION = "validation"  # name for the examples on which a run was validated; see `select_split`
@@ -48,38 +48,49 @@ def open_dataset(
     sources: Mapping[str, Source],
     mesh: Mesh,
     reporter: Reporter,
+    is_new: bool = True,
 ) -> Dataset:
     """Open the data of a run, and resolve `config.dataset`: fill in the settings that it leaves open.
 
-    These settings are the splits, the feed, the image sizes, and mean and std.
+    These settings are the splits, the feed, the image sizes, the bit depth, and mean and std.
 
     Args:
       config: the settings.
       sources: the base splits; see `splits`.
       mesh: the devices.
       reporter: shows the progress, and registers the images that cannot be read.
+      is_new: whether the run is new. Its classes are then checked; see `class_checks.check`.
 
     Raises:
-      UserError: if training, validation and test splits share examples, if a split has classes that the training
-        split lacks, if an image or a label is invalid, if too many images cannot be read, or if there are too few
-        examples.
+      UserError: if training, validation and test splits share examples, if the model cannot learn a class, if a source,
+        an image or a label is invalid, if too many images cannot be read, or if there are too few examples.
     """
     dataset = config.dataset
     check_sources(sources)
     classes = common_classes(sources)
     splits.resolve(dataset, sources)
     _check_splits(dataset, sources)
-    ignored = sum(len(getattr(source, "ignored", ())) for source in sources.values())
-    if ignored:
-        logger.info(
-            f"Ignored: {ignored:,} files that, by name or location, are not images of a class. "
-            f"`{program()} inspect` lists them."
-        )
+    if is_new:
+        class_checks.check(dataset, sources)
     train = Subset.from_split(sources, dataset.train_split)
+    if is_new:
+        _resolve_bit_depth(dataset, train)
+    train.bit_depth = dataset.bit_depth or MAX_BIT_DEPTH
     logger.info(feed_config.resolve(dataset, train, mesh))
     if dataset.feed == "resident":
         return _open_resident(config, sources, train, classes, mesh, reporter)
     return _open_streaming(config, sources, train, classes, mesh, reporter)
+
+
+def _resolve_bit_depth(dataset: ConfigDict, train: Subset) -> None:
+    """Set `dataset.bit_depth` if it is unset and 16-bit images use fewer than 16 bits.
+
+    A resumed run keeps it unset, so that runs of older versions see the same pixels as before.
+    """
+    bit_depth = dataset.bit_depth or measure_bit_depth(train)
+    if bit_depth < MAX_BIT_DEPTH:
+        dataset.bit_depth = bit_depth
+        logger.info(f"16-bit images use only {bit_depth} bits, which are scaled to 8 (dataset.bit_depth={bit_depth}).")
 
 
 def _open_resident(
@@ -157,6 +168,7 @@ def open_evaluation_data(
       reporter: shows the progress, and registers the images that cannot be read.
       what: names the examples on the progress line.
     """
+    subset.bit_depth = dataset.bit_depth or MAX_BIT_DEPTH
     if dataset.feed == "resident":
         return read_examples(subset, reporter, what)
     return feed_config.streamed_examples(dataset, subset, reporter)
@@ -210,39 +222,14 @@ def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
     return next(iter(classes.values()))
 
 
-def untrained_classes(sources: Mapping[str, Source], training_splits: Collection[str]) -> dict[str, list[str]]:
-    """Return, for each base split, the classes that have examples in it but none in the training splits.
-
-    Base splits whose source has no `labels` are left out. If a training split is left out, the result is empty.
-    """
-    classes = common_classes(sources)
-    present = {
-        name: set(np.unique(source.labels)) & set(range(len(classes)))
-        for name, source in sources.items()
-        if hasattr(source, "labels")
-    }
-    if not present.keys() >= set(training_splits):
-        return {}
-    trained = set().union(*(present[name] for name in training_splits))
-    untrained = {split: sorted(labels - trained) for split, labels in present.items()}
-    return {split: [classes[label] for label in labels] for split, labels in untrained.items() if labels}
-
-
 def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
-    """Raise `UserError` if splits overlap, lack labels for scoring, or have classes without training examples."""
+    """Raise `UserError` if splits overlap or lack labels for scoring."""
     configured = splits.configured(dataset)
     for message in splits.overlaps(configured.values(), {name: len(source) for name, source in sources.items()}):
         raise UserError(message)
     for purpose, split in configured.items():
         if purpose != "training" and not _has_labels(Subset.from_split(sources, split)):
             raise UserError(f"the split {split!r} has no labels to score against. Choose another split, or 'none'.")
-    used = {name: sources[name] for split in configured.values() for name in splits.names(split)}
-    for split, names in untrained_classes(used, splits.names(dataset.train_split)).items():
-        raise UserError(
-            f"{split} has images of classes ({', '.join(names)}) that {dataset.train_split} has no images of, so the "
-            f"model cannot learn them. Add such images to {dataset.train_split}, or remove them from "
-            f"{split}."
-        )
 
 
 def _has_labels(subset: Subset) -> bool:

@@ -225,7 +225,7 @@ def build(
     """
     config = config.copy_and_resolve_references()
     pretrained = _open_pretrained(config) if is_new else None
-    dataset = open_dataset(config, sources, mesh, reporter)
+    dataset = open_dataset(config, sources, mesh, reporter, is_new)
     return assemble(config, mesh, dataset, pretrained)
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax import config as settings
-from resnet_jax.data.dataset import common_classes, open_dataset, open_evaluation_data, select_split, untrained_classes
+from resnet_jax.data.dataset import common_classes, open_dataset, open_evaluation_data, select_split
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.preprocess import channel_statistics
@@ -148,8 +148,15 @@ class TestChecks:
     def test_class_without_training_images_is_rejected(self, mesh):
         classes = ("cat", "dog", "elk", "fox")
         val = ArraySource(np.zeros((4, 4, 4, 3), np.uint8), np.array([0, 2, 3, 2]), classes)
+        sources = {"train": source(40, classes=classes), "val": val}
         with pytest.raises(UserError, match=r"val has images of classes \(elk, fox\) that train has no images of"):
-            open_data(make_config(), {"train": source(40, classes=classes), "val": val}, mesh)
+            open_data(make_config(), sources, mesh)
+
+    def test_classes_are_checked_only_for_a_new_run(self, mesh):
+        sources = {"train": ArraySource(np.zeros((40, 4, 4, 3), np.uint8), np.zeros(40, int), ("cat", "dog"))}
+        with pytest.raises(UserError, match="all training examples belong to one class"):
+            open_data(make_config(), sources, mesh)
+        assert open_dataset(make_config(), sources, mesh, new_reporter(), is_new=False).classes == ("cat", "dog")
 
     def test_batch_larger_than_the_remaining_training_examples_is_rejected(self, mesh):
         config = make_config()
@@ -198,6 +205,42 @@ class TestOpenDataset:
         assert inputs.feed._load_batch.scale == (0.2, 0.4)
         assert inputs.validation.images_at(np.array([3])).shape == (1, 14, 14, 3)
         assert inputs.validation.resize == 18
+
+
+class TwelveBitSource:
+    """PNG files of 16 bits, of which 12 are used."""
+
+    classes = ("cat", "dog")
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        levels = np.full((8, 8), 4095 - 16 * index, np.uint16)
+        file = io.BytesIO()
+        Image.fromarray(levels).save(file, "PNG")
+        return file.getvalue(), index % 2
+
+
+class TestBitDepth:
+    @FEEDS
+    def test_bits_in_use_are_measured_logged_and_used(self, mesh, feed, caplog):
+        caplog.set_level(logging.INFO, "resnet_jax")
+        config = make_config(feed=feed)
+        sources = {"train": TwelveBitSource(), "val": TwelveBitSource()}
+        inputs = open_data(config, sources, mesh)
+        inputs.feed.close()
+        assert config.dataset.bit_depth == 12
+        assert "16-bit images use only 12 bits, which are scaled to 8 (dataset.bit_depth=12)." in caplog.messages
+        assert colors(inputs.validation) == list(range(255, 215, -1))
+
+    def test_resumed_run_keeps_an_unset_bit_depth(self, mesh):
+        config = make_config()
+        inputs = open_dataset(
+            config, {"train": TwelveBitSource(), "val": TwelveBitSource()}, mesh, new_reporter(), False
+        )
+        assert config.dataset.bit_depth is None
+        assert max(colors(inputs.validation)) == 15
 
 
 def test_small_images_are_stored_at_their_own_size(mesh):
@@ -254,20 +297,3 @@ class TestSelectSplit:
 class TestClasses:
     def test_common_classes_are_those_of_all_splits(self):
         assert common_classes({"train": source(4), "test": source(2)}) == ("cat", "dog")
-
-    def test_untrained_classes_have_no_training_examples(self):
-        sources = {"train": source(1), "val": source(2), "test": source(1)}
-        assert untrained_classes(sources, ["train"]) == {"val": ["dog"]}
-        assert untrained_classes(sources, ["train", "val"]) == {}
-
-    def test_untrained_classes_need_listed_labels(self):
-        class Unlisted(ArraySource):
-            def __init__(self, size):
-                whole = source(size)
-                self.images, self._labels, self.classes = whole.images, whole.labels, whole.classes
-
-            def __len__(self):
-                return len(self._labels)
-
-        assert untrained_classes({"train": Unlisted(1), "val": source(4)}, ["train"]) == {}
-        assert untrained_classes({"train": source(1), "val": Unlisted(4)}, ["train"]) == {}

@@ -5,8 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from resnet_jax.data import class_matching
+from resnet_jax.data.class_checks import single_class_error
+from resnet_jax.data.decode import MAX_BIT_DEPTH
 from resnet_jax.data.feed import batch_size_error
-from resnet_jax.data.folder import FolderSource
+from resnet_jax.data.folder import FolderSource, count_files
 from resnet_jax.data.inspect.plan import Plan
 from resnet_jax.data.inspect.scan import ScannedDataset
 from resnet_jax.data.sources import Source
@@ -49,11 +52,14 @@ def findings(
         *_unreadable(scanned, plan),
         *_shapes(scanned, plan),
         *_labels(scanned, plan),
+        *_single_class(scanned, plan),
         *_empty_classes(sources, scanned),
         *_class_differences(scanned, plan),
         *_leaks(scanned, plan, repeated),
         *_contradictions(scanned, plan, repeated),
         *_copies(repeated),
+        *_bit_depth(scanned),
+        *_similar_names(scanned),
         *_ignored(sources),
     ]
     return sorted(all_findings, key=lambda finding: not finding.spoils)
@@ -114,9 +120,17 @@ def _labels(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
         yield Finding(False, f"{split} has examples without a label, which the run does not use.")
 
 
+def _single_class(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
+    training = plan.subsets.get("training", np.arange(0))
+    labels = scanned.records["label"][training[scanned.readable[training]]]
+    error = single_class_error(scanned.subset.classes, labels.tolist())
+    if error:
+        yield Finding(True, error)
+
+
 def _empty_classes(sources: Mapping[str, Source], scanned: ScannedDataset) -> Iterator[Finding]:
     """Find classes without images. In a user's folder they are a mistake; some public datasets have them by design."""
-    classes = scanned.subset.classes
+    classes = class_matching.distinct(scanned.subset.classes)
     present = np.unique(scanned.records["label"][scanned.readable])
     empty = [name for label, name in enumerate(classes) if label not in present]
     if empty:
@@ -126,7 +140,7 @@ def _empty_classes(sources: Mapping[str, Source], scanned: ScannedDataset) -> It
 
 def _class_differences(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
     """Compare the classes of the scored splits with those of the training split."""
-    classes = dict(enumerate(scanned.subset.classes))
+    classes = dict(enumerate(class_matching.distinct(scanned.subset.classes)))
     present = {}
     for purpose, positions in plan.subsets.items():
         labels = np.unique(scanned.records["label"][positions[scanned.readable[positions]]])
@@ -182,10 +196,26 @@ def _copies(repeated: Sequence[np.ndarray]) -> Iterator[Finding]:
         yield Finding(False, f"Images that repeat another image pixel by pixel: {copies:,}.")
 
 
+def _bit_depth(scanned: ScannedDataset) -> Iterator[Finding]:
+    bit_depth = scanned.subset.bit_depth
+    if bit_depth < MAX_BIT_DEPTH:
+        yield Finding(
+            False,
+            f"16-bit images use only {bit_depth} bits, which are scaled to 8 (dataset.bit_depth={bit_depth}).",
+        )
+
+
+def _similar_names(scanned: ScannedDataset) -> Iterator[Finding]:
+    sentence = class_matching.similar(scanned.subset.classes)
+    if sentence:
+        yield Finding(False, sentence)
+
+
 def _ignored(sources: Mapping[str, Source]) -> Iterator[Finding]:
-    count = sum(len(getattr(source, "ignored", ())) for source in sources.values())
-    if count:
-        yield Finding(False, f"Ignored files that, by name or location, are not images of a class: {count:,}.")
+    ignored = [path for source in sources.values() for path in getattr(source, "ignored", ())]
+    if ignored:
+        count = count_files(ignored)
+        yield Finding(False, f"Ignored files that, by name or location, are not images of a class: {count}.")
 
 
 def _used_positions(plan: Plan) -> np.ndarray:

@@ -47,13 +47,16 @@ def test_unreadable_images_are_compared_with_the_limit(examine, folder, files):
     assert inspection.would_spoil == ["Images that cannot be read: 2. dataset.max_unreadable allows 1."]
     assert {path.rpartition("/")[2]: why for path, why in inspection.unreadable.items()} == {
         "x.png": "the file is empty",
-        "y.png": "not a JPEG, PNG, WebP, BMP or GIF image",
+        "y.png": "not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image",
     }
 
 
 def test_different_shapes_beyond_the_first_images_spoil(examine):
-    images = [np.zeros((4, 4, 3), np.uint8)] * 70 + [np.zeros((4, 5, 3), np.uint8)]
-    sources = {"train": ArraySource(images, np.zeros(71, int), ("cat",))}
+    class OneWiderImage(Bare):
+        def __getitem__(self, index):
+            return np.full((4, 5 if index == 70 else 4, 3), index, np.uint8), index % 2
+
+    sources = {"train": OneWiderImage([0] * 71)}
     (spoils,) = examine(sources).would_spoil
     assert "train[0] [4, 4, 3] and train[70] [4, 5, 3]" in spoils
     assert examine(sources, image_size=4).would_spoil == [spoils]  # A resident feed does not resize images one by one.
@@ -84,6 +87,25 @@ def test_class_without_images_spoils_only_in_a_folder(examine, folder, files):
     assert "Classes without any image: fox." in inspection.worth_knowing
 
 
+def test_single_class_spoils(examine, folder, noise):
+    (spoils,) = examine(folder({"cat/a.png": noise(), "cat/b.png": noise()})).would_spoil
+    assert spoils.startswith("all training examples belong to one class (cat), so there is nothing to learn.")
+
+
+def test_similar_names_are_worth_knowing(examine):
+    inspection = examine({"train": Bare([0, 1], classes=("cat", "Cat"))})
+    assert inspection.would_spoil == []
+    assert any("'cat' (label 0) and 'Cat' (label 1)" in sentence for sentence in inspection.worth_knowing)
+
+
+def test_bits_in_use_are_worth_knowing(examine, folder):
+    levels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    inspection = examine(folder({"cat/a.png": levels, "dog/b.png": levels[::-1]}))
+    assert inspection.would_spoil == []
+    assert inspection.worth_knowing == ["16-bit images use only 12 bits, which are scaled to 8 (dataset.bit_depth=12)."]
+    assert inspection.mean == pytest.approx((0.5,) * 3, abs=0.01)
+
+
 def test_class_without_training_images_spoils(examine, folder, files, noise):
     name = folder({**files, "val/fox/a.png": noise()})
     assert examine(name, validation_split="val").would_spoil == [
@@ -93,9 +115,9 @@ def test_class_without_training_images_spoils(examine, folder, files, noise):
 
 
 def test_class_outside_the_training_slice_spoils(examine):
-    sources = {"train": Bare([0, 0, 1])}
+    sources = {"train": Bare([0, 1, 2], classes=("cat", "dog", "fox"))}
     (spoils,) = examine(sources, train_split="train[:2]", test_split="train[2:]").would_spoil
-    assert spoils == "Classes of train[2:] without training images, so the model cannot learn them: dog."
+    assert spoils == "Classes of train[2:] without training images, so the model cannot learn them: fox."
 
 
 def test_class_missing_in_validation_is_worth_knowing(examine, folder, files, noise):
@@ -140,4 +162,4 @@ def test_ignored_files_are_worth_knowing(examine, folder, files):
     inspection = examine(folder({**files, "train/Thumbs.db": b"", "val/cat/notes.txt": b""}))
     assert inspection.would_spoil == []
     assert sorted(path.rpartition("/")[2] for path in inspection.ignored) == ["Thumbs.db", "notes.txt"]
-    assert inspection.worth_knowing[-1].endswith("are not images of a class: 2.")
+    assert inspection.worth_knowing[-1].endswith("are not images of a class: 2 (1 .db, 1 .txt).")

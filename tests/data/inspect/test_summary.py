@@ -70,8 +70,8 @@ def test_copies_are_shown_with_labels_if_these_differ(examine, folder, noise):
 
 
 def test_problems_come_before_facts_worth_knowing(examine, folder, noise):
-    inspection = examine(folder({"cat/a.png": noise(), "cat/b.txt": b""}), batch_size=2)
+    inspection = examine(folder({"cat/a.png": noise(), "dog/b.png": noise(), "dog/c.txt": b""}), batch_size=3)
     shown = section_lines(inspection, "Verdict")
     assert shown[0] == "Would spoil a run:"
-    assert shown[1].startswith("- batch_size (2) exceeds the number of training examples (1).")
+    assert shown[1].startswith("- batch_size (3) exceeds the number of training examples (2).")
     assert shown[3] == "Worth knowing:"
