@@ -195,8 +195,9 @@ def class_names(classes: object) -> tuple[str, ...]:
       >>> class_names(range(3))
       ('0', '1', '2')
     """
-    is_list = isinstance(classes, Iterable) and not isinstance(classes, Mapping | Set)
-    names = tuple(map(str, classes)) if is_list else ()
+    names: tuple[str, ...] = ()
+    if isinstance(classes, Iterable) and not isinstance(classes, Mapping | Set):
+        names = tuple(map(str, classes))
     if not names:
         raise UserError(
             f"the classes of a source ({_kind(classes)}) must be a list of names. Give the name of each class, in the "

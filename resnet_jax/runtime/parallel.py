@@ -40,9 +40,10 @@ def all_devices() -> list[jax.Device]:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # An AssertionError, without a message, if there is no NVIDIA GPU.
         reason = first_line(error) if str(error) else "no such device on this machine"
+        platforms = jax.config.jax_platforms or ""  # type: ignore[attr-defined]  # JAX adds its settings at run time
         raise UserError(
-            f"JAX finds no device to use (JAX_PLATFORMS={jax.config.jax_platforms or ''}: {reason}). Unset "
-            "JAX_PLATFORMS to use what this machine has, or set JAX_PLATFORMS=cpu."
+            f"JAX finds no device to use (JAX_PLATFORMS={platforms}: {reason}). Unset JAX_PLATFORMS to use what this "
+            "machine has, or set JAX_PLATFORMS=cpu."
         ) from error
 
 
