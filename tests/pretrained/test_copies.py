@@ -105,7 +105,9 @@ def test_init_key_selects_a_copy():
     assert chosen("state_dict.", "state_dict_ema.", key="state_dict") == 0
     assert chosen("state_dict.module.encoder_k.", "state_dict.module.encoder_q.", key="state_dict.encoder_k") == 0
     assert chosen("", "ema.", key="") == 0
-    with pytest.raises(UserError, match=r"no weights 'ema'\. Set init_key to one of 'state_dict', 'state_dict_ema', or"):
+    with pytest.raises(
+        UserError, match=r"no weights 'ema'\. Set init_key to one of 'state_dict', 'state_dict_ema', or"
+    ):
         chosen("state_dict.", "state_dict_ema.", key="ema")
 
 
