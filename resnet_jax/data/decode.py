@@ -133,10 +133,13 @@ class ImageFile:
             image = self._open()
             if image.mode.startswith("I"):
                 return _sixteen_bit_array(image)
-            if not any(";16" in str(tile.args) for tile in image.tile):
+            tiles = getattr(image, "tile", ())  # They name the layout of the file, such as "RGB;16B".
+            if not any(";16" in str(tile.args) for tile in tiles):
                 return None
             # PIL reads only the upper 8 bits of each color.
             levels = cv2.imdecode(np.frombuffer(self._encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+            if levels is None:
+                raise Unreadable("its 16-bit colors cannot be decoded")
             return cv2.cvtColor(levels, cv2.COLOR_BGRA2RGBA if levels.shape[-1] == 4 else cv2.COLOR_BGR2RGB)
 
     def _read_orientation(self) -> int:

@@ -233,8 +233,8 @@ def _check_classes(root: str, files: Sequence[str]) -> None:
     subdirectories: dict[str, set[str]] = {}
     for file in files:
         name, *directories = os.path.dirname(file).split(os.sep)
-        inner = [directory for directory in directories if directory != name]
-        subdirectories.setdefault(name, set()).add(inner[0] if inner else "")
+        below = [directory for directory in directories if directory != name]
+        subdirectories.setdefault(name, set()).add(below[0] if below else "")
     nested = {name: inner for name, inner in sorted(subdirectories.items()) if "" not in inner}
     occurrences = collections.Counter(inner for names in nested.values() for inner in names)
     shared = {inner for inner, count in occurrences.items() if count > 1}
