@@ -134,13 +134,14 @@ def _check_overrides(argv: list[str]) -> None:
 
 
 def _check_empty_values(arguments: list[str]) -> None:
-    """Raise `UserError` for a flag or an argument with an empty value, which an unset shell variable leaves."""
+    """Raise `UserError` for a flag or an argument that is empty or blank, as an unset shell variable leaves it."""
     settings_by_flag = {f"config.{name}": value for name, value in settings.leaves(settings.default()).items()}
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
-        if flag.present and flag.value == "" != settings_by_flag.get(name, flag.default):
+        is_empty = isinstance(flag.value, str) and not flag.value.strip()
+        if flag.present and is_empty and settings_by_flag.get(name, flag.default) != "":
             raise UserError(f"--{name} is empty. If its value is a shell variable, set the variable.")
-    if "" in arguments:
+    if not all(argument.strip() for argument in arguments):
         raise UserError("one of the arguments is empty. If it is a shell variable, set the variable.")
 
 

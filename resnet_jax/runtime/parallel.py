@@ -1,6 +1,7 @@
 """Device mesh, shardings, and transfers between host and devices."""
 
 import collections
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -34,16 +35,19 @@ def all_devices() -> list[jax.Device]:
     """Return the devices of all processes. Use this before anything else that needs a device.
 
     Raises:
-      UserError: if JAX cannot use any, usually because the environment variable JAX_PLATFORMS names others.
+      UserError: if JAX cannot use any, usually because the environment variable JAX_PLATFORMS, or in older versions of
+        JAX the variable JAX_PLATFORM_NAME, names others.
     """
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # An AssertionError, without a message, if there is no NVIDIA GPU.
         reason = first_line(error) if str(error) else "no such device on this machine"
-        platforms = jax.config.jax_platforms or ""  # type: ignore[attr-defined]  # JAX adds its settings at run time
+        variable, value = "JAX_PLATFORMS", jax.config.jax_platforms or ""  # type: ignore[attr-defined]  # set at run time
+        if not value and "JAX_PLATFORM_NAME" in os.environ:
+            variable, value = "JAX_PLATFORM_NAME", os.environ["JAX_PLATFORM_NAME"]
         raise UserError(
-            f"JAX finds no device to use (JAX_PLATFORMS={platforms}: {reason}). Unset JAX_PLATFORMS to use what this "
-            "machine has, or set JAX_PLATFORMS=cpu."
+            f"JAX finds no device to use ({variable}={value}: {reason}). Unset {variable} to use what this machine "
+            f"has, or set {variable}=cpu."
         ) from error
 
 

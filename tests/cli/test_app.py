@@ -82,6 +82,7 @@ def test_version_needs_no_jax():
     [
         (["--config=configs/digits.py", "--workdir="], "--workdir"),
         (["evaluate", "--workdir", ""], "--workdir"),
+        (["evaluate", "--workdir= "], "--workdir"),
         (["report", "--workdir=/nowhere", "--to="], "--to"),
         (["predict", "--workdir=/nowhere", "--similar_to=", "cat.jpg"], "--similar_to"),
         (

@@ -28,6 +28,17 @@ def test_missing_device_is_reported_with_the_platforms(monkeypatch, error, reaso
     assert str(raised.value).startswith(f"JAX finds no device to use (JAX_PLATFORMS=cpu: {reason}). Unset")
 
 
+def test_missing_device_is_reported_with_the_older_variable(monkeypatch):
+    def devices():
+        raise RuntimeError("Unknown backend: 'gpu' requested")
+
+    monkeypatch.setattr(parallel.jax, "devices", devices)
+    monkeypatch.setattr(type(jax.config), "jax_platforms", "")
+    monkeypatch.setenv("JAX_PLATFORM_NAME", "gpu")
+    with pytest.raises(UserError, match=r"\(JAX_PLATFORM_NAME=gpu: .*\)\. Unset JAX_PLATFORM_NAME to"):
+        parallel.make_mesh()
+
+
 def test_batch_is_split_over_all_devices(mesh):
     batch = parallel.place(np.arange(16).reshape(16, 1), parallel.batch_sharded(mesh))
     assert [shard.data.ravel().tolist() for shard in batch.addressable_shards] == [[i, i + 1] for i in range(0, 16, 2)]
