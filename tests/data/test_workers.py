@@ -198,6 +198,7 @@ linux_only = pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="shared memor
 
 
 @linux_only
+@pytest.mark.slow
 def test_program_that_used_workers_leaves_nothing_behind():
     """The program leaves no shared memory and prints nothing, although absl flags, which grain uses, are not parsed."""
     before = unused_shared_memory()

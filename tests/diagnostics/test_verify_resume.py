@@ -47,6 +47,7 @@ class TestProcedure:
         assert verdict.leaves > 100
         assert verdict.provenance["backend"] == "cpu"
 
+    @pytest.mark.slow
     def test_verify_resume_names_the_leaves_that_differ(self, verify, monkeypatch):
         """`spoil` changes the order of the examples. By default, the run lasts two epochs."""
 

@@ -10,6 +10,7 @@ DIGITS = ("benchmark", "--config=configs/digits.py")
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
 
+@pytest.mark.slow
 def test_benchmark_reports_the_collectives_of_a_recipe_on_simulated_devices():
     finished = run(*DIGITS, "--collectives", "--format=json", XLA_FLAGS=EIGHT_DEVICES)
     assert finished.returncode == 0, finished.stderr

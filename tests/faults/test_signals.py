@@ -41,9 +41,10 @@ def assert_resumes(workdir, uninterrupted, **environment):
     assert_equal_runs(workdir, uninterrupted, with_events=not environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "environment"),
-    [(signal.SIGTERM, {}), pytest.param(signal.SIGINT, WITHOUT_TENSORFLOW, marks=pytest.mark.slow)],
+    [(signal.SIGTERM, {}), (signal.SIGINT, WITHOUT_TENSORFLOW)],
     ids=["SIGTERM", "SIGINT without TensorBoard"],
 )
 def test_stop_between_steps_saves_and_resumes_to_the_same_parameters(tmp_path, uninterrupted, signum, environment):
