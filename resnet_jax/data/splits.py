@@ -121,7 +121,7 @@ def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarra
       Positions of the examples that are kept and of those that are held out, both sorted.
     """
     order = np.random.default_rng(0).permutation(len(labels))
-    held_out_by_class = []
+    held_out_by_class = [np.empty(0, np.int64)]
     for label in np.unique(labels):
         members = order[labels[order] == label]
         held_out_by_class.append(members[: round(fraction * len(members))])

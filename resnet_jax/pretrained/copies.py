@@ -24,6 +24,7 @@ WRAPPERS = re.compile(
 # Words in the names of copies that are moving averages, and of copies that only training needs: the slowly moving
 # encoders of MoCo and BYOL, and the weights that Lightning's WeightAveraging saves beside the averages.
 AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)
+UNNAMED_AVERAGE = re.compile(r"(^|\.)shadow_params\.\d")  # of torch_ema, which saves a list
 AUXILIARY = re.compile(r"(?<![a-z])(encoder_k|momentum|target|current_model_state)(?![a-z])", re.IGNORECASE)
 
 
@@ -67,6 +68,11 @@ def choose(weights: Weights, path: str, name: str | None = None) -> Copy:
         if len(preferred) > 1:
             raise UserError(f"{path} holds several copies of the weights ({listed}). Set init_key to the one to load.")
         name = preferred[0]
+        if any(UNNAMED_AVERAGE.search(array) for array in weights.arrays):
+            logger.warning(
+                f"{path} also holds a moving average, but its arrays have no names, so it cannot be loaded. "
+                f"Loading {name!r} instead. To load the average, copy it into the model and save its state_dict."
+            )
     elif name not in copies:
         raise UserError(f"{path} holds no weights {name!r}. Set init_key to one of {listed}, or leave it unset.")
     if len(copies) > 1:

@@ -115,6 +115,10 @@ class TestHoldOut:
         np.testing.assert_array_equal(np.sort(np.concatenate([kept, held_out])), np.arange(200))
         assert np.bincount(self.labels[held_out]).tolist() == [10, 5, 3, 2]
 
+    def test_hold_out_of_no_examples_is_empty(self):
+        kept, held_out = splits.hold_out(np.empty(0, np.int64), 0.1)
+        assert (len(kept), len(held_out)) == (0, 0)
+
     def test_hold_out_is_deterministic(self):
         for first, second in zip(splits.hold_out(self.labels, 0.2), splits.hold_out(self.labels, 0.2), strict=True):
             np.testing.assert_array_equal(first, second)

@@ -135,3 +135,10 @@ def test_names_of_other_models_are_refused():
     other = Weights(dict.fromkeys(["features.0.weight", "features.0.bias"], np.zeros(1)), {})
     with pytest.raises(UserError, match=r"features\.0\.weight, features\.0\.bias.* Give weights from torchvision"):
         copies.choose(other, "w.pth")
+
+
+def test_moving_average_without_names_is_reported(caplog):
+    """torch_ema saves the averages as a list."""
+    with caplog.at_level(logging.WARNING):
+        assert chosen("state_dict.", beside=("ema.shadow_params.0", "ema.shadow_params.1")) == 0
+    assert "also holds a moving average, but its arrays have no names" in caplog.text

@@ -40,7 +40,7 @@ class Plan:
       dataset: the `dataset` settings, resolved as far as possible.
       train: positions of the examples of the training split, including those that are held out for validation.
       subsets: positions of the examples for "training", and for "validation" and "test" if there are any.
-      memory: None if the feed cannot be determined, because the run would not start.
+      memory: None if the run would not start, because no training image can be read or the feed is impossible.
       problems: the reasons why the run would not start, as sentences.
     """
 
@@ -68,6 +68,8 @@ def make_plan(config: ConfigDict, scanned: ScannedDataset, mesh: Mesh) -> Plan:
         why = feed_config.resolve(dataset, scanned.subset.take(train), mesh)
     except UserError as error:
         return Plan(dataset, train, subsets, None, [*problems, str(error)])
+    if not scanned.readable[train].any():
+        return Plan(dataset, train, subsets, None, [*problems, "none of the training images can be read."])
     # A resident feed leaves out unreadable images. A streaming feed trains on a substitute for each.
     if dataset.feed == "resident":
         subsets = {purpose: positions[scanned.readable[positions]] for purpose, positions in subsets.items()}

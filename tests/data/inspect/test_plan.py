@@ -77,3 +77,8 @@ def test_plan_reports_a_dataset_without_readable_images(plan_for, folder):
     plan = plan_for(open_sources(folder({"train/cat/x.png": b""})))
     assert plan.memory is None
     assert "none of the first 1 images can be read" in plan.problems[0]
+
+
+def test_plan_reports_images_of_which_only_the_headers_can_be_read(plan_for, folder):
+    plan = plan_for(open_sources(folder({"train/cat/x.tif": np.zeros((8, 8), np.float32)})))
+    assert (plan.memory, plan.problems) == (None, ["none of the training images can be read."])
