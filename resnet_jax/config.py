@@ -62,7 +62,7 @@ def default() -> ConfigDict:
 
     config.dataset = ConfigDict()
     config.dataset.name = "digits"  # "digits" (scikit-learn), "folder:/path", or a TFDS name: "cifar10", "mnist", ...
-    config.dataset.data_dir = placeholder(str)  # for TFDS, default $TFDS_DATA_DIR; for "folder:/path", the new path
+    config.dataset.data_dir = placeholder(str)  # TFDS directory, default $TFDS_DATA_DIR; or where "folder:/path" moved
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
     config.dataset.validation_split = ""  # "": the dataset's own, else a tenth of each train class; "none": no split
     config.dataset.test_split = ""  # read once, at the end. "": the dataset's own, if any; "none": no test result
@@ -142,7 +142,7 @@ def default() -> ConfigDict:
     config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the whole batch, over all devices
 
     config.init_from = placeholder(str)  # initial weights: run directory, weights file or hf://owner/name
-    config.init_key = placeholder(str)  # which weights of a file with several, such as "state_dict"; unset: the average
+    config.init_key = placeholder(str)  # which copy in a weights file, such as "state_dict"; unset: moving average
     config.init_skip = ()  # patterns of names of weights not to load; ('head*',) starts from a new head
     config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head
     config.ema_decay = placeholder(float)  # decay of the moving average of weights that is evaluated; unset: no average

@@ -1,7 +1,7 @@
 """Recipes: Python files with a function `get_config`, which returns the settings of a run.
 
-`load` is what --config does with its value, in place of the loader of ml_collections: that one accepts any file and any
-object as settings, so that mistakes would surface only later and less clearly.
+`load` replaces the loader of ml_collections, which accepts any file and any object as settings. With it, mistakes would
+surface later and less clearly.
 """
 
 import inspect

@@ -1,7 +1,7 @@
 """Checks of the classes of a new run: there are at least two, and the model can learn each of them.
 
-`inspect` makes the same checks with all images. Here, a few are read: until one image of each class is found that can
-be decoded.
+`inspect` makes the same checks with all images. Here, only few are read: of each
+class, until one of its images can be decoded.
 """
 
 import logging
@@ -32,7 +32,7 @@ def check(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
 
     Raises:
       UserError: if all training examples belong to the same class, if a class of a scored split has no training
-        examples that can be read, or if a folder has a class without any.
+        examples that can be read, or if a folder has a class without any example.
     """
     train = Subset.from_split(sources, dataset.train_split)
     names = class_matching.distinct(train.classes)

@@ -1,7 +1,7 @@
 """Names of classes that are equal or nearly equal.
 
-Two classes may have the same name, as the two kinds of "crane" in ImageNet. Nothing may therefore look up a class by
-its name alone.
+Two classes may have the same name, like the two kinds of "crane" in ImageNet. So no code may look up a class by its
+name alone.
 """
 
 import collections

@@ -1,8 +1,9 @@
 """Read the tensors in PyTorch files, without running any code that a file may contain.
 
-PyTorch's `weights_only` refuses a file that holds any class or function that it does not know to be safe. Such are the
-arguments of a training script, which are often saved beside the weights. So we replace each class and function by a
-stand-in, a class of the same name that does nothing, which is safe. PyTorch still refuses modules such as `os`.
+PyTorch's `weights_only` refuses a file that holds any class or function that it does not know to be safe. Many
+files hold such objects beside the weights, for example the arguments of the training script. So we replace each class
+and function by a stand-in: a class of the same name that does nothing and is therefore safe. PyTorch still refuses
+modules such as `os`.
 """
 
 import pathlib
@@ -16,7 +17,7 @@ from typing import Any
 from resnet_jax.errors import UserError
 
 SAFE_TORCH = (2, 6)  # Earlier versions could be tricked into running code despite `weights_only`: CVE-2025-32434.
-MOST_STAND_INS = 1000  # in a file, so that reading it ends
+MAX_STAND_INS = 1000  # in a file, so that reading it ends
 # What PyTorch says when it refuses a class or function, and the `container` of the stand-in that it accepts.
 REFUSALS = {
     r"GLOBAL ([\w.]+) was not an allowed global": None,
@@ -72,7 +73,7 @@ def _load_with_stand_ins(file: pathlib.Path) -> Any:
     import torch
 
     stand_ins: dict[tuple[str, str], type] = {}
-    for _ in range(MOST_STAND_INS):
+    for _ in range(MAX_STAND_INS):
         try:
             with (
                 warnings.catch_warnings(action="ignore"),  # Our own error message says what is wrong with a file.
