@@ -67,9 +67,10 @@ def ours_untuned(model_name: str, dtype: str, batch_size: int, steps_per_call: i
     from resnet_jax import config as settings
     from resnet_jax.data.abstract_dataset import AbstractFeed
     from resnet_jax.data.dataset import Dataset
-    from resnet_jax.data.streaming import StreamedInputs
+    from resnet_jax.data.feed import Batch
     from resnet_jax.runtime import parallel
     from resnet_jax.training import experiment as experiments
+    from resnet_jax.training.state import create_train_state
     from resnet_jax.training.train_step import make_train_step
 
     images, labels = random_batch(model_name, batch_size)
@@ -87,8 +88,9 @@ def ours_untuned(model_name: str, dtype: str, batch_size: int, steps_per_call: i
     feed = AbstractFeed(images.shape[1:], STEPS_PER_EPOCH * batch_size, batch_size, mesh)
     class_names = tuple(str(label) for label in range(NUM_CLASSES[model_name]))
     experiment = experiments.assemble(config, mesh, Dataset(feed, None, class_names))
-    inputs = StreamedInputs(*parallel.place_rows((images, labels), mesh, batch_size))
-    state = experiment.initial_state()
+    inputs = Batch(*parallel.place_rows((images, labels, np.arange(batch_size, dtype=np.int32)), mesh, batch_size))
+    state = create_train_state(experiment.model, experiment.optimizer, images.shape[1:], config.seed)
+    state = parallel.place(state, parallel.replicated(mesh))
     compiled = make_train_step(experiment, steps_per_call).lower(state, inputs).compile()
 
     def take_steps(steps: int) -> float:

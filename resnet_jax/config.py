@@ -24,6 +24,7 @@ CHANGEABLE_ON_RESUME = (
     "dataset.num_workers",
     "dataset.max_unreadable",
     "num_epochs",
+    "tta",
     "log_every_steps",
     "evaluate_every_epochs",
     "profile_steps",
@@ -77,9 +78,11 @@ def default() -> ConfigDict:
     config.dataset.std = placeholder(tuple)  # per channel, of pixels in [0, 1]; set both mean and std, or neither
 
     config.augment = ConfigDict()
-    config.augment.crop_padding = 0  # pixels of black border to add before a random crop back to the original size
+    config.augment.crop_padding = 0  # pixels of border to add before a random crop back to the original size
+    config.augment.crop_border = "black"  # what the border shows: "black", or "reflect" for the mirrored image
     config.augment.random_resized_crop = ()  # (0.08, 1.0): crop a random 8% to 100% of the area, then resize; (): off
     config.augment.horizontal_flip = False  # mirror each image with probability 0.5
+    config.augment.alternating_flip = False  # mirror each image in every other epoch; the first one is random
     config.augment.rotation = 0.0  # largest random rotation in degrees, in either direction
     config.augment.color_jitter = ()  # strengths of brightness, contrast, saturation, hue, such as (0.4, 0.4, 0.4, 0.1)
     config.augment.randaugment = ()  # (operations per image, magnitude 0 to 10[, std of the magnitude]), such as (2, 9)
@@ -90,9 +93,10 @@ def default() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "resnet20"  # any name that the command `models` lists; it determines the unset settings below
-    config.model.stem = placeholder(str)  # "imagenet" (7x7/2, max-pool), "cifar" (3x3/1), "deep" (ResNet-D) or "bit"
+    config.model.stem = placeholder(str)  # "imagenet" (7x7/2, max-pool), "cifar" (3x3/1), "deep", "bit", "whitening"
     config.model.shortcut = placeholder(str)  # "projection" (option B), "average_pool" (ResNet-D) or "pad" (option A)
     config.model.norm = placeholder(str)  # "batch_norm", "group_norm"; without normalization: "bias" or "scalar_bias"
+    config.model.activation = placeholder(str)  # "relu", "gelu" or "silu"
     config.model.weight_standardization = placeholder(bool)  # standardize all kernels; meant for "group_norm"
     config.model.blur_pool = placeholder(bool)  # apply a low-pass filter wherever max-pools and blocks downsample
     config.model.squeeze_excitation = placeholder(int)  # 16: squeeze-and-excitation with channels / 16 hidden units
@@ -109,19 +113,21 @@ def default() -> ConfigDict:
     config.steps_per_call = placeholder(int)  # steps per compiled call; unset: 1 on CPU or if streaming, else up to 32
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # "sgd", "adam", "adamw", "lamb" or "lars"
+    config.optimizer.name = "sgd"  # "sgd", "adam", "adamw", "lamb", "lars" or "muon" (with Adam for all but kernels)
     config.optimizer.learning_rate = 0.1  # the peak of the schedule
-    config.optimizer.momentum = 0.9  # used by "sgd" and "lars"
-    config.optimizer.nesterov = True  # Nesterov momentum, used by "sgd" and "lars"
-    config.optimizer.weight_decay = 1e-4  # L2 penalty in "sgd", "adam" and "lars"; decoupled in "adamw" and "lamb"
+    config.optimizer.momentum = 0.9  # used by "sgd", "lars" and "muon"
+    config.optimizer.nesterov = True  # Nesterov momentum, used by "sgd", "lars" and "muon"
+    config.optimizer.weight_decay = 1e-4  # L2 penalty in "sgd", "adam", "lars"; decoupled in "adamw", "lamb", "muon"
     config.optimizer.exempt_norm_and_bias = False  # apply decay and LAMB/LARS trust ratios to kernels only
+    config.optimizer.fixed_kernel_norm = False  # rescale each convolution kernel to norm sqrt(outputs) at every step
     config.optimizer.grad_clip = placeholder(float)  # largest global norm of the gradient; unset: no clipping
     config.optimizer.accumulate_steps = 1  # microbatches per batch, computed one after another to save memory
     config.optimizer.backbone_scale = 1.0  # factor on the learning rate of all layers but the head
+    config.optimizer.rate_factors = ()  # ('*/bias=2', 'head*=0.1'): factors on the learning rate; the last match counts
     config.optimizer.layer_decay = 1.0  # the learning rate of the d-th block below the head is scaled by layer_decay**d
 
     config.schedule = ConfigDict()
-    config.schedule.name = "cosine"  # "cosine", "linear" (to zero), "step" or "constant"
+    config.schedule.name = "cosine"  # "cosine", "linear" (to zero; triangular with a warm-up), "step" or "constant"
     config.schedule.warmup_epochs = 0.0  # linear warm-up from zero to the peak; if it covers the run, a tenth of it
     config.schedule.step_epochs = ()  # "step" only: epochs at which the learning rate is multiplied by step_factor
     config.schedule.step_factor = 0.1  # "step" only: the factor
@@ -147,6 +153,7 @@ def default() -> ConfigDict:
     config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head
     config.ema_decay = placeholder(float)  # decay of the moving average of weights that is evaluated; unset: no average
 
+    config.tta = placeholder(str)  # "flip" or "mirror_translate": add test metrics with test-time augmentation
     config.log_every_steps = 50  # steps between reports of training metrics
     config.evaluate_every_epochs = 1  # epochs between evaluations; the last epoch is always evaluated
     config.profile_steps = placeholder(str)  # "100:110" writes a profiler trace of steps 100 to 109

@@ -105,7 +105,7 @@ def test_settings_that_a_recipe_adds_are_refused():
         (FrozenConfigDict(settings.default()), "the settings are of type FrozenConfigDict"),
         (
             ConfigDict({"learning_rate": 0.1, "batch_size": 128}),
-            r"settings are missing \(augment.color_jitter, .*, ...\)",
+            r"settings are missing \(augment.alternating_flip, .*, ...\)",
         ),
     ],
 )

@@ -39,7 +39,13 @@ SPLIT = flags.DEFINE_string(
 DATASET = flags.DEFINE_string(
     "dataset", None, "Another dataset, such as folder:PATH, whose classes are some or all of the model's."
 )
-TTA = flags.DEFINE_enum("tta", None, ["flip"], "Add metrics with test-time augmentation: each image and its mirror.")
+TTA = flags.DEFINE_enum(
+    "tta",
+    None,
+    ["flip", "mirror_translate"],
+    "Add metrics with test-time augmentation: the mean logits of each image and its mirror image (flip), or also of "
+    "both moved by a pixel (mirror_translate).",
+)
 EVAL_RESIZE = flags.DEFINE_integer(
     "eval_resize", None, "Override dataset.eval_resize, to test another resolution.", lower_bound=1
 )

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data import feed_config, resident, splits, streaming, tfds
 from resnet_jax.data.dataset import Dataset, common_classes
-from resnet_jax.data.feed import Inputs, check_batch_size
+from resnet_jax.data.feed import Batch, Inputs, check_batch_size
 from resnet_jax.data.folder import PREFIX
 from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import Subset
@@ -56,11 +56,11 @@ class AbstractFeed:
         """Return the shapes, dtypes and shardings of the arrays that would be copied to the devices at each step."""
         return () if self._is_resident else self.abstract_inputs()
 
-    def take(self, inputs: Inputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return images and labels of `step`, under `jax.jit`."""
+    def take(self, inputs: Inputs, step: jax.Array) -> Batch:
+        """Return the batch of `step`, under `jax.jit`."""
         if self._is_resident:
             return resident.take_batch(inputs, step, self.image_shape, self._mesh)
-        return inputs.images, inputs.labels
+        return inputs
 
     def inputs(self, step: int) -> NoReturn:
         """Raise `NotImplementedError`: there is no data."""

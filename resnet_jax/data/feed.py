@@ -7,7 +7,7 @@ compiling a train step.
 """
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -16,6 +16,20 @@ from resnet_jax.data.host_batches import BatchInfo
 from resnet_jax.errors import UserError
 
 Inputs = Any  # a NamedTuple of arrays, whose fields only the feed itself reads
+
+
+class Batch(NamedTuple):
+    """Training examples on the devices, sharded over `data`.
+
+    Attributes:
+      images: uint8 [batch, height, width, channels].
+      labels: int32 [batch].
+      positions: int32 [batch], position of each example in the training split.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    positions: jax.Array
 
 
 class Feed(Protocol):
@@ -49,8 +63,8 @@ class Feed(Protocol):
     def inputs(self, step: int) -> Inputs:
         """Return the arrays on the devices that the compiled program needs for `step`."""
 
-    def take(self, inputs: Inputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return images uint8 [batch, height, width, channels] and labels int32 [batch] of a step, under `jax.jit`."""
+    def take(self, inputs: Inputs, step: jax.Array) -> Batch:
+        """Return the batch of a step, under `jax.jit`."""
 
     def abstract_inputs(self) -> Inputs:
         """Return the shapes, dtypes and shardings of `inputs`."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax.data.feed import check_batch_size
+from resnet_jax.data.feed import Batch, check_batch_size
 from resnet_jax.data.host_batches import epoch_order
 from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.runtime import parallel
@@ -72,8 +72,8 @@ class ResidentFeed:
         """Return an empty tuple: no array is copied to the devices at every step."""
         return ()
 
-    def take(self, inputs: EpochInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return images and labels of `step`, under `jax.jit`."""
+    def take(self, inputs: EpochInputs, step: jax.Array) -> Batch:
+        """Return the batch of `step`, under `jax.jit`."""
         return take_batch(inputs, step, self.image_shape, self._mesh)
 
     def close(self) -> None:
@@ -89,9 +89,7 @@ def abstract_inputs(size: int, image_shape: tuple[int, int, int], batch_size: in
     return parallel.abstract(shapes, parallel.replicated(mesh))
 
 
-def take_batch(
-    inputs: EpochInputs, step: jax.Array, image_shape: tuple[int, int, int], mesh: Mesh
-) -> tuple[jax.Array, jax.Array]:
+def take_batch(inputs: EpochInputs, step: jax.Array, image_shape: tuple[int, int, int], mesh: Mesh) -> Batch:
     """Gather the batch of a step, under `jax.jit`.
 
     Args:
@@ -101,10 +99,10 @@ def take_batch(
       mesh: the devices.
 
     Returns:
-      Images uint8 [batch, height, width, channels] and labels int32 [batch], sharded over `data`. Each device gathers
-      its rows from its own copy of the dataset.
+      The batch. Each device gathers its rows from its own copy of the dataset.
     """
     indices = inputs.order[step % inputs.order.shape[0]]
     indices = jax.lax.with_sharding_constraint(indices, parallel.batch_sharded(mesh))
     pixels = jnp.take(inputs.pixels, indices, axis=0, mode="clip")
-    return pixels.reshape(-1, *image_shape), jnp.take(inputs.labels, indices, axis=0, mode="clip")
+    labels = jnp.take(inputs.labels, indices, axis=0, mode="clip")
+    return Batch(pixels.reshape(-1, *image_shape), labels, indices)

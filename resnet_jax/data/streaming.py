@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 
 from resnet_jax.data import workers
 from resnet_jax.data.decode import Unreadable
-from resnet_jax.data.feed import check_batch_size
+from resnet_jax.data.feed import Batch, check_batch_size
 from resnet_jax.data.host_batches import BatchInfo, EvaluationBatchLoader, ExampleLoader, TrainingBatchLoader
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
@@ -23,13 +22,6 @@ STEPS_BETWEEN_CHECKS = 50  # see `_check_unreadable`
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class StreamedInputs(NamedTuple):
-    """A batch on the devices, sharded over `data`: uint8 [batch, height, width, channels] and int32 [batch]."""
-
-    images: jax.Array
-    labels: jax.Array
 
 
 class StreamingFeed:
@@ -67,10 +59,10 @@ class StreamingFeed:
         self._num_workers, self._mesh, self._reporter = num_workers, mesh, reporter
         self._running_workers = contextlib.ExitStack()
         self._next_step: int | None = None
-        self._last_inputs: StreamedInputs  # The inputs of step `_next_step` - 1.
+        self._last_inputs: Batch  # The inputs of step `_next_step` - 1.
         self._last_positions: np.ndarray  # The positions of the same step.
 
-    def inputs(self, step: int) -> StreamedInputs:
+    def inputs(self, step: int) -> Batch:
         """Return the batch of `step`; its transfer to the devices overlaps with earlier steps.
 
         If steps are requested in order, workers load their batches ahead of time. The step that was requested last may
@@ -87,8 +79,9 @@ class StreamingFeed:
         self._last_positions = info.positions
         self._reporter.add_unreadable(info.problems)
         _check_unreadable(self._reporter, step)
-        placed = parallel.place_rows((images, info.labels), self._mesh, self._load_batch.batch_size)
-        self._next_step, self._last_inputs = step + 1, StreamedInputs(*placed)
+        arrays = images, info.labels, info.positions.astype(np.int32)
+        placed = parallel.place_rows(arrays, self._mesh, self._load_batch.batch_size)
+        self._next_step, self._last_inputs = step + 1, Batch(*placed)
         return self._last_inputs
 
     @property
@@ -105,17 +98,17 @@ class StreamingFeed:
             raise ValueError(f"step {step} is not the step whose batch was requested last")
         return self._last_positions
 
-    def abstract_inputs(self) -> StreamedInputs:
+    def abstract_inputs(self) -> Batch:
         """Return the shapes, dtypes and shardings of `inputs`."""
         return abstract_inputs(self.image_shape, self._load_batch.batch_size, self._mesh)
 
-    def streamed_inputs(self) -> StreamedInputs:
+    def streamed_inputs(self) -> Batch:
         """Return the same as `abstract_inputs`, because each step has its own batch."""
         return self.abstract_inputs()
 
-    def take(self, inputs: StreamedInputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return images and labels of `step`, under `jax.jit`."""
-        return inputs.images, inputs.labels
+    def take(self, inputs: Batch, step: jax.Array) -> Batch:
+        """Return the batch of `step`, under `jax.jit`."""
+        return inputs
 
     def close(self) -> None:
         """Stop the workers."""
@@ -123,11 +116,11 @@ class StreamingFeed:
         self._next_step = None
 
 
-def abstract_inputs(image_shape: tuple[int, int, int], batch_size: int, mesh: Mesh) -> StreamedInputs:
+def abstract_inputs(image_shape: tuple[int, int, int], batch_size: int, mesh: Mesh) -> Batch:
     """Return the shapes, dtypes and shardings of a batch."""
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), np.uint8)
-    labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
-    shapes = StreamedInputs(images, labels)  # type: ignore[arg-type]  # shapes in place of arrays
+    numbers = jax.ShapeDtypeStruct((batch_size,), np.int32)
+    shapes = Batch(images, labels=numbers, positions=numbers)  # type: ignore[arg-type]  # shapes in place of arrays
     return parallel.abstract(shapes, parallel.batch_sharded(mesh))
 
 

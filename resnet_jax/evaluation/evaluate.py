@@ -134,8 +134,17 @@ def _map_labels(labels: np.ndarray, label_map: Sequence[int]) -> np.ndarray:
 # --- Scoring a trained model on its own dataset, or on another dataset with classes of the same names ----------------
 
 
-def score_run(trained: TrainedModel, sources: Mapping[str, Source], split: str, reporter: Reporter) -> dict:
+def score_run(
+    trained: TrainedModel, sources: Mapping[str, Source], split: str, reporter: Reporter, tta: str | None = None
+) -> dict:
     """Return the mean metrics of a trained model on a split such as "test", as a dict of the fields of `MeanMetrics`.
+
+    Args:
+      trained: the trained model.
+      sources: the splits that the dataset provides, by name.
+      split: the split to score.
+      reporter: shows the progress, and counts the images that cannot be read.
+      tta: test-time augmentation, see `tta.make_apply`.
 
     Raises:
       UserError: as `open_examples` and `score` do.
@@ -143,7 +152,7 @@ def score_run(trained: TrainedModel, sources: Mapping[str, Source], split: str, 
     common_classes(sources)
     subset = select_split(trained.config.dataset, sources, split, reporter)
     examples = open_examples(trained, subset, reporter)
-    results = score(trained, examples, subset.classes, reporter)
+    results = score(trained, examples, subset.classes, reporter, tta)
     return dataclasses.asdict(metrics.summarize(results, len(subset)))
 
 

@@ -1,7 +1,6 @@
-"""Test-time augmentation (TTA): a model sees each image in several versions, and its predictions are averaged.
+"""Test-time augmentation: the mean logits of several views of each image.
 
-Metrics with test-time augmentation are not comparable to metrics of a single view. They are therefore reported
-separately, under the name of the augmentation.
+Results with test-time augmentation are reported separately, under the name of the augmentation.
 """
 
 from collections.abc import Callable
@@ -10,10 +9,45 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Each function maps float32 images [batch, height, width, channels] to a second version of these images.
-AUGMENTATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"flip": lambda images: images[:, :, ::-1]}
-
 ApplyModel = Callable[[dict, jax.Array], jax.Array]
+View = Callable[[jax.Array], jax.Array]  # maps float32 images [batch, height, width, channels] to images of that shape
+
+
+def original(images: jax.Array) -> jax.Array:
+    return images
+
+
+def mirror(images: jax.Array) -> jax.Array:
+    return images[:, :, ::-1]
+
+
+def shift(images: jax.Array, pixels: int) -> jax.Array:
+    """Move images down and to the right by a number of pixels, or up and to the left if it is negative.
+
+    Pixels that come from outside the image mirror it at its outermost pixels.
+    """
+    _, height, width, _ = images.shape
+    size = abs(pixels)
+    padded = jnp.pad(images, [(0, 0), (size, size), (size, size), (0, 0)], "reflect")
+    start = size - pixels
+    return padded[:, start : start + height, start : start + width]
+
+
+def _mirrored(weight: float, view: View) -> list[tuple[float, View]]:
+    """Return a view and its mirror image, each with half of the weight."""
+    return [(weight / 2, view), (weight / 2, lambda images: mirror(view(images)))]
+
+
+# By name: the views of an image, each with its weight in the mean. "mirror_translate" is that of airbench94 (Jordan
+# 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.1).
+AUGMENTATIONS: dict[str, list[tuple[float, View]]] = {
+    "flip": _mirrored(1.0, original),
+    "mirror_translate": [
+        *_mirrored(0.5, original),
+        *_mirrored(0.25, lambda images: shift(images, 1)),
+        *_mirrored(0.25, lambda images: shift(images, -1)),
+    ],
+}
 
 
 def make_apply(model: nn.Module, tta: str | None = None) -> ApplyModel:
@@ -21,8 +55,9 @@ def make_apply(model: nn.Module, tta: str | None = None) -> ApplyModel:
 
     Args:
       model: the model.
-      tta: "flip" also applies the model to the mirrored image, and returns logits whose softmax is the mean of the two
-        predictions; None: a single view.
+      tta: a key of `AUGMENTATIONS`: "flip" averages the logits of the image and its mirror image; "mirror_translate"
+        averages those, with half of the weight, and the logits of the image moved by a pixel to the lower right and to
+        the upper left, and of their mirror images. None: a single view.
     """
 
     def apply_once(variables: dict, images: jax.Array) -> jax.Array:
@@ -31,12 +66,9 @@ def make_apply(model: nn.Module, tta: str | None = None) -> ApplyModel:
 
     if tta is None:
         return apply_once
-    augment = AUGMENTATIONS[tta]
+    views = AUGMENTATIONS[tta]
 
-    def apply_twice(variables: dict, images: jax.Array) -> jax.Array:
-        logits = apply_once(variables, images)
-        augmented_logits = apply_once(variables, augment(images))
-        # The log of the sum differs from the log of the mean only by a constant, which softmax ignores.
-        return jnp.logaddexp(jax.nn.log_softmax(logits), jax.nn.log_softmax(augmented_logits))
+    def apply_to_views(variables: dict, images: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.stack([weight * apply_once(variables, view(images)) for weight, view in views]), axis=0)
 
-    return apply_twice
+    return apply_to_views

@@ -6,11 +6,16 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, unknown_name
-from resnet_jax.models.layers import NORMS, NORMS_WITH_SCALE
-from resnet_jax.models.resnet import STEMS, FixupBlock, PreActivationBlock, ResNet, basic
+from resnet_jax.models.layers import ACTIVATIONS, NORMS, NORMS_WITH_SCALE
+from resnet_jax.models.resnet import STEMS, FixupBlock, MaxPoolBlock, PreActivationBlock, ResNet, basic
 from resnet_jax.models.variants import VARIANTS
 
-CHOICES = {"stem": STEMS, "shortcut": ("projection", "average_pool", "pad"), "norm": NORMS}
+CHOICES = {
+    "stem": STEMS,
+    "shortcut": ("projection", "average_pool", "pad"),
+    "norm": NORMS,
+    "activation": ACTIVATIONS,
+}
 # Fixup's own initialization makes each block start as the identity. This works only with these settings.
 FIXUP_SETTINGS = {
     "norm": "scalar_bias",
@@ -52,6 +57,13 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
         raise UserError(
             f"model.shortcut=pad works only with basic blocks, and {name} has others. Set model.shortcut=projection."
         )
+    if model.shortcut == "pad" and model.stem == "whitening":
+        raise UserError(
+            "model.shortcut=pad does not work with model.stem=whitening, which may have more channels than the first "
+            "block. Set model.shortcut=projection."
+        )
+    if model.blur_pool and model.block is MaxPoolBlock:
+        raise UserError(f"model.blur_pool does not work with the max-pools of {name}. Set model.blur_pool=False.")
     if model.norm_group_size and model.norm != "batch_norm":
         raise UserError(
             f"batch_norm.group_size works only with batch_norm, and {name} has {model.norm}. "

@@ -7,7 +7,7 @@ by a pixel.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,36 @@ from jax.nn.initializers import Initializer
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 NORMS_WITH_SCALE = ("batch_norm", "group_norm")
 NORMS = (*NORMS_WITH_SCALE, "bias", "scalar_bias")
+
+# By the value of `model.activation`. GELU (Hendrycks & Gimpel 2016) with the exact error function, as in PyTorch.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "silu": nn.silu,
+}
+
+
+def partial_identity(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """Initialize a square kernel so that its first outputs are its inputs (Jordan 2024, section 3.3).
+
+    The other outputs start as in PyTorch: uniformly random with variance 1 / (3 * fan-in).
+
+    Args:
+      key: a PRNG key.
+      shape: (size, size, inputs, outputs).
+      dtype: the dtype of the kernel.
+
+    Example:
+      >>> x = jnp.arange(18.0).reshape(1, 3, 3, 2)
+      >>> y = nn.Conv(4, (3, 3), kernel_init=partial_identity).init_with_output(jax.random.key(0), x)[0]
+      >>> bool((y[..., :2] == x).all())
+      True
+    """
+    size, _, inputs, outputs = shape
+    kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")(key, shape, dtype)
+    channels = jnp.arange(min(inputs, outputs))
+    kernel = kernel.at[..., channels].set(0)
+    return kernel.at[size // 2, size // 2, channels, channels].set(1)
 
 
 # ---- Layers: applies convolutions and norms with the settings of a model ---------------------------------------------
@@ -32,6 +62,7 @@ class Layers:
       dtype: the dtype of the computation.
       norm_name: "batch_norm" (Ioffe & Szegedy 2015); "group_norm" with 32 groups (Wu & He 2018, section 3); or, in
         place of a norm, a "bias" per channel or one "scalar_bias" for all channels.
+      activation: a key of `ACTIVATIONS`.
       norm_momentum: the momentum of BatchNorm's running statistics.
       norm_epsilon: the epsilon of BatchNorm and GroupNorm.
       norm_group_size: the number of examples that share batch statistics, see `GroupedBatchNorm`; 0: the whole batch.
@@ -44,6 +75,7 @@ class Layers:
     train: bool
     dtype: jnp.dtype
     norm_name: str
+    activation: str
     norm_momentum: float
     norm_epsilon: float
     norm_group_size: int
@@ -57,7 +89,7 @@ class Layers:
         kernel: int,
         stride: int = 1,
         groups: int = 1,
-        init: Initializer = he_normal_fan_out,
+        init: Callable[..., jax.Array] = he_normal_fan_out,
         *,
         name: str,
     ) -> jax.Array:
@@ -94,6 +126,10 @@ class Layers:
                 num_groups, epsilon=self.norm_epsilon, scale_init=scale_init, dtype=self.dtype, name=name
             )(x)
         return Bias((x.shape[-1],) if self.norm_name == "bias" else (), name=name)(x)
+
+    def activate(self, x: jax.Array) -> jax.Array:
+        """Apply the activation."""
+        return ACTIVATIONS[self.activation](x)
 
     def max_pool(self, x: jax.Array, pad_with_zeros: bool = False) -> jax.Array:
         """Max-pool over 3x3 with stride 2. With `blur_pool`: over 2x2 with stride 1, then blur with stride 2.
@@ -203,6 +239,16 @@ class SqueezeExcitation(nn.Module):
 
 
 # ---- Pooling ---------------------------------------------------------------------------------------------------------
+
+
+def max_pool(x: jax.Array, stride: int) -> jax.Array:
+    """Take the maximum of each `stride` x `stride` window. Rows and columns that fill no window are dropped.
+
+    Example:
+      >>> max_pool(jnp.arange(5.0).reshape(1, 1, 5, 1), stride=1).ravel().tolist()
+      [0.0, 1.0, 2.0, 3.0, 4.0]
+    """
+    return nn.max_pool(x, (stride, stride), (stride, stride))
 
 
 def blur_pool(x: jax.Array, stride: int) -> jax.Array:

@@ -16,18 +16,27 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from resnet_jax.models.layers import Bias, Layers, SqueezeExcitation, average_pool, blur_pool, he_normal_fan_out
+from resnet_jax.models.layers import (
+    Bias,
+    Layers,
+    SqueezeExcitation,
+    average_pool,
+    blur_pool,
+    he_normal_fan_out,
+    max_pool,
+    partial_identity,
+)
 from resnet_jax.models.scan_blocks import scan_over_blocks
 
 # ---- Stems: what comes before the first block ------------------------------------------------------------------------
-# `width` is the number of output channels. `activate` says whether norm and ReLU follow the last convolution.
+# `width` is the number of output channels. `activate` says whether norm and activation follow the last convolution.
 
 
 def imagenet_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Array:
     """Apply a 7x7 convolution and a max-pool, both with stride 2 (He et al. 2015, table 1)."""
     x = layers.conv(x, width, 7, 2, name="stem_conv")
     if activate:
-        x = norm_relu(x, layers, "stem_norm")
+        x = norm_and_activate(x, layers, "stem_norm")
     return layers.max_pool(x)
 
 
@@ -35,7 +44,7 @@ def cifar_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.
     """Apply a 3x3 convolution with stride 1 (He et al. 2015, section 4.2)."""
     x = layers.conv(x, width, 3, name="stem_conv")
     if activate:
-        x = norm_relu(x, layers, "stem_norm")
+        x = norm_and_activate(x, layers, "stem_norm")
     return x
 
 
@@ -45,12 +54,12 @@ def deep_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.A
     This is the stem of ResNet-C and ResNet-D (He et al. 2018, "Bag of Tricks", figure 2b).
     """
     x = layers.conv(x, width // 2, 3, 2, name="stem_conv1")
-    x = norm_relu(x, layers, "stem_norm1")
+    x = norm_and_activate(x, layers, "stem_norm1")
     x = layers.conv(x, width // 2, 3, name="stem_conv2")
-    x = norm_relu(x, layers, "stem_norm2")
+    x = norm_and_activate(x, layers, "stem_norm2")
     x = layers.conv(x, width, 3, name="stem_conv3")
     if activate:
-        x = norm_relu(x, layers, "stem_norm3")
+        x = norm_and_activate(x, layers, "stem_norm3")
     return layers.max_pool(x)
 
 
@@ -58,12 +67,24 @@ def bit_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Ar
     """Apply the ImageNet stem, but pad the max-pool with zeros, as the code of BiT does (Kolesnikov et al. 2019)."""
     x = layers.conv(x, width, 7, 2, name="stem_conv")
     if activate:
-        x = norm_relu(x, layers, "stem_norm")
+        x = norm_and_activate(x, layers, "stem_norm")
     return layers.max_pool(x, pad_with_zeros=True)
 
 
-def norm_relu(x: jax.Array, layers: Layers, name: str) -> jax.Array:
-    return nn.relu(layers.norm(x, name=name))
+def whitening_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Array:
+    """Apply a 2x2 convolution, without padding, that whitens patches (Coates & Ng 2012, section 2.2), and a bias.
+
+    It has 8 channels per channel of the images, whatever `width` is. A new run computes the kernel from its training
+    images (`whitening.patch_whitening_kernel`). To keep it as it is, freeze "stem_conv/kernel".
+    """
+    del width
+    x = nn.Conv(8 * x.shape[-1], (2, 2), padding="VALID", use_bias=False, dtype=layers.dtype, name="stem_conv")(x)
+    x = Bias(x.shape[-1:], name="stem_bias")(x)
+    return layers.activate(x) if activate else x
+
+
+def norm_and_activate(x: jax.Array, layers: Layers, name: str) -> jax.Array:
+    return layers.activate(layers.norm(x, name=name))
 
 
 # The stem by the value of `model.stem`.
@@ -72,6 +93,7 @@ STEMS: dict[str, Callable[[jax.Array, int, Layers, bool], jax.Array]] = {
     "cifar": cifar_stem,
     "deep": deep_stem,
     "bit": bit_stem,
+    "whitening": whitening_stem,
 }
 
 
@@ -99,6 +121,11 @@ def basic(width: int, stride: int) -> tuple[ConvSpec, ...]:
       (ConvSpec(kernel=3, features=64, stride=2, groups=1), ConvSpec(kernel=3, features=64, stride=1, groups=1))
     """
     return ConvSpec(3, width, stride), ConvSpec(3, width)
+
+
+def three_convs(width: int, stride: int) -> tuple[ConvSpec, ...]:
+    """Return three 3x3 convolutions, as in airbench96 (Jordan 2024, section 3.5)."""
+    return ConvSpec(3, width, stride), ConvSpec(3, width), ConvSpec(3, width)
 
 
 def bottleneck(width: int, stride: int, groups: int = 1, group_width: int = 64) -> tuple[ConvSpec, ...]:
@@ -148,7 +175,8 @@ class ResidualBlock(nn.Module):
     dropout: float
     num_blocks: int
 
-    pre_activation = False  # Whether the block starts with norm and ReLU. The stem then ends without them.
+    pre_activation = False  # Whether the block starts with norm and activation. The stem then ends without them.
+    strides_in_first_stage = False  # Whether the first stage halves the resolution too.
     norm_after_projection = False  # Whether a norm follows the 1x1 convolution of the shortcut.
 
     def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
@@ -164,12 +192,12 @@ class ResidualBlock(nn.Module):
         raise NotImplementedError
 
     @staticmethod
-    def final_norm(x: jax.Array, layers: Layers) -> jax.Array:
-        """Apply what comes between the last block and the pooling; by default nothing."""
+    def final_layers(x: jax.Array, layers: Layers) -> jax.Array:
+        """Apply what comes between the last block and the average pooling; by default nothing."""
         del layers
         return x
 
-    def convolve(self, x: jax.Array, number: int, init: Initializer = he_normal_fan_out) -> jax.Array:
+    def convolve(self, x: jax.Array, number: int, init: Callable[..., jax.Array] = he_normal_fan_out) -> jax.Array:
         """Apply convolution `number` of F, counted from 1, after any blurring and dropout of its input."""
         conv = self.convolutions[number - 1]
         stride = conv.stride
@@ -232,7 +260,7 @@ class ResidualBlock(nn.Module):
 
 
 class PostActivationBlock(ResidualBlock):
-    """Convolution, norm, ReLU; the last ReLU follows the sum (He et al. 2015, figure 2).
+    """Convolution, norm, activation; the last activation follows the sum (He et al. 2015, figure 2).
 
     Example:
       >>> model = ResNet(stage_sizes=(1,), num_classes=10, width=4, stem="cifar", block=PostActivationBlock)
@@ -254,35 +282,35 @@ class PostActivationBlock(ResidualBlock):
             y = self.convolve(y, number)
             y = self.layers.norm(y, scale_init=scale_init, name=f"norm{number}")
             if not is_last:
-                y = nn.relu(y)
-        return nn.relu(self.scale_and_drop(y, drop_rate) + self.skip_connection(x, conv1_input=x))
+                y = self.layers.activate(y)
+        return self.layers.activate(self.scale_and_drop(y, drop_rate) + self.skip_connection(x, conv1_input=x))
 
 
 class PreActivationBlock(ResidualBlock):
-    """Norm, ReLU, convolution; nothing follows the sum (He et al. 2016, figure 1b).
+    """Norm, activation, convolution; nothing follows the sum (He et al. 2016, figure 1b).
 
-    Where a block changes the shape, the shortcut starts from the input after norm and ReLU, as in the authors' code.
-    Otherwise the shortcut passes the input as it is. The first block is no exception, as in timm; in the appendix of
-    the paper, the shortcut of the first block always starts after norm and ReLU.
+    Where a block changes the shape, the shortcut starts from the input after norm and activation, as in the authors'
+    code. Otherwise the shortcut passes the input as it is. The first block is no exception, as in timm; in the appendix
+    of the paper, the shortcut of the first block always starts after norm and activation.
     """
 
     pre_activation = True
 
     @nn.compact
     def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
-        activated = nn.relu(self.layers.norm(x, name="norm1"))
+        activated = self.layers.activate(self.layers.norm(x, name="norm1"))
         y = activated
         for number in range(1, len(self.convolutions) + 1):
             is_last = number == len(self.convolutions)
             zero_init = is_last and self.zero_init_residual
             if number > 1:
-                y = nn.relu(self.layers.norm(y, name=f"norm{number}"))
+                y = self.layers.activate(self.layers.norm(y, name=f"norm{number}"))
             y = self.convolve(y, number, nn.initializers.zeros if zero_init else he_normal_fan_out)
         return self.scale_and_drop(y, drop_rate) + self.skip_connection(x, conv1_input=activated)
 
     @staticmethod
-    def final_norm(x: jax.Array, layers: Layers) -> jax.Array:
-        return nn.relu(layers.norm(x, name="final_norm"))
+    def final_layers(x: jax.Array, layers: Layers) -> jax.Array:
+        return norm_and_activate(x, layers, "final_norm")
 
 
 class FixupBlock(ResidualBlock):
@@ -309,13 +337,44 @@ class FixupBlock(ResidualBlock):
                 y = y * self.param("scale", nn.initializers.ones, ()).astype(y.dtype)
             y = Bias((), name=f"bias{number}b")(y)
             if not is_last:
-                y = nn.relu(y)
-        return nn.relu(self.scale_and_drop(y, drop_rate) + self.skip_connection(x, conv1_input=biased))
+                y = self.layers.activate(y)
+        return self.layers.activate(self.scale_and_drop(y, drop_rate) + self.skip_connection(x, conv1_input=biased))
 
     @staticmethod
-    def final_norm(x: jax.Array, layers: Layers) -> jax.Array:
+    def final_layers(x: jax.Array, layers: Layers) -> jax.Array:
         """Apply the scalar bias that Fixup has before the head: the "norm" of these models is `scalar_bias`."""
         return layers.norm(x, name="final_norm")
+
+
+class MaxPoolBlock(ResidualBlock):
+    """Convolution, max-pool, norm, activation; then F, the other convolutions, with a shortcut across them.
+
+    This is the block of airbench96 (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.5). All
+    convolutions start as partial identities (section 3.3). Before the average pooling, the model takes the maximum over
+    all positions.
+    """
+
+    strides_in_first_stage = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
+        first = self.convolutions[0]
+        y = self.layers.conv(x, first.features, first.kernel, init=partial_identity, name="conv1")
+        y = max_pool(y, first.stride)
+        shortcut = y = norm_and_activate(y, self.layers, "norm1")
+        for number in range(2, len(self.convolutions) + 1):
+            is_last = number == len(self.convolutions)
+            scale_init = nn.initializers.zeros if is_last and self.zero_init_residual else nn.initializers.ones
+            y = self.convolve(y, number, partial_identity)
+            y = self.layers.norm(y, scale_init=scale_init, name=f"norm{number}")
+            if not is_last:
+                y = self.layers.activate(y)
+        return self.layers.activate(self.scale_and_drop(y, drop_rate) + shortcut)
+
+    @staticmethod
+    def final_layers(x: jax.Array, layers: Layers) -> jax.Array:
+        del layers
+        return jnp.max(x, axis=(1, 2), keepdims=True)
 
 
 # ---- The model -------------------------------------------------------------------------------------------------------
@@ -325,16 +384,18 @@ class ResNet(nn.Module):
     """The ResNet of He et al. 2015 and the variants that followed it.
 
     Attributes:
-      stage_sizes: the number of blocks per stage. Every stage but the first halves the resolution and doubles the
-        width.
+      stage_sizes: the number of blocks per stage. Every stage but the first halves the resolution and, without
+        `stage_widths`, doubles the width.
       num_classes: the number of logits.
       block: the kind of residual block, which says where norms and activations go.
       residual: `basic` or `bottleneck`: a function from width and stride to the convolutions of a block.
       width: the width of the blocks of the first stage.
+      stage_widths: the width of the blocks of each stage; None: `width`, 2 * `width`, 4 * `width`, ...
       stem_width: the channels of the stem; None: `width`.
       stem: a key of `STEMS`.
       shortcut: how shortcuts change the shape: "projection", "average_pool" or "pad"; see `ResidualBlock`.
       norm: one of `layers.NORMS`.
+      activation: a key of `layers.ACTIVATIONS`.
       weight_standardization, blur_pool: see `Layers`.
       squeeze_excitation, residual_scale, zero_init_residual, dropout: see `ResidualBlock`.
       stochastic_depth: the probability of dropping the last block for an example in training. The probabilities of
@@ -360,10 +421,12 @@ class ResNet(nn.Module):
     block: type[ResidualBlock] = PostActivationBlock
     residual: Callable[[int, int], tuple[ConvSpec, ...]] = basic
     width: int = 64
+    stage_widths: Sequence[int] | None = None
     stem_width: int | None = None
     stem: str = "imagenet"
     shortcut: str = "projection"
     norm: str = "batch_norm"
+    activation: str = "relu"
     weight_standardization: bool = False
     blur_pool: bool = False
     squeeze_excitation: int | None = None
@@ -404,6 +467,7 @@ class ResNet(nn.Module):
             train=train,
             dtype=self.dtype,
             norm_name=self.norm,
+            activation=self.activation,
             norm_momentum=self.norm_momentum,
             norm_epsilon=self.norm_epsilon,
             norm_group_size=self.norm_group_size,
@@ -420,7 +484,7 @@ class ResNet(nn.Module):
             x = self._stage(x, stage, layers)
             features[f"stage{stage}"] = x
 
-        x = self.block.final_norm(x, layers)
+        x = self.block.final_layers(x, layers)
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         features["pooled"] = x
 
@@ -429,8 +493,8 @@ class ResNet(nn.Module):
 
     def _stage(self, x: jax.Array, stage: int, layers: Layers) -> jax.Array:
         """Apply the blocks of a stage, counted from 1. The first block may change the shape; the others keep it."""
-        width = self.width * 2 ** (stage - 1)
-        stride = 1 if stage == 1 else 2
+        width = self.stage_widths[stage - 1] if self.stage_widths else self.width * 2 ** (stage - 1)
+        stride = 2 if stage > 1 or self.block.strides_in_first_stage else 1
         num_blocks = self.stage_sizes[stage - 1]
         blocks_before = sum(self.stage_sizes[: stage - 1])
         names = [f"stage{stage}_block{index}" for index in range(1, num_blocks + 1)]

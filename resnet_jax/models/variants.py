@@ -10,7 +10,15 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from resnet_jax.models.resnet import FixupBlock, PreActivationBlock, ResNet, basic, bottleneck
+from resnet_jax.models.resnet import (
+    FixupBlock,
+    MaxPoolBlock,
+    PreActivationBlock,
+    ResNet,
+    basic,
+    bottleneck,
+    three_convs,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +80,7 @@ SE = "Hu et al. 2017, Squeeze-and-Excitation Networks, arXiv:1709.01507"
 RESNET_D = "He et al. 2018, Bag of Tricks, arXiv:1812.01187"
 FIXUP = "Zhang et al. 2019, Fixup Initialization, arXiv:1901.09321"
 BLUR = "Zhang 2019, Making Convolutional Networks Shift-Invariant Again, arXiv:1904.11486"
+AIRBENCH = "Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498"
 BIT = "Kolesnikov et al. 2019, Big Transfer, arXiv:1912.11370"
 
 TORCHVISION = "torchvision, IMAGENET1K_V1"
@@ -98,6 +107,7 @@ _bit = _pre_activation | {
     "weight_standardization": True,
     "head_init": nn.initializers.zeros,
 }
+_airbench = {"block": MaxPoolBlock, "stem": "whitening", "activation": "gelu", "stage_sizes": (1, 1, 1)}
 _fixup = {"block": FixupBlock, "norm": "scalar_bias", "head_init": nn.initializers.zeros}
 
 
@@ -181,4 +191,6 @@ VARIANTS: dict[str, Variant] = {
     "resnext29_8x64d": _cifar(RESNEXT, 96.35, PAPER, _stages(3), _groups(8, 64), width=64),
     "resnext29_16x64d": _cifar(RESNEXT, 96.42, PAPER, _stages(3), _groups(16, 64), width=64),
     "fixup_resnet110": _cifar(FIXUP, None, "", _stages(18), _fixup, shortcut="pad"),
+    "airbench94": _cifar(AIRBENCH, None, "", _airbench, residual=basic, stage_widths=(64, 256, 256)),
+    "airbench96": _cifar(AIRBENCH, None, "", _airbench, residual=three_convs, stage_widths=(128, 384, 512)),
 }

@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -14,15 +16,17 @@ from ml_collections import ConfigDict
 from resnet_jax import config_check, randomness
 from resnet_jax.data import feed_config
 from resnet_jax.data.abstract_dataset import describe_abstract_dataset
-from resnet_jax.data.augment import pipeline
+from resnet_jax.data.augment import geometry, pipeline
 from resnet_jax.data.augment.pipeline import Augment
 from resnet_jax.data.dataset import Dataset, open_dataset
 from resnet_jax.data.feed import EvaluationData, Feed, Inputs
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import Source
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.evaluation import tta
 from resnet_jax.models import factory
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.whitening import patch_whitening_kernel
 from resnet_jax.pretrained.load import Pretrained, load_teacher, open_pretrained
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
@@ -38,6 +42,7 @@ from resnet_jax.workdir.checkpoints import Checkpoints, digest_of_arrays
 # The upper limit of the default of `steps_per_call`: large enough to hide the cost of launching a call, and small
 # enough that a run with short steps responds to Ctrl-C within a second.
 MAX_STEPS_PER_CALL = 32
+PIXELS_FOR_WHITENING = 2**20  # the largest number of pixels from which the kernel of a whitening stem is computed
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +126,11 @@ class Experiment:
           inputs: what `Feed.inputs` returned for the call to which the step belongs.
           step: int32.
         """
-        key = randomness.key(self.config.seed, Use.AUGMENTATION, step)
-        return self.augment(key, *self.feed.take(inputs, step))
+        images, labels, positions = self.feed.take(inputs, step)
+        if self.config.augment.alternating_flip:
+            key, epoch = randomness.key(self.config.seed, Use.FLIPPING), step // self.feed.steps_per_epoch
+            images = geometry.alternating_flip(key, images, positions, epoch)
+        return self.augment(randomness.key(self.config.seed, Use.AUGMENTATION, step), images, labels)
 
     @functools.cached_property
     def compiled_batch(self) -> Callable[[Inputs, int], tuple[jax.Array, jax.Array]]:
@@ -136,11 +144,15 @@ class Experiment:
     # --- State.
 
     def initial_state(self) -> TrainState:
-        """Return the state before the first step, on all devices, with the pretrained weights that fit the model.
+        """Return the state before the first step, on all devices.
 
+        A whitening stem gets its kernel from the data, and pretrained weights that fit the model replace random ones.
         Do not wrap this in `jax.jit`; see `create_train_state`.
         """
         initial = self._create_state()
+        replaced: dict = {}
+        if self.model.stem == "whitening":
+            replaced = {"params": {"stem_conv": {"kernel": self._whitening_kernel()}}}
         if self.config.init_from:
             # `build` opens the weights only for a new run. A resumed run without a checkpoint needs them as well.
             weights = self.pretrained or open_pretrained(self.config.init_from, self.config.init_key)
@@ -152,13 +164,21 @@ class Experiment:
                     "The head of these weights is loaded too. "
                     "To start from a new head, use --config.init_skip=\"('head*',)\"."
                 )
-            initial = train_state_from_variables(
-                {collection: merge(getattr(initial, collection), variables[collection]) for collection in variables},
-                self.optimizer,
-                self.freezing,
-                use_ema=self.config.ema_decay is not None,
-            )
+            replaced = merge(replaced, variables)
+        if replaced:
+            variables = merge({"params": initial.params, "batch_stats": initial.batch_stats}, replaced)
+            use_ema = self.config.ema_decay is not None
+            initial = train_state_from_variables(variables, self.optimizer, self.freezing, use_ema)
         return parallel.place(initial, parallel.replicated(self.mesh))
+
+    def _whitening_kernel(self) -> np.ndarray:
+        """Return the kernel of the whitening stem for images of the first step, normalized but not augmented."""
+
+        def first_images(inputs: Inputs) -> jax.Array:
+            images = self.preprocess(self.feed.take(inputs, jnp.int32(0)).images)
+            return images[: max(1, PIXELS_FOR_WHITENING // math.prod(images.shape[1:3]))]
+
+        return patch_whitening_kernel(parallel.fetch(parallel.jit(first_images, self.mesh)(self.feed.inputs(0))))
 
     def abstract_state(self) -> TrainState:
         """Return the shapes, dtypes and shardings of the state: the target of restoring a checkpoint."""
@@ -196,6 +216,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     parallel.check_batch_size(config.batch_size, mesh, config.optimizer.accumulate_steps)
     optimizer.check(config)
     losses.from_config(config.loss)
+    if config.tta is not None and config.tta not in tta.AUGMENTATIONS:
+        raise unknown_name("tta", config.tta, tta.AUGMENTATIONS)
     feed_config.check(config.dataset)
     pipeline.check(config.augment, config.batch_size)
     if config.loss.distill_model:
@@ -252,8 +274,10 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
     preprocess.check(feed.image_shape[-1])
     model = factory.from_config(config, len(dataset.classes))
     freezing = Freezing(config.freeze)
-    if config.freeze:
-        freezing.check(abstract_variables(model, len(config.dataset.mean))["params"])
+    if config.freeze or config.optimizer.rate_factors:
+        params = abstract_variables(model, len(config.dataset.mean))["params"]
+        freezing.check(params)
+        optimizer.check_rate_factors(config, freezing.split(params)[0])
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
     content_digests = dict(dataset.content_digests)
     teacher = _open_teacher(config, dataset, mesh) if config.loss.distill_from else None

@@ -10,18 +10,20 @@ We build the optimizers as chains of optax transformations, and do not use `opta
 """
 
 import collections
+import fnmatch
 import logging
 import re
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import unknown_name
+from resnet_jax.errors import UserError, unknown_name
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lars")
+OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lars", "muon")
 SCHEDULES = ("cosine", "linear", "step", "constant")
 SHORT_RUN_WARMUP = 0.1  # fraction of a run that the warm-up takes if `schedule.warmup_epochs` covers the whole run
 
@@ -34,6 +36,7 @@ def check(config: ConfigDict) -> None:
         raise unknown_name("optimizer", config.optimizer.name, OPTIMIZERS)
     if config.schedule.name not in SCHEDULES:
         raise unknown_name("schedule", config.schedule.name, SCHEDULES)
+    parse_rate_factors(config.optimizer.rate_factors)
 
 
 # --- Learning-rate schedules ------------------------------------------------------------------------------------------
@@ -43,9 +46,9 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """Return the learning rate as a function of the step: a linear warm-up, then the decay named by `schedule.name`.
 
     The warm-up starts at zero, and the decay begins after it. "cosine" (Loshchilov & Hutter 2016, equation 5, without
-    restarts) and "linear" reach zero one step after the last step of the run. "step" multiplies the learning rate by
-    `step_factor` at each of `step_epochs`, counted from the start of the run. If rounding would make the warm-up cover
-    the whole run, it is shortened by one step.
+    restarts) and "linear" reach zero one step after the last step of the run. "linear" with a warm-up is the triangular
+    schedule. "step" multiplies the learning rate by `step_factor` at each of `step_epochs`, counted from the start of
+    the run. If rounding would make the warm-up cover the whole run, it is shortened by one step.
 
     Args:
       config: the settings; `optimizer.learning_rate`, `num_epochs` and `schedule` are used.
@@ -106,13 +109,16 @@ def make_optimizer(
     """Return the transformation from gradients to parameter updates.
 
     "sgd" is SGD with momentum (Sutskever et al. 2013), "adam" is Kingma & Ba 2014, "adamw" Loshchilov & Hutter 2017,
-    "lamb" You et al. 2019 and "lars" You et al. 2017, each as in optax and with its default constants. If `grad_clip`
-    is set, gradients are clipped before everything else.
+    "lamb" You et al. 2019 and "lars" You et al. 2017, each as in optax and with its default constants. "muon" (Jordan
+    2024) replaces the momentum of each convolution kernel, as a matrix of inputs by outputs, by the nearest
+    semi-orthogonal matrix, approximately; all other parameters, the head among them, are updated by Adam, for which
+    `rate_factors` usually lower the learning rate. If `grad_clip` is set, gradients are clipped before everything else.
 
-    Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw" and "lamb" it is decoupled, but still
-    multiplied by the learning rate, and in "lamb" by the trust ratio. With `exempt_norm_and_bias`, vectors and scalars
-    (norm scales, biases and residual scales) have neither weight decay nor a trust ratio, as in timm (Wightman et al.
-    2021). Unlike in timm, kernels keep their trust ratio if there is no weight decay.
+    Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw", "lamb" and "muon" it is decoupled, but still
+    multiplied by the learning rate, and in "lamb" by the trust ratio. "muon" applies it to convolution kernels only.
+    With `exempt_norm_and_bias`, vectors and scalars (norm scales, biases and residual scales) have neither weight decay
+    nor a trust ratio, as in timm (Wightman et al. 2021). Unlike in timm, kernels keep their trust ratio if there is no
+    weight decay.
 
     Args:
       config: the settings; only `config.optimizer` is used.
@@ -158,6 +164,16 @@ def make_optimizer(
         chain = [optax.scale_by_adam(eps=1e-6), *weight_decay, scale_by_trust_ratio(1.0), learning_rate]
     elif settings.name == "lars":
         chain = [*weight_decay, scale_by_trust_ratio(0.001), learning_rate, momentum]
+    elif settings.name == "muon":
+        chain = [
+            optax.contrib.muon(
+                schedule,
+                beta=settings.momentum,
+                nesterov=settings.nesterov,
+                weight_decay=settings.weight_decay,
+                muon_weight_dimension_numbers=convolution_dimensions,
+            )
+        ]
     else:
         raise unknown_name("optimizer", settings.name, OPTIMIZERS)
 
@@ -165,6 +181,10 @@ def make_optimizer(
         chain = [optax.clip_by_global_norm(settings.grad_clip), *chain]
     if settings.backbone_scale != 1.0 or settings.layer_decay != 1.0:
         chain = [*chain, scale_by_layer(settings.backbone_scale, settings.layer_decay, stage_sizes)]
+    if settings.rate_factors:
+        chain = [*chain, scale_by_name(parse_rate_factors(settings.rate_factors))]
+    if settings.fixed_kernel_norm:
+        chain = [*chain, fix_kernel_norm()]
     return optax.chain(*chain)
 
 
@@ -177,6 +197,96 @@ def kernel_mask(params: dict) -> dict:
       {'bias': False, 'kernel': True}
     """
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def convolution_dimensions(params: dict) -> dict:
+    """Return a tree that says how Muon views each parameter: kernels of convolutions as matrices of inputs by outputs.
+
+    The axes (height, width, inputs) are the rows. None, for all other parameters, leaves them to Adam. Without this
+    tree, optax would apply Muon to the head, and Adam to all convolutions.
+    """
+    matrix = optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
+    return jax.tree.map(lambda leaf: matrix if leaf.ndim == 4 else None, params)
+
+
+def fix_kernel_norm() -> optax.GradientTransformation:
+    """Return a transformation that rescales each convolution kernel to norm sqrt(outputs) before its update is added.
+
+    Where a BatchNorm follows, the norm of a kernel does not matter to the function that the model computes, but the
+    relative size of an update does. With this, the learning rate alone determines that size (Jordan 2024, airbench94).
+    """
+
+    def update(updates: dict, params: dict) -> dict:
+        return jax.tree.map(
+            lambda update, param: update + _normalized(param) - param if param.ndim == 4 else update, updates, params
+        )
+
+    return optax.stateless(update)
+
+
+def _normalized(kernel: jax.Array) -> jax.Array:
+    """Return a kernel scaled to norm sqrt(outputs)."""
+    return kernel * (jnp.sqrt(kernel.shape[-1]) / (jnp.linalg.norm(kernel.ravel()) + 1e-7))
+
+
+# --- Learning rates by name -------------------------------------------------------------------------------------------
+
+
+def parse_rate_factors(rate_factors: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the (pattern, factor) pairs of `optimizer.rate_factors`.
+
+    Raises:
+      UserError: if an entry has another form.
+
+    Example:
+      >>> parse_rate_factors(("head*=0.1",))
+      [('head*', 0.1)]
+    """
+    pairs = []
+    for entry in rate_factors:
+        try:
+            pattern, factor = entry.split("=")
+            pairs.append((pattern, float(factor)))
+        except (AttributeError, ValueError):
+            raise UserError(
+                f"optimizer.rate_factors has an entry of the wrong form ({entry!r}). Write a name pattern and a "
+                "factor, such as 'head*=0.1'."
+            ) from None
+    return pairs
+
+
+def check_rate_factors(config: ConfigDict, params: dict) -> None:
+    """Raise `UserError` if a pattern of `optimizer.rate_factors` matches none of the parameters."""
+    names = ["/".join(path) for path in flatten_dict(params)]
+    for pattern, _ in parse_rate_factors(config.optimizer.rate_factors):
+        if not fnmatch.filter(names, pattern):
+            modules = ", ".join(dict.fromkeys(name.partition("/")[0] for name in names))
+            raise UserError(
+                f"optimizer.rate_factors: no parameter matches {pattern!r}. Names begin with one of: {modules}. "
+                "A * matches any characters."
+            )
+
+
+def scale_by_name(rate_factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Return a transformation that multiplies each update by the factor of the last pattern that its name matches.
+
+    Updates whose names match no pattern stay as they are.
+
+    Example:
+      >>> halve_head = scale_by_name([("head*", 0.5)])
+      >>> halve_head.update({"head": {"bias": 8.0}, "stem_conv": {"kernel": 8.0}}, halve_head.init({}))[0]
+      {'head': {'bias': 4.0}, 'stem_conv': {'kernel': 8.0}}
+    """
+
+    def factor(name: str) -> float:
+        return next((factor for pattern, factor in reversed(rate_factors) if fnmatch.fnmatchcase(name, pattern)), 1.0)
+
+    def update(updates: dict, params: dict | None = None) -> dict:
+        del params
+        flat = flatten_dict(updates)
+        return unflatten_dict({path: update * factor("/".join(path)) for path, update in flat.items()})
+
+    return optax.stateless(update)
 
 
 # --- Layer-wise learning rates (skip this unless you fine-tune) -------------------------------------------------------

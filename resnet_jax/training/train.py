@@ -41,8 +41,9 @@ def train(
       observe: called before each call of the train step; see `loop.Observe`.
 
     Returns:
-      The content of `result.json`: the metrics `validation` and `test`, the `checkpoint_step` to which they belong, the
-      `seconds` of training, how they were `spent` (see `PhaseTimer`), and `provenance`.
+      The content of `result.json`: the metrics `validation`, `test` and `test_tta` (those of `test` with test-time
+      augmentation, by its name), the `checkpoint_step` to which they belong, the `seconds` of training, how they were
+      `spent` (see `PhaseTimer`), and `provenance`.
 
     Raises:
       UserError: if something goes wrong that only the user can fix. Everything saved so far is kept.
@@ -109,6 +110,8 @@ def _train_and_score(
             test_split = experiment.config.dataset.test_split
             if test_split != "none":
                 result["test"] = score_run(trained, sources, test_split, reporter)
+                if config.tta:
+                    result["test_tta"] = {config.tta: score_run(trained, sources, test_split, reporter, config.tta)}
         except (KeyboardInterrupt, Preempted):
             logger.info(f"Stopped.\n\n{conclusion(_result(checkpoints, loop), directory.path)}")
             if checkpoints.latest_step() is None:
@@ -126,6 +129,7 @@ def _result(checkpoints: Checkpoints, loop: Loop) -> dict:
         "checkpoint_step": checkpoints.chosen_step(),
         "validation": best.metrics if best else None,
         "test": None,
+        "test_tta": None,
         "seconds": loop.timer.seconds_without_compilation(),
         "spent": loop.timer.seconds_by_phase(),
         "provenance": provenance.describe(),

@@ -55,7 +55,7 @@ def test_recipe_can_import_another_recipe_of_its_directory(tmp_path, monkeypatch
         ("def get_config(): pass", "the settings are of type NoneType. Start from"),
         (
             "import ml_collections\ndef get_config(): return ml_collections.ConfigDict({'learning_rate': 0.1})",
-            r"settings are missing \(augment.color_jitter, .*\). Start from resnet_jax.config.default\(\)",
+            r"settings are missing \(augment.alternating_flip, .*\). Start from resnet_jax.config.default\(\)",
         ),
         ("batch_size = 3", "is not a recipe .no function get_config."),
         ("def get_config(model): pass", r"needs an argument. Use --config=.*/mine.py:ARGUMENT"),

@@ -32,7 +32,7 @@ def test_unprepared_dataset_is_not_downloaded(tiny_config, mesh, tmp_path, capsy
     dataset.name, dataset.data_dir = "imagenet2012", str(tmp_path)
     inputs = describe_abstract_dataset(tiny_config, mesh)
     assert (inputs.feed.image_shape, len(inputs.classes), dataset.feed) == ((224, 224, 3), 1000, "streaming")
-    images, labels = inputs.feed.abstract_inputs()
+    images, labels, _ = inputs.feed.abstract_inputs()
     assert (images.shape, labels.shape) == ((64, 224, 224, 3), (64,))
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("resnet_jax")]
     assert messages == ["Feed: streaming, because imagenet2012 has not been prepared and only its metadata is known."]
@@ -64,5 +64,5 @@ def test_abstract_inputs_have_the_shardings_of_a_run(mesh):
     inputs = AbstractFeed((8, 8, 1), 640, 64, mesh, is_resident=True).abstract_inputs()
     assert [leaf.shape for leaf in jax.tree.leaves(inputs)] == [(640, 64), (640,), (10, 64)]
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(inputs))
-    images, _ = AbstractFeed((8, 8, 1), 640, 64, mesh).abstract_inputs()
+    images, _, _ = AbstractFeed((8, 8, 1), 640, 64, mesh).abstract_inputs()
     assert images.sharding.shard_shape(images.shape) == (8, 8, 8, 1)

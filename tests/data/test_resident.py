@@ -49,9 +49,10 @@ def test_batch_contains_the_examples_of_its_step_split_over_the_devices(mesh):
     feed = ResidentFeed(numbered_examples(100), batch_size=16, seed=0, mesh=mesh)
     step = 2 * feed.steps_per_epoch + 4
     inputs = feed.inputs(step)
-    images, labels = jax.jit(feed.take)(inputs, step)
+    images, labels, positions = jax.jit(feed.take)(inputs, step)
     np.testing.assert_array_equal(labels, inputs.order[4])
-    np.testing.assert_array_equal(labels, feed.positions(step))  # The label of each example is its position.
+    np.testing.assert_array_equal(labels, positions)  # The label of each example is its position.
+    np.testing.assert_array_equal(positions, feed.positions(step))
     np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
     np.testing.assert_array_equal(images[:, 1, 0, 0], labels)
     assert images.dtype == np.uint8

@@ -133,7 +133,8 @@ class TestStreamingFeed:
         subset = Subset.from_split({"train": source}, "train[:16]")
         feed = make_feed(subset, mesh)
         for step in range(3):
-            images, labels = load_batch(feed, step)
+            images, labels, positions = load_batch(feed, step)
+            assert not {3, 4} & set(positions.tolist())
             assert images.shape == (BATCH, *DIGITS)
             assert np.sort(labels).tolist() == sorted(
                 sources["train"][5 if index in (3, 4) else index][1] for index in range(16)

@@ -53,6 +53,7 @@ def test_from_config_passes_every_setting_to_the_model():
         "stem": "cifar",
         "shortcut": "average_pool",
         "norm": "group_norm",
+        "activation": "silu",
         "weight_standardization": True,
         "blur_pool": True,
         "squeeze_excitation": 8,

@@ -1,3 +1,5 @@
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,12 +9,15 @@ import scipy.ndimage
 from jax.test_util import check_grads
 
 from resnet_jax.models.layers import (
+    ACTIVATIONS,
     GroupedBatchNorm,
     Layers,
     SqueezeExcitation,
     average_pool,
     blur_pool,
     he_normal_fan_out,
+    max_pool,
+    partial_identity,
 )
 
 
@@ -21,6 +26,7 @@ def make_layers(**settings) -> Layers:
         "train": False,
         "dtype": jnp.float32,
         "norm_name": "batch_norm",
+        "activation": "relu",
         "norm_momentum": 0.9,
         "norm_epsilon": 1e-5,
         "norm_group_size": 0,
@@ -49,6 +55,38 @@ def test_he_normal_fan_out_has_variance_two_over_fan_out():
     kernel = he_normal_fan_out(jax.random.key(0), (3, 3, 64, 128), jnp.float32)
     assert float(kernel.var()) == pytest.approx(2 / (3 * 3 * 128), rel=0.02)
     assert float(jnp.abs(kernel).max() / kernel.std()) > 4  # The normal is not truncated.
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 6), (6, 4), (5, 5)])
+def test_partial_identity_passes_on_as_many_channels_as_there_are_inputs_and_outputs(inputs, outputs):
+    kernel = partial_identity(jax.random.key(0), (3, 3, inputs, outputs))
+    images = random_images(2, 5, 5, inputs)
+    result = nn.Conv(outputs, (3, 3), use_bias=False).apply({"params": {"kernel": kernel}}, images)
+    same = min(inputs, outputs)
+    np.testing.assert_array_equal(result[..., :same], images[..., :same])
+    assert (result[..., same:] != 0).all()
+
+
+def test_partial_identity_draws_the_other_outputs_as_pytorch_does():
+    kernel = partial_identity(jax.random.key(0), (3, 3, 64, 256))[..., 64:]
+    limit = 1 / math.sqrt(3 * 3 * 64)
+    assert float(jnp.abs(kernel).max()) == pytest.approx(limit, rel=1e-3)
+    assert float(kernel.std()) == pytest.approx(limit / math.sqrt(3), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("relu", [0.0, 0.0, 2.0]), ("gelu", [-0.15865525, 0.0, 1.9544997]), ("silu", [-0.26894143, 0.0, 1.7615942])],
+)
+def test_activations_have_their_values_at_minus_one_zero_and_two(name, expected):
+    """GELU is x times the normal distribution function, SiLU x times the logistic function."""
+    np.testing.assert_allclose(ACTIVATIONS[name](jnp.array([-1.0, 0.0, 2.0])), expected, rtol=1e-6)
+
+
+def test_max_pool_takes_the_maximum_of_each_window_and_drops_incomplete_ones():
+    images = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
+    expected = images[:, :6, :8].reshape(2, 3, 2, 4, 2, 3).max((2, 4))
+    np.testing.assert_array_equal(max_pool(images, 2), expected)
 
 
 def test_weight_standardization_makes_kernels_of_mean_zero_and_variance_one():

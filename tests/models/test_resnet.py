@@ -10,11 +10,13 @@ from resnet_jax.models import resnet
 from resnet_jax.models.factory import create_model
 from resnet_jax.models.resnet import (
     FixupBlock,
+    MaxPoolBlock,
     PostActivationBlock,
     PreActivationBlock,
     ResidualBlock,
     basic,
     bottleneck,
+    three_convs,
 )
 from tests.models.test_layers import Wrapper, make_layers, random_images
 
@@ -27,10 +29,11 @@ def make_stem(name, activate=True, **settings):
 
 @pytest.mark.parametrize("name", resnet.STEMS)
 @pytest.mark.parametrize("size", [(32, 32), (33, 47)])
-def test_cifar_stem_keeps_the_size_and_others_divide_it_by_four(name, size):
+def test_stems_for_small_images_keep_the_size_and_others_divide_it_by_four(name, size):
     output, _ = jax.eval_shape(make_stem(name).init_with_output, jax.random.key(0), jnp.zeros((1, *size, 3)))
-    expected = size if name == "cifar" else tuple(math.ceil(side / 4) for side in size)
-    assert output.shape == (1, *expected, 8)
+    divided = tuple(math.ceil(side / 4) for side in size)
+    shapes = {"cifar": (*size, 8), "whitening": (size[0] - 1, size[1] - 1, 24)}
+    assert output.shape == (1, *shapes.get(name, (*divided, 8)))
 
 
 def test_deep_stem_has_half_the_width_before_its_last_convolution():
@@ -40,7 +43,7 @@ def test_deep_stem_has_half_the_width_before_its_last_convolution():
     assert params.keys() - kernels.keys() == {"stem_norm1", "stem_norm2", "stem_norm3"}
 
 
-@pytest.mark.parametrize("name", resnet.STEMS)
+@pytest.mark.parametrize("name", resnet.STEMS.keys() - {"whitening"})
 def test_stem_without_activation_has_no_last_norm(name):
     plain, activated = (
         jax.eval_shape(make_stem(name, activate).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
@@ -136,6 +139,27 @@ def test_fixup_block_of_three_convolutions_scales_by_the_fourth_root():
     )
     kernel = variables["params"]["conv2"]["kernel"]
     assert float(kernel.std()) == pytest.approx(np.sqrt(2 / (9 * 64)) / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("residual", [basic, three_convs])
+def test_max_pool_block_adds_the_pooled_first_convolution_to_the_others(residual):
+    images = random_images(2, 7, 7, 4)
+    block = make_block(MaxPoolBlock, stride=2, residual=residual)
+    output, _ = block.init_with_output(jax.random.key(0), images)
+    outputs = submodule_outputs(block, images)
+    first = nn.relu(outputs["norm1"])
+    assert outputs["conv1"].shape == (2, 7, 7, 8)
+    np.testing.assert_array_equal(
+        outputs["norm1"], outputs["conv1"][:, :6, :6].reshape(2, 3, 2, 3, 2, 8).max((2, 4)) / np.sqrt(1 + 1e-5)
+    )
+    last = f"norm{len(residual(8, 2))}"
+    np.testing.assert_allclose(output, nn.relu(outputs[last] + first), rtol=1e-6)
+
+
+def test_max_pool_block_starts_with_convolutions_that_pass_on_their_inputs():
+    images = jax.random.uniform(jax.random.key(0), (2, 6, 6, 8))
+    block = make_block(MaxPoolBlock, residual=three_convs, zero_init_residual=True)
+    np.testing.assert_allclose(block.init_with_output(jax.random.key(1), images)[0], images, rtol=1e-4)
 
 
 def test_post_activation_block_ends_with_relu_and_pre_activation_block_does_not():
@@ -303,6 +327,12 @@ def test_cifar_model_keeps_the_size_until_stage_two():
     shapes = submodule_shapes(create_model("resnet20", 10), (1, 32, 32, 3))
     assert shapes["stem_conv"] == (32, 32, 16)
     assert [shapes[f"stage{stage}_block3"] for stage in (1, 2, 3)] == [(32, 32, 16), (16, 16, 32), (8, 8, 64)]
+
+
+def test_airbench_model_halves_the_size_in_every_stage():
+    shapes = submodule_shapes(create_model("airbench94", 10), (1, 32, 32, 3))
+    assert shapes["stem_conv"] == (31, 31, 24)
+    assert [shapes[f"stage{stage}_block1"] for stage in (1, 2, 3)] == [(15, 15, 64), (7, 7, 256), (3, 3, 256)]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnetv2_50", "bit_r50x1"])

@@ -4,6 +4,7 @@ import pytest
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import UserError
+from resnet_jax.models.whitening import patch_whitening_kernel
 from resnet_jax.terminal import Reporter
 from resnet_jax.training import experiment as experiments
 from resnet_jax.training.train_step import compile_train_steps
@@ -84,6 +85,38 @@ def test_initial_state_depends_on_the_seed_alone(tiny_config, mesh, single_devic
     assert (on_eight != kernel(mesh)).all()
 
 
+def whitening_experiment(config, mesh):
+    config.model.stem, config.model.shortcut = "whitening", "projection"
+    config.freeze = ("stem_conv/kernel",)
+    return build(config, mesh)
+
+
+def test_whitening_stem_starts_from_the_images_of_the_first_step_and_stays(tiny_config, mesh):
+    tiny_config.augment.crop_padding = 2
+    experiment = whitening_experiment(tiny_config, mesh)
+    inputs, state = experiment.feed.inputs(0), experiment.initial_state()
+    images = np.asarray(inputs.pixels)[inputs.order[0]].reshape(-1, 8, 8, 1)
+    expected = patch_whitening_kernel(np.asarray(experiment.preprocess(images)))
+    np.testing.assert_allclose(np.abs(state.params["stem_conv"]["kernel"]), np.abs(expected), rtol=1e-3)
+    kernel = np.asarray(state.params["stem_conv"]["kernel"])
+    state, _ = compile_train_steps(experiment)[1](state, inputs)
+    np.testing.assert_array_equal(state.params["stem_conv"]["kernel"], kernel)
+
+
+def test_alternating_flip_mirrors_every_example_in_one_of_two_epochs(tiny_config, mesh):
+    tiny_config.augment.crop_padding, tiny_config.batch_size = 0, 360
+    tiny_config.augment.horizontal_flip, tiny_config.augment.alternating_flip = False, True
+    experiment = build(tiny_config, mesh)
+    batches = []
+    for epoch in (0, 1):
+        inputs = experiment.feed.inputs(epoch)
+        original = np.asarray(inputs.pixels)[inputs.order[0]].reshape(-1, 8, 8, 1)
+        mirrored = (np.asarray(experiment.batch_at(epoch)[0]) != original).any((1, 2, 3))
+        batches.append(set(np.asarray(inputs.order[0])[mirrored].tolist()))
+    assert batches[0].isdisjoint(batches[1])
+    assert len(batches[0] | batches[1]) > 350  # a few digits are symmetric
+
+
 def test_splits_with_different_classes_are_refused(tiny_config, mesh):
     digits = open_sources("digits")
     other = ArraySource(digits["test"].images, digits["test"].labels, [f"digit {i}" for i in range(11)])
@@ -99,6 +132,9 @@ def test_splits_with_different_classes_are_refused(tiny_config, mesh):
         ("optimizer.name", "sgdd", "unknown optimizer"),
         ("schedule.name", "cosin", "unknown schedule"),
         ("loss.name", "softmax", "unknown loss"),
+        ("model.activation", "swish", "unknown model.activation 'swish'"),
+        ("tta", "mirror", "unknown tta 'mirror'"),
+        ("augment.crop_border", "grey", "unknown augment.crop_border 'grey'"),
     ],
 )
 def test_check_refuses_unknown_names_and_indivisible_batches_without_data(tiny_config, mesh, key, value, message):

@@ -115,6 +115,7 @@ DECAY_STEP = {
     "adamw": lambda decay, kernel: 0.1 * decay * kernel,
     "lamb": lambda decay, kernel: 0.1 * kernel,
     "lars": lambda decay, kernel: 0.1 * 0.001 * kernel,
+    "muon": lambda decay, kernel: 0 * kernel,  # This kernel is a matrix, which Adam updates without decay.
 }
 
 
@@ -142,6 +143,88 @@ def test_first_step_equals_a_value_computed_by_hand(name, trust_ratio):
     kernel, gradient = np.float32([[1, 2], [2, 4]]), np.float32([[0, -1], [1, 1]])
     (update,) = take_steps(1, {"kernel": kernel}, {"kernel": gradient}, name=name, weight_decay=1.0, nesterov=False)
     np.testing.assert_allclose(update["kernel"], -0.1 * trust_ratio * np.array([[1, 1], [3, 5]]), rtol=1e-5)
+
+
+# ---- Muon ------------------------------------------------------------------------------------------------------------
+
+
+def newton_schulz(gradient):
+    """Return the approximately orthogonal matrix of Jordan 2024, by its definition: five quintic steps."""
+    matrix = gradient / np.linalg.norm(gradient)
+    for _ in range(5):
+        gram = matrix @ matrix.T
+        matrix = 3.4445 * matrix + (-4.7750 * gram + 2.0315 * gram @ gram) @ matrix
+    return matrix
+
+
+CONVOLUTIONS = {
+    "stem_conv": {"kernel": np.random.default_rng(0).normal(size=(3, 3, 2, 4)).astype(np.float32)},
+    "head": {"kernel": np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32), "bias": np.ones(3, np.float32)},
+}
+CONVOLUTION_GRADIENTS = jax.tree.map(lambda leaf: (leaf**2 - 1).astype(np.float32), CONVOLUTIONS)
+
+
+def test_muon_takes_the_newton_schulz_step_of_a_kernel_as_a_matrix_of_inputs_by_outputs():
+    first, second = take_steps(2, CONVOLUTIONS, CONVOLUTION_GRADIENTS, name="muon", momentum=0.6)
+    matrix = CONVOLUTION_GRADIENTS["stem_conv"]["kernel"].reshape(18, 4)
+    expected = -0.1 * newton_schulz(matrix.T).T.reshape(3, 3, 2, 4)  # at most one output per input: factor 1
+    np.testing.assert_allclose(first["stem_conv"]["kernel"], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(second["stem_conv"]["kernel"], expected, rtol=1e-3, atol=1e-5)  # the same gradient
+    singular_values = np.linalg.svd(expected.reshape(18, 4) / 0.1, compute_uv=False)
+    assert (np.abs(singular_values - 1) < 0.4).all()
+
+
+def test_muon_updates_head_and_biases_by_adam():
+    (update,) = take_steps(1, CONVOLUTIONS, CONVOLUTION_GRADIENTS, name="muon")
+    signs = np.sign(CONVOLUTION_GRADIENTS["head"]["kernel"])
+    magnitudes = np.abs(update["head"]["kernel"])
+    np.testing.assert_array_equal(np.sign(update["head"]["kernel"]), -signs)
+    np.testing.assert_allclose(magnitudes, magnitudes[0, 0], rtol=1e-4)
+    np.testing.assert_array_equal(update["head"]["bias"], 0.0)  # its gradient is zero
+
+
+def test_muon_decays_convolution_kernels_only():
+    zeros = jax.tree.map(np.zeros_like, CONVOLUTIONS)
+    (update,) = take_steps(1, CONVOLUTIONS, zeros, name="muon", weight_decay=0.3)
+    np.testing.assert_allclose(
+        update["stem_conv"]["kernel"], -0.1 * 0.3 * CONVOLUTIONS["stem_conv"]["kernel"], rtol=1e-5
+    )
+    jax.tree.map(np.testing.assert_array_equal, update["head"], zeros["head"])
+
+
+def test_fixed_kernel_norm_rescales_convolution_kernels_before_the_update():
+    plain, fixed = (take_steps(1, CONVOLUTIONS, CONVOLUTION_GRADIENTS, fixed_kernel_norm=on)[0] for on in (False, True))
+    kernel = CONVOLUTIONS["stem_conv"]["kernel"]
+    rescaled = kernel + fixed["stem_conv"]["kernel"] - plain["stem_conv"]["kernel"]
+    assert np.linalg.norm(rescaled) == pytest.approx(2.0, rel=1e-5)  # the root of four outputs
+    np.testing.assert_allclose(rescaled / kernel, rescaled[0, 0, 0, 0] / kernel[0, 0, 0, 0], rtol=1e-3)
+    jax.tree.map(np.testing.assert_array_equal, plain["head"], fixed["head"])
+
+
+# ---- Learning rates by name ------------------------------------------------------------------------------------------
+
+
+def test_rate_factors_scale_the_updates_of_the_last_pattern_that_matches():
+    plain, scaled = (
+        take_steps(1, CONVOLUTIONS, jax.tree.map(np.ones_like, CONVOLUTIONS), rate_factors=factors)[0]
+        for factors in ((), ("*/kernel=0.5", "head*=4"))
+    )
+    np.testing.assert_allclose(scaled["stem_conv"]["kernel"], 0.5 * plain["stem_conv"]["kernel"])
+    np.testing.assert_allclose(scaled["head"]["kernel"], 4 * plain["head"]["kernel"])
+    np.testing.assert_allclose(scaled["head"]["bias"], 4 * plain["head"]["bias"])
+
+
+@pytest.mark.parametrize("entry", ["head*", "head*=two", "a=b=1", 3])
+def test_rate_factor_of_another_form_is_refused(entry):
+    with pytest.raises(UserError, match="entry of the wrong form"):
+        optimizer.parse_rate_factors((entry,))
+
+
+def test_rate_factor_without_a_parameter_is_refused():
+    config = settings.default()
+    config.optimizer.rate_factors = ("heat*=2",)
+    with pytest.raises(UserError, match=r"no parameter matches 'heat\*'.*stem_conv, head"):
+        optimizer.check_rate_factors(config, CONVOLUTIONS)
 
 
 def adam_with_decoupled_decay(weights, gradients, rates, decay, adapt, epsilon):

@@ -71,7 +71,8 @@ def from_config(
             crop_key, scale = keys[Stream.RANDOM_RESIZED_CROP], augment.random_resized_crop
             images = geometry.random_resized_crop(crop_key, images, scale, size=image_size)
         if augment.crop_padding:
-            images = geometry.random_crop(keys[Stream.CROP_PADDING], images, augment.crop_padding)
+            padding, border = augment.crop_padding, augment.crop_border
+            images = geometry.random_crop(keys[Stream.CROP_PADDING], images, padding, border)
         if augment.horizontal_flip:
             images = geometry.random_horizontal_flip(keys[Stream.HORIZONTAL_FLIP], images)
         if augment.rotation:
@@ -99,6 +100,10 @@ def check(augment: ConfigDict, batch_size: int) -> None:
     """Raise `UserError` for invalid values of the `augment` settings, naming the setting."""
     if augment.mixup or augment.cutmix:
         mixing.check_batch_size(batch_size)
+    if augment.horizontal_flip and augment.alternating_flip:
+        raise UserError(
+            "augment.horizontal_flip would undo augment.alternating_flip. Set augment.horizontal_flip=False."
+        )
     scale, jitter, operations = augment.random_resized_crop, augment.color_jitter, augment.randaugment
     if scale and not (_are_numbers(scale, (2,)) and 0 < scale[0] <= scale[1] <= 1):
         valid = "the smallest and the largest fraction of the area, such as '(0.08, 1.0)'"

@@ -40,6 +40,33 @@ def test_random_crop_reaches_every_offset_equally():
     assert max(counts) < 1150
 
 
+def test_reflected_border_mirrors_the_image_at_its_outermost_pixels():
+    images = numbered_images(batch=200)
+    cropped = np.asarray(geometry.random_crop(jax.random.key(0), images, 2, "reflect"))
+    padded = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)], "reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded[..., 0], (6, 6), axis=(1, 2))
+    is_window = (windows == cropped[:, None, None, :, :, 0]).all((3, 4))
+    assert is_window.any((1, 2)).all()
+    assert is_window.any(0).all()  # Every offset occurs.
+
+
+def test_alternating_flip_shows_each_image_both_ways_within_two_epochs():
+    images, examples = numbered_images(batch=400, size=4), jax.random.permutation(jax.random.key(1), 400)
+    flip = jax.jit(lambda epoch: geometry.alternating_flip(jax.random.key(0), images, examples, epoch))
+    is_mirrored = [(np.asarray(flip(epoch)) == np.asarray(images)[:, :, ::-1]).all((1, 2, 3)) for epoch in range(4)]
+    np.testing.assert_array_equal(is_mirrored[0], ~is_mirrored[1])
+    np.testing.assert_array_equal(is_mirrored[:2], is_mirrored[2:])
+    assert 160 < is_mirrored[0].sum() < 240  # 200 expected, with a standard deviation of 10
+
+
+def test_alternating_flip_depends_on_the_example_and_not_on_its_place_in_the_batch():
+    images, examples = numbered_images(batch=50, size=4), jnp.arange(50)
+    order = np.random.default_rng(0).permutation(50)
+    flipped = geometry.alternating_flip(jax.random.key(0), images, examples, 0)
+    shuffled = geometry.alternating_flip(jax.random.key(0), images[order], examples[order], 0)
+    np.testing.assert_array_equal(shuffled, flipped[order])
+
+
 def test_horizontal_flip_mirrors_half_of_the_images():
     images = numbered_images(batch=1000, size=4)
     flipped = np.asarray(geometry.random_horizontal_flip(jax.random.key(0), images))

@@ -201,6 +201,13 @@ def test_check_rejects_invalid_settings(name, value, message):
     assert message in str(error.value)
 
 
+def test_check_rejects_two_kinds_of_flips():
+    config = settings.default().augment
+    config.horizontal_flip = config.alternating_flip = True
+    with pytest.raises(UserError, match=r"would undo augment\.alternating_flip"):
+        pipeline.check(config, 64)
+
+
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 def test_check_rejects_an_odd_batch_size_for_mixing(name):
     config = settings.default().augment
