@@ -4,6 +4,8 @@ absl registers each flag as soon as it is defined. So each shared flag is define
 command calls when it is imported. As a result, only the flags of the command that runs exist.
 """
 
+from collections.abc import Sequence
+
 from absl import flags
 from absl.flags import FlagHolder
 from ml_collections import ConfigDict, config_flags
@@ -39,15 +41,27 @@ SETTING_PARSERS = {
 }
 
 
-def define_config(description: str = "The recipe, such as configs/cifar10.py.", required: bool = True) -> FlagHolder:
-    """Define --config, and with it a flag for every setting, such as --config.seed. The value None unsets a setting."""
+def define_config(
+    description: str = "The recipe, such as configs/cifar10.py.",
+    required: bool = True,
+    flag_values: flags.FlagValues = flags.FLAGS,
+    argv: Sequence[str] | None = None,
+) -> FlagHolder:
+    """Define --config, and with it a flag for every setting, such as --config.seed. The value None unsets a setting.
+
+    Args:
+      description: the help text.
+      required: whether the command needs the flag.
+      flag_values: where to define the flags.
+      argv: the command line that `flag_values` will parse; None: `sys.argv`.
+    """
     for kind, parser in SETTING_PARSERS.items():
         config_flags.register_flag_parser_for_type(kind, parser)
-    holder = config_flags.DEFINE_config_file("config", None, description)
-    flags.FLAGS["config"].parser = RecipeParser()
-    flags.register_validator("config", _unset_none_tuples)
+    holder = config_flags.DEFINE_config_file("config", None, description, flag_values, sys_argv=argv)
+    flag_values["config"].parser = RecipeParser()
+    flags.register_validator("config", _unset_none_tuples, flag_values=flag_values)
     if required:
-        flags.mark_flag_as_required("config")
+        flags.mark_flag_as_required("config", flag_values)
     return holder
 
 
