@@ -1,4 +1,4 @@
-"""Write the tables of benchmarks/README.md from the newest lines of results.jsonl. No table is edited by hand.
+"""Write the tables of benchmarks/README.md and README.md from results.jsonl. No table is edited by hand.
 
 python -m benchmarks.tables
 """
@@ -7,21 +7,38 @@ import json
 import pathlib
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from benchmarks import recipe_settings
+from resnet_jax.models.variants import PAPER, VARIANTS
+from resnet_jax.terminal import duration
 
 HERE = pathlib.Path(__file__).parent
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 Lines = Sequence[dict]
+Format = Callable[[Lines], str]
+
+# The reference for the accuracy of a recipe, if it is not the published accuracy of its model.
+REFERENCES = {
+    "configs/cifar10_speedrun.py": "94.01 % with TTA, 2.59 s on an A100 (airbench94_muon, Jordan 2024)",
+}
+TFDS_NAMES = {"CIFAR-10": "cifar10", "ImageNet-1k": "imagenet2012"}  # of the datasets in `VARIANTS`
 
 
-def fill_tables(text: str, lines: Iterable[dict]) -> str:
-    """Return Markdown with its tables filled from these lines of results. Later lines replace earlier ones."""
+def fill_tables(text: str, lines: Iterable[dict], formats: Mapping[str, Format]) -> str:
+    """Return Markdown with its tables filled from these lines of results. Later lines replace earlier ones.
+
+    Args:
+      text: Markdown with a comment before and after each table.
+      lines: lines of results of any benchmarks.
+      formats: a function per table that formats the lines of the benchmark with the name of the table.
+    """
     lines = list(lines)
 
     def fill(match: re.Match) -> str:
         begin, name, end = match.groups()
-        return f"{begin}\n{TABLES[name]([line for line in lines if line['benchmark'] == name])}\n\n{end}"
+        return f"{begin}\n{formats[name]([line for line in lines if line['benchmark'] == name])}\n\n{end}"
 
     return TABLE.sub(fill, text)
 
@@ -154,10 +171,106 @@ def compiled_step(lines: Lines) -> str:
     return _markdown(header, rows, newest)
 
 
-TABLES: dict[str, Callable[[Lines], str]] = {
+def accuracy(lines: Lines) -> str:
+    """Format mean and standard deviation over the seeds, and where and when they were trained."""
+    newest = _newest_by_command(lines)
+    rows = []
+    for line in newest:
+        runs = line["runs"]
+        provenances = [run["provenance"] for run in runs]
+        changes = recipe_settings.changes_since(line)
+        rows.append(
+            (
+                _recipe(line),
+                _accuracy([run["top1"] for run in runs]),
+                _tta_accuracy(line) or "-",
+                f"{runs[0]['examples']:,}",
+                _reference(line),
+                _time_per_seed(line),
+                _unique(f"{_place(provenance)}, JAX {provenance['jax']}" for provenance in provenances),
+                _unique(f"`{provenance['commit']}`" for provenance in provenances),
+                max(provenance["date"] for provenance in provenances)[:10],
+                f"stale: {changes}" if changes else "unchanged",
+            )
+        )
+    header = (
+        *("recipe", "test top-1 ± std (seeds)", "with TTA (seeds)", "test examples", "reference", "time per seed"),
+        *("hardware", "commit", "date", "recipe since then"),
+    )
+    return _markdown(header, rows, newest)
+
+
+def accuracy_summary(lines: Lines) -> str:
+    """Format the most important columns of `accuracy`. Metrics with test-time augmentation follow the single view."""
+    rows = []
+    for line in _newest_by_command(lines):
+        tta = _tta_accuracy(line)
+        rows.append(
+            (
+                _recipe(line),
+                _accuracy([run["top1"] for run in line["runs"]])
+                + (f"; with TTA {tta}" if tta else "")
+                + (" (stale)" if recipe_settings.changes_since(line) else ""),
+                _reference(line),
+                _time_per_seed(line),
+                _unique(_place(run["provenance"]) for run in line["runs"]),
+            )
+        )
+    return _markdown(("recipe", "test top-1 ± std (seeds)", "reference", "time per seed", "hardware"), rows, ())
+
+
+TABLES: dict[str, Format] = {
     format_table.__name__: format_table
-    for format_table in (train_step, loop, numerics, start_up, evaluation, compiled_step)
+    for format_table in (accuracy, train_step, loop, numerics, start_up, evaluation, compiled_step)
 }
+PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
+    HERE / "README.md": TABLES,
+    HERE.parent / "README.md": {"accuracy": accuracy_summary},
+}
+
+
+def _newest_by_command(lines: Lines) -> Lines:
+    """Return the newest line of `accuracy` for each recipe, its overrides, and the kind of device of seed 0."""
+    return list(
+        {(line["recipe"], *line["overrides"], line["runs"][0]["provenance"]["device"]): line for line in lines}.values()
+    )
+
+
+def _recipe(line: dict) -> str:
+    return f"`{' '.join([line['recipe'], *line['overrides']])}`"
+
+
+def _accuracy(fractions: Sequence[float]) -> str:
+    """Format accuracies in [0, 1], one per seed: mean, standard deviation and their number."""
+    percent = [100 * fraction for fraction in fractions]
+    mean = _spread(percent, ".2f") if len(percent) > 1 else f"{percent[0]:.2f}"
+    return f"{mean} % ({len(percent)})"
+
+
+def _tta_accuracy(line: dict) -> str:
+    """Format the accuracies with test-time augmentation, and its name; "" if the runs have none."""
+    fractions = [run["tta_top1"] for run in line["runs"]]
+    return f"{_accuracy(fractions)}, {line['settings']['tta']}" if all(fractions) else ""
+
+
+def _reference(line: dict) -> str:
+    """Format what others report for the recipe, or for its model on the same dataset; "-" if we know of nothing."""
+    if line["recipe"] in REFERENCES:
+        return REFERENCES[line["recipe"]]
+    variant = VARIANTS.get(line["settings"]["model.name"])
+    if not variant or not variant.top1 or TFDS_NAMES[variant.dataset] != line["settings"]["dataset.name"]:
+        return "-"
+    authors_and_year = variant.paper.partition(",")[0]
+    return f"{100 * variant.top1:.2f} % ({variant.top1_source.replace(PAPER, authors_and_year)})"
+
+
+def _time_per_seed(line: dict) -> str:
+    return duration(statistics.mean(run["seconds_with_compilation"] for run in line["runs"]))
+
+
+def _unique(texts: Iterable[str]) -> str:
+    """Format texts of which each is listed once, in order of their first appearance."""
+    return "; ".join(dict.fromkeys(texts))
 
 
 def _speed_up(theirs: Sequence[float] | None, ours: Sequence[float]) -> str:
@@ -180,9 +293,15 @@ def _newest(lines: Lines) -> Lines:
 
 def _measured(line: dict, how: str = "") -> str:
     """Format where, how and when a line of results was measured."""
-    place = f"{line['cpu_count']} cores of {line['machine']}" if line["backend"] == "cpu" else line["device"]
-    parts = (place, f"JAX {line['jax']}", how, f"`{line['commit']}`", line["date"][:10])
+    parts = (_place(line), f"JAX {line['jax']}", how, f"`{line['commit']}`", line["date"][:10])
     return ", ".join(part for part in parts if part)
+
+
+def _place(provenance: dict) -> str:
+    """Format the hardware: the cores of a CPU, or the kind of an accelerator."""
+    if provenance["backend"] == "cpu":
+        return f"{provenance['cpu_count']} cores of {provenance['machine']}"
+    return provenance["device"]
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[object]], made_of: Iterable[dict]) -> str:
@@ -199,8 +318,9 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[object]], made_of: 
 
 
 def main() -> None:
-    readme, lines = HERE / "README.md", (HERE / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    readme.write_text(fill_tables(readme.read_text(encoding="utf-8"), map(json.loads, lines)), encoding="utf-8")
+    lines = [json.loads(line) for line in (HERE / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    for page, formats in PAGES.items():
+        page.write_text(fill_tables(page.read_text(encoding="utf-8"), lines, formats), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,14 @@
 import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 
-from benchmarks import tables
+import pytest
+
+from benchmarks import accuracy, recipe_settings, run_program, tables
+from resnet_jax import config as settings
 from tests.conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -22,14 +30,14 @@ def test_table_shows_the_newest_line():
     lines = [
         {**PROVENANCE, "figures": [{"recipe": "r", "first": first, "later": [1.0, 3.0, 2.0]}]} for first in (9.0, 7.0)
     ]
-    page = tables.fill_tables(PAGE, lines)
+    page = tables.fill_tables(PAGE, lines, tables.TABLES)
     assert page.startswith("Before.\n\n<!-- table: start_up -->\n")
     assert page.endswith("<!-- end of table -->\n\nAfter.\n")
     assert "| r | 7.0 | 2.0 | 3 | 2 cores of x86_64 X, JAX 0.10.2, `abc`, 2026-11-25 |" in page
     assert "Made by `python -m benchmarks.start_up`." in page
     assert "old" not in page
     assert "9.0" not in page
-    assert tables.fill_tables(page, lines) == page
+    assert tables.fill_tables(page, lines, tables.TABLES) == page
 
 
 def test_numerics_table_compares_runs_with_the_same_seed():
@@ -47,8 +55,263 @@ def test_numerics_table_compares_runs_with_the_same_seed():
     assert rows[2][2:4] == ["2.5000 ± 1.4142", "+0.5000 ± 0.0000"]
 
 
-def test_tables_in_the_readme_match_the_recorded_results():
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_match_the_recorded_results_and_the_recipes(page):
     """If this fails, run `python -m benchmarks.tables`; the tables are never edited by hand."""
-    page = (BENCHMARKS / "README.md").read_text()
+    text = page.read_text()
     lines = map(json.loads, (BENCHMARKS / "results.jsonl").read_text().splitlines())
-    assert tables.fill_tables(page, lines) == page
+    assert tables.fill_tables(text, lines, tables.PAGES[page]) == text
+
+
+# --- Accuracy ---------------------------------------------------------------------------------------------------------
+
+RESNET20 = "configs/cifar10.py:resnet20"
+TEN_EPOCHS = "--config.num_epochs=10"
+
+
+def accuracy_line(top1, tta_top1=None, recipe=RESNET20, overrides=(), commits=None, **changed_settings):
+    """Return a line of results of runs with these accuracies, with the settings of the recipe except those changed."""
+    now = recipe_settings.as_json(recipe_settings.load(recipe, overrides))
+    commits = commits or ["abc"] * len(top1)
+    runs = [
+        {
+            "seed": seed,
+            "top1": value,
+            "tta_top1": tta_value,
+            "examples": 10_000,
+            "seconds_with_compilation": 60.0 * (seed + 1),
+            "provenance": {**PROVENANCE, "commit": commit},
+        }
+        for seed, (value, tta_value, commit) in enumerate(zip(top1, tta_top1 or [None] * 9, commits, strict=False))
+    ]
+    recorded = {**now, **changed_settings}
+    return {**PROVENANCE, "recipe": recipe, "overrides": list(overrides), "settings": recorded, "runs": runs}
+
+
+def cells(table):
+    return [row.strip("| ").split(" | ") for row in table.splitlines()[2:] if row.startswith("|")]
+
+
+def test_accuracy_table_shows_mean_and_std_over_the_seeds():
+    """The expected numbers were computed by hand."""
+    line = accuracy_line([0.91, 0.92, 0.93], [0.92, 0.94, 0.96], tta="mirror_translate")
+    ((recipe, top1, tta, examples, reference, time, hardware, commit, date, _),) = cells(tables.accuracy([line]))
+    assert recipe == f"`{RESNET20}`"
+    assert (top1, tta) == ("92.00 ± 1.00 % (3)", "94.00 ± 2.00 % (3), mirror_translate")
+    assert (examples, time) == ("10,000", "2 min 00 s")
+    assert reference == "91.25 % (He et al. 2015)"
+    assert (hardware, commit, date) == ("2 cores of x86_64 X, JAX 0.10.2", "`abc`", "2026-11-25")
+
+
+def test_accuracy_summary_names_test_time_augmentation():
+    line = accuracy_line([0.91, 0.92, 0.93], [0.92, 0.94, 0.96], tta="mirror_translate")
+    ((_, top1, reference, time, hardware),) = cells(tables.accuracy_summary([line]))
+    assert top1.startswith("92.00 ± 1.00 % (3); with TTA 94.00 ± 2.00 % (3), mirror_translate")
+    assert (reference, time, hardware) == ("91.25 % (He et al. 2015)", "2 min 00 s", "2 cores of x86_64 X")
+
+
+def test_accuracy_of_a_single_seed_has_no_std():
+    ((_, top1, tta, *_),) = cells(tables.accuracy([accuracy_line([0.91])]))
+    assert (top1, tta) == ("91.00 % (1)", "-")
+
+
+def test_accuracy_table_shows_the_newest_line_of_each_command():
+    lines = [accuracy_line([0.5]), accuracy_line([0.7], overrides=[TEN_EPOCHS]), accuracy_line([0.6])]
+    rows = [row[:2] for row in cells(tables.accuracy(lines))]
+    assert rows == [[f"`{RESNET20}`", "60.00 % (1)"], [f"`{RESNET20} {TEN_EPOCHS}`", "70.00 % (1)"]]
+
+
+def test_accuracy_table_lists_each_commit_of_the_seeds():
+    ((*_, commit, _, _),) = cells(tables.accuracy([accuracy_line([0.5] * 3, commits=["b", "a", "b"])]))
+    assert commit == "`b`; `a`"
+
+
+def test_accuracy_has_a_reference_only_on_the_dataset_of_the_model():
+    ((*_, reference, _, _),) = cells(tables.accuracy_summary([accuracy_line([0.9], recipe="configs/digits.py")]))
+    assert reference == "-"
+
+
+def test_accuracy_of_a_changed_recipe_is_stale():
+    line = accuracy_line([0.9], **{"optimizer.learning_rate": 0.3, "batch_size": 64})
+    assert cells(tables.accuracy([line]))[0][-1] == "stale: batch_size, optimizer.learning_rate"
+    assert cells(tables.accuracy_summary([line]))[0][1] == "90.00 % (1) (stale)"
+
+
+def test_accuracy_of_an_unchanged_recipe_is_not_stale():
+    changes_without_effect = {"seed": 3, "log_every_steps": 7, "steps_per_call": 1, "dataset.mean": [0.5, 0.5, 0.5]}
+    line = accuracy_line([0.9], overrides=[TEN_EPOCHS], **changes_without_effect)
+    assert cells(tables.accuracy([line]))[0][-1] == "unchanged"
+
+
+def test_accuracy_is_not_stale_because_of_a_new_setting_with_its_default_value():
+    line = accuracy_line([0.9])
+    del line["settings"]["ema_decay"], line["settings"]["augment.crop_padding"]
+    assert recipe_settings.changes_since(line) == "augment.crop_padding"  # The recipe sets only this one.
+
+
+def test_accuracy_is_stale_if_the_recipe_or_a_setting_is_gone():
+    lines = [accuracy_line([0.9]), accuracy_line([0.9], removed_setting=1)]
+    assert recipe_settings.changes_since(lines[1]) == "removed_setting"
+    for change in ({"recipe": "configs/removed.py"}, {"overrides": ["--config.removed=1"]}):
+        assert "does not take this command" in recipe_settings.changes_since({**lines[0], **change})
+
+
+# In place of main.py: it trains in no time. `behavior.json` says for which seeds it behaves otherwise.
+FAKE_PROGRAM = """
+import json, pathlib, sys, time
+here = pathlib.Path(__file__).parent
+flags = dict(argument.split("=", 1) for argument in sys.argv[1:])
+workdir, seed = pathlib.Path(flags["--workdir"]), flags["--config.seed"]
+if (workdir / "result.json").exists():
+    sys.exit()
+with open(here / "trained.txt", "a") as file:
+    print(*sys.argv[1:], file=file)
+behavior = json.loads((here / "behavior.json").read_text()).get(seed, {})
+if "exit_code" in behavior:
+    sys.exit(behavior["exit_code"])
+if "wait" in behavior:
+    try:
+        print("The fake program waits.", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        sys.exit(130)
+workdir.mkdir(parents=True)
+settings = json.loads((here / "config.json").read_text())
+(workdir / "config.json").write_text(json.dumps({**settings, "seed": int(seed)}))
+result = {
+    "checkpoint_step": 600,
+    "validation": None,
+    "test": {"top1": 0.9 + int(seed) / 100, "examples": 359},
+    "seconds": 9.0,
+    "spent": {"training": 9.0, "compilation": 1.0},
+    "provenance": {"commit": "abc"},
+}
+(workdir / "result.json").write_text(json.dumps({**result, **behavior}))
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Replace the repository by a directory in which main.py is `FAKE_PROGRAM`, and return it."""
+    (tmp_path / "main.py").write_text(FAKE_PROGRAM)
+    (tmp_path / "config.json").write_text(settings.to_json(settings.default()))
+    (tmp_path / "behavior.json").write_text("{}")
+    monkeypatch.setattr(run_program, "ROOT", tmp_path)
+    return tmp_path
+
+
+def set_behavior(root, **behavior_by_seed):
+    (root / "behavior.json").write_text(json.dumps({name[-1]: value for name, value in behavior_by_seed.items()}))
+
+
+def trained(root):
+    """Return the command lines of all runs that were started and not finished before."""
+    return (root / "trained.txt").read_text().splitlines()
+
+
+def test_accuracy_trains_each_seed_and_returns_its_result(root):
+    set_behavior(root, seed1={"test_tta": {"top1": 0.95, "examples": 359}})
+    line = accuracy.measure(RESNET20, [TEN_EPOCHS], 2, root / "runs")
+    assert trained(root) == [
+        f"--config={RESNET20} --config.seed={seed} --workdir={root}/runs/seed{seed} {TEN_EPOCHS}" for seed in (0, 1)
+    ]
+    assert (line["recipe"], line["overrides"]) == (RESNET20, [TEN_EPOCHS])
+    assert line["settings"] == recipe_settings.as_json(settings.default())
+    assert line["runs"] == [
+        {
+            "seed": seed,
+            "top1": top1,
+            "tta_top1": tta_top1,
+            "examples": 359,
+            "checkpoint_step": 600,
+            "seconds": 9.0,
+            "seconds_with_compilation": 10.0,
+            "provenance": {"commit": "abc"},
+        }
+        for seed, top1, tta_top1 in ((0, 0.9, None), (1, 0.91, 0.95))
+    ]
+
+
+def test_accuracy_with_more_seeds_keeps_the_finished_runs(root):
+    accuracy.measure(RESNET20, [], 2, root / "runs")
+    line = accuracy.measure(RESNET20, [], 3, root / "runs")
+    assert [run["seed"] for run in line["runs"]] == [0, 1, 2]
+    assert len(trained(root)) == 3
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "message"),
+    [
+        (2, "error: the run of seed 1 failed with exit code 2. "),
+        (75, "Stopped in the run of seed 1. Run the same command again to resume.\n"),
+        (130, "Stopped in the run of seed 1. Run the same command again to resume.\n"),
+    ],
+)
+def test_accuracy_stops_at_a_seed_that_does_not_finish(root, capsys, exit_code, message):
+    set_behavior(root, seed1={"exit_code": exit_code})
+    with pytest.raises(SystemExit) as stop:
+        accuracy.measure(RESNET20, [], 3, root / "runs")
+    assert stop.value.code == exit_code
+    assert capsys.readouterr().err.startswith(message)
+    assert len(trained(root)) == 2
+    set_behavior(root)
+    assert len(accuracy.measure(RESNET20, [], 3, root / "runs")["runs"]) == 3
+
+
+def test_accuracy_refuses_runs_without_test_split(root, capsys):
+    set_behavior(root, seed0={"test": None})
+    with pytest.raises(SystemExit):
+        accuracy.measure(RESNET20, [], 2, root / "runs")
+    assert "seed0 has no test accuracy" in capsys.readouterr().err
+
+
+def test_accuracy_refuses_seeds_trained_with_different_settings(root, capsys):
+    accuracy.measure(RESNET20, [], 1, root / "runs")
+    changed = settings.default()
+    changed.batch_size = 64
+    (root / "config.json").write_text(settings.to_json(changed))
+    with pytest.raises(SystemExit):
+        accuracy.measure(RESNET20, [], 2, root / "runs")
+    assert "other settings than seed 0 (batch_size)" in capsys.readouterr().err
+
+
+RUN_BENCHMARK = """
+import pathlib, sys
+from benchmarks import accuracy, run_program
+run_program.ROOT = pathlib.Path(sys.argv[1])
+accuracy.measure("configs/digits.py", [], 1, run_program.ROOT / "runs")
+"""
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["ctrl_c", "sigterm"])
+def test_signal_stops_the_run_and_the_benchmark(root, to_all):
+    """A terminal sends Ctrl-C to both processes. SIGTERM, which only the benchmark receives here, is passed on."""
+    set_behavior(root, seed0={"wait": True})
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN_BENCHMARK, str(root)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if line == "The fake program waits.\n":
+            break
+    if to_all:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if to_all else 128 + signal.SIGTERM)
+    assert ("Stopped in the run of seed 0." if to_all else "failed with exit code 143") in errors
+
+
+def test_run_directories_are_named_by_recipe_and_overrides():
+    directory = accuracy._directory("/r", RESNET20, [TEN_EPOCHS, "--config.freeze=('stem*',)"])
+    assert directory == pathlib.Path("/r/cifar10_resnet20/num_epochs=10/freeze=_stem_")
+
+
+def test_recipe_is_named_with_or_without_its_directory():
+    names = ("digits", "cifar10:resnet20", "configs/mnist.py:adam")
+    assert [*map(accuracy._recipe_path, names)] == ["configs/digits.py", RESNET20, "configs/mnist.py:adam"]

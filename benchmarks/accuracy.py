@@ -1,0 +1,167 @@
+"""Test accuracy of a recipe: its mean and standard deviation over several seeds.
+
+    python -m benchmarks.accuracy digits
+    python -m benchmarks.accuracy cifar10:resnet20 --seeds=3 --config.num_epochs=10
+
+The recipe is a file in `configs/`, with a variant if it has one. Settings are changed as on the command line of
+`main.py`, which trains the seeds 0, 1, 2, ... one after another, each in its own process. The runs stay in
+RUNS/RECIPE/SETTING=VALUE/seed0, seed1, ..., so the same command resumes interrupted runs, keeps finished ones, and with
+more --seeds trains only the new ones. Ctrl-C stops the run in progress, which saves a checkpoint.
+"""
+
+import json
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from benchmarks import recipe_settings, results, run_program
+from resnet_jax import config as settings
+from resnet_jax.errors import ExitCode
+from resnet_jax.terminal import duration, table
+
+SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds: 0, 1, 2, ...", lower_bound=1)
+RUNS = flags.DEFINE_string("runs", str(run_program.ROOT / "runs"), "Directory for the run directories of all recipes.")
+
+
+def main(argv: list[str], overrides: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    if len(argv) != 2:
+        raise app.UsageError("Give one recipe, such as digits or cifar10:resnet20.")
+    if any(override.startswith("--config.seed=") for override in overrides):
+        raise app.UsageError("--config.seed cannot be given, because each run has its own seed. Use --seeds=NUMBER.")
+    recipe, overrides = _recipe_path(argv[1]), sorted(overrides)
+    directory = _directory(RUNS.value, recipe, overrides)
+    measured = measure(recipe, overrides, SEEDS.value, directory)
+    print(f"\n{_table(measured['runs'])}\n\nThe runs are in {directory}.")
+    results.add("accuracy", cpu_is_tuned="as the runs say", **measured)
+    print("To update the tables in both README files, run: python -m benchmarks.tables")
+
+
+def measure(recipe: str, overrides: Sequence[str], seeds: int, directory: pathlib.Path) -> dict:
+    """Train or resume a run per seed, and return the line of results.
+
+    Args:
+      recipe: the value of --config, such as "configs/cifar10.py:resnet20".
+      overrides: flags that change its settings, such as "--config.num_epochs=10".
+      seeds: the number of seeds.
+      directory: where the run directories are, or will be.
+
+    Raises:
+      SystemExit: if a run stops or fails, with its exit code; or if a run has no test accuracy, or other settings than
+        the first one.
+    """
+    runs, settings_by_seed = [], []
+    for seed in range(seeds):
+        workdir = directory / f"seed{seed}"
+        _train(recipe, overrides, seed, seeds, workdir)
+        runs.append(_read_result(workdir, seed))
+        settings_by_seed.append(_read_settings(workdir))
+        changed = recipe_settings.differences(settings_by_seed[0], settings_by_seed[seed])
+        if changed:
+            _exit(
+                f"error: seed {seed} was trained with other settings than seed 0 ({', '.join(changed)}), because the "
+                f"recipe has changed in between. Delete {directory} or choose other --runs.",
+                ExitCode.USER_ERROR,
+            )
+    return {"recipe": recipe, "overrides": list(overrides), "settings": settings_by_seed[0], "runs": runs}
+
+
+def _train(recipe: str, overrides: Sequence[str], seed: int, seeds: int, workdir: pathlib.Path) -> None:
+    """Train or resume the run of a seed, with its output on this terminal. Exit if it does not finish."""
+    command = ["main.py", f"--config={recipe}", f"--config.seed={seed}", f"--workdir={workdir}", *overrides]
+    print(f"\nSeed {seed} ({seed + 1} of {seeds}): python {shlex.join(command)}\n", flush=True)
+    code = _run([sys.executable, *command])
+    if code in (ExitCode.INTERRUPTED, ExitCode.RESUMABLE):
+        _exit(f"Stopped in the run of seed {seed}. Run the same command again to resume.", code)
+    if code:
+        _exit(
+            f"error: the run of seed {seed} failed with exit code {code}. Its own message is above. Correct the cause "
+            "and run the same command again, or choose other --runs to train all seeds anew.",
+            code,
+        )
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run a command to its end and return its exit code. Ctrl-C and SIGTERM end the command, not this process."""
+    process = subprocess.Popen(command, cwd=run_program.ROOT)
+    handlers = {
+        signal.SIGINT: lambda *_: None,  # The terminal sends it to both processes.
+        signal.SIGTERM: lambda *_: process.terminate(),
+    }
+    previous = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
+    try:
+        code = process.wait()
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+    return code if code >= 0 else 128 - code  # A process that signal N ends has exit code 128 + N, as in a shell.
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _read_result(workdir: pathlib.Path, seed: int) -> dict:
+    """Return the result of a finished run. Exit if it has no test accuracy."""
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    if not result["test"]:
+        _exit(f"error: {workdir} has no test accuracy. Choose a dataset.test_split.", ExitCode.USER_ERROR)
+    tta = result.get("test_tta")  # Runs without test-time augmentation lack it.
+    return {
+        "seed": seed,
+        "top1": result["test"]["top1"],
+        "tta_top1": tta["top1"] if tta else None,
+        "examples": result["test"]["examples"],
+        "checkpoint_step": result["checkpoint_step"],
+        "seconds": result["seconds"],
+        "seconds_with_compilation": sum(result["spent"].values()),
+        "provenance": result["provenance"],
+    }
+
+
+def _read_settings(workdir: pathlib.Path) -> dict:
+    return recipe_settings.as_json(settings.from_json((workdir / "config.json").read_text(encoding="utf-8")))
+
+
+def _recipe_path(name: str) -> str:
+    """Return the path of a recipe: "cifar10:resnet20" means "configs/cifar10.py:resnet20"."""
+    file, colon, variant = name.partition(":")
+    return name if file.endswith(".py") else f"configs/{file}.py{colon}{variant}"
+
+
+def _directory(runs: str, recipe: str, overrides: Sequence[str]) -> pathlib.Path:
+    """Return the directory for the runs of a recipe, such as RUNS/cifar10_resnet20/num_epochs=10."""
+    names = [
+        recipe.removeprefix("configs/").replace(".py", ""),
+        *(flag.removeprefix("--config.") for flag in overrides),
+    ]
+    return pathlib.Path(runs).expanduser().absolute().joinpath(*(re.sub(r"[^\w.=-]+", "_", name) for name in names))
+
+
+def _table(runs: Sequence[dict]) -> str:
+    rows = [
+        (
+            run["seed"],
+            f"{run['top1']:.2%}",
+            f"{run['tta_top1']:.2%}" if run["tta_top1"] else "-",
+            run["examples"],
+            run["checkpoint_step"],
+            duration(run["seconds_with_compilation"]),
+        )
+        for run in runs
+    ]
+    return table(rows, header=("seed", "test top-1", "with TTA", "examples", "checkpoint", "time"))
+
+
+if __name__ == "__main__":
+    changed_settings = [argument for argument in sys.argv if argument.startswith("--config.")]
+    other_arguments = [argument for argument in sys.argv if argument not in changed_settings]
+    app.run(lambda argv: main(argv, changed_settings), argv=other_arguments)
