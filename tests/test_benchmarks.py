@@ -60,6 +60,7 @@ def test_tables_match_the_recorded_results_and_the_recipes(page):
     """If this fails, run `python -m benchmarks.tables`; the tables are never edited by hand."""
     text = page.read_text()
     lines = map(json.loads, (BENCHMARKS / "results.jsonl").read_text().splitlines())
+    assert "<!-- table: accuracy -->" in text
     assert tables.fill_tables(text, lines, tables.PAGES[page]) == text
 
 
