@@ -114,11 +114,11 @@ def _read_result(workdir: pathlib.Path, seed: int) -> dict:
     result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     if not result["test"]:
         _exit(f"error: {workdir} has no test accuracy. Choose a dataset.test_split.", ExitCode.USER_ERROR)
-    tta = result.get("test_tta")  # Runs without test-time augmentation lack it.
+    tta = list((result.get("test_tta") or {}).values())  # A run has the metrics of at most one augmentation.
     return {
         "seed": seed,
         "top1": result["test"]["top1"],
-        "tta_top1": tta["top1"] if tta else None,
+        "tta_top1": tta[0]["top1"] if tta else None,
         "examples": result["test"]["examples"],
         "checkpoint_step": result["checkpoint_step"],
         "seconds": result["seconds"],

@@ -211,7 +211,7 @@ def trained(root):
 
 
 def test_accuracy_trains_each_seed_and_returns_its_result(root):
-    set_behavior(root, seed1={"test_tta": {"top1": 0.95, "examples": 359}})
+    set_behavior(root, seed1={"test_tta": {"flip": {"top1": 0.95, "examples": 359}}})
     line = accuracy.measure(RESNET20, [TEN_EPOCHS], 2, root / "runs")
     assert trained(root) == [
         f"--config={RESNET20} --config.seed={seed} --workdir={root}/runs/seed{seed} {TEN_EPOCHS}" for seed in (0, 1)
