@@ -27,7 +27,8 @@ def get_config(percent: str = "94"):
     config.optimizer.momentum = 0.6
     config.optimizer.weight_decay = 0.0
     config.optimizer.fixed_kernel_norm = True
-    config.optimizer.rate_factors = ("*/bias=0.04", "head/*=0.04")
+    config.optimizer.rate_factors = ("*/bias=0.04", "head/*=0.01")
+    config.optimizer.accumulate_steps = 4  # 500 images at a time fit into the memory of a laptop
     config.schedule.name = "linear"
     config.loss.label_smoothing = 0.2
     config.freeze = ("stem_conv/kernel", "*/scale")

@@ -5,12 +5,14 @@ import re
 
 import pytest
 
+from resnet_jax.cli import recipe
 from resnet_jax.data import resident
 from resnet_jax.data.host_batches import epoch_order
 from resnet_jax.diagnostics import verify_resume as verification
 from resnet_jax.diagnostics.resume_worker import Job, watched_run
 from resnet_jax.diagnostics.verify_resume import format_verdict, verify_resume
 from resnet_jax.errors import UserError
+from tests.conftest import ROOT
 from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
 
 MIXED_AND_AVERAGED = ("--config.augment.mixup=0.2", "--config.ema_decay=0.9")
@@ -46,6 +48,16 @@ class TestProcedure:
         assert verdict.differences == ()
         assert verdict.leaves > 100
         assert verdict.provenance["backend"] == "cpu"
+
+    @pytest.mark.slow
+    def test_verify_resume_finds_no_difference_with_the_ingredients_of_the_speedrun(self, verify, tiny_config):
+        speedrun = recipe.load(f"{ROOT}/configs/cifar10_speedrun.py")
+        for section in ("augment", "optimizer", "batch_norm", "freeze", "ema_decay"):
+            tiny_config[section] = speedrun[section]
+        tiny_config.model.stem, tiny_config.model.shortcut = "whitening", "projection"
+        tiny_config.model.activation = "gelu"
+        verdict = verify(9, (2, 7))
+        assert verdict.differences == ()
 
     @pytest.mark.slow
     def test_verify_resume_names_the_leaves_that_differ(self, verify, monkeypatch):
