@@ -14,8 +14,10 @@
 """
 
 import ctypes
+import glob
 import importlib.util
 import os
+import pkgutil
 import sys
 
 # Parameters of glibc's `mallopt`, with the numbers of its malloc.h, and the values that we set.
@@ -25,7 +27,16 @@ KEEP_MEMORY = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 6
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 FUSIONS = "LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
 
-PLUGINS = ("libtpu", "jax_plugins")  # packages that add devices other than the CPU to JAX
+# Packages that add devices other than the CPU to JAX, and files of which a Linux system with such a device has at least
+# one: those of libtpu's drivers, and those without which JAX skips NVIDIA GPUs (`jax._src.hardware_utils`). JAX also
+# uses any other package in the namespace `jax_plugins`.
+TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+NVIDIA_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+DEVICE_FILES = {
+    "libtpu": TPU_FILES,
+    "jax_plugins.xla_cuda12": NVIDIA_FILES,
+    "jax_plugins.xla_cuda13": NVIDIA_FILES,
+}
 
 _is_tuned = False
 _other_devices: str | None = None  # why `tune` expected a device other than the CPU
@@ -34,8 +45,9 @@ _other_devices: str | None = None  # why `tune` expected a device other than the
 def tune() -> None:
     """Make training on the CPU faster, unless JAX might use a device other than the CPU.
 
-    Call this before JAX is imported. It applies to the whole process: glibc has one allocator, and training and
-    evaluation are compiled alike.
+    A package for other devices, such as libtpu, prevents tuning only where such a device may exist. Call this before
+    JAX is imported. It applies to the whole process: glibc has one allocator, and training and evaluation are compiled
+    alike.
     """
     global _is_tuned, _other_devices
     _other_devices = _expect_other_devices()
@@ -80,8 +92,23 @@ def _expect_other_devices() -> str | None:
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms:
         return None if platforms == "cpu" else f"JAX_PLATFORMS is {platforms}"
-    installed = [package for package in PLUGINS if importlib.util.find_spec(package)]
-    return f"installed: {', '.join(installed)}" if installed else None
+    usable = [package for package in _device_packages() if _may_have_device(package)]
+    return f"installed: {', '.join(usable)}" if usable else None
+
+
+def _device_packages() -> list[str]:
+    """Return the installed packages that add devices other than the CPU to JAX."""
+    libtpu = ["libtpu"] if importlib.util.find_spec("libtpu") else []
+    namespace = importlib.util.find_spec("jax_plugins")
+    directories = namespace.submodule_search_locations if namespace else None
+    return libtpu + [module.name for module in pkgutil.iter_modules(directories or [], "jax_plugins.")]
+
+
+def _may_have_device(package: str) -> bool:
+    """Return whether this system may have a device of a package, which only Linux and known packages can rule out."""
+    if sys.platform != "linux" or package not in DEVICE_FILES:
+        return True
+    return any(glob.glob(pattern) for pattern in DEVICE_FILES[package])
 
 
 def _keep_memory() -> bool:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import hardware_utils
 
 from resnet_jax import config as settings
 from resnet_jax.data.preprocess import Preprocess
@@ -29,7 +30,7 @@ def untuned(monkeypatch):
     monkeypatch.setattr(cpu_tuning, "_other_devices", None)
     monkeypatch.setattr(cpu_tuning, "_keep_memory", lambda: True)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.setattr(cpu_tuning, "PLUGINS", ("no_such_package",))
+    monkeypatch.setattr(cpu_tuning, "_device_packages", list)
 
 
 # The optimization level outside of tests. The other tests compile with less optimization by LLVM, and XLA then
@@ -108,8 +109,18 @@ def test_tune_does_nothing_if_the_user_chooses_other_devices(monkeypatch, platfo
     assert not cpu_tuning.is_tuned()
 
 
-def test_tune_does_nothing_if_jax_may_find_other_devices_unless_the_user_chooses_the_cpu(monkeypatch):
-    monkeypatch.setattr(cpu_tuning, "PLUGINS", ("no_such_package", "jax"))
+@pytest.fixture
+def tpu_files(monkeypatch, tmp_path):
+    """Install libtpu, and return the directory in which its devices are looked for."""
+    monkeypatch.setattr(cpu_tuning, "_device_packages", lambda: ["libtpu"])
+    monkeypatch.setattr(cpu_tuning, "DEVICE_FILES", {"libtpu": (f"{tmp_path}/accel[0-9]*", f"{tmp_path}/vfio/[0-9]*")})
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", ["accel0", "vfio/17"])
+def test_tune_does_nothing_if_jax_may_find_other_devices_unless_the_user_chooses_the_cpu(monkeypatch, tpu_files, file):
+    (tpu_files / file).parent.mkdir(exist_ok=True)
+    (tpu_files / file).touch()
     cpu_tuning.tune()
     assert not cpu_tuning.is_tuned()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -117,13 +128,44 @@ def test_tune_does_nothing_if_jax_may_find_other_devices_unless_the_user_chooses
     assert cpu_tuning.is_tuned()
 
 
+def test_tune_takes_effect_if_a_package_for_other_devices_has_no_device(tpu_files):
+    """Any Linux may have `vfio/vfio`, and one on a laptop with a neural processing unit has the directory `accel`."""
+    for directory, file in (("vfio", "vfio"), ("accel", "accel0")):
+        (tpu_files / directory).mkdir()
+        (tpu_files / directory / file).touch()
+    cpu_tuning.tune()
+    assert cpu_tuning.is_tuned()
+
+
+def test_tune_does_nothing_if_devices_of_a_package_cannot_be_ruled_out(monkeypatch, tpu_files):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    cpu_tuning.tune()
+    assert not cpu_tuning.is_tuned()
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(cpu_tuning, "_device_packages", lambda: ["libtpu", "jax_plugins.xla_new"])
+    cpu_tuning.tune()
+    assert not cpu_tuning.is_tuned()
+
+
+def test_device_packages_lists_the_plugins_of_jax(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    (tmp_path / "jax_plugins" / "xla_cuda13").mkdir(parents=True)
+    (tmp_path / "jax_plugins" / "xla_cuda13" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "jax_plugins.xla_cuda13" in cpu_tuning._device_packages()
+
+
+def test_nvidia_files_are_those_that_jax_looks_for():
+    assert list(cpu_tuning.NVIDIA_FILES) == hardware_utils._NVIDIA_GPU_DEVICES
+
+
 @pytest.mark.parametrize(
-    ("plugins", "platforms", "reason"),
-    [(("no_such_package", "jax"), "", "installed: jax"), ((), "cpu,cuda", "JAX_PLATFORMS is cpu,cuda")],
+    ("packages", "platforms", "reason"),
+    [(["jax_plugins.xla_new"], "", "installed: jax_plugins.xla_new"), ([], "cpu,cuda", "JAX_PLATFORMS is cpu,cuda")],
 )
-def test_run_on_the_cpu_logs_why_it_is_not_tuned(monkeypatch, plugins, platforms, reason):
+def test_run_on_the_cpu_logs_why_it_is_not_tuned(monkeypatch, packages, platforms, reason):
     assert cpu_tuning.log_line("cpu") is None  # `tune` was not called, as with --notune_cpu.
-    monkeypatch.setattr(cpu_tuning, "PLUGINS", plugins)
+    monkeypatch.setattr(cpu_tuning, "_device_packages", lambda: packages)
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     cpu_tuning.tune()
     expected = f"Not tuned for the CPU, because JAX might have used another device ({reason}). To train faster, set"
