@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
+from resnet_jax.models.max_pool import max_pool
+
 # He et al. 2015, "Delving Deep into Rectifiers", equation 14 (the backward form: fan-out).
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 NORMS_WITH_SCALE = ("batch_norm", "group_norm")
@@ -137,10 +139,10 @@ class Layers:
         The maximum ignores the padding, unless `pad_with_zeros` makes it count as zeros.
         """
         if self.blur_pool:
-            return blur_pool(nn.max_pool(x, (2, 2)), 2)
+            return blur_pool(max_pool(x, window=2, stride=1), 2)
         if pad_with_zeros:
-            return nn.max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), (3, 3), (2, 2))
-        return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+            return max_pool(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), window=3, stride=2)
+        return max_pool(x, window=3, stride=2, padding=1)
 
     def dropout(self, x: jax.Array, rate: float) -> jax.Array:
         """Set each value to zero with probability `rate` in training (Srivastava et al. 2014)."""
