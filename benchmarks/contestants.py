@@ -22,8 +22,9 @@ import numpy as np
 
 from benchmarks import tunings
 
-NUM_CLASSES = {"resnet20": 10, "resnet18": 10, "resnet50": 1000}
-IMAGE_SIZES = {"resnet20": 32, "resnet18": 32, "resnet50": 224}  # pixels
+NUM_CLASSES = {"resnet20": 10, "resnet18": 10, "airbench94": 10, "resnet50": 1000}
+IMAGE_SIZES = {"resnet20": 32, "resnet18": 32, "airbench94": 32, "resnet50": 224}  # pixels
+STEMS = {"resnet18": "cifar"}  # stems that differ from those of the model table
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 STEPS_PER_EPOCH, NUM_EPOCHS = 400, 10  # for the learning-rate schedule
@@ -77,8 +78,7 @@ def ours_untuned(model_name: str, dtype: str, batch_size: int, steps_per_call: i
     config = settings.default()
     config.model.name = model_name
     config.model.dtype = dtype
-    if images.shape[1] == 32:
-        config.model.stem = "cifar"
+    config.model.stem = STEMS.get(model_name)
     config.dataset.mean, config.dataset.std = MEAN, STD
     config.batch_size = batch_size
     config.num_epochs = NUM_EPOCHS
@@ -195,7 +195,7 @@ def make_model(model_name: str, dtype: str):
 
     from resnet_jax.models.factory import create_model
 
-    settings = {"stem": "cifar"} if IMAGE_SIZES[model_name] == 32 else {}
+    settings = {"stem": STEMS[model_name]} if model_name in STEMS else {}
     return create_model(model_name, NUM_CLASSES[model_name], dtype=jnp.dtype(dtype), **settings)
 
 

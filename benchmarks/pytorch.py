@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks import contestants
-from tests.models.torch_reference import ARCHITECTURES, make_model
+from tests.models.torch_reference import ARCHITECTURES, make_airbench94, make_model
 
 
 def make_torch_model(model_name: str) -> tuple[torch.nn.Module, Callable[[torch.Tensor], torch.Tensor], str]:
@@ -14,8 +14,7 @@ def make_torch_model(model_name: str) -> tuple[torch.nn.Module, Callable[[torch.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as XLA does
     torch.backends.cudnn.benchmark = True
-    architecture = dataclasses.replace(ARCHITECTURES[model_name], cifar=contestants.IMAGE_SIZES[model_name] == 32)
-    model = make_model(architecture, contestants.NUM_CLASSES[model_name])
+    model = _reference_model(model_name, contestants.NUM_CLASSES[model_name])
     model = model.to(device, memory_format=torch.channels_last)
     mean = torch.tensor(contestants.MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(contestants.STD, device=device).view(1, 3, 1, 1)
@@ -24,6 +23,13 @@ def make_torch_model(model_name: str) -> tuple[torch.nn.Module, Callable[[torch.
         return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
     return model, normalize, device
+
+
+def _reference_model(model_name: str, num_classes: int) -> torch.nn.Module:
+    if model_name == "airbench94":
+        return make_airbench94(num_classes)
+    architecture = dataclasses.replace(ARCHITECTURES[model_name], cifar=contestants.IMAGE_SIZES[model_name] == 32)
+    return make_model(architecture, num_classes)
 
 
 def torch_eager(model_name: str, dtype: str, batch_size: int, compiled: bool = False) -> contestants.TakeSteps:

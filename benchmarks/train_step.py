@@ -26,7 +26,8 @@ from resnet_jax.training.experiment import MAX_STEPS_PER_CALL
 CASES = flags.DEFINE_list(
     "cases",
     None,
-    "A list of model:dtype:batch_size. Default: ResNet-20, 18 and 50 in both dtypes, with batch sizes for this device.",
+    "A list of model:dtype:batch_size. Default: the models of BATCH_SIZES in both dtypes, with batch sizes for this "
+    "device.",
 )
 CONTESTANTS = flags.DEFINE_list(
     "contestants", None, "Functions of contestants.py and pytorch.py. Default: all that can take part."
@@ -36,7 +37,8 @@ SECONDS = flags.DEFINE_float(
     "seconds", 3.0, "Approximate seconds per turn. A turn has at least one call.", lower_bound=0.0
 )
 
-BATCH_SIZES = {"resnet20": (128, 128), "resnet18": (64, 512), "resnet50": (16, 256)}  # on a CPU, and elsewhere
+# on a CPU, and elsewhere
+BATCH_SIZES = {"resnet20": (128, 128), "resnet18": (64, 512), "airbench94": (512, 512), "resnet50": (16, 256)}
 DTYPES = ("float32", "bfloat16")
 
 
