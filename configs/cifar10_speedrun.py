@@ -20,18 +20,17 @@ def get_config(percent: str = "94"):
     config.model.name = f"airbench{percent}"
     config.batch_norm.momentum = 0.6
     config.batch_norm.epsilon = 1e-12
-    config.batch_size = 2000
+    config.batch_size = 512
     config.num_epochs = 8
     config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 0.24
+    config.optimizer.learning_rate = 0.12
     config.optimizer.momentum = 0.6
     config.optimizer.weight_decay = 0.0
     config.optimizer.fixed_kernel_norm = True
     config.optimizer.rate_factors = ("*/bias=0.04", "head/*=0.01")
-    config.optimizer.accumulate_steps = 4  # 500 images at a time fit into the memory of a laptop
     config.schedule.name = "linear"
     config.loss.label_smoothing = 0.2
     config.freeze = ("stem_conv/kernel", "*/scale")
     config.tta = "mirror_translate"
-    config.log_every_steps = 5
+    config.log_every_steps = 20
     return config

@@ -243,16 +243,6 @@ class SqueezeExcitation(nn.Module):
 # ---- Pooling ---------------------------------------------------------------------------------------------------------
 
 
-def max_pool(x: jax.Array, stride: int) -> jax.Array:
-    """Take the maximum of each `stride` x `stride` window. Rows and columns that fill no window are dropped.
-
-    Example:
-      >>> max_pool(jnp.arange(5.0).reshape(1, 1, 5, 1), stride=1).ravel().tolist()
-      [0.0, 1.0, 2.0, 3.0, 4.0]
-    """
-    return nn.max_pool(x, (stride, stride), (stride, stride))
-
-
 def blur_pool(x: jax.Array, stride: int) -> jax.Array:
     """Filter with (1, 3, 3, 1) / 8 along height and width, with mirrored borders, and keep every `stride`-th value.
 

@@ -85,9 +85,8 @@ def _elementwise_gradient(x: jax.Array, gradient: jax.Array, window: int, stride
 
     index_of_maximum = add_borders(_index_of_maximum(x.astype(dtype), window, stride, padding))
     gradient = add_borders(gradient.astype(dtype))
-    total = jnp.zeros(
-        (), dtype
-    )  # [batch, row of cells, row in the cell, column of cells, column in the cell, channels]
+    # [batch, row of cells, row in the cell, column of cells, column in the cell, channels]
+    total = jnp.zeros((), dtype)
     for row_offset, column_offset in itertools.product(offsets, offsets):
         row, column = row_offset - offsets[0], column_offset - offsets[0]
         window_of_cell = (slice(None), slice(row, row + cells[0]), None, slice(column, column + cells[1]), None)

@@ -23,9 +23,9 @@ from resnet_jax.models.layers import (
     average_pool,
     blur_pool,
     he_normal_fan_out,
-    max_pool,
     partial_identity,
 )
+from resnet_jax.models.max_pool import max_pool
 from resnet_jax.models.scan_blocks import scan_over_blocks
 
 # ---- Stems: what comes before the first block ------------------------------------------------------------------------
@@ -360,7 +360,7 @@ class MaxPoolBlock(ResidualBlock):
     def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
         first = self.convolutions[0]
         y = self.layers.conv(x, first.features, first.kernel, init=partial_identity, name="conv1")
-        y = max_pool(y, first.stride)
+        y = max_pool(y, window=first.stride, stride=first.stride)
         shortcut = y = norm_and_activate(y, self.layers, "norm1")
         for number in range(2, len(self.convolutions) + 1):
             is_last = number == len(self.convolutions)

@@ -16,7 +16,6 @@ from resnet_jax.models.layers import (
     average_pool,
     blur_pool,
     he_normal_fan_out,
-    max_pool,
     partial_identity,
 )
 
@@ -81,12 +80,6 @@ def test_partial_identity_draws_the_other_outputs_as_pytorch_does():
 def test_activations_have_their_values_at_minus_one_zero_and_two(name, expected):
     """GELU is x times the normal distribution function, SiLU x times the logistic function."""
     np.testing.assert_allclose(ACTIVATIONS[name](jnp.array([-1.0, 0.0, 2.0])), expected, rtol=1e-6)
-
-
-def test_max_pool_takes_the_maximum_of_each_window_and_drops_incomplete_ones():
-    images = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
-    expected = images[:, :6, :8].reshape(2, 3, 2, 4, 2, 3).max((2, 4))
-    np.testing.assert_array_equal(max_pool(images, 2), expected)
 
 
 def test_weight_standardization_makes_kernels_of_mean_zero_and_variance_one():
