@@ -33,7 +33,9 @@ from resnet_jax.workdir.workdir import WorkDir
 logger = logging.getLogger(__name__)
 
 # Attributes of `ResNet` that change what the model computes, but not the shapes of its variables.
-SETTINGS_NOT_IMPLIED_BY_SHAPES = ("blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization")
+SETTINGS_NOT_IMPLIED_BY_SHAPES = (
+    *("activation", "blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization"),
+)
 # What `export` writes into a file. The key "network" holds the values of `SETTINGS_NOT_IMPLIED_BY_SHAPES`.
 METADATA_KEYS = ("mean", "std", "image_size", "classes", "model", "network")
 IMAGE_SIZE_LIMIT = 10_000  # An `image_size` of this many pixels or more in the metadata of a file is not accepted.
@@ -222,7 +224,8 @@ def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
             raise ValueError
         if values["model"] not in VARIANTS:
             raise ValueError
-        values["network"] = {setting: values["network"][setting] for setting in SETTINGS_NOT_IMPLIED_BY_SHAPES}
+        network = {"activation": "relu", **values["network"]}  # Older files lack the activation, which was ReLU.
+        values["network"] = {setting: network[setting] for setting in SETTINGS_NOT_IMPLIED_BY_SHAPES}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError):
         raise UserError(
             f"the metadata of {path} was not written by `export` or is damaged. Export the weights again."

@@ -332,13 +332,26 @@ def test_arrays_that_the_model_does_not_need_are_left_out(exported, tiny_config,
         load(tiny_config, open_sources("digits"))
 
 
-def test_init_from_rejects_settings_that_no_array_shape_reveals(workdir, tiny_config, start, tmp_path):
+@pytest.mark.parametrize(("setting", "trained", "chosen"), [("blur_pool", False, True), ("activation", "relu", "gelu")])
+def test_init_from_rejects_settings_that_no_array_shape_reveals(
+    workdir, tiny_config, start, tmp_path, setting, trained, chosen
+):
     export_weights(load_run(workdir), str(tmp_path / "weights.safetensors"))
-    tiny_config.model.blur_pool = True
+    tiny_config.model[setting] = chosen
     for path in (workdir, str(tmp_path / "weights.safetensors")):
         tiny_config.init_from = path
-        with pytest.raises(UserError, match=r"were trained with model\.blur_pool=False"):
+        with pytest.raises(UserError, match=rf"were trained with model\.{setting}={trained}"):
             start(tiny_config)
+
+
+def test_activation_of_files_that_do_not_record_it_is_relu(workdir, tmp_path):
+    file = str(tmp_path / "weights.safetensors")
+    export_weights(load_run(workdir), file)
+    weights = read(file)
+    network = {key: value for key, value in json.loads(weights.metadata["network"]).items() if key != "activation"}
+    metadata = {**weights.metadata, "network": json.dumps(network)}
+    weight_files.write(file, weight_files.Weights(weights.arrays, metadata))
+    assert open_pretrained(file).settings["activation"] == "relu"
 
 
 def test_exported_weights_need_no_array_names_that_reveal_the_shortcut(tiny_config, start, tmp_path):
