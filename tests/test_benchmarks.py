@@ -277,8 +277,9 @@ def test_accuracy_refuses_seeds_trained_with_different_settings(root, capsys):
 
 
 RUN_BENCHMARK = """
-import pathlib, sys
+import pathlib, signal, sys
 from benchmarks import accuracy, run_program
+signal.signal(signal.SIGINT, signal.default_int_handler)  # The tests may run in the background, where it is ignored.
 run_program.ROOT = pathlib.Path(sys.argv[1])
 accuracy.measure("configs/digits.py", [], 1, run_program.ROOT / "runs")
 """

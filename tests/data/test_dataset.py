@@ -246,7 +246,7 @@ class TestBitDepth:
 def test_small_images_are_stored_at_their_own_size(mesh):
     inputs = open_data(make_config(image_size=224), {"train": source(40), "val": source(10)}, mesh)
     assert isinstance(inputs.feed, ResidentFeed)
-    images, _ = inputs.feed.take(inputs.feed.inputs(0), 0)
+    images, _, _ = inputs.feed.take(inputs.feed.inputs(0), 0)
     assert (images.shape, images.dtype) == ((16, 4, 4, 3), np.uint8)
     assert inputs.validation.images.shape == (10, 4, 4, 3)
 

@@ -1,8 +1,9 @@
 """Train steps of the CIFAR-10 recipes, compiled for eight TPU v5e chips. This requires libtpu, but no TPU.
 
-The ResNet-20 has one block per stage, because deeper models only repeat these blocks. libtpu compiles for a described
-topology, so the tests can check the sharding, types and memory of the compiled step. JAX itself stays on the
-CPU. To run the tests, install the version of libtpu that `jax[tpu]` requires (`pip install libtpu`), and then:
+The ResNet-20 has one block per stage, and the airbench94 a single block, because deeper models only repeat them.
+libtpu compiles for a described topology, so the tests can check the sharding, types and memory of the compiled step.
+JAX itself stays on the CPU. To run the tests, install the version of libtpu that `jax[tpu]` requires
+(`pip install libtpu`), and then:
 
     python -m pytest -m slow tests/diagnostics/test_tpu_compile.py
 """
@@ -59,10 +60,12 @@ def mesh():
 
 
 @pytest.fixture(autouse=True)
-def one_block_per_stage(monkeypatch):
-    variant = variants.VARIANTS["resnet20"]
-    shallow = dataclasses.replace(variant, make=functools.partial(variant.make, stage_sizes=(1, 1, 1)))
-    monkeypatch.setitem(variants.VARIANTS, "resnet20", shallow)
+def small_models(monkeypatch):
+    one_block = {"stage_sizes": (1,), "stage_widths": (128,)}
+    for name, settings in (("resnet20", {"stage_sizes": (1, 1, 1)}), ("airbench94", one_block)):
+        variant = variants.VARIANTS[name]
+        small = dataclasses.replace(variant, make=functools.partial(variant.make, **settings))
+        monkeypatch.setitem(variants.VARIANTS, name, small)
 
 
 def compiled_program(mesh, dtype, steps, recipe="cifar10", variant="resnet20") -> Program:
