@@ -151,7 +151,7 @@ def _table(runs: Sequence[dict]) -> str:
         (
             run["seed"],
             f"{run['top1']:.2%}",
-            f"{run['tta_top1']:.2%}" if run["tta_top1"] else "-",
+            f"{run['tta_top1']:.2%}" if run["tta_top1"] is not None else "-",
             run["examples"],
             run["checkpoint_step"],
             duration(run["seconds_with_compilation"]),

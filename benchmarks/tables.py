@@ -21,7 +21,8 @@ Format = Callable[[Lines], str]
 
 # The reference for the accuracy of a recipe, if it is not the published accuracy of its model.
 REFERENCES = {
-    "configs/cifar10_speedrun.py": "94.01 % with TTA, 2.59 s on an A100 (airbench94_muon, Jordan 2024)",
+    "configs/cifar10_speedrun.py": "94.01 % with TTA, 2.59 s on an A100 (airbench94_muon.py, Jordan 2024)",
+    "configs/cifar10_speedrun.py:96": "96.05 % with TTA, 46.3 s on an A100 (airbench96.py, Jordan 2024)",
 }
 TFDS_NAMES = {"CIFAR-10": "cifar10", "ImageNet-1k": "imagenet2012"}  # of the datasets in `VARIANTS`
 
@@ -230,9 +231,9 @@ PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
 
 
 def _newest_by_command(lines: Lines) -> Lines:
-    """Return the newest line of `accuracy` for each recipe, its overrides, and the kind of device of seed 0."""
+    """Return the newest line of `accuracy` for each recipe, its overrides, and the hardware of seed 0."""
     return list(
-        {(line["recipe"], *line["overrides"], line["runs"][0]["provenance"]["device"]): line for line in lines}.values()
+        {(line["recipe"], *line["overrides"], _place(line["runs"][0]["provenance"])): line for line in lines}.values()
     )
 
 
@@ -250,7 +251,7 @@ def _accuracy(fractions: Sequence[float]) -> str:
 def _tta_accuracy(line: dict) -> str:
     """Format the accuracies with test-time augmentation, and its name; "" if the runs have none."""
     fractions = [run["tta_top1"] for run in line["runs"]]
-    return f"{_accuracy(fractions)}, {line['settings']['tta']}" if all(fractions) else ""
+    return "" if None in fractions else f"{_accuracy(fractions)}, {line['settings']['tta']}"
 
 
 def _reference(line: dict) -> str:

@@ -37,7 +37,7 @@ SECONDS = flags.DEFINE_float(
     "seconds", 3.0, "Approximate seconds per turn. A turn has at least one call.", lower_bound=0.0
 )
 
-# on a CPU, and elsewhere
+# batch sizes on a CPU, and on other devices
 BATCH_SIZES = {"resnet20": (128, 128), "resnet18": (64, 512), "airbench94": (512, 512), "resnet50": (16, 256)}
 DTYPES = ("float32", "bfloat16")
 

@@ -24,7 +24,6 @@ CHANGEABLE_ON_RESUME = (
     "dataset.num_workers",
     "dataset.max_unreadable",
     "num_epochs",
-    "tta",
     "log_every_steps",
     "evaluate_every_epochs",
     "profile_steps",
@@ -82,7 +81,7 @@ def default() -> ConfigDict:
     config.augment.crop_border = "black"  # what the border shows: "black", or "reflect" for the mirrored image
     config.augment.random_resized_crop = ()  # (0.08, 1.0): crop a random 8% to 100% of the area, then resize; (): off
     config.augment.horizontal_flip = False  # mirror each image with probability 0.5
-    config.augment.alternating_flip = False  # mirror each image in every other epoch; the first one is random
+    config.augment.alternating_flip = False  # mirror each image in either the even or the odd epochs, at random
     config.augment.rotation = 0.0  # largest random rotation in degrees, in either direction
     config.augment.color_jitter = ()  # strengths of brightness, contrast, saturation, hue, such as (0.4, 0.4, 0.4, 0.1)
     config.augment.randaugment = ()  # (operations per image, magnitude 0 to 10[, std of the magnitude]), such as (2, 9)

@@ -79,7 +79,6 @@ def check(config: ConfigDict) -> None:
     if config.loss.distill_model and not config.loss.distill_from:
         raise UserError("loss.distill_model has no effect without loss.distill_from. Set both or neither.")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
-    _check_choice(config, "augment.crop_border", ("black", "reflect"))
     _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))
     _check_groups(config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size)
     epochs = config.schedule.step_epochs

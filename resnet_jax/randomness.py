@@ -19,7 +19,7 @@ class Use(enum.IntEnum):
     AUGMENTATION = 2  # counter: the step
     CROPPING = 3  # counters: the epoch, and the place of the example in the order of the epoch
     DROPOUT = 4  # counter: the step
-    FLIPPING = 5  # of `augment.alternating_flip`; no counter, because the flips of all epochs go together
+    FLIPPING = 5  # no counter: one draw per example decides its flips in all epochs
 
 
 def key(seed: int, use: Use, counter: jax.Array | int = 0) -> jax.Array:

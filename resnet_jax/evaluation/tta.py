@@ -39,7 +39,7 @@ def _mirrored(weight: float, view: View) -> list[tuple[float, View]]:
 
 
 # By name: the views of an image, each with its weight in the mean. "mirror_translate" is that of airbench94 (Jordan
-# 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.1).
+# 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU").
 AUGMENTATIONS: dict[str, list[tuple[float, View]]] = {
     "flip": _mirrored(1.0, original),
     "mirror_translate": [
@@ -55,9 +55,9 @@ def make_apply(model: nn.Module, tta: str | None = None) -> ApplyModel:
 
     Args:
       model: the model.
-      tta: a key of `AUGMENTATIONS`: "flip" averages the logits of the image and its mirror image; "mirror_translate"
-        averages those, with half of the weight, and the logits of the image moved by a pixel to the lower right and to
-        the upper left, and of their mirror images. None: a single view.
+      tta: a key of `AUGMENTATIONS`; None: a single view. "flip" has the image and its mirror image as views.
+        "mirror_translate" has these two with a weight of 1/4 each, and the image moved by a pixel to the lower right or
+        to the upper left, and both mirrored, with a weight of 1/8 each.
     """
 
     def apply_once(variables: dict, images: jax.Array) -> jax.Array:

@@ -62,8 +62,10 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
             "model.shortcut=pad does not work with model.stem=whitening, which may have more channels than the first "
             "block. Set model.shortcut=projection."
         )
-    if model.blur_pool and model.block is MaxPoolBlock:
+    if model.block is MaxPoolBlock and model.blur_pool:
         raise UserError(f"model.blur_pool does not work with the max-pools of {name}. Set model.blur_pool=False.")
+    if model.block is MaxPoolBlock and "shortcut" in settings:
+        raise UserError(f"model.shortcut has no effect on {name}, whose shortcuts are identities. Leave it unset.")
     if model.norm_group_size and model.norm != "batch_norm":
         raise UserError(
             f"batch_norm.group_size works only with batch_norm, and {name} has {model.norm}. "

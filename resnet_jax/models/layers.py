@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,8 +30,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def partial_identity(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """Initialize a square kernel so that its first outputs are its inputs (Jordan 2024, section 3.3).
+def partial_identity(
+    key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None
+) -> jax.Array:
+    """Initialize a square kernel so that its first outputs are its inputs (Jordan 2024, "identity initialization").
 
     The other outputs start as in PyTorch: uniformly random with variance 1 / (3 * fan-in).
 
@@ -38,6 +41,7 @@ def partial_identity(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jn
       key: a PRNG key.
       shape: (size, size, inputs, outputs).
       dtype: the dtype of the kernel.
+      out_sharding: the sharding of the kernel; every `Initializer` has this parameter.
 
     Example:
       >>> x = jnp.arange(18.0).reshape(1, 3, 3, 2)
@@ -46,7 +50,7 @@ def partial_identity(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jn
       True
     """
     size, _, inputs, outputs = shape
-    kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")(key, shape, dtype)
+    kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")(key, shape, dtype, out_sharding)
     channels = jnp.arange(min(inputs, outputs))
     kernel = kernel.at[..., channels].set(0)
     return kernel.at[size // 2, size // 2, channels, channels].set(1)
@@ -91,7 +95,7 @@ class Layers:
         kernel: int,
         stride: int = 1,
         groups: int = 1,
-        init: Callable[..., jax.Array] = he_normal_fan_out,
+        init: Initializer = he_normal_fan_out,
         *,
         name: str,
     ) -> jax.Array:

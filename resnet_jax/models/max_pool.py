@@ -2,8 +2,8 @@
 
 XLA has a single operation for the gradient of max-pooling, select-and-scatter, which is slow on a CPU. There, we use
 elementwise operations instead: we record where in each window the maximum is, and each value then sums the gradients of
-the windows whose maximum it is. Maxima and gradients are those of `flax.linen.max_pool`, and so is the program for
-other devices.
+the windows whose maximum it is. Maxima and gradients of finite values are those of `flax.linen.max_pool`, up to
+rounding in bfloat16. The program for other devices is the same as its program.
 """
 
 import functools

@@ -75,10 +75,12 @@ def whitening_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> 
     """Apply a 2x2 convolution, without padding, that whitens patches (Coates & Ng 2012, section 2.2), and a bias.
 
     It has 8 channels per channel of the images, whatever `width` is. A new run computes the kernel from its training
-    images (`whitening.patch_whitening_kernel`). To keep it as it is, freeze "stem_conv/kernel".
+    images (`whitening.patch_whitening_kernel`). Freeze "stem_conv/kernel" to leave it unchanged in training.
     """
     del width
-    x = nn.Conv(8 * x.shape[-1], (2, 2), padding="VALID", use_bias=False, dtype=layers.dtype, name="stem_conv")(x)
+    x = nn.Conv(
+        8 * x.shape[-1], (2, 2), padding=[(0, 0), (0, 0)], use_bias=False, dtype=layers.dtype, name="stem_conv"
+    )(x)
     x = Bias(x.shape[-1:], name="stem_bias")(x)
     return layers.activate(x) if activate else x
 
@@ -124,7 +126,7 @@ def basic(width: int, stride: int) -> tuple[ConvSpec, ...]:
 
 
 def three_convs(width: int, stride: int) -> tuple[ConvSpec, ...]:
-    """Return three 3x3 convolutions, as in airbench96 (Jordan 2024, section 3.5)."""
+    """Return three 3x3 convolutions, as in airbench96 (Jordan 2024)."""
     return ConvSpec(3, width, stride), ConvSpec(3, width), ConvSpec(3, width)
 
 
@@ -197,7 +199,7 @@ class ResidualBlock(nn.Module):
         del layers
         return x
 
-    def convolve(self, x: jax.Array, number: int, init: Callable[..., jax.Array] = he_normal_fan_out) -> jax.Array:
+    def convolve(self, x: jax.Array, number: int, init: Initializer = he_normal_fan_out) -> jax.Array:
         """Apply convolution `number` of F, counted from 1, after any blurring and dropout of its input."""
         conv = self.convolutions[number - 1]
         stride = conv.stride
@@ -349,9 +351,9 @@ class FixupBlock(ResidualBlock):
 class MaxPoolBlock(ResidualBlock):
     """Convolution, max-pool, norm, activation; then F, the other convolutions, with a shortcut across them.
 
-    This is the block of airbench96 (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.5). All
-    convolutions start as partial identities (section 3.3). Before the average pooling, the model takes the maximum over
-    all positions.
+    This is the block of airbench96 (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"). That of airbench94
+    has two convolutions and no shortcut. All convolutions start as partial identities. Before the average pooling, the
+    model takes the maximum over all positions.
     """
 
     strides_in_first_stage = True

@@ -192,5 +192,5 @@ VARIANTS: dict[str, Variant] = {
     "resnext29_16x64d": _cifar(RESNEXT, 96.42, PAPER, _stages(3), _groups(16, 64), width=64),
     "fixup_resnet110": _cifar(FIXUP, None, "", _stages(18), _fixup, shortcut="pad"),
     "airbench94": _cifar(AIRBENCH, None, "", _airbench, residual=basic, stage_widths=(64, 256, 256)),
-    "airbench96": _cifar(AIRBENCH, None, "", _airbench, residual=three_convs, stage_widths=(128, 384, 512)),
+    "airbench96": _cifar(AIRBENCH, None, "", _airbench, residual=three_convs, stage_widths=(128, 512, 512)),
 }

@@ -10,7 +10,7 @@ def patch_whitening_kernel(images: np.ndarray, epsilon: float = EPSILON) -> np.n
 
     Coates & Ng 2012, "Learning Feature Representations with K-means", section 2.2, with PCA whitening: each output is
     the projection of a patch on an eigenvector of the covariance of the patches, divided by the standard deviation. As
-    in Page 2019 ("How to Train Your ResNet 8") and Jordan 2024 (section 3.2), the negative of each output follows, so
+    in Page 2019 ("How to Train Your ResNet 8") and Jordan 2024, the negative of each output follows, so
     that an activation such as ReLU loses nothing.
 
     Args:

@@ -34,7 +34,13 @@ logger = logging.getLogger(__name__)
 
 # Attributes of `ResNet` that change what the model computes, but not the shapes of its variables.
 SETTINGS_NOT_IMPLIED_BY_SHAPES = (
-    *("activation", "blur_pool", "norm", "norm_epsilon", "shortcut", "stem", "weight_standardization"),
+    "activation",
+    "blur_pool",
+    "norm",
+    "norm_epsilon",
+    "shortcut",
+    "stem",
+    "weight_standardization",
 )
 # What `export` writes into a file. The key "network" holds the values of `SETTINGS_NOT_IMPLIED_BY_SHAPES`.
 METADATA_KEYS = ("mean", "std", "image_size", "classes", "model", "network")

@@ -27,9 +27,9 @@ KEEP_MEMORY = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 6
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 FUSIONS = "LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
 
-# Packages that add devices other than the CPU to JAX, and files of which a Linux system with such a device has at least
-# one: those of libtpu's drivers, and those without which JAX skips NVIDIA GPUs (`jax._src.hardware_utils`). JAX also
-# uses any other package in the namespace `jax_plugins`.
+# Packages that add devices other than the CPU to JAX, and their device files. A Linux system with such a device has at
+# least one of these files. TPU_FILES are those of libtpu's drivers. NVIDIA_FILES are those that JAX itself looks for
+# (`jax._src.hardware_utils`). JAX also uses any other package in the namespace `jax_plugins`.
 TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 NVIDIA_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 DEVICE_FILES = {
@@ -105,7 +105,7 @@ def _device_packages() -> list[str]:
 
 
 def _may_have_device(package: str) -> bool:
-    """Return whether this system may have a device of a package, which only Linux and known packages can rule out."""
+    """Return False on Linux for a known package without any of its device files, and True otherwise."""
     if sys.platform != "linux" or package not in DEVICE_FILES:
         return True
     return any(glob.glob(pattern) for pattern in DEVICE_FILES[package])

@@ -25,6 +25,7 @@ from resnet_jax.data.sources import Source
 from resnet_jax.errors import UserError, unknown_name
 from resnet_jax.evaluation import tta
 from resnet_jax.models import factory
+from resnet_jax.models.layers import NORMS_WITH_SCALE
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.whitening import patch_whitening_kernel
 from resnet_jax.pretrained.load import Pretrained, load_teacher, open_pretrained
@@ -146,13 +147,13 @@ class Experiment:
     def initial_state(self) -> TrainState:
         """Return the state before the first step, on all devices.
 
-        A whitening stem gets its kernel from the data, and pretrained weights that fit the model replace random ones.
+        A whitening stem gets its kernel from the data. Pretrained weights that fit the model replace all others.
         Do not wrap this in `jax.jit`; see `create_train_state`.
         """
         initial = self._create_state()
-        replaced: dict = {}
+        replacements: dict = {}
         if self.model.stem == "whitening":
-            replaced = {"params": {"stem_conv": {"kernel": self._whitening_kernel()}}}
+            replacements = {"params": {"stem_conv": {"kernel": self._whitening_kernel()}}}
         if self.config.init_from:
             # `build` opens the weights only for a new run. A resumed run without a checkpoint needs them as well.
             weights = self.pretrained or open_pretrained(self.config.init_from, self.config.init_key)
@@ -164,15 +165,18 @@ class Experiment:
                     "The head of these weights is loaded too. "
                     "To start from a new head, use --config.init_skip=\"('head*',)\"."
                 )
-            replaced = merge(replaced, variables)
-        if replaced:
-            variables = merge({"params": initial.params, "batch_stats": initial.batch_stats}, replaced)
+            replacements = merge(replacements, variables)
+        if replacements:
+            variables = merge({"params": initial.params, "batch_stats": initial.batch_stats}, replacements)
             use_ema = self.config.ema_decay is not None
             initial = train_state_from_variables(variables, self.optimizer, self.freezing, use_ema)
         return parallel.place(initial, parallel.replicated(self.mesh))
 
     def _whitening_kernel(self) -> np.ndarray:
-        """Return the kernel of the whitening stem for images of the first step, normalized but not augmented."""
+        """Return the kernel of the whitening stem for images of the first step, normalized as they come from the feed.
+
+        Of the augmentations, only crops on the host have been done.
+        """
 
         def first_images(inputs: Inputs) -> jax.Array:
             images = self.preprocess(self.feed.take(inputs, jnp.int32(0)).images)
@@ -223,6 +227,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     if config.loss.distill_model:
         factory.create_model(config.loss.distill_model, num_classes=1)
     model = factory.from_config(config, num_classes=1)
+    if config.optimizer.fixed_kernel_norm and model.norm not in NORMS_WITH_SCALE:
+        raise UserError(
+            f"optimizer.fixed_kernel_norm works only with norms after convolutions, and this model has {model.norm} "
+            "instead. Set optimizer.fixed_kernel_norm=False."
+        )
     if config.freeze and model.scan_blocks:
         raise UserError(
             "freeze does not work with model.scan_blocks. Set model.scan_blocks=False or leave freeze empty."
@@ -277,7 +286,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
     if config.freeze or config.optimizer.rate_factors:
         params = abstract_variables(model, len(config.dataset.mean))["params"]
         freezing.check(params)
-        optimizer.check_rate_factors(config, freezing.split(params)[0])
+        optimizer.check_rate_factors(config.optimizer.rate_factors, freezing.split(params)[0])
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
     content_digests = dict(dataset.content_digests)
     teacher = _open_teacher(config, dataset, mesh) if config.loss.distill_from else None

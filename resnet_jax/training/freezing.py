@@ -32,14 +32,8 @@ class Freezing:
 
     def check(self, params: dict) -> None:
         """Raise `UserError` if a pattern matches no parameter, or if no parameter is left to train."""
+        check_patterns("freeze", self._patterns, params)
         names = ["/".join(path) for path in flatten_dict(params)]
-        for pattern in self._patterns:
-            if not fnmatch.filter(names, pattern):
-                modules = ", ".join(dict.fromkeys(name.partition("/")[0] for name in names))
-                raise UserError(
-                    f"freeze: no parameter matches {pattern!r}. Names begin with one of: {modules}. "
-                    "A * matches any characters."
-                )
         if all(map(self._is_frozen, names)):
             raise UserError(
                 f"freeze={self._patterns} leaves nothing to train. Use patterns that exclude the head, for example."
@@ -71,6 +65,18 @@ class Freezing:
 
 
 NOTHING_FROZEN = Freezing(())
+
+
+def check_patterns(setting: str, patterns: Iterable[str], params: dict) -> None:
+    """Raise `UserError` if a pattern of a setting matches the name of no parameter."""
+    names = ["/".join(path) for path in flatten_dict(params)]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            modules = ", ".join(dict.fromkeys(name.partition("/")[0] for name in names))
+            raise UserError(
+                f"{setting}: no parameter matches {pattern!r}. Names begin with one of: {modules}. "
+                "A * matches any characters."
+            )
 
 
 def merge(tree: dict, override: dict) -> dict:

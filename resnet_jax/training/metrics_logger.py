@@ -293,7 +293,7 @@ def conclusion(result: Mapping[str, Any], path) -> str:
     """Return the summary of a finished or interrupted run: metrics of the chosen checkpoint, time, and directory."""
     lines = []
     scores = {split: result[split] for split in ("validation", "test") if result[split]}
-    scores |= {f"test, {name}": metrics for name, metrics in (result.get("test_tta") or {}).items()}
+    scores |= {f"test, TTA {name}": metrics for name, metrics in (result.get("test_tta") or {}).items()}
     if scores:
         lines += [scores_table(scores), ""]
     if result["checkpoint_step"] is None:

@@ -12,6 +12,7 @@ We build the optimizers as chains of optax transformations, and do not use `opta
 import collections
 import fnmatch
 import logging
+import math
 import re
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.training.freezing import check_patterns
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lars", "muon")
 SCHEDULES = ("cosine", "linear", "step", "constant")
@@ -111,14 +113,15 @@ def make_optimizer(
     "sgd" is SGD with momentum (Sutskever et al. 2013), "adam" is Kingma & Ba 2014, "adamw" Loshchilov & Hutter 2017,
     "lamb" You et al. 2019 and "lars" You et al. 2017, each as in optax and with its default constants. "muon" (Jordan
     2024) replaces the momentum of each convolution kernel, as a matrix of inputs by outputs, by the nearest
-    semi-orthogonal matrix, approximately; all other parameters, the head among them, are updated by Adam, for which
-    `rate_factors` usually lower the learning rate. If `grad_clip` is set, gradients are clipped before everything else.
+    semi-orthogonal matrix, approximately. All other parameters, the head among them, are updated by Adam (with Nesterov
+    momentum if `nesterov` is set), for which `rate_factors` usually lower the learning rate. If `grad_clip` is set,
+    gradients are clipped before everything else.
 
     Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw", "lamb" and "muon" it is decoupled, but still
-    multiplied by the learning rate, and in "lamb" by the trust ratio. "muon" applies it to convolution kernels only.
-    With `exempt_norm_and_bias`, vectors and scalars (norm scales, biases and residual scales) have neither weight decay
-    nor a trust ratio, as in timm (Wightman et al. 2021). Unlike in timm, kernels keep their trust ratio if there is no
-    weight decay.
+    multiplied by the learning rate, and in "lamb" by the trust ratio. With `exempt_norm_and_bias`, vectors and scalars
+    (norm scales, biases and residual scales) have neither weight decay nor a trust ratio, as in timm (Wightman et al.
+    2021). Unlike in timm, kernels keep their trust ratio if there is no weight decay. "muon" decays nothing but
+    convolution kernels, with or without `exempt_norm_and_bias`.
 
     Args:
       config: the settings; only `config.optimizer` is used.
@@ -212,13 +215,14 @@ def convolution_dimensions(params: dict) -> dict:
 def fix_kernel_norm() -> optax.GradientTransformation:
     """Return a transformation that rescales each convolution kernel to norm sqrt(outputs) before its update is added.
 
-    Where a BatchNorm follows, the norm of a kernel does not matter to the function that the model computes, but the
-    relative size of an update does. With this, the learning rate alone determines that size (Jordan 2024, airbench94).
+    If a BatchNorm or GroupNorm follows the convolution, the norm of its kernel has no effect on the output, but it
+    determines how far an update turns the kernel. With this transformation, the learning rate alone determines that (as
+    in airbench94 with Muon, Jordan 2024).
     """
 
     def update(updates: dict, params: dict) -> dict:
         return jax.tree.map(
-            lambda update, param: update + _normalized(param) - param if param.ndim == 4 else update, updates, params
+            lambda update, param: update + (_normalized(param) - param) if param.ndim == 4 else update, updates, params
         )
 
     return optax.stateless(update)
@@ -245,26 +249,22 @@ def parse_rate_factors(rate_factors: Sequence[str]) -> list[tuple[str, float]]:
     pairs = []
     for entry in rate_factors:
         try:
-            pattern, factor = entry.split("=")
-            pairs.append((pattern, float(factor)))
+            pattern, text = entry.split("=")
+            factor = float(text)
+            if not 0 <= factor < math.inf:
+                raise ValueError
+            pairs.append((pattern, factor))
         except (AttributeError, ValueError):
             raise UserError(
                 f"optimizer.rate_factors has an entry of the wrong form ({entry!r}). Write a name pattern and a "
-                "factor, such as 'head*=0.1'."
+                "factor of at least 0, such as 'head*=0.1'."
             ) from None
     return pairs
 
 
-def check_rate_factors(config: ConfigDict, params: dict) -> None:
+def check_rate_factors(rate_factors: Sequence[str], params: dict) -> None:
     """Raise `UserError` if a pattern of `optimizer.rate_factors` matches none of the parameters."""
-    names = ["/".join(path) for path in flatten_dict(params)]
-    for pattern, _ in parse_rate_factors(config.optimizer.rate_factors):
-        if not fnmatch.filter(names, pattern):
-            modules = ", ".join(dict.fromkeys(name.partition("/")[0] for name in names))
-            raise UserError(
-                f"optimizer.rate_factors: no parameter matches {pattern!r}. Names begin with one of: {modules}. "
-                "A * matches any characters."
-            )
+    check_patterns("optimizer.rate_factors", [pattern for pattern, _ in parse_rate_factors(rate_factors)], params)
 
 
 def scale_by_name(rate_factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from tests.models import torch_reference as reference  # noqa: E402  It imports PyTorch.
 
 BATCH, CLASSES = 4, 10
-QUICK = ["resnet20"]
+QUICK = ["resnet20", "airbench94"]
 SLOW = [
     "wide_resnet16_4",
     "resnet18",
@@ -48,10 +48,14 @@ def results(request):
     name = request.param
     random = np.random.default_rng(0)
     # From the image to the last stage, sizes are 18, 9, 5 or 40, 20, 10, 5, 3, 2, so even and odd sizes are halved.
-    size = 18 if reference.ARCHITECTURES[name].cifar else 40
+    is_airbench = name == "airbench94"
+    size = 18 if is_airbench or reference.ARCHITECTURES[name].cifar else 40
     images = random.normal(size=(BATCH, size, size, 3)).astype(np.float32)
     labels = random.integers(CLASSES, size=BATCH)
-    torch_model = reference.make_model(reference.ARCHITECTURES[name], CLASSES)
+    if is_airbench:
+        torch_model = reference.make_airbench94(CLASSES)
+    else:
+        torch_model = reference.make_model(reference.ARCHITECTURES[name], CLASSES)
     reference.randomize(torch_model, seed=0)
     model = create_model(name, CLASSES)
     variables = reference.to_variables(torch_model.state_dict(), model)

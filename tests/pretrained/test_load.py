@@ -344,6 +344,15 @@ def test_init_from_rejects_settings_that_no_array_shape_reveals(
             start(tiny_config)
 
 
+def test_whitening_stem_is_exported_and_loaded_in_place_of_a_new_one(tiny_config, start, tmp_path):
+    tiny_config.model.stem, tiny_config.model.shortcut, tiny_config.num_epochs = "whitening", "projection", 1
+    resnet_jax.train(tiny_config, str(tmp_path / "run"))
+    export_weights(load_run(str(tmp_path / "run")), str(tmp_path / "weights.safetensors"))
+    tiny_config.init_from = str(tmp_path / "weights.safetensors")
+    _, state, _ = start(tiny_config)
+    assert_equal(state.variables, load_run(str(tmp_path / "run")).variables)
+
+
 def test_activation_of_files_that_do_not_record_it_is_relu(workdir, tmp_path):
     file = str(tmp_path / "weights.safetensors")
     export_weights(load_run(workdir), file)

@@ -135,10 +135,12 @@ def test_splits_with_different_classes_are_refused(tiny_config, mesh):
         ("model.activation", "swish", "unknown model.activation 'swish'"),
         ("tta", "mirror", "unknown tta 'mirror'"),
         ("augment.crop_border", "grey", "unknown augment.crop_border 'grey'"),
+        ("model.norm", "bias", "optimizer.fixed_kernel_norm works only with norms after convolutions"),
     ],
 )
 def test_check_refuses_unknown_names_and_indivisible_batches_without_data(tiny_config, mesh, key, value, message):
     section, _, name = key.rpartition(".")
     (tiny_config[section] if section else tiny_config)[name] = value
+    tiny_config.optimizer.fixed_kernel_norm = True
     with pytest.raises(UserError, match=message):
         experiments.check(tiny_config, mesh)

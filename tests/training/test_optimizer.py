@@ -214,17 +214,15 @@ def test_rate_factors_scale_the_updates_of_the_last_pattern_that_matches():
     np.testing.assert_allclose(scaled["head"]["bias"], 4 * plain["head"]["bias"])
 
 
-@pytest.mark.parametrize("entry", ["head*", "head*=two", "a=b=1", 3])
+@pytest.mark.parametrize("entry", ["head*", "head*=two", "head*=-1", "head*=nan", "a=b=1", 3])
 def test_rate_factor_of_another_form_is_refused(entry):
     with pytest.raises(UserError, match="entry of the wrong form"):
         optimizer.parse_rate_factors((entry,))
 
 
 def test_rate_factor_without_a_parameter_is_refused():
-    config = settings.default()
-    config.optimizer.rate_factors = ("heat*=2",)
     with pytest.raises(UserError, match=r"no parameter matches 'heat\*'.*stem_conv, head"):
-        optimizer.check_rate_factors(config, CONVOLUTIONS)
+        optimizer.check_rate_factors(("heat*=2",), CONVOLUTIONS)
 
 
 def adam_with_decoupled_decay(weights, gradients, rates, decay, adapt, epsilon):

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data.augment import color, erasing, geometry, mixing
 from resnet_jax.data.augment.randaugment import randaugment
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, unknown_name
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # see `from_config`
 
@@ -100,6 +100,8 @@ def check(augment: ConfigDict, batch_size: int) -> None:
     """Raise `UserError` for invalid values of the `augment` settings, naming the setting."""
     if augment.mixup or augment.cutmix:
         mixing.check_batch_size(batch_size)
+    if augment.crop_border not in geometry.BORDERS:
+        raise unknown_name("augment.crop_border", augment.crop_border, geometry.BORDERS)
     if augment.horizontal_flip and augment.alternating_flip:
         raise UserError(
             "augment.horizontal_flip would undo augment.alternating_flip. Set augment.horizontal_flip=False."
