@@ -1,6 +1,6 @@
 """Recipes: Python files with a function `get_config`, which returns the settings of a run.
 
-`load` replaces the loader of ml_collections, which accepts any file and any object as settings. With it, mistakes would
+`load` replaces the loader of ml_collections. That one accepts any file and any object as settings, so that mistakes
 surface later and less clearly.
 """
 
