@@ -1,6 +1,7 @@
 """Train steps of the CIFAR-10 recipes, compiled for eight TPU v5e chips. This requires libtpu, but no TPU.
 
-The ResNet-20 has one block per stage, and the airbench94 a single block, because deeper models only repeat them.
+The ResNet-20 has one block per stage, and the airbench94 a single block, because deeper models only repeat them. The
+batches are small, because libtpu searches many times longer for the tiles of large convolutions.
 libtpu compiles for a described topology, so the tests can check the sharding, types and memory of the compiled step.
 JAX itself stays on the CPU. To run the tests, install the version of libtpu that `jax[tpu]` requires
 (`pip install libtpu`), and then:
@@ -72,6 +73,7 @@ def compiled_program(mesh, dtype, steps, recipe="cifar10", variant="resnet20") -
     """Compile a call of `steps` train steps that computes in `dtype`."""
     config = runpy.run_path(str(CONFIGS / f"{recipe}.py"))["get_config"](variant)
     config.model.dtype = dtype
+    config.batch_size = 64
     config.dataset.feed = "resident"
     config.dataset.mean = (0.49, 0.48, 0.45)
     config.dataset.std = (0.25, 0.24, 0.26)
@@ -92,7 +94,7 @@ def compiled_program(mesh, dtype, steps, recipe="cifar10", variant="resnet20") -
 
 @pytest.mark.parametrize(("dtype", "steps"), [("float32", 1), ("bfloat16", experiment.MAX_STEPS_PER_CALL)])
 def test_train_step_compiles_for_a_tpu(mesh, dtype, steps):
-    """Compile one step per call, and as many per call as a run on a TPU takes. Compiling takes half a minute."""
+    """Compile one step per call, and as many per call as a run on a TPU takes."""
     program = compiled_program(mesh, dtype, steps)
     assert_devices_exchange_only_gradients_and_statistics(program)
     assert_each_device_convolves_its_own_shard_in_the_requested_dtype(program)

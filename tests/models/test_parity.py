@@ -3,6 +3,7 @@
 PyTorch computes in float64, so the differences in logits and statistics are our rounding errors.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -18,6 +19,7 @@ torch = pytest.importorskip("torch")
 from tests.models import torch_reference as reference  # noqa: E402  It imports PyTorch.
 
 BATCH, CLASSES = 4, 10
+FULL_DEPTH = ["resnet20", "resnet50"]  # Other networks have at most two blocks per stage, because further ones repeat.
 QUICK = ["resnet20", "airbench94"]
 SLOW = [
     "wide_resnet16_4",
@@ -52,12 +54,17 @@ def results(request):
     size = 18 if is_airbench or reference.ARCHITECTURES[name].cifar else 40
     images = random.normal(size=(BATCH, size, size, 3)).astype(np.float32)
     labels = random.integers(CLASSES, size=BATCH)
+    settings = {}
     if is_airbench:
         torch_model = reference.make_airbench94(CLASSES)
     else:
-        torch_model = reference.make_model(reference.ARCHITECTURES[name], CLASSES)
+        architecture = reference.ARCHITECTURES[name]
+        if name not in FULL_DEPTH:
+            settings["stage_sizes"] = tuple(min(size, 2) for size in architecture.sizes)
+            architecture = dataclasses.replace(architecture, sizes=settings["stage_sizes"])
+        torch_model = reference.make_model(architecture, CLASSES)
     reference.randomize(torch_model, seed=0)
-    model = create_model(name, CLASSES)
+    model = create_model(name, CLASSES, **settings)
     variables = reference.to_variables(torch_model.state_dict(), model)
     return ours(model, variables, images, labels), theirs(torch_model.double(), model, images, labels)
 
