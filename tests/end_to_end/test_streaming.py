@@ -144,7 +144,8 @@ def test_killed_run_resumes_with_other_workers_to_the_same_examples_and_paramete
 @pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGHUP, 75)])
 def test_signal_of_a_terminal_saves_and_leaves_no_process_behind(tmp_path, start_recording, signum, exit_code):
     """A terminal sends Ctrl-C, and SIGHUP when it is closed, to all processes."""
-    process = start_recording(tmp_path / "stopped", "--config.dataset.num_workers=2", **WITHOUT_TENSORFLOW)
+    arguments = ("--config.dataset.num_workers=2", "--config.num_epochs=500")
+    process = start_recording(tmp_path / "stopped", *arguments, **WITHOUT_TENSORFLOW)
     wait_for(lambda: (tmp_path / "stopped" / "metrics.jsonl").exists(), process)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
     for pid in (process.pid, *map(int, children.split())):
