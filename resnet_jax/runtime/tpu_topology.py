@@ -5,6 +5,8 @@ This needs libtpu (`pip install libtpu`). JAX itself keeps using the devices of 
 
 import dataclasses
 import os
+import signal
+import threading
 
 import jax
 from jax.experimental import topologies
@@ -48,12 +50,16 @@ def describe(name: str) -> list[jax.Device]:
     """
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    hangup_handler = signal.getsignal(signal.SIGHUP)
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except RuntimeError as error:  # JAX's own errors are subclasses of it.
         if "not installed" in str(error):
             raise UserError("compiling for a TPU on this machine needs libtpu. Run: pip install libtpu.") from None
         raise _unknown(name) from None
+    if threading.current_thread() is threading.main_thread():
+        # libtpu ignores SIGHUP, and so would every program that this process starts.
+        signal.signal(signal.SIGHUP, hangup_handler)
     if devices[0].device_kind not in CHIPS:  # type: ignore[attr-defined]  # JAX's stub of the class is incomplete
         raise _unknown(name)
     # Programs compiled without a device can be written to JAX's compilation cache, but not read back.

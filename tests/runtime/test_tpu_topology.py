@@ -1,3 +1,6 @@
+import signal
+import subprocess
+import sys
 import types
 
 import jax
@@ -69,3 +72,18 @@ def test_describe_returns_the_devices_of_a_slice():
     assert (mesh.size, parallel.free_memory(mesh)) == (32, 16 * 2**30)
     with pytest.raises(UserError, match="unknown TPU slice 'v5e:3x5'"):
         tpu_topology.describe("v5e:3x5")
+
+
+def test_describe_does_not_make_programs_ignore_that_the_terminal_closes():
+    """libtpu ignores SIGHUP, and a process inherits from its parent which signals to ignore."""
+    pytest.importorskip("libtpu", reason="compiling for a TPU requires libtpu: pip install libtpu")
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    cached = jax.config.jax_enable_compilation_cache
+    try:
+        tpu_topology.describe("v5e:2x2")
+        code = "import signal; print(signal.getsignal(signal.SIGHUP) == signal.SIG_DFL)"
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert child.stdout == "True\n"
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
+        signal.signal(signal.SIGHUP, before)
