@@ -1,7 +1,8 @@
 """Train steps of the CIFAR-10 recipes, compiled for eight TPU v5e chips. This requires libtpu, but no TPU.
 
 The ResNet-20 has one block per stage, and the airbench94 a single block, because deeper models only repeat them. The
-batches are small, because libtpu searches many times longer for the tiles of large convolutions.
+batches are smaller than those of the recipes, because libtpu takes many times longer to compile large convolutions.
+
 libtpu compiles for a described topology, so the tests can check the sharding, types and memory of the compiled step.
 JAX itself stays on the CPU. To run the tests, install the version of libtpu that `jax[tpu]` requires
 (`pip install libtpu`), and then:

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 from tests.models import torch_reference as reference  # noqa: E402  It imports PyTorch.
 
 BATCH, CLASSES = 4, 10
-FULL_DEPTH = ["resnet20", "resnet50"]  # Other networks have at most two blocks per stage, because further ones repeat.
+FULL_DEPTH = ["resnet20", "resnet50"]  # Other models are cut to two blocks per stage; further blocks only repeat them.
 QUICK = ["resnet20", "airbench94"]
 SLOW = [
     "wide_resnet16_4",
@@ -60,7 +60,7 @@ def results(request):
     else:
         architecture = reference.ARCHITECTURES[name]
         if name not in FULL_DEPTH:
-            settings["stage_sizes"] = tuple(min(size, 2) for size in architecture.sizes)
+            settings["stage_sizes"] = tuple(min(blocks, 2) for blocks in architecture.sizes)
             architecture = dataclasses.replace(architecture, sizes=settings["stage_sizes"])
         torch_model = reference.make_model(architecture, CLASSES)
     reference.randomize(torch_model, seed=0)

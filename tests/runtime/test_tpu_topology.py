@@ -1,4 +1,3 @@
-import signal
 import subprocess
 import sys
 import types
@@ -74,16 +73,19 @@ def test_describe_returns_the_devices_of_a_slice():
         tpu_topology.describe("v5e:3x5")
 
 
-def test_describe_does_not_make_programs_ignore_that_the_terminal_closes():
-    """libtpu ignores SIGHUP, and a process inherits from its parent which signals to ignore."""
-    pytest.importorskip("libtpu", reason="compiling for a TPU requires libtpu: pip install libtpu")
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    cached = jax.config.jax_enable_compilation_cache
-    try:
-        tpu_topology.describe("v5e:2x2")
-        code = "import signal; print(signal.getsignal(signal.SIGHUP) == signal.SIG_DFL)"
-        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert child.stdout == "True\n"
-    finally:
-        jax.config.update("jax_enable_compilation_cache", cached)
-        signal.signal(signal.SIGHUP, before)
+IGNORES_SIGHUP = "import signal; print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)"
+DESCRIBES_AND_STARTS_A_PROGRAM = f"""
+import subprocess, sys
+from resnet_jax.runtime import tpu_topology
+
+tpu_topology.describe("v5e:2x2")
+subprocess.run([sys.executable, "-c", {IGNORES_SIGHUP!r}], check=True)
+"""
+
+
+def test_programs_started_after_describe_do_not_ignore_sighup():
+    """libtpu ignores SIGHUP once it is loaded, and a program ignores what its parent ignored."""
+    pytest.importorskip("libtpu", reason="needs libtpu: pip install libtpu")
+    command = [sys.executable, "-c", DESCRIBES_AND_STARTS_A_PROGRAM]
+    started = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert started.stdout == "False\n"
