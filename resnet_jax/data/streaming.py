@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.data import workers
+from resnet_jax.data.crops import Box, center_square
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.feed import Batch, check_batch_size
 from resnet_jax.data.host_batches import BatchInfo, EvaluationBatchLoader, ExampleLoader, TrainingBatchLoader
@@ -176,6 +177,12 @@ class StreamedExamples:
             with contextlib.suppress(Unreadable):  # A file that became unreadable after it was scored stays black.
                 image[:], _ = self.loader(int(position), choose_box)
         return images
+
+    def box(self, height: int, width: int) -> Box:
+        """Return the region of an image of this size that is scored."""
+        if self.resize is None:
+            return Box(0, 0, height, width)
+        return center_square(height, width, self.resize, self.loader.shape[0])
 
     def content_digest(self) -> str:
         """Return the hash of the subset; see `Subset.content_digest`."""

@@ -19,6 +19,7 @@ from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.host_batches import NO_POSITION
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import Source
+from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import metrics
@@ -156,21 +157,36 @@ def score_run(
     return dataclasses.asdict(metrics.summarize(results, len(subset)))
 
 
-def open_examples(
-    trained: TrainedModel, subset: Subset, reporter: Reporter, is_other_dataset: bool = False
-) -> EvaluationData:
-    """Open examples in the form that a trained model takes.
+def open_examples(trained: TrainedModel, subset: Subset, reporter: Reporter) -> EvaluationData:
+    """Open examples of the dataset that a model was trained on, in the form that the model takes.
 
     Args:
       trained: the trained model.
       subset: the examples; the model must know their classes, by name.
       reporter: shows the progress of reading, and counts the images that cannot be read.
-      is_other_dataset: whether the examples belong to a dataset other than the one the model was trained on. Their
-        images are then resized to the size that the model sees in evaluation.
 
     Raises:
       UserError: if the model does not know a class of the examples, or does not take their number of channels.
     """
+    return open_evaluation_data(trained.config.dataset, _fit(trained, subset), reporter)
+
+
+def open_external_examples(trained: TrainedModel, subset: Subset, reporter: Reporter | None) -> StreamedExamples:
+    """Open examples of any dataset. Their images are resized to the size that the model sees in evaluation.
+
+    Args:
+      trained, subset: see `open_examples`.
+      reporter: see `StreamedExamples`.
+
+    Raises:
+      UserError: as `open_examples` does.
+    """
+    dataset = trained.config.dataset
+    return feed_config.external_examples(dataset, _fit(trained, subset), feed_config.num_workers(dataset), reporter)
+
+
+def _fit(trained: TrainedModel, subset: Subset) -> Subset:
+    """Return the examples with as many channels as the model takes; raises `UserError` if they do not fit the model."""
     unknown = class_matching.missing(subset.classes, trained.classes)
     if unknown:
         names = ", ".join(unknown[:MAX_CLASSES_LISTED])
@@ -182,10 +198,7 @@ def open_examples(
     if subset.channels > len(trained.preprocess.mean):
         subset = subset.as_grayscale()
     trained.preprocess.check(subset.image_shape[-1])
-    dataset = trained.config.dataset
-    if is_other_dataset:
-        return feed_config.external_examples(dataset, subset, feed_config.num_workers(dataset), reporter)
-    return open_evaluation_data(dataset, subset, reporter)
+    return subset
 
 
 def score(

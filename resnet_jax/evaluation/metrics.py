@@ -80,6 +80,17 @@ def worst_mistakes(examples: ExampleMetrics, count: int) -> np.ndarray:
     return mistakes[np.argsort(-examples.loss[mistakes], kind="stable")][:count]
 
 
+def most_certain_successes(examples: ExampleMetrics, count: int) -> np.ndarray:
+    """Return the indices of the correctly classified examples with the highest confidence, highest first.
+
+    Args:
+      examples: metrics as host arrays.
+      count: how many indices to return at most.
+    """
+    correct = np.flatnonzero(examples.prediction == examples.label)
+    return correct[np.argsort(-examples.confidence[correct], kind="stable")][:count]
+
+
 # --- Means over examples ----------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from resnet_jax.data.folder import canonical_name
 from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation.evaluate import open_examples, score
+from resnet_jax.evaluation.evaluate import open_examples, open_external_examples, score
 from resnet_jax.evaluation.metrics import (
     ClassificationReport,
     ExampleMetrics,
@@ -185,7 +185,7 @@ class Evaluator:
         All resident runs on the dataset take its examples in the same form, so these are read only once.
         """
         if model.config.dataset.name != self.dataset:
-            return open_examples(model, self.subset, self.reporter, is_other_dataset=True)
+            return open_external_examples(model, self.subset, self.reporter)
         if model.config.dataset.feed != "resident":
             return open_examples(model, self.subset, self.reporter)
         if not self._in_memory:
