@@ -239,7 +239,8 @@ class Reporter:
 
         def show(done: int, total: int) -> None:
             rate = done / max(time.monotonic() - started, 1e-9)
-            remaining = f"  {rate:,.0f}/s  ETA {duration((total - done) / rate)}" if done else ""
+            shown_rate = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+            remaining = f"  {shown_rate}/s  ETA {duration((total - done) / rate)}" if done else ""
             self.update(f"{what}  {done:,}/{total:,}{remaining}")
 
         return show

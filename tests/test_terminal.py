@@ -81,12 +81,15 @@ class TestLiveLine:
         reporter.update("step 1")
         assert capsys.readouterr().out == ""
 
-    def test_counter_shows_rate_and_remaining_time(self, monkeypatch):
+    @pytest.mark.parametrize(
+        ("done", "shown"), [(1000, "1,000/3,000  500/s  ETA 4.0 s"), (1, "1/3,000  0.5/s  ETA 1 h 39 min")]
+    )
+    def test_counter_shows_rate_and_remaining_time(self, monkeypatch, done, shown):
         stream, clock = Terminal(), iter([0.0, 0.0, 2.0])
         monkeypatch.setenv("COLUMNS", "80")
         monkeypatch.setattr("resnet_jax.terminal.time.monotonic", lambda: next(clock))
-        Reporter(stream=stream).counter("reading examples")(1000, 3000)
-        assert stream.getvalue() == "\rreading examples  1,000/3,000  500/s  ETA 4.0 s"
+        Reporter(stream=stream).counter("reading examples")(done, 3000)
+        assert stream.getvalue() == f"\rreading examples  {shown}"
 
     def test_is_removed_at_the_end_of_the_context(self):
         stream = Terminal()
