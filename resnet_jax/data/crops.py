@@ -97,6 +97,59 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     return pixels.reshape(size, size, channels)  # OpenCV drops a single channel.
 
 
+def to_original(values: np.ndarray, box: Box, height: int, width: int) -> np.ndarray:
+    """Return a map of a cropped and resized image in the geometry of the original image; zero outside the crop.
+
+    Args:
+      values: one value per pixel of the resized image, float32.
+      box: the region of the original image that was cropped.
+      height, width: the size of the original image.
+
+    Returns:
+      float32 [height, width]. Along a side that becomes longer, values are interpolated. Along a side that becomes
+      shorter, they are averaged over the footprint of each pixel, because single values of a noisy map mean little.
+
+    Example:
+      >>> to_original(np.ones((2, 2), np.float32), center_square(2, 4, resize=2, crop=2), 2, 4).tolist()
+      [[0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]]
+    """
+    rows = _resampling(values.shape[0], box.top, box.height, height)
+    columns = _resampling(values.shape[1], box.left, box.width, width)
+    return rows @ values.astype(np.float32) @ columns.T
+
+
+def _resampling(size: int, start: float, length: float, original_size: int) -> np.ndarray:
+    """Return the matrix that resamples `size` values along one side, float32 [original_size, size].
+
+    The values are spread evenly over the `length` pixels from `start`. Rows of pixels whose center is outside are zero.
+    """
+    edges = (np.arange(original_size + 1) - start) / length * size  # of the pixels, in units of the values
+    centers = (edges[:-1] + edges[1:]) / 2
+    if size > length:
+        weights = _overlaps(np.clip(edges, 0, size), size)
+    else:
+        distances = np.abs(np.clip(centers - 0.5, 0, size - 1)[:, None] - np.arange(size))
+        weights = np.maximum(1 - distances, 0)
+    is_inside = (centers >= 0) & (centers <= size)
+    return (weights * is_inside[:, None]).astype(np.float32)
+
+
+def _overlaps(edges: np.ndarray, size: int) -> np.ndarray:
+    """Return which fraction of each interval between neighboring edges lies in [0, 1], [1, 2] and so on.
+
+    Returns:
+      [len(edges) - 1, size]. The row of an empty interval is zero.
+
+    Example:
+      >>> _overlaps(np.array([0.0, 0.5, 2.0]), 2).round(2).tolist()
+      [[1.0, 0.0], [0.33, 0.67]]
+    """
+    low, high = edges[:-1, None], edges[1:, None]
+    units = np.arange(size)
+    lengths = np.maximum(np.minimum(high, units + 1) - np.maximum(low, units), 0)
+    return lengths / np.where(high > low, high - low, 1)
+
+
 def _filter_taps(factor: float) -> np.ndarray:
     """Return the taps of the filter for a side that shrinks by `factor`, at most `MAX_FILTER_FACTOR`; [1] if it grows.
 

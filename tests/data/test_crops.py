@@ -147,3 +147,63 @@ class TestResize:
     def test_resize_accepts_a_view_of_a_larger_array(self):
         pixels = noisy_image(80, 90)
         np.testing.assert_array_equal(crops.resize(pixels[7:61, 9:70], 16), crops.resize(pixels[7:61, 9:70].copy(), 16))
+
+
+class TestToOriginal:
+    def test_map_of_the_whole_image_in_its_own_size_stays_unchanged(self):
+        values = np.random.default_rng(0).normal(size=(7, 7)).astype(np.float32)
+        np.testing.assert_allclose(crops.to_original(values, crops.Box(0, 0, 7, 7), 7, 7), values, rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("original", "max_error"), [(5, 0.03), (8, 1e-5), (13, 0.1), (16, 1e-5), (31, 1e-5), (100, 1e-5)]
+    )
+    def test_linear_ramp_stays_linear(self, original, max_error):
+        """Except beyond the centers of the outermost values; and not quite if a pixel covers parts of values."""
+        values = np.tile(np.arange(16, dtype=np.float32), (16, 1))
+        box = crops.Box(0, 0, original, original)
+        ramp = crops.to_original(values, box, original, original)
+        expected = np.clip((np.arange(original) + 0.5) * 16 / original - 0.5, 0, 15)
+        np.testing.assert_allclose(ramp, np.tile(expected, (original, 1)), atol=max_error)
+        np.testing.assert_allclose(crops.to_original(values.T, box, original, original), ramp.T, atol=1e-5)
+
+    @pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 41), (1, 7), (50, 300)])
+    def test_shrinking_keeps_the_mean_of_a_noisy_map(self, height, width):
+        values = np.random.default_rng(0).normal(1, 10, (224, 224)).astype(np.float32)
+        shrunk = crops.to_original(values, crops.Box(0, 0, height, min(width, 224)), height, width)
+        assert shrunk[:, :224].mean() == pytest.approx(values.mean(), rel=1e-4)
+
+    def test_shrinking_counts_every_value(self):
+        """A single high value has the same weight wherever it lies."""
+        totals = set()
+        for row, column in ((0, 0), (3, 100), (111, 112), (222, 7)):
+            values = np.zeros((224, 224), np.float32)
+            values[row, column] = 49
+            totals.add(round(float(crops.to_original(values, crops.Box(0, 0, 32, 32), 32, 32).sum()), 4))
+        assert totals == {1.0}
+
+    @pytest.mark.parametrize("size", [4, 40])
+    def test_box_off_the_center_gets_the_map_and_other_pixels_are_zero(self, size):
+        box = crops.Box(top=1, left=6, height=8, width=10)
+        original = crops.to_original(np.full((size, size), 3.0, np.float32), box, 12, 20)
+        assert (original.shape, original.dtype) == ((12, 20), np.float32)
+        inside = np.zeros((12, 20), bool)
+        inside[1:9, 6:16] = True
+        np.testing.assert_allclose(original[inside], 3.0, rtol=1e-6)
+        assert not original[~inside].any()
+
+    @pytest.mark.parametrize("size", [4, 40])
+    def test_pixels_whose_center_is_outside_the_box_are_zero(self, size):
+        """The edges of the box lie within pixels: 1.6 to 6.6 along both sides."""
+        original = crops.to_original(np.ones((size, size), np.float32), crops.Box(1.6, 1.6, 5, 5), 8, 8)
+        expected = np.zeros((8, 8))
+        expected[2:7, 2:7] = 1
+        np.testing.assert_allclose(original, expected, atol=1e-6)
+
+    def test_flipped_map_becomes_the_flipped_map(self):
+        values = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+        box = crops.center_square(20, 31, resize=64, crop=56)
+        np.testing.assert_allclose(
+            crops.to_original(values[:, ::-1], box, 20, 31),
+            crops.to_original(values, box, 20, 31)[:, ::-1],
+            atol=1e-5,
+        )
