@@ -1,9 +1,12 @@
 """Checks of paths that the user gave, and atomic writes of small files."""
 
 import contextlib
+import io
 import os
 import pathlib
+from collections.abc import Mapping
 
+import numpy as np
 from etils import epath
 
 from resnet_jax.errors import UserError
@@ -95,6 +98,14 @@ def write(path: epath.Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
+
+
+def as_npz(arrays: Mapping[str, np.ndarray], compress: bool = False) -> bytes:
+    """Return the content of an .npz file with these arrays."""
+    content = io.BytesIO()
+    save = np.savez_compressed if compress else np.savez
+    save(content, allow_pickle=False, **arrays)
+    return content.getvalue()
 
 
 def sync_to_disk(file) -> None:

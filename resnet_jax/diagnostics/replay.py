@@ -1,7 +1,6 @@
 """Load and replay a step that a run saved because the loss or a gradient was not finite; see `training.nan_capture`."""
 
 import dataclasses
-import io
 import json
 import math
 
@@ -10,7 +9,6 @@ import safetensors.numpy
 from etils import epath
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
-from PIL import Image
 
 from resnet_jax import image_grid
 from resnet_jax.data.abstract_dataset import AbstractFeed
@@ -93,7 +91,5 @@ def replay(saved_step: NonFiniteStep, config: ConfigDict, classes: tuple[str, ..
 def write_images(saved_step: NonFiniteStep, directory: WorkDir, classes: tuple[str, ...]) -> epath.Path:
     """Write the images of the batch with their classes as one PNG file, and return its path."""
     grid = image_grid.labeled_grid(saved_step.images, saved_step.labels, classes, columns=IMAGES_PER_ROW)
-    png = io.BytesIO()
-    Image.fromarray(grid).save(png, "PNG")
-    directory.write(f"{FOLDER}/batch.png", png.getvalue())
+    directory.write(f"{FOLDER}/batch.png", image_grid.as_png(grid))
     return directory.path / FOLDER / "batch.png"

@@ -1,6 +1,5 @@
 """Image features (the inputs of the model's head), for use in other programs or for comparing images."""
 
-import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -55,9 +54,7 @@ class Features:
           UserError: if the file cannot be written.
         """
         arrays = {"features": self.array(), "names": np.array(self.paths, str), "classes": np.array(classes, str)}
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
-        files.write_target(path, *TARGET, content.getvalue())
+        files.write_target(path, *TARGET, files.as_npz(arrays))
 
 
 def check_target(path: str) -> None:

@@ -1,11 +1,9 @@
 """Contact sheet: a few images of each class in one image, to see at a glance whether the labels are correct."""
 
 import contextlib
-import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
 from resnet_jax import files, image_grid
 from resnet_jax.data.decode import Unreadable
@@ -52,9 +50,7 @@ def write(path: str, scanned: ScannedDataset, positions: np.ndarray) -> str | No
             rows.append(list(_read_images(scanned, chosen)))
     if not titles:
         return None
-    sheet = io.BytesIO()
-    Image.fromarray(image_grid.titled_rows(titles, rows)).save(sheet, format="PNG")
-    files.write_target(path, *TARGET, sheet.getvalue())
+    files.write_target(path, *TARGET, image_grid.as_png(image_grid.titled_rows(titles, rows)))
     return path
 
 
