@@ -22,12 +22,19 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 NORMS_WITH_SCALE = ("batch_norm", "group_norm")
 NORMS = (*NORMS_WITH_SCALE, "bias", "scalar_bias")
 
+Activation = Callable[[jax.Array], jax.Array]
+
 # By the value of `model.activation`. GELU (Hendrycks & Gimpel 2016) with the exact error function, as in PyTorch.
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+ACTIVATIONS: dict[str, Activation] = {
     "relu": nn.relu,
     "gelu": functools.partial(nn.gelu, approximate=False),
     "silu": nn.silu,
 }
+
+
+def resolve_activation(activation: str | Activation) -> Activation:
+    """Return the function for the value of `model.activation`: a key of `ACTIVATIONS`, or the function itself."""
+    return ACTIVATIONS[activation] if isinstance(activation, str) else activation
 
 
 def partial_identity(
@@ -68,7 +75,7 @@ class Layers:
       dtype: the dtype of the computation.
       norm_name: "batch_norm" (Ioffe & Szegedy 2015); "group_norm" with 32 groups (Wu & He 2018, section 3); or, in
         place of a norm, a "bias" per channel or one "scalar_bias" for all channels.
-      activation: a key of `ACTIVATIONS`.
+      activation: a key of `ACTIVATIONS`, or a function.
       norm_momentum: the momentum of BatchNorm's running statistics.
       norm_epsilon: the epsilon of BatchNorm and GroupNorm.
       norm_group_size: the number of examples that share batch statistics, see `GroupedBatchNorm`; 0: the whole batch.
@@ -81,7 +88,7 @@ class Layers:
     train: bool
     dtype: jnp.dtype
     norm_name: str
-    activation: str
+    activation: str | Activation
     norm_momentum: float
     norm_epsilon: float
     norm_group_size: int
@@ -135,7 +142,7 @@ class Layers:
 
     def activate(self, x: jax.Array) -> jax.Array:
         """Apply the activation."""
-        return ACTIVATIONS[self.activation](x)
+        return resolve_activation(self.activation)(x)
 
     def max_pool(self, x: jax.Array, pad_with_zeros: bool = False) -> jax.Array:
         """Max-pool over 3x3 with stride 2. With `blur_pool`: over 2x2 with stride 1, then blur with stride 2.

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from resnet_jax.models.layers import (
+    Activation,
     Bias,
     Layers,
     SqueezeExcitation,
@@ -397,7 +398,7 @@ class ResNet(nn.Module):
       stem: a key of `STEMS`.
       shortcut: how shortcuts change the shape: "projection", "average_pool" or "pad"; see `ResidualBlock`.
       norm: one of `layers.NORMS`.
-      activation: a key of `layers.ACTIVATIONS`.
+      activation: a key of `layers.ACTIVATIONS`, or a function.
       weight_standardization, blur_pool: see `Layers`.
       squeeze_excitation, residual_scale, zero_init_residual, dropout: see `ResidualBlock`.
       stochastic_depth: the probability of dropping the last block for an example in training. The probabilities of
@@ -428,7 +429,7 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     shortcut: str = "projection"
     norm: str = "batch_norm"
-    activation: str = "relu"
+    activation: str | Activation = "relu"
     weight_standardization: bool = False
     blur_pool: bool = False
     squeeze_excitation: int | None = None

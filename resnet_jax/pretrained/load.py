@@ -243,7 +243,11 @@ def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def load_pretrained(
-    config: ConfigDict, weights: Pretrained, sources: Mapping[str, Source], split: str | None = None
+    config: ConfigDict,
+    weights: Pretrained,
+    sources: Mapping[str, Source],
+    split: str | None = None,
+    mesh: Mesh | None = None,
 ) -> TrainedModel:
     """Return the model of `config` with pretrained weights, and with preprocessing for the images of a split.
 
@@ -253,13 +257,14 @@ def load_pretrained(
       sources: the splits of the dataset by name.
       split: the split with the images, see `Subset.from_split`; default: the test split, or the training split if
         `dataset.test_split` is "none".
+      mesh: the devices; default: all devices.
 
     Raises:
       UserError: if the weights do not fit the model or the classes.
     """
     config_check.check(config)
     config = config.copy_and_resolve_references()
-    mesh = parallel.make_mesh()
+    mesh = mesh or parallel.make_mesh()
     classes = common_classes(sources)
     dataset = config.dataset
     weights.fill(dataset)

@@ -61,16 +61,17 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def jit(function: Callable, mesh: Mesh, **kwargs) -> jax.stages.Wrapped:
-    """Compile a function for the devices of a mesh, with results replicated on all of them.
+def jit(function: Callable, mesh: Mesh, out_shardings: NamedSharding | None = None, **kwargs) -> jax.stages.Wrapped:
+    """Compile a function for the devices of a mesh.
 
     Args:
       function: the function to compile.
       mesh: the devices.
+      out_shardings: the sharding of the results; None: they are replicated on all devices.
       **kwargs: further arguments of `jax.jit`.
     """
     options = cpu_tuning.compiler_options(mesh.devices.flat[0].platform)
-    return jax.jit(function, out_shardings=replicated(mesh), compiler_options=options, **kwargs)
+    return jax.jit(function, out_shardings=out_shardings or replicated(mesh), compiler_options=options, **kwargs)
 
 
 def place(tree, sharding: NamedSharding):

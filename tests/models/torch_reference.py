@@ -210,6 +210,7 @@ class Block(nn.Module):
             if architecture.blur and conv.stride == (2, 2):
                 conv.stride, self.blurred = (1, 1), number + 1
         outputs = convs[-1].out_channels
+        self.relus = nn.ModuleList(nn.ReLU() for _ in convs)  # Modules, because Captum replaces their gradients.
         self.se = SqueezeExcitation(outputs) if architecture.squeeze_excitation else nn.Identity()
         self.downsample = architecture.shortcut(inputs, outputs, stride)
 
@@ -218,14 +219,14 @@ class Block(nn.Module):
         for number in range(1, self.count + 1):
             conv, norm = (self.get_submodule(f"{name}{number}") for name in ("conv", self.norm_name))
             if self.pre_activation:
-                y = norm(y).relu()
+                y = self.relus[number - 1](norm(y))
                 source = y if number == 1 else source
                 y = conv(y)
             else:
                 y = norm(conv(Blur()(y) if number == self.blurred else y))
-                y = y if number == self.count else y.relu()
+                y = y if number == self.count else self.relus[number - 1](y)
         y = self.se(y) + (x if self.downsample is None else self.downsample(source))
-        return y if self.pre_activation else y.relu()
+        return y if self.pre_activation else self.relus[-1](y)
 
 
 class FixupBlock(nn.Module):
