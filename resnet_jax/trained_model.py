@@ -15,7 +15,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax.data import feed_config
+from resnet_jax.attribution import methods as attribution_methods
+from resnet_jax.attribution.attribution_model import AttributionModel
+from resnet_jax.data import class_matching, crops, feed_config
 from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.folder import UnlabeledImages
 from resnet_jax.data.host_batches import NO_POSITION, BatchInfo
@@ -23,14 +25,15 @@ from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, unknown_name
 from resnet_jax.models import factory
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runtime import parallel
 from resnet_jax.workdir.checkpoints import Checkpoints
 from resnet_jax.workdir.workdir import WorkDir
 
-MAX_BATCH_PER_DEVICE = 64  # images
+MAX_BATCH_PER_DEVICE = 64  # images, in prediction
+MAX_ATTRIBUTION_BATCH_PER_DEVICE = 16  # images; the backward pass takes memory, and progress is shown per batch
 
 
 class Outputs(NamedTuple):
@@ -59,6 +62,30 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
+
+
+class Attributions(NamedTuple):
+    """Maps of a batch of n images. The arrays have at least n rows; the rows beyond n are padding.
+
+    The rows of images that cannot be read are meaningless.
+
+    Attributes:
+      num_images: n.
+      images: the normalized images, float32 [batch, height, width, channels], on the devices.
+      targets: int32 [batch], the index of the class that the maps are about, on the devices.
+      probabilities: float32 [batch, classes].
+      maps: float32 [batch, height, width] by method, in the geometry of `images`.
+      completeness_gaps: float32 [batch] by method, for methods that have them; see `attribution.methods.Method`.
+      problems: why an image cannot be read, by the index of its row.
+    """
+
+    num_images: int
+    images: jax.Array
+    targets: jax.Array
+    probabilities: np.ndarray
+    maps: dict[str, np.ndarray]
+    completeness_gaps: dict[str, np.ndarray]
+    problems: dict[int, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +125,9 @@ class TrainedModel:
         """
         examples: EvaluationData
         if isinstance(images, np.ndarray | jax.Array):
-            examples = self._in_memory_examples(np.asarray(images))
+            images = np.asarray(images)
+            self._check_array(images)
+            examples = self._in_memory_examples(images)
         else:
             images = [images] if isinstance(images, str | os.PathLike) else list(images)
             examples = self.examples(images)
@@ -111,6 +140,45 @@ class TrainedModel:
         labels = probabilities.argmax(axis=-1).astype(np.int32)
         return Predictions(probabilities, labels, tuple(self.classes[label] for label in labels))
 
+    def explain(
+        self, images: np.ndarray, method: str = "grad_cam", target: str | None = None, stage: str | None = None
+    ) -> np.ndarray:
+        """Return how important each pixel is for a class, according to an attribution method.
+
+        Args:
+          images: uint8 [n, height, width, channels] with 1 or 3 channels.
+          method: a key of `attribution.methods.METHODS`.
+          target: the name of the class; None: the predicted class of each image. If several classes have this name, the
+            label belongs to it, as in "crane (label 134)".
+          stage: the stage whose output class activation maps are sums of, such as "stage3"; None: the last one.
+
+        Returns:
+          float32 [n, height, width], in the geometry of `images`. Pixels that evaluation crops away are zero.
+
+        Raises:
+          UserError: if there is no such method, class or stage; and as `predict` does.
+
+        Example:
+          >>> run = load_run("/tmp/digits")  # doctest: +SKIP
+          >>> run.explain(np.zeros((2, 8, 8, 1), np.uint8), "integrated_gradients").shape  # doctest: +SKIP
+          (2, 8, 8)
+        """
+        images = np.asarray(images)
+        self._check_array(images)
+        self.check_attribution((method,), target, stage)
+        height, width = images.shape[1:3]
+        if not len(images):
+            return np.empty((0, height, width), np.float32)
+        examples = self.subset_examples(image_subset(UnlabeledImages(images, images.shape[-1])))
+        box = examples.box(height, width)
+        return np.stack(
+            [
+                crops.to_original(values, box, height, width)
+                for batch in self.attributions(examples, (method,), target, stage)
+                for values in batch.maps[method][: batch.num_images]
+            ]
+        )
+
     def examples(self, files: Sequence[str | os.PathLike | bytes], num_workers: int = 0) -> StreamedExamples:
         """Open image files, which are read when they are needed.
 
@@ -122,7 +190,14 @@ class TrainedModel:
           UserError: if the model takes images in their original size (`dataset.image_size` is None), and none of the
             images can be read.
         """
-        return self._external_examples(UnlabeledImages(files, channels=len(self.preprocess.mean)), num_workers)
+        return self.subset_examples(
+            image_subset(UnlabeledImages(files, channels=len(self.preprocess.mean))), num_workers
+        )
+
+    def subset_examples(self, subset: Subset, num_workers: int = 0) -> StreamedExamples:
+        """Return the examples of a subset in the size that the model takes; see `feed_config.external_examples`."""
+        # No reporter counts the images that cannot be read: the caller finds them in `Outputs.problems`.
+        return feed_config.external_examples(self.config.dataset, subset, num_workers, reporter=None)
 
     def outputs(self, examples: EvaluationData) -> Iterator[Outputs]:
         """Yield the outputs for all examples in order, one batch at a time. Memory holds the images of a few batches.
@@ -130,20 +205,83 @@ class TrainedModel:
         Raises:
           UserError: if the model is on devices of other processes, too.
         """
-        if len(self.mesh.local_devices) < self.mesh.size:
-            raise UserError(
-                "this model is on the devices of several processes, but prediction runs in a single one. Load it with "
-                "load_run(workdir, parallel.make_mesh(jax.local_devices()))."
-            )
-        batch_size = self._batch_size(len(examples))
         unfinished: collections.deque[tuple[BatchInfo, tuple[jax.Array, jax.Array]]] = collections.deque()
-        for images, info in examples.batches(batch_size, parallel.local_rows(self.mesh, batch_size)):
-            images = parallel.place_rows(images, self.mesh, batch_size)
+        for images, info in self._placed_batches(examples, MAX_BATCH_PER_DEVICE):
             unfinished.append((info, self._forward(self.variables, images)))
             if len(unfinished) > parallel.CALLS_AHEAD:
                 yield _fetch_outputs(*unfinished.popleft())
         while unfinished:
             yield _fetch_outputs(*unfinished.popleft())
+
+    def attributions(
+        self, examples: EvaluationData, methods: Sequence[str], target: str | None = None, stage: str | None = None
+    ) -> Iterator[Attributions]:
+        """Iterate over the maps of all examples in order, one batch at a time.
+
+        Args:
+          examples: the examples.
+          methods, target, stage: see `explain`.
+
+        Raises:
+          UserError: as `explain` and `outputs` do.
+        """
+        self.check_attribution(methods, target, stage)
+        target_index = None if target is None else self.class_names.index(target)
+        return self._attributions(examples, methods, target_index, stage)
+
+    def check_attribution(self, methods: Sequence[str], target: str | None, stage: str | None) -> None:
+        """Raise `UserError` if there is no such method, class or stage; see `explain`."""
+        attribution_methods.check(methods)
+        if stage is not None:
+            self.attribution_model.check_stage(stage)
+        if target is not None and target not in self.class_names:
+            raise unknown_name("class", target, self.class_names)
+
+    @functools.cached_property
+    def class_names(self) -> list[str]:
+        """The names of the classes, with the label added to those that several classes have."""
+        return class_matching.distinct(self.classes)
+
+    def _attributions(
+        self, examples: EvaluationData, methods: Sequence[str], target: int | None, stage: str | None
+    ) -> Iterator[Attributions]:
+        model = self.attribution_model
+        for pixels, info in self._placed_batches(examples, MAX_ATTRIBUTION_BATCH_PER_DEVICE):
+            images = self._normalize(pixels)
+            attribution_methods.check_stage_size(model, methods, images.shape, stage)
+            logits = model.logits(images)
+            targets = jnp.argmax(logits, axis=-1) if target is None else jnp.full(len(logits), target)
+            computed = {name: attribution_methods.attribute(model, name, images, targets, stage) for name in methods}
+            computed_gaps = {
+                name: find_gaps(model, images, targets, computed[name])
+                for name in methods
+                if (find_gaps := attribution_methods.METHODS[name].completeness_gaps)
+            }
+            probabilities, maps, gaps = parallel.fetch((jax.nn.softmax(logits), computed, computed_gaps))
+            num_images = int(np.count_nonzero(info.positions != NO_POSITION))
+            maps = {name: maps[name] for name in methods}  # Fetching has sorted them by name.
+            yield Attributions(num_images, images, targets, probabilities, maps, gaps, _problems(info, num_images))
+
+    @functools.cached_property
+    def attribution_model(self) -> AttributionModel:
+        """The model as attribution methods use it."""
+        return AttributionModel(self.model, self.variables, self.mesh)
+
+    @functools.cached_property
+    def _normalize(self) -> Callable[[jax.Array], jax.Array]:
+        """Function from uint8 images to the input of the model."""
+        return parallel.jit(self.preprocess, self.mesh, parallel.batch_sharded(self.mesh))
+
+    def _placed_batches(self, examples: EvaluationData, max_per_device: int) -> Iterator[tuple[jax.Array, BatchInfo]]:
+        """Yield the images of all examples, on the devices, and the `BatchInfo` of each batch."""
+        if len(self.mesh.local_devices) < self.mesh.size:
+            raise UserError(
+                "this model is on the devices of several processes, but prediction runs in a single one. Load it with "
+                "load_run(workdir, parallel.make_mesh(jax.local_devices()))."
+            )
+        batch_size = self._batch_size(len(examples), max_per_device)
+        for images, info in examples.batches(batch_size, parallel.local_rows(self.mesh, batch_size)):
+            yield parallel.place_rows(images, self.mesh, batch_size), info
 
     @functools.cached_property
     def _forward(self) -> Callable[[dict, jax.Array], tuple[jax.Array, jax.Array]]:
@@ -155,18 +293,19 @@ class TrainedModel:
 
         return parallel.jit(forward, self.mesh)
 
-    def _batch_size(self, num_images: int) -> int:
+    def _batch_size(self, num_images: int, max_per_device: int) -> int:
         """Choose a batch size over all devices.
 
-        Up to a limit, it is a power of two per device, so that few programs serve any number of images.
+        Up to the limit, it is a power of two per device, so that few programs serve any number of images.
         """
         num_devices = self.mesh.size
         needed = math.ceil(max(num_images, 1) / num_devices)
         power_of_two = 1 << (needed - 1).bit_length()
         training_batch = math.ceil(self.config.batch_size / num_devices)
-        return num_devices * min(power_of_two, training_batch, MAX_BATCH_PER_DEVICE)
+        return num_devices * min(power_of_two, training_batch, max_per_device)
 
-    def _in_memory_examples(self, images: np.ndarray) -> InMemoryExamples:
+    def _check_array(self, images: np.ndarray) -> None:
+        """Raise `UserError` if images in memory do not fit the model."""
         if images.dtype != np.uint8 or images.ndim != 4:
             raise UserError(
                 f"images have the wrong type or shape ({images.dtype} {list(images.shape)}). They must be uint8 "
@@ -176,17 +315,14 @@ class TrainedModel:
         if images.shape[-1] not in (1, channels):  # Gray images are converted to three channels.
             kind = "gray images with 1 channel" if channels == 1 else f"images with {channels} channels"
             raise UserError(f"images have the wrong number of channels ({images.shape[-1]}). This model takes {kind}.")
+
+    def _in_memory_examples(self, images: np.ndarray) -> InMemoryExamples:
         positions = np.arange(len(images))
         if len(images):
             # Resize all images here and at once: for a few images, starting the prefetching would take longer.
-            examples = self._external_examples(UnlabeledImages(images, images.shape[-1]), num_workers=0)
+            examples = self.subset_examples(image_subset(UnlabeledImages(images, images.shape[-1])))
             images = examples.images_at(positions)
         return InMemoryExamples(images, np.zeros(len(images), np.int32), positions)
-
-    def _external_examples(self, source: UnlabeledImages, num_workers: int) -> StreamedExamples:
-        subset = Subset({"": source}, np.zeros(len(source), np.int64), np.arange(len(source)))
-        # No reporter counts the images that cannot be read: the caller finds them in `Outputs.problems`.
-        return feed_config.external_examples(self.config.dataset, subset, num_workers, reporter=None)
 
 
 def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
@@ -239,11 +375,20 @@ def abstract_variables(model: nn.Module, channels: int) -> dict:
     return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
 
 
+def image_subset(source: UnlabeledImages) -> Subset:
+    """Return all images of a source."""
+    return Subset({"": source}, np.zeros(len(source), np.int64), np.arange(len(source)))
+
+
 def _fetch_outputs(info: BatchInfo, outputs: tuple[jax.Array, jax.Array]) -> Outputs:
     """Fetch the outputs of a batch, without its padding rows."""
-    num_images = np.count_nonzero(info.positions != NO_POSITION)
+    num_images = int(np.count_nonzero(info.positions != NO_POSITION))
     probabilities, features = parallel.fetch(outputs)
+    return Outputs(probabilities[:num_images], features[:num_images], _problems(info, num_images))
+
+
+def _problems(info: BatchInfo, num_images: int) -> dict[int, str]:
+    """Return why images of a batch cannot be read, by the index of their row."""
     unreadable = np.flatnonzero(info.labels[:num_images] == NO_LABEL).tolist()
     reasons = [reason for _, reason in info.problems]
-    problems = dict(zip(unreadable, reasons, strict=True))
-    return Outputs(probabilities[:num_images], features[:num_images], problems)
+    return dict(zip(unreadable, reasons, strict=True))

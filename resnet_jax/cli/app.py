@@ -32,6 +32,7 @@ COMMANDS = {
     "inspect": "check every image of a dataset before training",
     "evaluate": "score runs or published weights on the test split or other data, and compare them",
     "predict": "classify images, or find the most similar images in a folder",
+    "explain": "show which pixels of an image are important for a class, and how far that can be trusted",
     "report": "write an HTML page with the metrics, curves and mistakes of one or several runs",
     "export": "write the weights of a run, or published weights, as .safetensors for PyTorch and others",
     "models": "list the models with parameters, multiply-adds, paper and published accuracy",
