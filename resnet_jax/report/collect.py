@@ -13,6 +13,7 @@ from resnet_jax.data.dataset import VALIDATION
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.metrics import ClassificationReport, confusion_matrix
 from resnet_jax.evaluation.model_comparison import Evaluator, McNemar, check_distinct, compare
+from resnet_jax.inference.overlays import grad_cam_overlays
 from resnet_jax.report.example_images import Gallery, choose_galleries
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel, load_run
@@ -107,7 +108,9 @@ def collect(
             curves=read_curves(directories[name].path),
             metrics=comparison.reports[name],
             confusion=confusion_matrix(scored.metrics, len(evaluator.classes)),
-            galleries=choose_galleries(scored, evaluator.classes, evaluator.subset.name),
+            galleries=choose_galleries(
+                scored, evaluator.classes, evaluator.subset.name, lambda images: grad_cam_overlays(model, images)
+            ),
         )
 
     return ReportData(

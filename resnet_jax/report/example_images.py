@@ -11,10 +11,14 @@ from PIL import Image
 from resnet_jax.evaluation.metrics import worst_mistakes
 from resnet_jax.evaluation.model_comparison import ScoredExamples
 
-NUM_MISTAKES = 16
-NUM_LEAST_AND_MOST_CERTAIN = 8  # images in each of these two galleries
+NUM_WORST = 16  # images in the gallery of the worst mistakes
+NUM_OTHER = 8  # images in each of the other galleries
 MAX_SIDE = 192  # pixels; larger images are shrunk to it
 MAX_PIXELATED_SIDE = 96  # pixels; up to this size, every pixel is kept, and stays visible when the page enlarges it
+
+# A function from images, uint8 [n, height, width, channels], to n overlays of Grad-CAM for the predicted class, each
+# uint8 [height, width, 3]; or to None if Grad-CAM does not work for the model.
+DrawOverlays = Callable[[np.ndarray], list[np.ndarray] | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +27,7 @@ class ExampleImage:
 
     Attributes:
       uri: the image as a data URI.
+      overlay_uri: the same image with Grad-CAM for the predicted class laid over it; None without such an overlay.
       is_small: whether both sides are at most `MAX_PIXELATED_SIDE`.
       name: the name of the example.
       label: its true class.
@@ -32,6 +37,7 @@ class ExampleImage:
     """
 
     uri: str
+    overlay_uri: str | None
     is_small: bool
     name: str
     label: str
@@ -49,49 +55,69 @@ class Gallery:
     images: tuple[ExampleImage, ...]
 
 
-def choose_galleries(scored: ScoredExamples, classes: Sequence[str], name_of: Callable[[int], str]) -> list[Gallery]:
-    """Choose the worst mistakes and the least and most certain predictions. Empty galleries are left out.
+def choose_galleries(
+    scored: ScoredExamples, classes: Sequence[str], name_of: Callable[[int], str], draw_overlays: DrawOverlays
+) -> list[Gallery]:
+    """Choose the worst and the most confident mistakes, and the least and most certain predictions.
+
+    The gallery of confident mistakes leaves out those that are already among the worst. Empty galleries are left out.
 
     Args:
       scored: the metrics of each example, and the examples.
       classes: the names of the classes.
       name_of: a function from the position of an example in its subset to its name.
+      draw_overlays: see `DrawOverlays`.
     """
-    by_confidence = np.argsort(scored.metrics.confidence, kind="stable")
+    metrics = scored.metrics
+    by_confidence = np.argsort(metrics.confidence, kind="stable")
+    worst = worst_mistakes(metrics, NUM_WORST)
+    is_mistake = metrics.prediction[by_confidence] != metrics.label[by_confidence]
+    other_mistakes = by_confidence[is_mistake & ~np.isin(by_confidence, worst)]
     choices = [
         (
             "Worst mistakes",
             "Misclassified images whose true class got the lowest probability.",
-            worst_mistakes(scored.metrics, NUM_MISTAKES),
+            worst,
+        ),
+        (
+            "Other confident mistakes",
+            "The misclassified images, without those above, whose predicted class got the highest probability.",
+            other_mistakes[::-1][:NUM_OTHER],
         ),
         (
             "Least certain",
             "Images for which no class got a high probability, whether classified correctly or not.",
-            by_confidence[:NUM_LEAST_AND_MOST_CERTAIN],
+            by_confidence[:NUM_OTHER],
         ),
         (
             "Most certain",
             "Images whose predicted class got the highest probability.",
-            by_confidence[::-1][:NUM_LEAST_AND_MOST_CERTAIN],
+            by_confidence[::-1][:NUM_OTHER],
         ),
     ]
     return [
-        Gallery(title, description, _example_images(scored, indices, classes, name_of))
+        Gallery(title, description, _example_images(scored, indices, classes, name_of, draw_overlays))
         for title, description, indices in choices
         if len(indices)
     ]
 
 
 def _example_images(
-    scored: ScoredExamples, indices: np.ndarray, classes: Sequence[str], name_of: Callable[[int], str]
+    scored: ScoredExamples,
+    indices: np.ndarray,
+    classes: Sequence[str],
+    name_of: Callable[[int], str],
+    draw_overlays: DrawOverlays,
 ) -> tuple[ExampleImage, ...]:
     metrics = scored.metrics
     positions = metrics.position[indices]
     images = scored.examples.images_at(positions)
+    overlays: Sequence[np.ndarray | None] = draw_overlays(images) or [None] * len(images)
     subset_positions = scored.examples.subset_positions[positions]
     return tuple(
         ExampleImage(
             uri=data_uri(image),
+            overlay_uri=None if overlay is None else data_uri(overlay),
             is_small=max(image.shape) <= MAX_PIXELATED_SIDE,
             name=name_of(int(subset_position)),
             label=classes[metrics.label[index]],
@@ -99,7 +125,7 @@ def _example_images(
             confidence=float(metrics.confidence[index]),
             probability=float(np.exp(-metrics.loss[index])),
         )
-        for index, image, subset_position in zip(indices, images, subset_positions, strict=True)
+        for index, image, overlay, subset_position in zip(indices, images, overlays, subset_positions, strict=True)
     )
 
 

@@ -62,7 +62,9 @@ def random_run(classes, name="made up", result=RESULT, without=(), **predictions
         curves={f"{split}/{metric}": Curve(steps, values[metric]) for split in splits for metric in values},
         metrics=classification_report(scored.metrics, classes, len(scored.examples)),
         confusion=confusion_matrix(scored.metrics, len(classes)),
-        galleries=choose_galleries(scored, classes, lambda position: f"test[{position}]"),
+        galleries=choose_galleries(
+            scored, classes, lambda position: f"test[{position}]", lambda images: [255 - image for image in images]
+        ),
     )
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import html.parser
 import re
 
@@ -87,10 +88,24 @@ def test_page_shows_every_class_and_image(ordinary):
     run, page = ordinary
     rows = [heading for heading in page.all("th") if heading.get("scope") == "row"]
     assert len(rows) >= 4 + len(run.metrics.confused)
-    assert len(page.all("img")) == 16 + 8 + 8
+    assert len(page.all("img")) == 2 * (16 + 8 + 8 + 8)  # images and overlays
+    assert page.text.count("Beside each image is Grad-CAM for the predicted class") == 1
     assert all(
         image["src"].startswith("data:image/png;base64,") and image["class"] == "small" for image in page.all("img")
     )
+
+
+def test_page_of_a_model_without_overlays_does_not_mention_them(ordinary):
+    run, _ = ordinary
+    galleries = [
+        dataclasses.replace(
+            gallery, images=tuple(dataclasses.replace(image, overlay_uri=None) for image in gallery.images)
+        )
+        for gallery in run.galleries
+    ]
+    page = page_of("abcd", dataclasses.replace(run, galleries=galleries))
+    assert len(page.all("img")) == 16 + 8 + 8 + 8
+    assert "Grad-CAM" not in page.text
 
 
 def test_names_are_escaped_wherever_they_occur(ordinary):
