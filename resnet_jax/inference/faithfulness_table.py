@@ -114,8 +114,8 @@ def format_table(measured: dict[str, Faithfulness]) -> str:
             METHODS[name].title if name in METHODS else "Random map",
             _with_margin(measures.deletion),
             _with_margin(measures.insertion),
-            _optional(measures.random_head, ".2f"),
-            _optional(measures.random_model, ".2f"),
+            _optional(measures.random_head, "z.2f"),
+            _optional(measures.random_model, "z.2f"),
             _optional(measures.seconds_per_image, ".4f"),
         )
         for name, measures in measured.items()
