@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_jax.attribution.methods import METHODS
 from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
 
 
@@ -93,6 +94,24 @@ def test_wrong_explanation_is_reported(tmp_path, finished_run, arguments, senten
     (line,) = finished.stderr.strip().splitlines()
     assert line.startswith("error: ") and sentence in line
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_model_of_a_recipe_with_loaded_weights_is_explained_like_the_run(tmp_path, finished_run):
+    recipe = ("--config=configs/digits.py", "--config.model.name=tiny", f"--config.init_from={finished_run}")
+    for name, model in (("loaded", recipe), ("run", (f"--workdir={finished_run}",))):
+        finished = explain(*model, "--split=test", "--examples=0,1", "--method=hires_cam", f"--to={tmp_path}/{name}")
+        assert finished.returncode == 0, finished.stderr
+    for loaded, own in zip(records(tmp_path / "loaded"), records(tmp_path / "run"), strict=True):
+        assert loaded == own
+        maps, expected = (np.load(tmp_path / name / own["maps"])["hires_cam"] for name in ("loaded", "run"))
+        assert expected.any()
+        np.testing.assert_array_equal(maps, expected)
+
+
+def test_help_names_all_methods():
+    shown = explain("--help").stdout
+    assert [name for name in METHODS if name not in shown] == []
 
 
 def test_directory_with_files_is_not_overwritten(tmp_path, finished_run):

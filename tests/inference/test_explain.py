@@ -51,6 +51,16 @@ def test_explain_returns_maps_in_the_geometry_of_the_images(trained, digits):
     assert np.corrcoef(inner.ravel(), expected.ravel())[0, 1] > 0.8
 
 
+def test_maps_are_zero_outside_the_crop_of_evaluation(trained, digits):
+    """With `eval_resize` 10 and `eval_crop` 8, evaluation crops a tenth of the central square at each side."""
+    config = trained.config.copy_and_resolve_references()
+    config.dataset.eval_resize, config.dataset.eval_crop = 10, 8
+    maps = dataclasses.replace(trained, config=config).explain(np.full((1, 40, 60, 1), 99, np.uint8), "input_gradient")
+    seen = np.zeros((40, 60), bool)
+    seen[4:36, 14:46] = True
+    np.testing.assert_array_equal(maps[0] != 0, seen)
+
+
 def test_explain_explains_the_given_class(trained, digits):
     predicted = trained.predict(digits).names[0]
     other = "3" if predicted != "3" else "4"
