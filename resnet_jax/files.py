@@ -48,7 +48,7 @@ def check_target(path: str, what: str, suffix: str) -> pathlib.Path:
     Raises:
       UserError: if the path has another suffix, is a directory, or is not in a writable directory.
     """
-    file = pathlib.Path(path).expanduser()
+    file = pathlib.Path(os.path.expanduser(path))
     directory = file.parent
     if file.suffix != suffix:
         problem, remedy = "wrong suffix", f"Give a path that ends in {suffix}."

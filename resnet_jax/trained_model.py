@@ -258,6 +258,8 @@ class TrainedModel:
                 if (find_gaps := attribution_methods.METHODS[name].completeness_gaps)
             }
             probabilities, maps, gaps = parallel.fetch((jax.nn.softmax(logits), computed, computed_gaps))
+            if not np.isfinite(probabilities).all():
+                raise UserError("the probabilities of this model are not finite. Choose another run or other weights.")
             num_images = int(np.count_nonzero(info.positions != NO_POSITION))
             maps = {name: maps[name] for name in methods}  # Fetching has sorted them by name.
             yield Attributions(num_images, images, targets, probabilities, maps, gaps, _problems(info, num_images))

@@ -109,9 +109,7 @@ def _print(step: int | None, explanation_files, seconds: float, measured) -> Non
         }
         print_result(json.dumps(summary))
         return
-    lines = [f"{explained:,} images explained in {TO.value}, in {duration(seconds)} with compilation."]
-    if failed:
-        lines.append(f"{failed:,} images could not be read.")
+    lines = [f"Explained {explained:,} of {explained + failed:,} images in {duration(seconds)}: {TO.value}"]
     for name, gap in gaps.items():
         lines.append(f"{METHODS[name].title}: the sum of a map misses the change of the logit by {gap:.3g} (median).")
     if measured:

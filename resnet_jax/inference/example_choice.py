@@ -25,6 +25,8 @@ def choose_examples(evaluator: Evaluator, choice: str) -> Subset:
     ranking, colon, count = choice.partition(":")
     if not colon:
         return subset.take(_parse_positions(choice, len(subset)))
+    if not ranking or ranking.isdecimal():
+        raise _no_examples(choice)
     if ranking not in RANKINGS:
         raise unknown_name("choice of examples", ranking, RANKINGS)
     if not count.isdecimal() or not int(count):
@@ -45,11 +47,15 @@ def choose_examples(evaluator: Evaluator, choice: str) -> Subset:
 def _parse_positions(text: str, size: int) -> np.ndarray:
     words = text.split(",")
     if not all(word.isdecimal() for word in words):
-        raise UserError(
-            f"--examples={text} names no examples. Write, for example, worst:16, best:16, random:16, or positions such "
-            "as 3,17."
-        )
-    positions = np.array([int(word) for word in words])
+        raise _no_examples(text)
+    positions = np.array(list(dict.fromkeys(map(int, words))))  # Examples that are named twice count once.
     if positions.max() >= size:
         raise UserError(f"--examples={text} goes beyond the last example ({size - 1:,}) of the split.")
     return positions
+
+
+def _no_examples(text: str) -> UserError:
+    return UserError(
+        f"--examples={text} names no examples. Write, for example, worst:16, best:16, random:16, or positions such as "
+        "3,17."
+    )

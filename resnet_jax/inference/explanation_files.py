@@ -1,5 +1,6 @@
 """The files of explanations: for each image a figure, the maps and a line of JSON."""
 
+import errno
 import json
 import os
 import pathlib
@@ -31,19 +32,13 @@ class ExplanationFiles:
       failed: how many images could not be read.
 
     Raises:
-      UserError: if the directory is not empty or cannot be read.
+      UserError: if the directory is not empty or cannot be written to.
     """
 
     def __init__(self, directory: str):
         self.explained = self.failed = 0
-        self._directory = pathlib.Path(directory).expanduser()
+        self._directory = _check_directory(directory)
         self._gaps: defaultdict[str, list[float]] = defaultdict(list)
-        try:
-            is_empty = not self._directory.exists() or not any(self._directory.iterdir())
-        except OSError as error:
-            raise UserError(f"cannot write to {directory} ({error.strerror}). Choose another directory.") from error
-        if not is_empty:
-            raise UserError(f"{directory} is not empty. Choose another directory, or remove its files.")
 
     def write(self, explanation: Explanation | Problem) -> None:
         """Write the files of one image, each of them atomically.
@@ -80,7 +75,6 @@ class ExplanationFiles:
 
     def _write(self, name: str, content: bytes) -> None:
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
             files.write(epath.Path(self._directory / name), content)
         except OSError as error:
             raise self._error(name, error) from error
@@ -94,10 +88,23 @@ class ExplanationFiles:
             raise self._error(INDEX, error) from error
 
     def _error(self, name: str, error: OSError) -> UserError:
-        return UserError(
-            f"cannot write {self._directory / name} ({error.strerror}). Free some space there, or choose another "
-            "directory."
-        )
+        remedy = "Free some space there, or choose" if error.errno == errno.ENOSPC else "Choose"
+        return UserError(f"cannot write {self._directory / name} ({error.strerror}). {remedy} another directory.")
+
+
+def _check_directory(path: str) -> pathlib.Path:
+    """Return the directory that the user gave; raises `UserError` if it is not empty or cannot be written to."""
+    if "://" in path:
+        raise UserError(f"explain cannot write to a bucket ({path}). Choose a local directory.")
+    directory = pathlib.Path(os.path.expanduser(path)).absolute()
+    existing = next(candidate for candidate in (directory, *directory.parents) if os.path.lexists(candidate))
+    if not existing.is_dir():
+        raise UserError(f"{existing} is not a directory. Choose another directory.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{existing} is not writable. Choose another directory.")
+    if existing == directory and any(directory.iterdir()):
+        raise UserError(f"{directory} is not empty. Choose another directory, or remove its files.")
+    return directory
 
 
 def _file_name(name: str) -> str:

@@ -73,7 +73,7 @@ def test_explain_chooses_examples_of_a_split_and_measures_faithfulness(tmp_path,
     chosen = explain(*arguments, "--examples=5,2", f"--to={tmp_path}/chosen")
     assert chosen.returncode == 0, chosen.stderr
     assert [record["image"] for record in records(tmp_path / "chosen")] == ["test[5]", "test[2]"]
-    assert "2 images explained in" in chosen.stdout
+    assert "Explained 2 of 2 images in" in chosen.stdout
 
 
 @pytest.mark.parametrize(

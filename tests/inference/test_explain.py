@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -75,6 +76,12 @@ def test_class_whose_name_is_not_unique_is_chosen_by_its_label(trained, digits):
     np.testing.assert_array_equal(maps, trained.explain(digits[:1], "input_gradient", target="1"))
     with pytest.raises(UserError, match=r"unknown class 'crane'. Did you mean crane \(label 1\) or crane \(label 0\)"):
         twins.explain(digits[:1], target="crane")
+
+
+def test_model_that_is_not_finite_is_not_explained(trained, digits):
+    broken = dataclasses.replace(trained, variables=jax.tree.map(lambda array: array * np.nan, trained.variables))
+    with pytest.raises(UserError, match="not finite"):
+        broken.explain(digits)
 
 
 def test_explain_of_no_images_returns_no_maps(trained, digits):
@@ -158,7 +165,7 @@ def evaluator():
 
 
 @pytest.mark.parametrize(
-    ("choice", "positions"), [("worst:5", [13, 11]), ("worst:1", [13]), ("best:2", [14, 10]), ("3,0", [3, 0])]
+    ("choice", "positions"), [("worst:5", [13, 11]), ("worst:1", [13]), ("best:2", [14, 10]), ("3,0,3", [3, 0])]
 )
 def test_examples_are_chosen(evaluator, choice, positions):
     assert choose_examples(evaluator, choice) == positions
@@ -174,6 +181,7 @@ def test_random_examples_are_distinct_and_the_same_in_every_call(evaluator):
     ("choice", "message"),
     [
         ("worst", "--examples=worst names no examples. Write, for example, worst:16"),
+        ("0:3", "--examples=0:3 names no examples."),
         ("worst:", "has no count. Write, for example, worst:16"),
         ("bset:3", "unknown choice of examples 'bset'. Did you mean best"),
         ("6", "goes beyond the last example"),
