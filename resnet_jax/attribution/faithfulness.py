@@ -129,8 +129,8 @@ def with_random_parameters(variables: dict, seed: int) -> dict:
     as a single scalar, stays as it is.
 
     The batch statistics get their initial values, mean 0 and variance 1. With the trained ones, the logits of the
-    published ResNet-20 would reach 1e9, and all probabilities would be 0 or 1: channels that were always zero have a
-    tiny variance, and random kernels make such channels nonzero.
+    published ResNet-20 would reach 1e9, and all probabilities would be 0 or 1. The reason is that some of its channels
+    hardly vary: dividing the output of random kernels by such a small std amplifies it.
 
     Args:
       variables: the variables of the trained model.

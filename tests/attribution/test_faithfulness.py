@@ -15,11 +15,11 @@ from resnet_jax.runtime import parallel
 
 
 def test_random_maps_rank_patches_worse_than_grad_cam(model, images, targets):
-    images, targets = images[:16], targets[:16]
+    images, targets = images[:8], targets[:8]
     maps = np.asarray(attribute(model, "grad_cam", images, targets))
     measured = faithfulness.deletion_and_insertion(model, images, targets, maps)
-    assert measured.deletion.mean() == pytest.approx(0.287, abs=0.02)
-    assert measured.insertion.mean() == pytest.approx(0.747, abs=0.02)
+    assert measured.deletion.mean() == pytest.approx(0.392, abs=0.02)
+    assert measured.insertion.mean() == pytest.approx(0.813, abs=0.02)
     for seed in range(2):
         random_maps = faithfulness.random_maps(seed, maps.shape)
         random = faithfulness.deletion_and_insertion(model, images, targets, random_maps)
@@ -57,7 +57,9 @@ def random_head(published, model):
 @pytest.mark.parametrize(
     ("name", "least", "most"), [("input_gradient", 0.4, 0.65), ("guided_backpropagation", 0.92, 0.98)]
 )
-def test_guided_backpropagation_hardly_depends_on_the_head(model, random_head, images, targets, name, least, most):
+def test_random_head_changes_gradients_but_hardly_guided_backpropagation(
+    model, random_head, images, targets, name, least, most
+):
     """Adebayo et al. 2018: maps that do not change with the parameters cannot explain the model."""
     maps, maps_of_random_head = (
         np.asarray(attribute(variant, name, images, targets)) for variant in (model, random_head)
@@ -69,7 +71,7 @@ def test_guided_backpropagation_hardly_depends_on_the_head(model, random_head, i
 @pytest.mark.parametrize("name", ["tiny", "bit_r50x1", "fixup_resnet110"])
 def test_maps_of_random_parameters_are_not_constant(name, randomize, single_device):
     """Before training, these models have a head of zeros, and fixup_resnet110 residuals of zeros, too."""
-    model = create_model(name, 10, stage_sizes=(1, 1), width=16, head_init=nn.initializers.zeros)
+    model = create_model(name, 10, stage_sizes=(1,), width=16, head_init=nn.initializers.zeros)
     images, targets = jax.random.normal(jax.random.key(1), (2, 16, 16, 3)), jnp.array([1, 2])
     variables = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
     trained = dict(variables)
