@@ -3,13 +3,15 @@
     python main.py --config=configs/cifar10_speedrun.py --workdir=/tmp/speedrun        # for two CPU cores
     python main.py --config=configs/cifar10_speedrun.py:96 --workdir=/tmp/speedrun96   # for an accelerator
 
-Neither has been measured over its full length yet. Jordan reports 94.01 % and 96.05 %, with test-time augmentation.
+Only one seed of the first has been measured: 92.50 % test top-1 (n = 10,000) in a single view, and 93.32 % with
+test-time augmentation. Training took 49 min on 2 cores of an AMD EPYC (family 25, model 17) that another program also
+used for a while (seed 0, commit 6d6b000, 2026-11-29). Jordan reports 94.01 % and 96.05 % with test-time augmentation.
 
 It trains on all 50,000 training images and takes the last checkpoint. The test split is scored in a single view, and
 with test-time augmentation (mirroring, and moving by a pixel). These things differ from Jordan's code: the blocks of
 airbench94 have shortcuts; Adam, not SGD, trains biases and the head, which has a bias; Muon takes five Newton-Schulz
-steps, not three; and the batches of 512 images, not 2,000, have half the learning rate and a momentum of 0.85, not
-0.6, which averages over about as many images.
+steps, not three; and the batches of 512 images, not 2,000, have half the learning rate. The momentum is 0.85, not 0.6,
+so that it averages the gradients of about as many images.
 """
 
 from resnet_jax.config import default

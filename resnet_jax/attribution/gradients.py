@@ -26,12 +26,12 @@ def smooth_grad(model: AttributionModel, images: jax.Array, targets: jax.Array) 
     Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise", section 2.1, with its noise of 15 %. The
     noise is the same for every image, up to a factor, and in every call.
     """
-    spread = NOISE * (jnp.max(images, axis=(1, 2, 3), keepdims=True) - jnp.min(images, axis=(1, 2, 3), keepdims=True))
+    std = NOISE * (jnp.max(images, axis=(1, 2, 3), keepdims=True) - jnp.min(images, axis=(1, 2, 3), keepdims=True))
     total = jnp.zeros_like(images)
     pace = parallel.Pace()
     for number in range(SAMPLES):
         noise = _noise(number, images.shape[1:], images.dtype)
-        total += model.input_gradients(images + spread * noise, targets)
+        total += model.input_gradients(images + std * noise, targets)
         pace(total)
     return _largest(total / SAMPLES)
 

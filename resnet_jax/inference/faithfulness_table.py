@@ -142,8 +142,8 @@ def _mean(values: np.ndarray) -> Mean:
     values = values[~np.isnan(values)]
     if not len(values):
         return Mean(None, None)
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Mean(float(np.mean(values)), None if spread is None else NORMAL_QUANTILE * spread / len(values) ** 0.5)
+    margin = NORMAL_QUANTILE * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
+    return Mean(float(np.mean(values)), margin)
 
 
 def _with_margin(mean: Mean) -> str:
