@@ -238,7 +238,9 @@ class ResidualBlock(nn.Module):
         if self.shortcut == "pad":
             before = (features - x.shape[-1]) // 2
             after = features - x.shape[-1] - before
-            return jnp.pad(conv1_input[:, ::stride, ::stride], [(0, 0), (0, 0), (0, 0), (before, after)])
+            # The same as conv1_input[:, ::stride, ::stride], which becomes a gather if the batch size is symbolic.
+            subsampled = jax.lax.slice(conv1_input, (0, 0, 0, 0), conv1_input.shape, (1, stride, stride, 1))
+            return jnp.pad(subsampled, [(0, 0), (0, 0), (0, 0), (before, after)])
         projected = self.layers.conv(conv1_input, features, 1, stride, name="shortcut_conv")
         if self.norm_after_projection:
             projected = self.layers.norm(projected, name="shortcut_norm")
