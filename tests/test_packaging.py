@@ -19,20 +19,22 @@ OPTIONAL = (
     "clu",
     "google.cloud.storage",
     "jinja2",
+    "onnx",
+    "onnxruntime",
     "plotly",
     "pytest",
     "tensorboard",
     "tensorflow",
     "tensorflow_datasets",
 )
-# Imports every module except those of the report and the commands. Two command modules may define the same flag, so
-# one process cannot import them all.
+# Imports every module except those of the report, the ONNX export and the commands. Two command modules may define the
+# same flag, so one process cannot import them all.
 IMPORT_CORE = f"""
 import importlib, pkgutil, sys
 sys.modules.update(dict.fromkeys({OPTIONAL}))
 import resnet_jax
 for module in pkgutil.walk_packages(resnet_jax.__path__, "resnet_jax."):
-    if not module.name.startswith(("resnet_jax.report.", "resnet_jax.cli.")):
+    if not module.name.startswith(("resnet_jax.report.", "resnet_jax.export.onnx_", "resnet_jax.cli.")):
         importlib.import_module(module.name)
 from resnet_jax.cli import app
 """
