@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from resnet_jax.export.onnx_folding import fold_into_convolutions
 from resnet_jax.export.onnx_graph import BATCH, Graph, Value
 from resnet_jax.export.onnx_rules import BROADCASTING, RULES, dtype_of, require, shape_of, unsupported
 
@@ -30,6 +31,7 @@ def convert(
     output_names: Sequence[str],
     dtype: Any = np.uint8,
     metadata: Mapping[str, str] | None = None,
+    fold: bool = True,
 ) -> onnx.ModelProto:
     """Convert a function of a batch of images to an ONNX model.
 
@@ -44,6 +46,7 @@ def convert(
       output_names: the names of these arrays.
       dtype: the dtype of the images.
       metadata: texts to store in the model, by key.
+      fold: whether to fold BatchNorms into convolutions, see `fold_into_convolutions`.
 
     Raises:
       NotImplementedError: if no rule converts a primitive or one of its settings, or if the function computes anything
@@ -64,6 +67,8 @@ def convert(
         graph.scope = name
         graph.add_output(name, dtype_of(variable), graph.repeated(value, shape_of(variable)))
     graph.remove_unused()
+    if fold:
+        fold_into_convolutions(graph)
     return graph.to_model(metadata or {})
 
 
