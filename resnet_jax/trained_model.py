@@ -101,6 +101,8 @@ class TrainedModel:
       preprocess: a function from uint8 images [batch, height, width, channels] to the input of `model`.
       step: the number of training steps; None for pretrained weights.
       mesh: the devices.
+      validation: the validation metrics of the checkpoint; None if it has none.
+      commit: the commit of the code that trained it; None if unknown.
     """
 
     config: ConfigDict
@@ -110,6 +112,8 @@ class TrainedModel:
     preprocess: Preprocess
     step: int | None
     mesh: Mesh
+    validation: dict[str, float] | None = None
+    commit: str | None = None
 
     def predict(self, images: np.ndarray | Sequence[str | os.PathLike]) -> Predictions:
         """Classify any number of images, in this process alone.
@@ -364,11 +368,21 @@ def restore_chosen(directory: WorkDir, checkpoints: Checkpoints, mesh: Mesh | No
     if checkpoints.latest_step() is None:
         raise UserError(f"{directory.path} has no checkpoint yet. Train it first.")
     if config.ema_decay is None:
-        step, variables, _ = checkpoints.restore_chosen(variables)
+        step, variables, metadata = checkpoints.restore_chosen(variables)
     else:
-        step, items, _ = checkpoints.restore_chosen({"ema": {"batch_stats": {}, **variables}})
+        step, items, metadata = checkpoints.restore_chosen({"ema": {"batch_stats": {}, **variables}})
         variables = items["ema"]
-    return TrainedModel(config, classes, model, variables, Preprocess.from_config(config.dataset), step, mesh)
+    return TrainedModel(
+        config,
+        classes,
+        model,
+        variables,
+        Preprocess.from_config(config.dataset),
+        step,
+        mesh,
+        validation=checkpoints.metrics.of(step),
+        commit=metadata.get("provenance", {}).get("commit"),
+    )
 
 
 def abstract_variables(model: nn.Module, channels: int) -> dict:

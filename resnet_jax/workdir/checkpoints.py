@@ -331,6 +331,11 @@ class ValidationMetrics:
     def __contains__(self, step: int) -> bool:
         return step in self._metrics
 
+    def of(self, step: int) -> dict[str, float] | None:
+        """Return the metrics of a checkpoint; None if it has not been evaluated."""
+        metrics = self._metrics.get(step)
+        return None if metrics is None else dict(metrics)
+
     def add(self, step: int, metrics: Mapping[str, float] | None) -> None:
         """Store the metrics of a checkpoint; None: it has not been evaluated.
 
