@@ -115,6 +115,21 @@ def test_data() -> pathlib.Path:
     return (ROOT / os.environ["RESNET_JAX_TEST_DATA"]).resolve()
 
 
+@pytest.fixture(scope="session")
+def published(test_data, single_device):
+    """The published ResNet-20 for CIFAR-10, as a `TrainedModel`."""
+    pytest.importorskip("torch", reason="reading the file needs PyTorch")
+    from resnet_jax.cli import recipe
+    from resnet_jax.data.sources import open_sources
+    from resnet_jax.pretrained.load import load_pretrained, open_pretrained
+
+    config = recipe.load(f"{ROOT}/configs/cifar10.py:resnet20")
+    config.dataset.data_dir = str(test_data / "tfds")
+    weights = open_pretrained(str(test_data / "weights" / "resnet20-12fca82f.th"))
+    sources = open_sources("cifar10", config.dataset.data_dir)
+    return load_pretrained(config, weights, sources, mesh=single_device)
+
+
 @pytest.fixture
 def hide_package(monkeypatch):
     """Return a function that makes a package look as if it were not installed."""

@@ -27,14 +27,15 @@ OPTIONAL = (
     "tensorflow",
     "tensorflow_datasets",
 )
-# Imports every module except those of the report, the ONNX export and the commands. Two command modules may define the
-# same flag, so one process cannot import them all.
+# What is left out below: modules that need an extra, and the commands. Two command modules may define the same flag, so
+# one process cannot import them all.
+NOT_CORE = ("report.", "export.onnx_", "export.saved_model", "export.tflite", "cli.")
 IMPORT_CORE = f"""
 import importlib, pkgutil, sys
 sys.modules.update(dict.fromkeys({OPTIONAL}))
 import resnet_jax
 for module in pkgutil.walk_packages(resnet_jax.__path__, "resnet_jax."):
-    if not module.name.startswith(("resnet_jax.report.", "resnet_jax.export.onnx_", "resnet_jax.cli.")):
+    if not module.name.removeprefix("resnet_jax.").startswith({NOT_CORE}):
         importlib.import_module(module.name)
 from resnet_jax.cli import app
 """

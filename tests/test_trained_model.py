@@ -19,7 +19,7 @@ from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
-from resnet_jax.inference.export import export_weights
+from resnet_jax.export.weights import export_weights
 from resnet_jax.models.factory import create_model
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter

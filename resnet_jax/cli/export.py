@@ -1,34 +1,149 @@
-"""Write the chosen checkpoint of a run, or published weights, as a file for other libraries."""
+"""Write the chosen checkpoint of a run, or published weights, as a file that other programs run or read.
+
+    python main.py export --workdir=/tmp/run --to=model.onnx
+    python main.py export --workdir=/tmp/run --to=model.onnx --quantize=int8 --calibrate=512
+
+docs/export.md describes the formats.
+"""
+
+import json
+import sys
 
 from absl import flags
 
 from resnet_jax.cli import flags as shared_flags
-from resnet_jax.errors import ExitCode
+from resnet_jax.errors import ExitCode, UserError
 
 MODEL = shared_flags.ModelFlags()
-CLUSTER = shared_flags.ClusterFlags()
 TO = flags.DEFINE_string(
     "to",
     None,
-    "The file to write, such as weights.safetensors; it gets the parameter names of torchvision or timm.",
+    "What to write; the end of the path chooses the format: model.onnx, model.stablehlo, model.tflite, saved_model/ "
+    "(TensorFlow), or weights.safetensors with the parameter names of torchvision or timm.",
     required=True,
 )
+OUTPUTS = flags.DEFINE_list(
+    "outputs", ["probabilities"], "What the model returns: probabilities, logits and features, separated by commas."
+)
+BATCH = flags.DEFINE_integer(
+    "batch",
+    None,
+    "The only batch size that the model takes; unset: any, or 1 for .tflite and saved_model/, whose size is fixed.",
+    lower_bound=1,
+)
+QUANTIZE = flags.DEFINE_enum("quantize", None, ["int8"], "Compute in int8; only for .onnx.")
+CALIBRATE = flags.DEFINE_integer(
+    "calibrate", 512, "The number of training images that determine the ranges of activations for int8.", lower_bound=1
+)
+MAX_DROP = flags.DEFINE_float(
+    "max_drop", 0.01, "How much validation top-1 int8 may lose before the export is refused, in [0, 1].", 0.0, 1.0
+)
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is there.")
+DATA_DIR = shared_flags.define_data_dir()
+FORMAT = shared_flags.define_format()
+
+CHECKED_IMAGES = 256  # on which the file is compared with the model
 
 
 def run() -> ExitCode:
-    from resnet_jax.inference.export import export_weights
-    from resnet_jax.pretrained import weight_files
-    from resnet_jax.pretrained.naming import scheme_for_model
-    from resnet_jax.runtime import parallel
+    import jax
+
+    from resnet_jax.export import export_model
     from resnet_jax.terminal import Reporter
 
     MODEL.check("export")
-    weight_files.check_target(TO.value)
-    CLUSTER.join()
-    trained = MODEL.load()
-    if parallel.is_main_process():
-        export_weights(trained, TO.value)
-        weights = MODEL.config.value.init_from if trained.step is None else f"the weights of step {trained.step:,}"
-        names = scheme_for_model(trained.model).name
-        Reporter().print(f"Wrote {weights} to {TO.value}, with the parameter names of {names}.")
+    suffix = export_model.suffix_of(TO.value)
+    if QUANTIZE.value and suffix != ".onnx":
+        raise UserError(f"--quantize works only with .onnx, and --to={TO.value} is another format. Leave it out.")
+    if BATCH.value and suffix == export_model.WEIGHTS:
+        raise UserError("--batch has no effect on weights. Leave it out.")
+    export_model.check_target(TO.value, OVERWRITE.value)
+    # The runtimes of exported files compute on the CPU, in float32. So does the model that they are compared with.
+    jax.config.update("jax_platforms", "cpu")
+    with Reporter(active=sys.stderr.isatty(), stream=sys.stderr) as reporter:
+        trained = MODEL.load(data_dir=DATA_DIR.value)
+        if suffix == export_model.WEIGHTS:
+            return _export_weights(trained)
+        return _export_program(trained, reporter)
+
+
+def _export_weights(trained) -> ExitCode:
+    from resnet_jax.export.weights import export_weights
+    from resnet_jax.pretrained.naming import scheme_for_model
+    from resnet_jax.terminal import print_result
+
+    export_weights(trained, TO.value)
+    names = scheme_for_model(trained.model).name
+    if FORMAT.value == "json":
+        print_result(json.dumps({"file": TO.value, "checkpoint_step": trained.step, "names": names}))
+    else:
+        print_result(f"Wrote {_weights(trained)} to {TO.value}, with the parameter names of {names}.")
     return ExitCode.DONE
+
+
+def _export_program(trained, reporter) -> ExitCode:
+    """Write a file that runs, and print how it was checked."""
+    from resnet_jax.export.examples import Split, sample_validation
+    from resnet_jax.export.export_model import Quantization, export_model
+    from resnet_jax.export.program import make_program
+    from resnet_jax.terminal import print_result
+
+    examples = sample_validation(trained, CHECKED_IMAGES, DATA_DIR.value, reporter)
+    program = make_program(trained, OUTPUTS.value, examples.images.shape[1:])
+    quantization = None
+    if QUANTIZE.value:
+        calibration = Split(trained, "train", DATA_DIR.value, reporter).sample(CALIBRATE.value).images
+        validation = Split(trained, "validation", DATA_DIR.value, reporter)
+        quantization = Quantization(calibration, validation, MAX_DROP.value)
+    exported = export_model(program, TO.value, examples.images, reporter, BATCH.value, quantization, OVERWRITE.value)
+    format_result = _as_json if FORMAT.value == "json" else _as_text
+    print_result(format_result(trained, program, examples.name, exported))
+    return ExitCode.DONE
+
+
+def _as_json(trained, program, images: str, exported) -> str:
+    measured = exported.measured
+    return json.dumps(
+        {
+            "file": TO.value,
+            "bytes": exported.num_bytes,
+            "checkpoint_step": trained.step,
+            "image_shape": program.image_shape,
+            "outputs": program.outputs,
+            "proof": {"images": images, **exported.proof._asdict()},
+            "quantization": measured and {name: values._asdict() for name, values in measured.items()},
+        }
+    )
+
+
+def _as_text(trained, program, images: str, exported) -> str:
+    from resnet_jax.export import export_model
+
+    proof, measured = exported.proof, exported.measured
+    any_batch = export_model.FORMATS[export_model.suffix_of(TO.value)].any_batch
+    shape = ", ".join(map(str, (BATCH.value or ("batch" if any_batch else 1), *program.image_shape)))
+    lines = [
+        f"Wrote {_weights(trained)} to {TO.value} ({exported.num_bytes / 1e6:,.1f} MB).",
+        f"It turns images, uint8 [{shape}], into {', '.join(program.outputs)}.",
+        f"Checked in {proof.runtime}, in a process of its own, on {proof.num_images:,} {images}:",
+    ]
+    lines += [
+        f"  {name} differ by at most {difference:.1e} of the largest value"
+        for name, difference in proof.differences.items()
+    ]
+    if proof.same_top1 is not None:
+        lines.append(
+            f"  the same class is the most probable one for {proof.same_top1:,} of {proof.num_images:,} images"
+        )
+    if measured:
+        lines.append(f"In int8, on all {measured['int8'].num_images:,} validation images:")
+        lines += [
+            f"  {name:8s} top-1 {values.top1:.2%}  {values.num_bytes / 1e6:,.1f} MB  "
+            f"{values.images_per_second:,.0f} images/s"
+            for name, values in measured.items()
+        ]
+    return "\n".join(lines)
+
+
+def _weights(trained) -> str:
+    return MODEL.config.value.init_from if trained.step is None else f"the weights of step {trained.step:,}"

@@ -2,24 +2,10 @@ import jax.numpy as jnp
 import pytest
 
 from resnet_jax.attribution.attribution_model import AttributionModel
-from resnet_jax.cli import recipe
 from resnet_jax.data.in_memory import read_examples
 from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import Subset
-from resnet_jax.pretrained.load import load_pretrained, open_pretrained
 from resnet_jax.terminal import Reporter
-from tests.conftest import ROOT
-
-
-@pytest.fixture(scope="session")
-def published(test_data, single_device):
-    """The published ResNet-20 for CIFAR-10, as a `TrainedModel`."""
-    pytest.importorskip("torch", reason="reading the file needs PyTorch")
-    config = recipe.load(f"{ROOT}/configs/cifar10.py:resnet20")
-    config.dataset.data_dir = str(test_data / "tfds")
-    weights = open_pretrained(str(test_data / "weights" / "resnet20-12fca82f.th"))
-    sources = open_sources("cifar10", config.dataset.data_dir)
-    return load_pretrained(config, weights, sources, mesh=single_device)
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,35 @@ import numpy as np
 import pytest
 
 from resnet_jax.models.factory import create_model
+from resnet_jax.models.variants import VARIANTS
 from resnet_jax.trained_model import abstract_variables
 
 CLASSES = 10
+# One variant for each combination of the settings that change the program.
+FAMILIES = [
+    "resnet18",
+    "resnet50",
+    "resnetv2_18",
+    "resnetv2_50",
+    "resnext50_32x4d",
+    "seresnet18",
+    "seresnet50",
+    "seresnext50_32x4d",
+    "resnet18d",
+    "resnet50d",
+    "antialiased_resnet18",
+    "antialiased_resnet50",
+    "bit_r50x1",
+    "fixup_resnet50",
+    "resnet20",
+    "resnetv2_110",
+    "resnetv2_164",
+    "wide_resnet16_4",
+    "resnext29_8x64d",
+    "fixup_resnet110",
+    "airbench94",
+    "airbench96",
+]
 
 
 @pytest.fixture
@@ -47,3 +73,21 @@ def random_variables(model, channels):
         return values.astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, abstract_variables(model, channels))
+
+
+def size_for(name, odd):
+    """Return a small height and width for a variant: odd numbers that differ, or a power of two."""
+    if VARIANTS[name].dataset == "CIFAR-10":
+        return (9, 13) if odd else (16, 16)
+    return (33, 45) if odd else (32, 32)
+
+
+def random_images(*shape):
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def relative_difference(actual, expected):
+    """Return the largest difference, relative to the largest expected value."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    return np.abs(actual - expected).max() / np.abs(expected).max()

@@ -15,7 +15,7 @@ import resnet_jax
 from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_run
-from resnet_jax.inference.export import export_weights
+from resnet_jax.export.weights import export_weights
 from resnet_jax.models import variants
 from resnet_jax.models.resnet import PreActivationBlock
 from resnet_jax.pretrained import convert, hub, weight_files

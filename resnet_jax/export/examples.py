@@ -1,0 +1,95 @@
+"""Images on which an exported file is checked, calibrated and scored."""
+
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from resnet_jax.data import class_matching, splits
+from resnet_jax.data.dataset import VALIDATION
+from resnet_jax.data.subset import NO_LABEL, Subset
+from resnet_jax.errors import UserError
+from resnet_jax.evaluation.evaluate import open_external_examples
+from resnet_jax.evaluation.model_comparison import Evaluator
+from resnet_jax.terminal import Reporter
+from resnet_jax.trained_model import TrainedModel
+
+RANDOM_IMAGES = 64
+
+logger = logging.getLogger(__name__)
+
+
+class Examples(NamedTuple):
+    """Readable examples of a dataset, or random images.
+
+    Attributes:
+      images: uint8 [n, height, width, channels], in the size that the model takes.
+      labels: int32 [n], the labels of the model; None for random images.
+      name: what the images are, such as "validation images".
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    name: str
+
+
+class Split:
+    """The validation examples of a model, or its training examples.
+
+    Args:
+      trained: the model.
+      name: "validation" or "train". A model without validation examples has its training examples in their place.
+      data_dir: the location of the data; None: as in training.
+      reporter: shows the progress.
+
+    Raises:
+      UserError: if the dataset cannot be opened, or does not fit the model.
+    """
+
+    def __init__(self, trained: TrainedModel, name: str, data_dir: str | None, reporter: Reporter):
+        dataset = trained.config.dataset
+        self.is_validation = name == VALIDATION and dataset.validation_split != splits.NO_SPLIT
+        split = VALIDATION if self.is_validation else dataset.train_split
+        evaluator = Evaluator.open({"the model": trained}, reporter, split, data_dir=data_dir)
+        self._trained, self._reporter, self._subset = trained, reporter, evaluator.subset
+        self.name = f"{VALIDATION if self.is_validation else 'training'} images"
+
+    def __len__(self) -> int:
+        return len(self._subset)
+
+    def sample(self, size: int) -> Examples:
+        """Return evenly spaced examples."""
+        positions = np.unique(np.linspace(0, len(self) - 1, size).astype(int))
+        parts = list(self._read(self._subset.take(positions), batch_size=min(size, 256)))
+        images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return Examples(images, labels, self.name)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Iterate over the images and labels of all examples."""
+        return self._read(self._subset, batch_size)
+
+    def _read(self, subset: Subset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        examples = open_external_examples(self._trained, subset, self._reporter)
+        labels_of_model = np.asarray(class_matching.match(subset.classes, self._trained.classes), np.int32)
+        for images, info in examples.batches(batch_size, np.arange(batch_size)):
+            readable = info.labels != NO_LABEL
+            yield images[readable], labels_of_model[info.labels[readable]]
+
+
+def sample_validation(trained: TrainedModel, size: int, data_dir: str | None, reporter: Reporter) -> Examples:
+    """Return some validation examples; or random images, with a warning, if the dataset cannot be opened.
+
+    Raises:
+      UserError: if there is neither a dataset nor an image size.
+    """
+    try:
+        return Split(trained, VALIDATION, data_dir, reporter).sample(size)
+    except UserError as error:
+        dataset = trained.config.dataset
+        image_size = dataset.eval_crop or dataset.image_size
+        if image_size is None:
+            raise
+        logger.warning(f"The file is checked on random images, because the data cannot be opened: {error}")
+        shape = (RANDOM_IMAGES, image_size, image_size, len(dataset.mean))
+        return Examples(np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "random images")

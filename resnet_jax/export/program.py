@@ -1,0 +1,85 @@
+"""What every exported file computes: from uint8 images to probabilities, with the normalization inside."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.trained_model import TrainedModel
+
+OUTPUTS = ("probabilities", "logits", "features")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A trained model as a function of a batch of images, with what its file records about it.
+
+    Attributes:
+      function: a function from uint8 [batch, height, width, channels] to float32 arrays [batch, ...] by name. It
+        computes in float32, even if the model was trained in bfloat16.
+      image_shape: (height, width, channels).
+      outputs: the names of the arrays: "probabilities" [batch, classes], "logits" [batch, classes] or "features"
+        [batch, width], the input of the head.
+      metadata: what the file records about the model, as JSON values by key; docs/export.md lists the keys.
+    """
+
+    function: Callable[[jax.Array], dict[str, jax.Array]]
+    image_shape: tuple[int, int, int]
+    outputs: tuple[str, ...]
+    metadata: dict[str, object]
+
+    def metadata_json(self) -> str:
+        """Return the metadata as the text that files store."""
+        return json.dumps(self.metadata, indent=1, ensure_ascii=False)
+
+
+def make_program(trained: TrainedModel, outputs: Sequence[str], image_shape: tuple[int, int, int]) -> Program:
+    """Return the program of a trained model.
+
+    Args:
+      trained: the trained model.
+      outputs: names of `OUTPUTS`, in the order in which the file returns them.
+      image_shape: (height, width, channels) of the images that the model sees in evaluation.
+
+    Raises:
+      UserError: if an output is unknown or named twice.
+    """
+    for name in outputs:
+        if name not in OUTPUTS:
+            raise unknown_name("output", name, OUTPUTS)
+    if not outputs or len(set(outputs)) < len(outputs):
+        raise UserError(f"--outputs={','.join(outputs)} is empty or repeats a name. Choose from {', '.join(OUTPUTS)}.")
+    model = trained.model.clone(dtype=jnp.float32)
+    variables = jax.tree.map(np.asarray, trained.variables)
+    # The images already have the size of the model.
+    normalize = dataclasses.replace(trained.preprocess, image_size=None)
+
+    def function(images: jax.Array) -> dict[str, jax.Array]:
+        logits, features = model.apply(variables, normalize(images), train=False, return_features=True)
+        values = {"probabilities": jax.nn.softmax(logits), "logits": logits, "features": features["pooled"]}
+        return {name: values[name].astype(jnp.float32) for name in outputs}
+
+    return Program(function, image_shape, tuple(outputs), _describe(trained))
+
+
+def _describe(trained: TrainedModel) -> dict[str, object]:
+    """Return what files record about a model."""
+    dataset = trained.config.dataset
+    crop = dataset.eval_crop or dataset.image_size
+    return {
+        "model": trained.config.model.name,
+        "classes": trained.classes,
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "resize_shorter_side": dataset.eval_resize or crop,
+        "center_crop": crop,
+        "step": trained.step,
+        "validation": trained.validation,
+        "commit": trained.commit,
+        "config_sha256": hashlib.sha256(trained.config.to_json(sort_keys=True).encode()).hexdigest(),
+    }

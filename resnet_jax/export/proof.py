@@ -1,0 +1,111 @@
+"""Prove that an exported file computes what the model computes, in the runtime that the file is meant for."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from resnet_jax.errors import UserError
+from resnet_jax.export import run_file
+from resnet_jax.export.program import Program
+
+TOLERANCE = 1e-4  # the largest difference, relative to the largest value of an output
+BATCH_SIZE = 64
+
+
+class FileOutputs(NamedTuple):
+    """What a file computed for n images.
+
+    Attributes:
+      arrays: float32 [n, ...] by name.
+      seconds: float64 [batches], how long each batch took.
+      runtime: the name and version of the runtime.
+    """
+
+    arrays: dict[str, np.ndarray]
+    seconds: np.ndarray
+    runtime: str
+
+
+class Proof(NamedTuple):
+    """A comparison of a file with the model that it was made from.
+
+    Attributes:
+      runtime: the name and version of the runtime that ran the file.
+      num_images: the number of images.
+      differences: by output, the largest difference, relative to the largest absolute value of the output.
+      same_top1: the number of images for which both have the same most probable class; None if the file returns neither
+        probabilities nor logits.
+    """
+
+    runtime: str
+    num_images: int
+    differences: dict[str, float]
+    same_top1: int | None
+
+
+def run_in_fresh_process(path: pathlib.Path, images: np.ndarray) -> FileOutputs:
+    """Run a file on images, uint8 [n, height, width, channels], in a process that does not import this project.
+
+    Raises:
+      UserError: if the file cannot be run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        images_file, outputs_file = os.path.join(folder, "images.npy"), os.path.join(folder, "outputs.npz")
+        np.save(images_file, images)
+        # -P: Python looks for modules neither in the folder of the script nor in the current one.
+        command = [sys.executable, "-P", run_file.__file__, str(path), images_file, outputs_file]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if finished.returncode:
+            reason = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
+            raise UserError(f"the file does not run in its own runtime ({reason}). Nothing was written.")
+        with np.load(outputs_file) as outputs:
+            arrays = dict(outputs)
+    return FileOutputs(arrays, arrays.pop("seconds"), finished.stdout.splitlines()[-1])
+
+
+def prove(program: Program, path: pathlib.Path, images: np.ndarray) -> Proof:
+    """Compare the outputs of a file with those of its program, image by image.
+
+    Args:
+      program: the program.
+      path: the file.
+      images: uint8 [n, height, width, channels].
+
+    Raises:
+      UserError: if the file cannot be run, or an output differs by more than `TOLERANCE`.
+    """
+    actual, _, runtime = run_in_fresh_process(path, images)
+    expected = _expected_outputs(program, images)
+    differences = {name: _difference(actual[name], expected[name]) for name in program.outputs}
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:  # A NaN is no proof either.
+            raise UserError(
+                f"the {name} of the file differ from those of the model by {difference:.1e} of the largest one in "
+                f"{runtime}, which is more than {TOLERANCE:.0e}. Nothing was written. Choose another format, and "
+                "please report this."
+            )
+    scores = next((name for name in ("probabilities", "logits") if name in expected), None)
+    same_top1 = int(np.sum(actual[scores].argmax(-1) == expected[scores].argmax(-1))) if scores else None
+    return Proof(runtime, len(images), differences, same_top1)
+
+
+def _expected_outputs(program: Program, images: np.ndarray) -> dict[str, np.ndarray]:
+    function = jax.jit(program.function)
+    batches = []
+    for start in range(0, len(images), BATCH_SIZE):
+        batches.append(jax.device_get(function(images[start : start + BATCH_SIZE])))
+    return {name: np.concatenate([outputs[name] for outputs in batches]) for name in program.outputs}
+
+
+def _difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference, relative to the largest absolute expected value."""
+    if actual.shape != expected.shape:
+        return np.inf
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))

@@ -1,0 +1,66 @@
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.errors import UserError
+from resnet_jax.export.program import OUTPUTS, make_program
+from resnet_jax.trained_model import load_run
+
+IMAGE_SHAPE = (8, 8, 1)
+
+
+@pytest.fixture
+def trained(tiny_run):
+    return load_run(str(tiny_run))
+
+
+def random_images(count):
+    return np.random.default_rng(0).integers(0, 256, (count, *IMAGE_SHAPE), np.uint8)
+
+
+def test_program_computes_the_predictions_of_the_model(trained):
+    images = random_images(5)
+    outputs = make_program(trained, OUTPUTS, IMAGE_SHAPE).function(images)
+    assert list(outputs) == list(OUTPUTS)
+    np.testing.assert_allclose(outputs["probabilities"], trained.predict(images).probabilities, atol=1e-6)
+    np.testing.assert_allclose(
+        jnp.exp(outputs["logits"]) / jnp.exp(outputs["logits"]).sum(-1, keepdims=True), outputs["probabilities"], 1e-5
+    )
+    (expected,) = trained.outputs(trained._in_memory_examples(images))
+    np.testing.assert_allclose(outputs["features"], expected.features, rtol=1e-5, atol=1e-6)
+
+
+def test_program_computes_in_float32_even_if_the_model_does_not(trained):
+    in_bfloat16 = dataclasses.replace(trained, model=trained.model.clone(dtype=jnp.bfloat16))
+    images = random_images(3)
+    expected = make_program(trained, ["logits"], IMAGE_SHAPE).function(images)["logits"]
+    actual = make_program(in_bfloat16, ["logits"], IMAGE_SHAPE).function(images)["logits"]
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_metadata_tell_how_to_prepare_images_and_where_the_model_comes_from(trained, tiny_run):
+    metadata = json.loads(make_program(trained, ["logits"], IMAGE_SHAPE).metadata_json())
+    best = json.loads((tiny_run / "figures.json").read_text())["figures"][str(trained.step)]
+    assert metadata["classes"] == [str(digit) for digit in range(10)]
+    assert metadata["validation"]["top1"] == best["top1"]
+    assert metadata["step"] == trained.step
+    assert metadata["center_crop"] == metadata["resize_shorter_side"] == 8
+    assert metadata["mean"] == pytest.approx(trained.config.dataset.mean)
+    assert metadata["commit"] == trained.commit
+    assert len(metadata["config_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (["logit"], "Did you mean logits"),
+        ([], "is empty or repeats a name"),
+        (["logits", "logits"], "is empty or repeats a name"),
+    ],
+)
+def test_unknown_missing_and_repeated_outputs_are_refused(trained, outputs, message):
+    with pytest.raises(UserError, match=message):
+        make_program(trained, outputs, IMAGE_SHAPE)
