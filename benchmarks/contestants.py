@@ -2,8 +2,8 @@
 
     python -m benchmarks.contestants ours resnet20 float32 128 2    # with 2 steps to warm up
 
-The command runs one contestant, of this module or of `pytorch.py`, in its own process. It prints a line when it is
-ready. For each number that it reads from standard input, it takes that many steps and prints the seconds.
+The command runs one contestant, of this module, `pytorch.py` or `exported.py`, in its own process. It prints a line
+when it is ready. For each number that it reads from standard input, it takes that many steps and prints the seconds.
 
 All train steps train the same model on a batch of uint8 images that stays on the device: they normalize the images,
 compute loss, accuracy and gradients, and update with SGD, Nesterov momentum and weight decay.
@@ -22,12 +22,15 @@ import numpy as np
 
 from benchmarks import tunings
 
-NUM_CLASSES = {"resnet20": 10, "resnet18": 10, "airbench94": 10, "resnet50": 1000}
-IMAGE_SIZES = {"resnet20": 32, "resnet18": 32, "airbench94": 32, "resnet50": 224}  # pixels
+NUM_CLASSES = {"resnet20": 10, "resnet18": 10, "airbench94": 10, "resnet18_224": 1000, "resnet50": 1000}
+IMAGE_SIZES = {"resnet20": 32, "resnet18": 32, "airbench94": 32, "resnet18_224": 224, "resnet50": 224}  # pixels
 STEMS = {"resnet18": "cifar"}  # stems that differ from those of the model table
+VARIANTS = {"resnet18_224": "resnet18"}  # the names in the model table that differ from ours
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 STEPS_PER_EPOCH, NUM_EPOCHS = 400, 10  # for the learning-rate schedule
+
+MODULES = {"torch": "pytorch", "exported": "exported"}  # of other contestants, by how their names begin
 
 TakeSteps = Callable[[int], float]  # takes this many steps and returns the last loss
 
@@ -196,14 +199,16 @@ def make_model(model_name: str, dtype: str):
     from resnet_jax.models.factory import create_model
 
     settings = {"stem": STEMS[model_name]} if model_name in STEMS else {}
-    return create_model(model_name, NUM_CLASSES[model_name], dtype=jnp.dtype(dtype), **settings)
+    return create_model(
+        VARIANTS.get(model_name, model_name), NUM_CLASSES[model_name], dtype=jnp.dtype(dtype), **settings
+    )
 
 
 def main() -> None:
     contestant, model_name, dtype, batch_size, warm_up = sys.argv[1:6]
     started = time.perf_counter()
-    is_torch = contestant.startswith("torch")
-    module = importlib.import_module("benchmarks.pytorch") if is_torch else sys.modules[__name__]
+    kind = contestant.partition("_")[0]
+    module = importlib.import_module(f"benchmarks.{MODULES[kind]}") if kind in MODULES else sys.modules[__name__]
     take_steps = getattr(module, contestant)(model_name, dtype, int(batch_size))
     loss = take_steps(int(warm_up))
     print(json.dumps({"start_seconds": time.perf_counter() - started, "loss": loss}), flush=True)

@@ -28,7 +28,8 @@ def make_torch_model(model_name: str) -> tuple[torch.nn.Module, Callable[[torch.
 def _reference_model(model_name: str, num_classes: int) -> torch.nn.Module:
     if model_name == "airbench94":
         return make_airbench94(num_classes)
-    architecture = dataclasses.replace(ARCHITECTURES[model_name], cifar=contestants.IMAGE_SIZES[model_name] == 32)
+    variant = contestants.VARIANTS.get(model_name, model_name)
+    architecture = dataclasses.replace(ARCHITECTURES[variant], cifar=contestants.IMAGE_SIZES[model_name] == 32)
     return make_model(architecture, num_classes)
 
 
@@ -83,6 +84,22 @@ def torch_scoring(model_name: str, dtype: str, batch_size: int) -> contestants.T
                 logits = model(normalize(images.to(device)))
             losses.append(torch.nn.functional.cross_entropy(logits.float(), labels.to(device), reduction="none"))
         return torch.cat(losses).mean().item()
+
+    return take_steps
+
+
+def torch_predict(model_name: str, dtype: str, batch_size: int) -> contestants.TakeSteps:
+    """Return a function that classifies a batch in host memory again and again, as in `exported.py`."""
+    del dtype
+    model, normalize, device = make_torch_model(model_name)
+    model.eval()
+    images = torch.from_numpy(contestants.random_batch(model_name, batch_size)[0]).permute(0, 3, 1, 2)
+
+    @torch.inference_mode()
+    def take_steps(steps: int) -> float:
+        for _ in range(steps):
+            probabilities = model(normalize(images.to(device))).softmax(dim=-1).cpu()
+        return probabilities.mean().item()
 
     return take_steps
 

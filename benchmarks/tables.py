@@ -103,6 +103,23 @@ def evaluation(lines: Lines) -> str:
     return _markdown(header, rows, newest)
 
 
+def exported(lines: Lines) -> str:
+    newest = _newest(lines)
+    contestants = ("predict", "stablehlo", "onnx", "int8", "torch_eager")
+    rows = [
+        (
+            entry["network"],
+            entry["batch_size"],
+            *(f"{entry[name]:,.2f}" if entry[name] else "-" for name in contestants),
+            _measured(line, f"{line['rounds']} rounds"),
+        )
+        for line in newest
+        for entry in line["figures"]
+    ]
+    header = ("model", "batch", "predict", "StableHLO", "ONNX", "ONNX, int8", "PyTorch", "measured")
+    return _markdown(header, rows, newest)
+
+
 def loop(lines: Lines) -> str:
     """Format the medians over the measurements of each recipe, and the range of the fraction of other host work."""
     newest = _newest(lines)
@@ -222,7 +239,7 @@ def accuracy_summary(lines: Lines) -> str:
 
 TABLES: dict[str, Format] = {
     format_table.__name__: format_table
-    for format_table in (accuracy, train_step, loop, numerics, start_up, evaluation, compiled_step)
+    for format_table in (accuracy, train_step, loop, numerics, start_up, evaluation, exported, compiled_step)
 }
 PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
     HERE / "README.md": TABLES,
