@@ -5,7 +5,8 @@ import fnmatch
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.errors import UserError, program, unknown_name
+from resnet_jax.models import public_weights
 from resnet_jax.models.layers import ACTIVATIONS, NORMS, NORMS_WITH_SCALE
 from resnet_jax.models.resnet import STEMS, FixupBlock, MaxPoolBlock, PreActivationBlock, ResNet, basic
 from resnet_jax.models.variants import VARIANTS
@@ -110,8 +111,12 @@ def _check_initial_state(name: str, model: ResNet) -> None:
         )
 
 
-def list_models(pattern: str = "") -> list[str]:
+def list_models(pattern: str = "", pretrained: bool = False) -> list[str]:
     """Return the model names that contain `pattern`, in which `*` stands for any characters.
+
+    Args:
+      pattern: what the names contain; by default, all names match.
+      pretrained: whether to return only models that have public weights; see `public_weights.PUBLIC_WEIGHTS`.
 
     Raises:
       UserError: if no name matches.
@@ -119,10 +124,19 @@ def list_models(pattern: str = "") -> list[str]:
     Example:
       >>> list_models("wide*_2")
       ['wide_resnet50_2', 'wide_resnet101_2', 'wide_resnet40_2']
+      >>> list_models("wide*_2", pretrained=True)
+      ['wide_resnet50_2', 'wide_resnet101_2']
     """
     names = fnmatch.filter(VARIANTS, f"*{pattern}*")
     if not names:
         raise unknown_name("model", pattern, VARIANTS)
+    if pretrained:
+        names = [name for name in names if name in public_weights.PUBLIC_WEIGHTS]
+        if not names:
+            raise UserError(
+                f"no model that matches {pattern!r} has public weights. To list all that have some, run: "
+                f"{program()} models --pretrained"
+            )
     return names
 
 

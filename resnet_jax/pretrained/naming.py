@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.models.public_weights import IMAGENET_MEAN, IMAGENET_STD, INCEPTION_MEAN, INCEPTION_STD
 from resnet_jax.models.resnet import FixupBlock, ResNet
 
 Path = tuple[str, ...]  # of one of our arrays: "params" or "batch_stats", then modules, then the leaf
 Shape = tuple[int, ...]
 
-IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-INCEPTION: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+INCEPTION: dict[str, Any] = {"mean": INCEPTION_MEAN, "std": INCEPTION_STD}
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 

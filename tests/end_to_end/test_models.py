@@ -44,3 +44,30 @@ def test_unknown_model_is_reported():
     finished = run("models", "--filter=resnet51")
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr.startswith("error: unknown model 'resnet51'. Did you mean resnet")
+
+
+def test_models_command_lists_public_weights():
+    finished = run("models", "--pretrained", "--filter=resnet101d", "--format=json")
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["weights"][0] == {
+        "model": "resnet101d",
+        "tag": "ra2_in1k",
+        "hub_id": "timm/resnet101d.ra2_in1k",
+        "top1": 0.83016,
+        "image_size": 320,
+        "eval_resize": 320,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "license": "apache-2.0",
+        "num_classes": 1000,
+    }
+    lines = run("models", "--pretrained", "--filter=resnet101d").stdout.splitlines()
+    assert lines[2].split() == [
+        "resnet101d",
+        "ra2_in1k",
+        "83.02%",
+        "320",
+        "320",
+        "apache-2.0",
+        "timm/resnet101d.ra2_in1k",
+    ]
