@@ -146,7 +146,7 @@ def default() -> ConfigDict:
     config.batch_norm.epsilon = 1e-5  # added to the variance
     config.batch_norm.group_size = 0  # examples that share statistics in training; 0: the whole batch, over all devices
 
-    config.init_from = placeholder(str)  # initial weights: run directory, weights file or hf://owner/name
+    config.init_from = placeholder(str)  # initial weights: run directory, file, hf://owner/name or "pretrained[:TAG]"
     config.init_key = placeholder(str)  # which copy in a weights file, such as "state_dict"; unset: moving average
     config.init_skip = ()  # patterns of names of weights not to load; ('head*',) starts from a new head
     config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head

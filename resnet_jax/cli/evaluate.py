@@ -80,12 +80,13 @@ def run(workdirs: list[str]) -> ExitCode:
 def _load(workdirs: list[str]) -> dict:
     """Return the trained models: runs by workdir, published weights by the name of their file."""
     from resnet_jax.evaluation.model_comparison import check_distinct
+    from resnet_jax.pretrained.load import address_of_initial_weights
     from resnet_jax.trained_model import load_run
 
     if MODEL.config.value:
         _override_resolution(MODEL.config.value.dataset)
         split = None if DATASET.value else SPLIT.value
-        models = {MODEL.config.value.init_from: MODEL.load(split, DATA_DIR.value)}
+        models = {address_of_initial_weights(MODEL.config.value): MODEL.load(split, DATA_DIR.value)}
     else:
         models = {MODEL.workdir.value: MODEL.load()}
     check_distinct([*models, *workdirs])

@@ -146,4 +146,9 @@ def _as_text(trained, program, images: str, exported) -> str:
 
 
 def _weights(trained) -> str:
-    return MODEL.config.value.init_from if trained.step is None else f"the weights of step {trained.step:,}"
+    """Return a phrase that names the weights."""
+    from resnet_jax.pretrained.load import address_of_initial_weights
+
+    if trained.step is None:
+        return address_of_initial_weights(MODEL.config.value)
+    return f"the weights of step {trained.step:,}"

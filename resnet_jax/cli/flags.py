@@ -170,12 +170,12 @@ class ModelFlags:
           data_dir: the location of this dataset; None: as the recipe says.
         """
         from resnet_jax.data.sources import open_sources
-        from resnet_jax.pretrained.load import load_pretrained, open_pretrained
+        from resnet_jax.pretrained.load import load_pretrained, open_initial_weights
         from resnet_jax.trained_model import load_run
 
         if self.workdir.value:
             return load_run(self.workdir.value)
         config = self.config.value
-        weights = open_pretrained(config.init_from, config.init_key)
+        weights = open_initial_weights(config)
         sources = open_sources(config.dataset.name, data_dir or config.dataset.data_dir)
         return load_pretrained(config, weights, sources, split)

@@ -3,7 +3,7 @@
 import json
 
 from resnet_jax.pretrained import convert, weight_files
-from resnet_jax.pretrained.load import SETTINGS_NOT_IMPLIED_BY_SHAPES
+from resnet_jax.pretrained.load import settings_not_implied_by_shapes
 from resnet_jax.trained_model import TrainedModel
 
 
@@ -25,7 +25,7 @@ def export_weights(trained: TrainedModel, path: str) -> None:
     dataset = trained.config.dataset
     description = {
         "model": trained.config.model.name,
-        "network": {setting: getattr(trained.model, setting) for setting in SETTINGS_NOT_IMPLIED_BY_SHAPES},
+        "network": settings_not_implied_by_shapes(trained.model),
         "classes": trained.classes,
         "mean": dataset.mean,
         "std": dataset.std,

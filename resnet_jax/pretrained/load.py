@@ -21,7 +21,8 @@ from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import Source
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
-from resnet_jax.models import factory
+from resnet_jax.models import factory, public_weights
+from resnet_jax.models.public_weights import PublicWeights
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import VARIANTS
 from resnet_jax.pretrained import convert, copies, weight_files
@@ -44,6 +45,7 @@ SETTINGS_NOT_IMPLIED_BY_SHAPES = (
 )
 # What `export` writes into a file. The key "network" holds the values of `SETTINGS_NOT_IMPLIED_BY_SHAPES`.
 METADATA_KEYS = ("mean", "std", "image_size", "classes", "model", "network")
+PUBLIC = "pretrained"  # `init_from` is this, or this followed by ":" and a tag, for weights of `PUBLIC_WEIGHTS`.
 IMAGE_SIZE_LIMIT = 10_000  # An `image_size` of this many pixels or more in the metadata of a file is not accepted.
 
 
@@ -60,6 +62,7 @@ class Pretrained:
       classes: the names of the classes; None if unknown.
       model: the name of the model; None if unknown.
       settings: the values of the settings in `SETTINGS_NOT_IMPLIED_BY_SHAPES`; empty if unknown.
+      values_from: where `mean`, `std` and `image_size` come from; completes "the values that ...".
       other_dtypes: the dtypes of arrays that are not floating-point, by name.
     """
 
@@ -72,6 +75,7 @@ class Pretrained:
     classes: tuple[str, ...] | None
     model: str | None
     settings: Mapping[str, Any]
+    values_from: str
     other_dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def fill(self, dataset: ConfigDict) -> str:
@@ -85,8 +89,7 @@ class Pretrained:
             filled.append(f"dataset.image_size={self.image_size}")
         if not filled:
             return ""
-        source = f"{self.path} was trained with" if self.settings else f"weights of {self.scheme.name} usually expect"
-        return f"Using the values that {source}: {', '.join(filled)}."
+        return f"Using the values that {self.values_from}: {', '.join(filled)}."
 
     def variables(
         self, model: ResNet, channels: int, classes: Sequence[str], skip: Sequence[str] = ()
@@ -187,12 +190,14 @@ def open_pretrained(path: str, key: str | None = None) -> Pretrained:
             image_size=dataset.image_size,
             classes=run.classes,
             model=run.config.model.name,
-            settings={setting: getattr(run.model, setting) for setting in SETTINGS_NOT_IMPLIED_BY_SHAPES},
+            settings=settings_not_implied_by_shapes(run.model),
+            values_from=f"{path} was trained with",
         )
     file = weight_files.read(path)
     copy = copies.choose(file, path, key)
     scheme = copy.scheme
     metadata = _parse_metadata(path, file.metadata)
+    file_is_ours = bool(metadata)
     if not metadata and scheme.input_channels(copy.arrays) == len(scheme.mean):
         metadata = {"mean": scheme.mean, "std": scheme.std}  # the usual values for weights of this library
     return Pretrained(
@@ -205,8 +210,68 @@ def open_pretrained(path: str, key: str | None = None) -> Pretrained:
         classes=metadata.get("classes"),
         model=metadata.get("model"),
         settings=metadata.get("network", {}),
+        values_from=f"{path} was trained with" if file_is_ours else f"weights of {scheme.name} usually expect",
         other_dtypes=copy.other_dtypes,
     )
+
+
+def open_public(name: str, tag: str | None = None, key: str | None = None) -> Pretrained:
+    """Download, if necessary, and read the public weights of a model.
+
+    Args:
+      name: a key of `VARIANTS`.
+      tag: the tag of the weights in `PUBLIC_WEIGHTS`; None: the default weights of the model.
+      key: see `open_pretrained`.
+
+    Raises:
+      UserError: if there are no such weights, or they cannot be downloaded or read.
+    """
+    row = public_weights.find(name, tag)
+    model = factory.create_model(name, row.num_classes)
+    return dataclasses.replace(
+        open_pretrained(row.address, key),
+        mean=row.mean,
+        std=row.std,
+        image_size=row.image_size,
+        model=name,
+        settings=settings_not_implied_by_shapes(model),
+        values_from=f"are published for {row.address}",
+    )
+
+
+def open_initial_weights(config: ConfigDict) -> Pretrained:
+    """Open the weights that `config.init_from` names: public weights of `config.model.name`, or any others.
+
+    Raises:
+      UserError: as `open_pretrained` and `open_public` do.
+    """
+    row = _find_public(config)
+    if row is not None:
+        return open_public(config.model.name, row.tag, config.init_key)
+    return open_pretrained(config.init_from, config.init_key)
+
+
+def address_of_initial_weights(config: ConfigDict) -> str:
+    """Return the path or address of the weights that `config.init_from` names, without opening them.
+
+    Raises:
+      UserError: if it names public weights that `config.model.name` does not have.
+
+    Example:
+      >>> from resnet_jax.config import default
+      >>> config = default()
+      >>> config.model.name, config.init_from = "resnet50", "pretrained:tv_in1k"
+      >>> address_of_initial_weights(config)
+      'hf://timm/resnet50.tv_in1k'
+    """
+    row = _find_public(config)
+    return config.init_from if row is None else row.address
+
+
+def _find_public(config: ConfigDict) -> PublicWeights | None:
+    """Return the public weights that `config.init_from` names; None if it names a path or an address."""
+    kind, _, tag = config.init_from.partition(":")
+    return public_weights.find(config.model.name, tag or None) if kind == PUBLIC else None
 
 
 def is_run_directory(path: str) -> bool:
@@ -214,6 +279,11 @@ def is_run_directory(path: str) -> bool:
     if os.path.isfile(path) or ("://" in path and not path.startswith("gs://")):
         return False
     return WorkDir(path).exists() and (WorkDir(path).path / "classes.json").exists()
+
+
+def settings_not_implied_by_shapes(model: ResNet) -> dict[str, Any]:
+    """Return the values of the settings in `SETTINGS_NOT_IMPLIED_BY_SHAPES`."""
+    return {setting: getattr(model, setting) for setting in SETTINGS_NOT_IMPLIED_BY_SHAPES}
 
 
 def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from resnet_jax.models import factory
 from resnet_jax.models.layers import NORMS_WITH_SCALE
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.whitening import patch_whitening_kernel
-from resnet_jax.pretrained.load import Pretrained, load_teacher, open_pretrained
+from resnet_jax.pretrained.load import Pretrained, address_of_initial_weights, load_teacher, open_initial_weights
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
@@ -156,10 +156,10 @@ class Experiment:
             replacements = {"params": {"stem_conv": {"kernel": self._whitening_kernel()}}}
         if self.config.init_from:
             # `build` opens the weights only for a new run. A resumed run without a checkpoint needs them as well.
-            weights = self.pretrained or open_pretrained(self.config.init_from, self.config.init_key)
+            weights = self.pretrained or open_initial_weights(self.config)
             channels = len(self.config.dataset.mean)
             variables, report = weights.variables(self.model, channels, self.classes, self.config.init_skip)
-            logger.info(f"Weights of {self.config.init_from}: {report}")
+            logger.info(f"Weights of {weights.path}: {report}")
             if weights.classes is None and "head" in variables["params"]:
                 logger.info(
                     "The head of these weights is loaded too. "
@@ -226,6 +226,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     pipeline.check(config.augment, config.batch_size)
     if config.loss.distill_model:
         factory.create_model(config.loss.distill_model, num_classes=1)
+    if config.init_from:
+        address_of_initial_weights(config)
     model = factory.from_config(config, num_classes=1)
     if config.optimizer.fixed_kernel_norm and model.norm not in NORMS_WITH_SCALE:
         raise UserError(
@@ -321,7 +323,7 @@ def _open_pretrained(config: ConfigDict) -> Pretrained | None:
     """Open the initial weights, if any, and fill in the unset image settings (mean, std, size) that they determine."""
     if not config.init_from:
         return None
-    weights = open_pretrained(config.init_from, config.init_key)
+    weights = open_initial_weights(config)
     line = weights.fill(config.dataset)
     if line:
         logger.info(line)
