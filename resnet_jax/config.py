@@ -112,7 +112,7 @@ def default() -> ConfigDict:
     config.steps_per_call = placeholder(int)  # steps per compiled call; unset: 1 on CPU or if streaming, else up to 32
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # "sgd", "adam", "adamw", "lamb", "lars", "muon" (Adam for all but convolutions)
+    config.optimizer.name = "sgd"  # "sgd", "adam", "adamw", "lamb", "lars", "muon" (SGD for all but convolutions)
     config.optimizer.learning_rate = 0.1  # the peak of the schedule
     config.optimizer.momentum = 0.9  # used by "sgd", "lars" and "muon"
     config.optimizer.nesterov = True  # Nesterov momentum, used by "sgd", "lars" and "muon"

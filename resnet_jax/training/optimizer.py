@@ -113,9 +113,9 @@ def make_optimizer(
     "sgd" is SGD with momentum (Sutskever et al. 2013), "adam" is Kingma & Ba 2014, "adamw" Loshchilov & Hutter 2017,
     "lamb" You et al. 2019 and "lars" You et al. 2017, each as in optax and with its default constants. "muon" (Jordan
     2024) replaces the momentum of each convolution kernel, as a matrix of inputs by outputs, by the nearest
-    semi-orthogonal matrix, approximately. All other parameters, the head among them, are updated by Adam (with Nesterov
-    momentum if `nesterov` is set), for which `rate_factors` usually lower the learning rate. If `grad_clip` is set,
-    gradients are clipped before everything else.
+    semi-orthogonal matrix, approximately. All other parameters, the head among them, are updated by SGD with the same
+    momentum; `rate_factors` give them learning rates of their own. If `grad_clip` is set, gradients are clipped before
+    everything else.
 
     Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw", "lamb" and "muon" it is decoupled, but still
     multiplied by the learning rate, and in "lamb" by the trust ratio. With `exempt_norm_and_bias`, vectors and scalars
@@ -168,15 +168,15 @@ def make_optimizer(
     elif settings.name == "lars":
         chain = [*weight_decay, scale_by_trust_ratio(0.001), learning_rate, momentum]
     elif settings.name == "muon":
-        chain = [
-            optax.contrib.muon(
-                schedule,
-                beta=settings.momentum,
-                nesterov=settings.nesterov,
-                weight_decay=settings.weight_decay,
-                muon_weight_dimension_numbers=convolution_dimensions,
-            )
-        ]
+        muon = optax.contrib.muon(
+            schedule,
+            beta=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+            muon_weight_dimension_numbers=lambda kernels: jax.tree.map(lambda _: INPUTS_BY_OUTPUTS, kernels),
+        )
+        sgd = optax.chain(momentum, learning_rate)
+        chain = [optax.partition({True: muon, False: sgd}, is_convolution)]
     else:
         raise unknown_name("optimizer", settings.name, OPTIMIZERS)
 
@@ -202,14 +202,14 @@ def kernel_mask(params: dict) -> dict:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def convolution_dimensions(params: dict) -> dict:
-    """Return a tree that says how Muon views each parameter: kernels of convolutions as matrices of inputs by outputs.
+# How Muon views the kernel of a convolution: as a matrix whose rows are the axes height, width and inputs. By default,
+# optax would apply Muon to nothing but matrices, such as the kernel of the head.
+INPUTS_BY_OUTPUTS = optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
 
-    The axes (height, width, inputs) are the rows. None, for all other parameters, leaves them to Adam. Without this
-    tree, optax would apply Muon to the head, and Adam to all convolutions.
-    """
-    matrix = optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
-    return jax.tree.map(lambda leaf: matrix if leaf.ndim == 4 else None, params)
+
+def is_convolution(params: dict) -> dict:
+    """Return a tree of booleans: True for the kernels of convolutions, False for all other parameters."""
+    return jax.tree.map(lambda leaf: leaf.ndim == 4, params)
 
 
 def fix_kernel_norm() -> optax.GradientTransformation:
