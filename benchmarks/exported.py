@@ -44,7 +44,9 @@ def main(_: list[str]) -> None:
         for batch_size in BATCH_SIZES:
             case = (model, "float32", str(batch_size))
             finished = turns.take_turns(dict.fromkeys(names, 3), case, ROUNDS.value, SECONDS.value)
-            milliseconds = {names[one.name]: 1e3 * statistics.median(one.seconds) for one in finished}
+            milliseconds = {
+                names[contestant.name]: 1e3 * statistics.median(contestant.seconds) for contestant in finished
+            }
             measured.append({"network": model, "batch_size": batch_size, "torch_eager": None, **milliseconds})
     results.add("exported", rounds=ROUNDS.value, figures=measured)
 

@@ -4,7 +4,8 @@
     flask --app "examples/serve_onnx:create_app('model.onnx')" run --port=8000
     curl --data-binary @cat.jpg http://127.0.0.1:8000/
 
-It needs nothing of this project: the file says how to crop and resize images, and what the classes are.
+It needs nothing of this project: the file says how to crop and resize images, and what the classes are. It must return
+probabilities, take any batch size, and be of a run with `dataset.image_size`.
 """
 
 import json
@@ -12,7 +13,7 @@ import json
 import flask
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 MAX_BYTES = 20_000_000  # of an image
 TOP = 5
@@ -30,8 +31,8 @@ def create_app(path: str) -> flask.Flask:
     def classify():
         try:
             image = ImageOps.exif_transpose(Image.open(flask.request.stream)).convert("L" if shape[-1] == 1 else "RGB")
-        except UnidentifiedImageError:
-            flask.abort(400, "The request is not an image.")
+        except OSError:
+            flask.abort(400, "The request is not an image, or a damaged one.")
         pixels = crop(image, model["resize_shorter_side"], model["center_crop"]).reshape(1, *shape)
         (probabilities,) = session.run(["probabilities"], {"images": pixels})[0]
         best = np.argsort(-probabilities)[:TOP]

@@ -49,17 +49,23 @@ def check_target(path: str, what: str, suffix: str) -> pathlib.Path:
       UserError: if the path has another suffix, is a directory, or is not in a writable directory.
     """
     file = pathlib.Path(os.path.expanduser(path))
-    directory = file.parent
     if file.suffix != suffix:
-        problem, remedy = "wrong suffix", f"Give a path that ends in {suffix}."
-    elif file.is_dir():
-        problem, remedy = "it is a directory", "Give the path of a file."
-    elif not directory.is_dir():
+        raise UserError(f"cannot write {what} to {path} (wrong suffix). Give a path that ends in {suffix}.")
+    if file.is_dir():
+        raise UserError(f"cannot write {what} to {path} (it is a directory). Give the path of a file.")
+    check_parent(file, what)
+    return file
+
+
+def check_parent(path: pathlib.Path, what: str) -> None:
+    """Raise `UserError` unless `what`, such as "weights", can be created in the directory that holds `path`."""
+    directory = path.parent
+    if not directory.is_dir():
         problem, remedy = "no such directory", f"Create the directory {directory} first."
     elif not os.access(directory, os.W_OK):
         problem, remedy = f"{directory} is not writable", "Choose another directory."
     else:
-        return file
+        return
     raise UserError(f"cannot write {what} to {path} ({problem}). {remedy}")
 
 

@@ -380,7 +380,7 @@ def restore_chosen(directory: WorkDir, checkpoints: Checkpoints, mesh: Mesh | No
         Preprocess.from_config(config.dataset),
         step,
         mesh,
-        validation=checkpoints.metrics.of(step),
+        validation=checkpoints.metrics.for_step(step),
         commit=metadata.get("provenance", {}).get("commit"),
     )
 

@@ -34,7 +34,7 @@ COMMANDS = {
     "predict": "classify images, or find the most similar images in a folder",
     "explain": "show which pixels of an image are important for a class, and how far that can be trusted",
     "report": "write an HTML page with the metrics, curves and mistakes of one or several runs",
-    "export": "write the weights of a run, or published weights, as .safetensors for PyTorch and others",
+    "export": "write a model as ONNX, StableHLO, TensorFlow or TFLite, or its weights as .safetensors",
     "models": "list the models with parameters, multiply-adds, paper and published accuracy",
     "benchmark": "measure how fast a recipe trains and what limits it, or analyze its compiled step",
     "convert": "convert a TFDS dataset from tfrecord to array_record files, which training reads",

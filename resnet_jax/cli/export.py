@@ -36,35 +36,59 @@ CALIBRATE = flags.DEFINE_integer(
     "calibrate", 512, "The number of training images that determine the ranges of activations for int8.", lower_bound=1
 )
 MAX_DROP = flags.DEFINE_float(
-    "max_drop", 0.01, "How much validation top-1 int8 may lose before the export is refused, in [0, 1].", 0.0, 1.0
+    "max_drop",
+    0.01,
+    "How much top-1 int8 may lose on the validation images before the export is refused, in [0, 1].",
+    0.0,
+    1.0,
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is there.")
 DATA_DIR = shared_flags.define_data_dir()
 FORMAT = shared_flags.define_format()
 
-CHECKED_IMAGES = 256  # on which the file is compared with the model
+CHECKED_IMAGES = 256  # The file is compared with the model on this many images.
 
 
 def run() -> ExitCode:
     import jax
 
-    from resnet_jax.export import export_model
+    from resnet_jax.export import targets
     from resnet_jax.terminal import Reporter
 
     MODEL.check("export")
-    suffix = export_model.suffix_of(TO.value)
-    if QUANTIZE.value and suffix != ".onnx":
-        raise UserError(f"--quantize works only with .onnx, and --to={TO.value} is another format. Leave it out.")
-    if BATCH.value and suffix == export_model.WEIGHTS:
-        raise UserError("--batch has no effect on weights. Leave it out.")
-    export_model.check_target(TO.value, OVERWRITE.value)
+    suffix = targets.suffix_of(TO.value)
+    _check_flags(suffix)
+    targets.check_target(TO.value, OVERWRITE.value)
     # The runtimes of exported files compute on the CPU, in float32. So does the model that they are compared with.
     jax.config.update("jax_platforms", "cpu")
     with Reporter(active=sys.stderr.isatty(), stream=sys.stderr) as reporter:
         trained = MODEL.load(data_dir=DATA_DIR.value)
-        if suffix == export_model.WEIGHTS:
+        if suffix == targets.WEIGHTS:
             return _export_weights(trained)
         return _export_program(trained, reporter)
+
+
+def _check_flags(suffix: str) -> None:
+    """Raise `UserError` if a flag is wrong, or has no effect on the format."""
+    from resnet_jax.export.program import check_outputs, class_scores
+    from resnet_jax.export.targets import WEIGHTS
+
+    check_outputs(OUTPUTS.value)
+    for_int8 = (QUANTIZE, CALIBRATE, MAX_DROP)
+    if suffix == WEIGHTS:
+        without_effect = [OUTPUTS, BATCH, *for_int8]
+    elif suffix != ".onnx":
+        without_effect = list(for_int8)
+    elif QUANTIZE.value:
+        without_effect = [BATCH]
+    else:
+        without_effect = [CALIBRATE, MAX_DROP]
+    for flag in without_effect:
+        if flag.present:
+            kind = "an .onnx file in int8" if QUANTIZE.value and suffix == ".onnx" else f"a path that ends in {suffix}"
+            raise UserError(f"--{flag.name} has no effect on {kind}. Leave it out.")
+    if QUANTIZE.value and class_scores(OUTPUTS.value) is None:
+        raise UserError("int8 is scored by its top-1. Add probabilities or logits to --outputs.")
 
 
 def _export_weights(trained) -> ExitCode:
@@ -85,24 +109,29 @@ def _export_program(trained, reporter) -> ExitCode:
     """Write a file that runs, and print how it was checked."""
     from resnet_jax.export.examples import Split, sample_validation
     from resnet_jax.export.export_model import Quantization, export_model
-    from resnet_jax.export.program import make_program
+    from resnet_jax.export.program import class_scores, make_program
     from resnet_jax.terminal import print_result
 
     examples = sample_validation(trained, CHECKED_IMAGES, DATA_DIR.value, reporter)
     program = make_program(trained, OUTPUTS.value, examples.images.shape[1:])
     quantization = None
-    if QUANTIZE.value:
-        calibration = Split(trained, "train", DATA_DIR.value, reporter).sample(CALIBRATE.value).images
+    scores = class_scores(OUTPUTS.value)
+    if QUANTIZE.value and scores is not None:  # `_check_flags` refuses the other case.
+        calibration = Split(trained, "training", DATA_DIR.value, reporter).sample(CALIBRATE.value).images
         validation = Split(trained, "validation", DATA_DIR.value, reporter)
-        quantization = Quantization(calibration, validation, MAX_DROP.value)
+        quantization = Quantization(calibration, validation, scores, MAX_DROP.value)
     exported = export_model(program, TO.value, examples.images, reporter, BATCH.value, quantization, OVERWRITE.value)
-    format_result = _as_json if FORMAT.value == "json" else _as_text
-    print_result(format_result(trained, program, examples.name, exported))
+    if FORMAT.value == "json":
+        print_result(_as_json(trained, program, examples.name, exported))
+    else:
+        print_result(_as_text(trained, program, examples.name, exported))
     return ExitCode.DONE
 
 
 def _as_json(trained, program, images: str, exported) -> str:
-    measured = exported.measured
+    quantization = None
+    if exported.measured:
+        quantization = {name: values._asdict() for name, values in exported.measured.items()}
     return json.dumps(
         {
             "file": TO.value,
@@ -111,37 +140,36 @@ def _as_json(trained, program, images: str, exported) -> str:
             "image_shape": program.image_shape,
             "outputs": program.outputs,
             "proof": {"images": images, **exported.proof._asdict()},
-            "quantization": measured and {name: values._asdict() for name, values in measured.items()},
+            "quantization": quantization,
         }
     )
 
 
 def _as_text(trained, program, images: str, exported) -> str:
-    from resnet_jax.export import export_model
+    from resnet_jax.export.targets import FORMATS, suffix_of
 
     proof, measured = exported.proof, exported.measured
-    any_batch = export_model.FORMATS[export_model.suffix_of(TO.value)].any_batch
+    any_batch = FORMATS[suffix_of(TO.value)].any_batch
     shape = ", ".join(map(str, (BATCH.value or ("batch" if any_batch else 1), *program.image_shape)))
+    checked = "The file in float32 was checked" if measured else "Checked"
     lines = [
         f"Wrote {_weights(trained)} to {TO.value} ({exported.num_bytes / 1e6:,.1f} MB).",
         f"It turns images, uint8 [{shape}], into {', '.join(program.outputs)}.",
-        f"Checked in {proof.runtime}, in a process of its own, on {proof.num_images:,} {images}:",
+        f"{checked} in {proof.runtime}, in a process of its own, on {proof.num_images:,} {images}:",
     ]
-    lines += [
-        f"  {name} differ by at most {difference:.1e} of the largest value"
-        for name, difference in proof.differences.items()
-    ]
+    for name, difference in proof.differences.items():
+        lines.append(f"  {name} differ by at most {difference:.1e} of the largest value")
     if proof.same_top1 is not None:
-        lines.append(
-            f"  the same class is the most probable one for {proof.same_top1:,} of {proof.num_images:,} images"
-        )
+        same = f"{proof.same_top1:,} of {proof.num_images:,}"
+        lines.append(f"  the same class is the most probable one for {same} images")
+    if not any_batch:
+        lines.append("TensorFlow does not read all programs of JAX whose batch size is free, so it is fixed (--batch).")
     if measured:
-        lines.append(f"In int8, on all {measured['int8'].num_images:,} validation images:")
-        lines += [
-            f"  {name:8s} top-1 {values.top1:.2%}  {values.num_bytes / 1e6:,.1f} MB  "
-            f"{values.images_per_second:,.0f} images/s"
-            for name, values in measured.items()
-        ]
+        same, total = measured["int8"].same_as_first, measured["int8"].num_images
+        lines.append(f"In int8, it predicts the same class for {same:,} of {total:,} {exported.measured_on}:")
+        for name, values in measured.items():
+            size, rate = values.num_bytes / 1e6, values.images_per_second
+            lines.append(f"  {name:8s} top-1 {values.top1:.2%}  {size:,.1f} MB  {rate:,.0f} images/s")
     return "\n".join(lines)
 
 

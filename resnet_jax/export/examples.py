@@ -8,6 +8,7 @@ import numpy as np
 
 from resnet_jax.data import class_matching, splits
 from resnet_jax.data.dataset import VALIDATION
+from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import open_external_examples
@@ -39,9 +40,12 @@ class Split:
 
     Args:
       trained: the model.
-      name: "validation" or "train". A model without validation examples has its training examples in their place.
+      name: "validation" or "training". A model without validation examples has its training examples in their place.
       data_dir: the location of the data; None: as in training.
       reporter: shows the progress.
+
+    Attributes:
+      name: what the images are: "validation images" or "training images".
 
     Raises:
       UserError: if the dataset cannot be opened, or does not fit the model.
@@ -49,47 +53,61 @@ class Split:
 
     def __init__(self, trained: TrainedModel, name: str, data_dir: str | None, reporter: Reporter):
         dataset = trained.config.dataset
-        self.is_validation = name == VALIDATION and dataset.validation_split != splits.NO_SPLIT
-        split = VALIDATION if self.is_validation else dataset.train_split
-        evaluator = Evaluator.open({"the model": trained}, reporter, split, data_dir=data_dir)
-        self._trained, self._reporter, self._subset = trained, reporter, evaluator.subset
-        self.name = f"{VALIDATION if self.is_validation else 'training'} images"
+        if name == VALIDATION and dataset.validation_split != splits.NO_SPLIT:
+            split = dataset.validation_split or VALIDATION  # "": held out of the training split
+            self.name = "validation images"
+        else:
+            split = dataset.train_split
+            self.name = "training images"
+        self._subset = Evaluator.open({"the model": trained}, reporter, split, data_dir=data_dir).subset
+        self._trained = trained
+        self._reporter = reporter
 
     def __len__(self) -> int:
         return len(self._subset)
 
     def sample(self, size: int) -> Examples:
-        """Return evenly spaced examples."""
+        """Return evenly spaced examples.
+
+        Raises:
+          UserError: if none of them can be read.
+        """
         positions = np.unique(np.linspace(0, len(self) - 1, size).astype(int))
-        parts = list(self._read(self._subset.take(positions), batch_size=min(size, 256)))
+        parts = list(self._read(self._subset.take(positions), batch_size=64))
         images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        if not len(images):
+            raise UserError(f"none of the {self.name} can be read. Check them with the command inspect.")
         return Examples(images, labels, self.name)
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Iterate over the images and labels of all examples."""
+        """Iterate over the images and labels of all examples that can be read."""
         return self._read(self._subset, batch_size)
 
     def _read(self, subset: Subset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         examples = open_external_examples(self._trained, subset, self._reporter)
         labels_of_model = np.asarray(class_matching.match(subset.classes, self._trained.classes), np.int32)
+        channels = len(self._trained.preprocess.mean)
         for images, info in examples.batches(batch_size, np.arange(batch_size)):
             readable = info.labels != NO_LABEL
-            yield images[readable], labels_of_model[info.labels[readable]]
+            # If the model normalizes gray images to three channels, the file takes three.
+            colored = np.broadcast_to(images[readable], (readable.sum(), *images.shape[1:3], channels))
+            yield colored, labels_of_model[info.labels[readable]]
 
 
 def sample_validation(trained: TrainedModel, size: int, data_dir: str | None, reporter: Reporter) -> Examples:
-    """Return some validation examples; or random images, with a warning, if the dataset cannot be opened.
+    """Return some validation examples; or random images, with a warning, if the dataset is not where it was.
 
     Raises:
-      UserError: if there is neither a dataset nor an image size.
+      UserError: as `Split` and `Split.sample` do; or if there is neither a dataset nor an image size.
     """
+    dataset = trained.config.dataset
+    image_size = dataset.eval_crop or dataset.image_size
     try:
-        return Split(trained, VALIDATION, data_dir, reporter).sample(size)
+        open_sources(dataset.name, data_dir or dataset.data_dir)
     except UserError as error:
-        dataset = trained.config.dataset
-        image_size = dataset.eval_crop or dataset.image_size
-        if image_size is None:
+        if data_dir or image_size is None:
             raise
-        logger.warning(f"The file is checked on random images, because the data cannot be opened: {error}")
+        logger.warning(f"The file is checked on random images, because the dataset cannot be opened: {error}")
         shape = (RANDOM_IMAGES, image_size, image_size, len(dataset.mean))
         return Examples(np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "random images")
+    return Split(trained, VALIDATION, data_dir, reporter).sample(size)

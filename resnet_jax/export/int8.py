@@ -1,7 +1,8 @@
 """The accuracy, size and speed of an ONNX file in int8 beside those of the file in float32."""
 
+import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,47 +13,66 @@ from resnet_jax.export.proof import run_in_fresh_process
 from resnet_jax.export.run_file import BATCH_SIZE
 from resnet_jax.terminal import Reporter
 
-IMAGES_PER_PROCESS = 2_048
+IMAGES_PER_READ = 64
+READS_PER_PROCESS = 32
 
 
 class Measurement(NamedTuple):
-    """What a file achieves on the validation examples.
+    """What a file achieves on a set of examples.
 
     Attributes:
       top1: the fraction of examples that it classifies correctly.
       num_images: the number of examples.
+      same_as_first: for how many of them it predicts the same class as the first file.
       num_bytes: the size of the file.
-      images_per_second: in ONNX Runtime on this machine; the median over batches.
+      images_per_second: in ONNX Runtime on this machine; the median over batches of `run_file.BATCH_SIZE` images.
     """
 
     top1: float
     num_images: int
+    same_as_first: int
     num_bytes: int
     images_per_second: float
 
 
-def measure(files: Mapping[str, pathlib.Path], validation: Split, reporter: Reporter) -> dict[str, Measurement]:
-    """Run several files on all validation examples, and return what each achieves, by its name.
+def measure(
+    files: Mapping[str, pathlib.Path], scores: str, validation: Split, reporter: Reporter
+) -> dict[str, Measurement]:
+    """Run several .onnx files on all examples of a split, and return what each achieves, by its name.
 
-    They take turns, so that other load on the machine slows all of them. The first batch of each process is not timed.
+    They take turns, so that other load on the machine slows all of them.
+
+    Args:
+      files: the files by name.
+      scores: the output whose largest value is that of the predicted class.
+      validation: the examples.
+      reporter: shows the progress.
+
+    Raises:
+      UserError: if no image can be read.
     """
-    correct: dict[str, int] = dict.fromkeys(files, 0)
+    predictions: dict[str, list[np.ndarray]] = {name: [] for name in files}
     seconds: dict[str, list[float]] = {name: [] for name in files}
-    show_progress = reporter.counter("scoring validation images")
-    num_images = 0
-    for images, labels in validation.batches(IMAGES_PER_PROCESS):
+    labels: list[np.ndarray] = []
+    show_progress = reporter.counter(f"scoring {validation.name}")
+    for images, image_labels in _grouped(validation.batches(IMAGES_PER_READ)):
         for name, path in files.items():
-            outputs = run_in_fresh_process(path, images)
-            scores = next(outputs.arrays[key] for key in ("probabilities", "logits") if key in outputs.arrays)
-            correct[name] += int(np.sum(scores.argmax(-1) == labels))
-            seconds[name] += list(outputs.seconds[1:] if len(outputs.seconds) > 1 else outputs.seconds)
-        num_images += len(images)
-        show_progress(num_images, len(validation))
-    batch_size = min(BATCH_SIZE, num_images)
+            outputs = run_in_fresh_process(path, ".onnx", images)
+            predictions[name].append(outputs.arrays[scores].argmax(-1))
+            seconds[name] += outputs.seconds.tolist()
+        labels.append(image_labels)
+        show_progress(sum(map(len, labels)), len(validation))
+    if not labels:
+        raise UserError(f"none of the {validation.name} can be read. Check them with the command inspect.")
+    expected = np.concatenate(labels)
+    predicted = {name: np.concatenate(arrays) for name, arrays in predictions.items()}
+    first = next(iter(predicted.values()))
+    batch_size = min(BATCH_SIZE, len(expected))
     return {
         name: Measurement(
-            top1=correct[name] / num_images,
-            num_images=num_images,
+            top1=float(np.mean(predicted[name] == expected)),
+            num_images=len(expected),
+            same_as_first=int(np.sum(predicted[name] == first)),
             num_bytes=path.stat().st_size,
             images_per_second=batch_size / float(np.median(seconds[name])),
         )
@@ -60,12 +80,26 @@ def measure(files: Mapping[str, pathlib.Path], validation: Split, reporter: Repo
     }
 
 
-def check_drop(before: Measurement, after: Measurement, max_drop: float) -> None:
-    """Raise `UserError` if the top-1 accuracy falls by more than `max_drop`."""
-    drop = before.top1 - after.top1
-    if drop > max_drop:
+def _grouped(batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Join batches of images and labels, `READS_PER_PROCESS` at a time."""
+    while group := list(itertools.islice(batches, READS_PER_PROCESS)):
+        images, labels = (np.concatenate(arrays) for arrays in zip(*group, strict=True))
+        if len(images):
+            yield images, labels
+
+
+def check_drop(measured: Mapping[str, Measurement], images: str, max_drop: float) -> None:
+    """Raise `UserError` if "int8" has a lower top-1 than "float32" by more than `max_drop`.
+
+    Args:
+      measured: what both files achieve.
+      images: what they were scored on, such as "validation images".
+      max_drop: the largest drop, in [0, 1].
+    """
+    before, after = measured["float32"].top1, measured["int8"].top1
+    if before - after > max_drop + 1e-9:  # The difference of two floating-point numbers is not exact.
         raise UserError(
-            f"int8 would lower the top-1 on validation from {before.top1:.2%} to {after.top1:.2%}, which is more than "
-            f"--max_drop={max_drop:g}. Nothing was written. Calibrate with more images (--calibrate), or "
-            "accept the loss with a larger --max_drop."
+            f"int8 would lower the top-1 on {images} from {before:.2%} to {after:.2%}, by more than "
+            f"--max_drop={max_drop:g}. Nothing was written. Calibrate with more images (--calibrate), or accept the "
+            "loss with a larger --max_drop."
         )

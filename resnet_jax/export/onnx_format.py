@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from resnet_jax.errors import needs_extra
+from resnet_jax.errors import UserError, needs_extra
 from resnet_jax.export.program import Program
 
 with needs_extra("the ONNX format", "onnx", "onnx"):
@@ -26,14 +26,19 @@ def write(program: Program, path: pathlib.Path, batch_size: int | None) -> None:
       batch_size: the only batch size that the file will take; None: it takes any.
 
     Raises:
-      UserError: if the weights are larger than an ONNX file can hold.
+      UserError: if the weights are larger than an ONNX file can hold, or the model has an operation that our converter
+        does not know.
     """
-    model = onnx_from_jaxpr.convert(
-        lambda images: list(program.function(images).values()),
-        program.image_shape,
-        program.outputs,
-        metadata={key: json.dumps(value, ensure_ascii=False) for key, value in program.metadata.items()},
-    )
+    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in program.metadata.items()}
+    try:
+        model = onnx_from_jaxpr.convert(
+            lambda images: list(program.function(images).values()),
+            program.image_shape,
+            program.outputs,
+            metadata=metadata,
+        )
+    except NotImplementedError as error:
+        raise UserError(f"{error}. Choose another format, and please report this.") from error
     if batch_size is not None:
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = batch_size
@@ -47,7 +52,7 @@ def quantize(source: pathlib.Path, target: pathlib.Path, images: np.ndarray) -> 
     calibration images.
 
     Args:
-      source: the file in float32.
+      source: the file in float32, which takes any batch size.
       target: the file to write.
       images: the calibration images, uint8 [n, height, width, channels].
     """

@@ -49,22 +49,39 @@ def make_program(trained: TrainedModel, outputs: Sequence[str], image_shape: tup
     Raises:
       UserError: if an output is unknown or named twice.
     """
-    for name in outputs:
-        if name not in OUTPUTS:
-            raise unknown_name("output", name, OUTPUTS)
-    if not outputs or len(set(outputs)) < len(outputs):
-        raise UserError(f"--outputs={','.join(outputs)} is empty or repeats a name. Choose from {', '.join(OUTPUTS)}.")
+    check_outputs(outputs)
     model = trained.model.clone(dtype=jnp.float32)
     variables = jax.tree.map(np.asarray, trained.variables)
     # The images already have the size of the model.
     normalize = dataclasses.replace(trained.preprocess, image_size=None)
 
     def function(images: jax.Array) -> dict[str, jax.Array]:
-        logits, features = model.apply(variables, normalize(images), train=False, return_features=True)
+        # By default, TPUs would multiply in bfloat16, and GPUs in TensorFloat-32.
+        with jax.default_matmul_precision("float32"):
+            logits, features = model.apply(variables, normalize(images), train=False, return_features=True)
         values = {"probabilities": jax.nn.softmax(logits), "logits": logits, "features": features["pooled"]}
         return {name: values[name].astype(jnp.float32) for name in outputs}
 
     return Program(function, image_shape, tuple(outputs), _describe(trained))
+
+
+def check_outputs(outputs: Sequence[str]) -> None:
+    """Raise `UserError` if an output is unknown or named twice, or if there is none."""
+    for name in outputs:
+        if name not in OUTPUTS:
+            raise unknown_name("output", name, OUTPUTS)
+    if not outputs or len(set(outputs)) < len(outputs):
+        raise UserError(f"--outputs={','.join(outputs)} is empty or repeats a name. Choose from {', '.join(OUTPUTS)}.")
+
+
+def class_scores(outputs: Sequence[str]) -> str | None:
+    """Return the output whose largest value is that of the predicted class; None if there is none.
+
+    Example:
+      >>> class_scores(["features", "logits"])
+      'logits'
+    """
+    return next((name for name in ("probabilities", "logits") if name in outputs), None)
 
 
 def _describe(trained: TrainedModel) -> dict[str, object]:

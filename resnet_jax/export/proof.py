@@ -12,10 +12,9 @@ import numpy as np
 
 from resnet_jax.errors import UserError
 from resnet_jax.export import run_file
-from resnet_jax.export.program import Program
+from resnet_jax.export.program import Program, class_scores
 
 TOLERANCE = 1e-4  # the largest difference, relative to the largest value of an output
-BATCH_SIZE = 64
 
 
 class FileOutputs(NamedTuple):
@@ -49,8 +48,13 @@ class Proof(NamedTuple):
     same_top1: int | None
 
 
-def run_in_fresh_process(path: pathlib.Path, images: np.ndarray) -> FileOutputs:
-    """Run a file on images, uint8 [n, height, width, channels], in a process that does not import this project.
+def run_in_fresh_process(path: pathlib.Path, suffix: str, images: np.ndarray) -> FileOutputs:
+    """Run a file on images in a process that does not import this project.
+
+    Args:
+      path: the file or directory.
+      suffix: the key of its format in `targets.FORMATS`.
+      images: uint8 [n, height, width, channels], at least one.
 
     Raises:
       UserError: if the file cannot be run.
@@ -59,9 +63,9 @@ def run_in_fresh_process(path: pathlib.Path, images: np.ndarray) -> FileOutputs:
         images_file, outputs_file = os.path.join(folder, "images.npy"), os.path.join(folder, "outputs.npz")
         np.save(images_file, images)
         # -P: Python looks for modules neither in the folder of the script nor in the current one.
-        command = [sys.executable, "-P", run_file.__file__, str(path), images_file, outputs_file]
+        command = [sys.executable, "-P", run_file.__file__, suffix, str(path), images_file, outputs_file]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+        finished = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
         if finished.returncode:
             reason = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
             raise UserError(f"the file does not run in its own runtime ({reason}). Nothing was written.")
@@ -70,18 +74,17 @@ def run_in_fresh_process(path: pathlib.Path, images: np.ndarray) -> FileOutputs:
     return FileOutputs(arrays, arrays.pop("seconds"), finished.stdout.splitlines()[-1])
 
 
-def prove(program: Program, path: pathlib.Path, images: np.ndarray) -> Proof:
+def prove(program: Program, path: pathlib.Path, suffix: str, images: np.ndarray) -> Proof:
     """Compare the outputs of a file with those of its program, image by image.
 
     Args:
       program: the program.
-      path: the file.
-      images: uint8 [n, height, width, channels].
+      path, suffix, images: see `run_in_fresh_process`.
 
     Raises:
       UserError: if the file cannot be run, or an output differs by more than `TOLERANCE`.
     """
-    actual, _, runtime = run_in_fresh_process(path, images)
+    actual, _, runtime = run_in_fresh_process(path, suffix, images)
     expected = _expected_outputs(program, images)
     differences = {name: _difference(actual[name], expected[name]) for name in program.outputs}
     for name, difference in differences.items():
@@ -91,7 +94,7 @@ def prove(program: Program, path: pathlib.Path, images: np.ndarray) -> Proof:
                 f"{runtime}, which is more than {TOLERANCE:.0e}. Nothing was written. Choose another format, and "
                 "please report this."
             )
-    scores = next((name for name in ("probabilities", "logits") if name in expected), None)
+    scores = class_scores(program.outputs)
     same_top1 = int(np.sum(actual[scores].argmax(-1) == expected[scores].argmax(-1))) if scores else None
     return Proof(runtime, len(images), differences, same_top1)
 
@@ -99,8 +102,8 @@ def prove(program: Program, path: pathlib.Path, images: np.ndarray) -> Proof:
 def _expected_outputs(program: Program, images: np.ndarray) -> dict[str, np.ndarray]:
     function = jax.jit(program.function)
     batches = []
-    for start in range(0, len(images), BATCH_SIZE):
-        batches.append(jax.device_get(function(images[start : start + BATCH_SIZE])))
+    for start in range(0, len(images), run_file.BATCH_SIZE):
+        batches.append(jax.device_get(function(images[start : start + run_file.BATCH_SIZE])))
     return {name: np.concatenate([outputs[name] for outputs in batches]) for name in program.outputs}
 
 

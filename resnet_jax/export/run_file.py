@@ -1,9 +1,10 @@
 """Run an exported file in its own runtime: a script for a process of its own, which imports nothing of this project.
 
-    python run_file.py MODEL IMAGES.npy OUTPUTS.npz
+    python run_file.py SUFFIX MODEL IMAGES.npy OUTPUTS.npz
 
-IMAGES.npy holds uint8 [n, height, width, channels]. OUTPUTS.npz gets the float32 arrays [n, ...] by name, and "seconds"
-for each batch. The last line of stdout names the runtime and its version.
+SUFFIX names the format: one of the keys of `OPENERS`. IMAGES.npy holds uint8 [n, height, width, channels], at least one
+image. OUTPUTS.npz gets the float32 arrays [n, ...] by name, and "seconds" for each batch. The last line of stdout names
+the runtime and its version.
 """
 
 import pathlib
@@ -67,12 +68,16 @@ def open_tflite(path: pathlib.Path) -> tuple[Run, int | None, str]:
     return lambda images: run(images=images), batch_size, f"TFLite of TensorFlow {tf.__version__}"
 
 
-OPENERS = {".stablehlo": open_stablehlo, ".onnx": open_onnx, "": open_saved_model, ".tflite": open_tflite}
+OPENERS = {".stablehlo": open_stablehlo, ".onnx": open_onnx, "/": open_saved_model, ".tflite": open_tflite}
 
 
 def run_all(run: Run, images: np.ndarray, batch_size: int) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Run the model on all images, in batches of one size, and return its outputs and the seconds per batch."""
+    """Run the model on all images, in batches of one size, and return its outputs and the seconds per batch.
+
+    A batch before these compiles the model, where the runtime does that.
+    """
     batches, seconds = [], []
+    run(np.zeros((batch_size, *images.shape[1:]), images.dtype))
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         padded = np.concatenate([batch, np.zeros((batch_size - len(batch), *batch.shape[1:]), batch.dtype)])
@@ -83,11 +88,10 @@ def run_all(run: Run, images: np.ndarray, batch_size: int) -> tuple[dict[str, np
     return {name: np.concatenate([outputs[name] for outputs in batches]) for name in batches[0]}, seconds
 
 
-def main(model: str, images_file: str, outputs_file: str) -> None:
-    """Do what the docstring of this module says."""
-    path = pathlib.Path(model)
+def main(suffix: str, model: str, images_file: str, outputs_file: str) -> None:
+    """Open the model, run it on the images, and write the outputs."""
     images = np.load(images_file)
-    run, batch_size, runtime = OPENERS[path.suffix](path)
+    run, batch_size, runtime = OPENERS[suffix](pathlib.Path(model))
     outputs, seconds = run_all(run, images, batch_size or min(BATCH_SIZE, len(images)))
     arrays = {**outputs, "seconds": np.array(seconds)}
     np.savez(outputs_file, allow_pickle=False, **arrays)

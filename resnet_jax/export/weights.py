@@ -1,7 +1,12 @@
 """Export of weights for other libraries."""
 
 import json
+import pathlib
 
+import numpy as np
+
+from resnet_jax.errors import UserError
+from resnet_jax.export.targets import unfinished
 from resnet_jax.pretrained import convert, weight_files
 from resnet_jax.pretrained.load import settings_not_implied_by_shapes
 from resnet_jax.trained_model import TrainedModel
@@ -19,6 +24,8 @@ def export_weights(trained: TrainedModel, path: str) -> None:
     image_size    the side of training images in pixels; null if the images were not square or were streamed in their
                   original size
 
+    The file is read again, and kept only if every array is the same.
+
     Raises:
       UserError: if the file cannot be written.
     """
@@ -34,4 +41,10 @@ def export_weights(trained: TrainedModel, path: str) -> None:
     arrays = convert.from_variables(trained.variables, trained.model)
     # The library transformers requires the key `format`.
     metadata = {"format": "pt", **{key: json.dumps(value) for key, value in description.items()}}
-    weight_files.write(path, weight_files.Weights(arrays, metadata))
+    with unfinished(pathlib.Path(path).expanduser()) as file:
+        weight_files.write(str(file), weight_files.Weights(arrays, metadata))
+        written = weight_files.read(str(file)).arrays
+        if written.keys() != arrays.keys() or any(
+            not np.array_equal(written[name], array, equal_nan=True) for name, array in arrays.items()
+        ):
+            raise UserError(f"the weights in {path} differ from those of the model. Nothing was written. Try again.")

@@ -67,15 +67,6 @@ def read(path: str) -> Weights:
         ) from error
 
 
-def check_target(path: str) -> None:
-    """Check that `write` can write to a path.
-
-    Raises:
-      UserError: if it cannot.
-    """
-    files.check_target(path, *TARGET)
-
-
 def write(path: str, weights: Weights) -> None:
     """Write a .safetensors file atomically.
 

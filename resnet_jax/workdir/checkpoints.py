@@ -331,7 +331,7 @@ class ValidationMetrics:
     def __contains__(self, step: int) -> bool:
         return step in self._metrics
 
-    def of(self, step: int) -> dict[str, float] | None:
+    def for_step(self, step: int) -> dict[str, float] | None:
         """Return the metrics of a checkpoint; None if it has not been evaluated."""
         metrics = self._metrics.get(step)
         return None if metrics is None else dict(metrics)

@@ -73,8 +73,8 @@ def test_tensorflow_formats_equal_the_model(finished_run, tmp_path, to, runtime)
         (["--to=DIR/model.pb"], "names no format"),
         (["--to=DIR/old.onnx"], "it exists). Choose another path, or replace it with --overwrite."),
         (["--to=DIR/old.safetensors"], "it exists). Choose another path, or replace it with --overwrite."),
-        (["--to=DIR/model.stablehlo", "--quantize=int8"], "--quantize works only with .onnx"),
-        (["--to=DIR/w.safetensors", "--batch=2"], "--batch has no effect on weights"),
+        (["--to=DIR/model.stablehlo", "--quantize=int8"], "--quantize has no effect on a path that ends in .stablehlo"),
+        (["--to=DIR/w.safetensors", "--batch=2"], "--batch has no effect on a path that ends in .safetensors"),
         (
             ["--to=DIR/saved_model/"],
             "needs tensorflow, which is not installed. In a checkout of this project, run: pip",

@@ -9,7 +9,7 @@ pytest.importorskip("flask")
 pytest.importorskip("onnxruntime")
 
 from examples.serve_onnx import create_app, crop
-from resnet_jax.export import export_model
+from resnet_jax.export.export_model import export_model
 from resnet_jax.export.program import make_program
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
@@ -28,7 +28,7 @@ def served(tiny_run, tmp_path):
     path = str(tmp_path / "model.onnx")
     program = make_program(trained, ["probabilities"], (8, 8, 1))
     with Reporter(active=False) as reporter:
-        export_model.export_model(program, path, np.zeros((1, 8, 8, 1), np.uint8), reporter)
+        export_model(program, path, np.zeros((1, 8, 8, 1), np.uint8), reporter)
     return create_app(path).test_client(), trained
 
 
@@ -47,7 +47,8 @@ def test_answer_is_the_prediction_of_the_model(served):
 def test_request_without_an_image_is_answered_by_an_error(served):
     answer = served[0].post("/", data=b"no image")
     assert answer.status_code == 400
-    assert b"The request is not an image." in answer.data
+    assert b"The request is not an image" in answer.data
+    assert served[0].post("/", data=png(np.zeros((8, 8), np.uint8))[:40]).status_code == 400
 
 
 def test_crop_is_the_central_part():

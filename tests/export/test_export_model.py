@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UserError
-from resnet_jax.export import export_model as module
 from resnet_jax.export import proof, stablehlo
-from resnet_jax.export.export_model import check_target, export_model, suffix_of
+from resnet_jax.export.export_model import export_model
 from resnet_jax.export.program import Program
+from resnet_jax.export.targets import check_target, suffix_of, unfinished
 from resnet_jax.terminal import Reporter
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 4, 4, 3), np.uint8)  # more than one batch, and no whole number
@@ -56,18 +56,18 @@ def test_file_that_computes_something_else_is_refused_and_leaves_nothing(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_outputs_that_are_not_numbers_prove_nothing(tmp_path):
+def test_file_whose_outputs_are_nan_is_refused(tmp_path):
     path = tmp_path / "model.stablehlo"
     stablehlo.write(make_program(np.nan), path, batch_size=None)
     with pytest.raises(UserError, match="differ"):
-        proof.prove(make_program(), path, IMAGES)
+        proof.prove(make_program(), path, ".stablehlo", IMAGES)
 
 
 def test_damaged_file_is_reported_in_one_sentence(tmp_path):
     path = tmp_path / "model.stablehlo"
     path.write_bytes(b"not a program")
     with pytest.raises(UserError, match="does not run in its own runtime"):
-        proof.run_in_fresh_process(path, IMAGES)
+        proof.run_in_fresh_process(path, ".stablehlo", IMAGES)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -76,17 +76,17 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, reporter, monk
     if overwrite:
         path.write_text("old")
 
-    def fill_disk(program, unfinished, batch_size):
-        unfinished.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device", str(unfinished))
+    def fill_disk(program, path, batch_size):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(stablehlo, "write", fill_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"model\.stablehlo \(No space left on device\)\. Free some space there"):
         export_model(make_program(), str(path), IMAGES, reporter, overwrite=overwrite)
     assert [file.read_text() for file in tmp_path.iterdir()] == (["old"] if overwrite else [])
 
 
-def test_existing_file_is_replaced_only_if_that_is_wanted(tmp_path, reporter):
+def test_existing_file_is_replaced_only_with_overwrite(tmp_path, reporter):
     path = tmp_path / "model.stablehlo"
     path.write_text("old")
     with pytest.raises(UserError, match=r"it exists\). Choose another path, or replace it with --overwrite"):
@@ -125,7 +125,7 @@ def test_directory_is_overwritten_only_if_it_holds_a_saved_model(tmp_path):
     directory = tmp_path / "photos"
     directory.mkdir()
     (directory / "cat.jpg").touch()
-    with pytest.raises(UserError, match="it is a directory, but no SavedModel"):
+    with pytest.raises(UserError, match="it holds other files"):
         check_target(f"{directory}/", overwrite=True)
     (directory / "saved_model.pb").touch()
     assert check_target(f"{directory}/", overwrite=True) == pathlib.Path(directory)
@@ -135,7 +135,7 @@ def test_directory_is_replaced_as_a_whole(tmp_path):
     directory = tmp_path / "model"
     directory.mkdir()
     (directory / "old").touch()
-    with module.unfinished(directory) as path:
+    with unfinished(directory) as path:
         path.mkdir()
         (path / "new").touch()
         assert [file.name for file in directory.iterdir()] == ["old"]
@@ -148,6 +148,15 @@ def test_missing_package_is_reported_before_any_work(tmp_path, hide_package, mon
     hide_package("onnxruntime")
     with pytest.raises(UserError, match=r'needs onnx, which is not installed.* pip install "\.\[onnx\]"'):
         check_target(f"{tmp_path}/model.onnx", overwrite=False)
+
+
+def test_directory_is_restored_if_the_new_one_cannot_be_moved(tmp_path):
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "old").touch()
+    with pytest.raises(FileNotFoundError), unfinished(directory):
+        pass  # Nothing is written, so there is nothing to move.
+    assert [file.name for file in directory.iterdir()] == ["old"]
 
 
 def test_format_is_chosen_by_the_end_of_the_path():

@@ -7,6 +7,7 @@ import pytest
 
 from resnet_jax.errors import UserError
 from resnet_jax.export.program import OUTPUTS, make_program
+from resnet_jax.runtime import provenance
 from resnet_jax.trained_model import load_run
 
 IMAGE_SHAPE = (8, 8, 1)
@@ -41,7 +42,7 @@ def test_program_computes_in_float32_even_if_the_model_does_not(trained):
     np.testing.assert_array_equal(actual, expected)
 
 
-def test_metadata_tell_how_to_prepare_images_and_where_the_model_comes_from(trained, tiny_run):
+def test_metadata_say_how_to_prepare_images_and_where_the_model_comes_from(trained, tiny_run):
     metadata = json.loads(make_program(trained, ["logits"], IMAGE_SHAPE).metadata_json())
     best = json.loads((tiny_run / "figures.json").read_text())["figures"][str(trained.step)]
     assert metadata["classes"] == [str(digit) for digit in range(10)]
@@ -49,7 +50,7 @@ def test_metadata_tell_how_to_prepare_images_and_where_the_model_comes_from(trai
     assert metadata["step"] == trained.step
     assert metadata["center_crop"] == metadata["resize_shorter_side"] == 8
     assert metadata["mean"] == pytest.approx(trained.config.dataset.mean)
-    assert metadata["commit"] == trained.commit
+    assert metadata["commit"] == provenance.describe()["commit"]
     assert len(metadata["config_sha256"]) == 64
 
 

@@ -6,7 +6,7 @@ import pytest
 from resnet_jax.data.in_memory import read_examples
 from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import Subset
-from resnet_jax.export import export_model
+from resnet_jax.export.export_model import export_model
 from resnet_jax.export.program import make_program
 from resnet_jax.export.proof import run_in_fresh_process
 from resnet_jax.terminal import Reporter
@@ -31,7 +31,7 @@ def calibration(test_data):
 
 
 def accuracy(path, images, labels):
-    return np.mean(run_in_fresh_process(path, images).arrays["probabilities"].argmax(-1) == labels)
+    return np.mean(run_in_fresh_process(path, path.suffix, images).arrays["probabilities"].argmax(-1) == labels)
 
 
 @pytest.mark.parametrize("suffix", ["stablehlo", "onnx"])
@@ -42,7 +42,7 @@ def test_file_has_the_published_accuracy(published, test_examples, suffix, tmp_p
     path = tmp_path / f"model.{suffix}"
     program = make_program(published, ["probabilities"], (32, 32, 3))
     with Reporter(active=False) as reporter:
-        export_model.export_model(program, str(path), images[:64], reporter)
+        export_model(program, str(path), images[:64], reporter)
     assert accuracy(path, images, labels) == pytest.approx(PUBLISHED, abs=1e-4)
 
 

@@ -74,5 +74,5 @@ def test_files_of_both_versions_of_jax_are_read(path):
     np.testing.assert_allclose(actual.ravel(), expected, rtol=1e-5)
 
 
-def test_there_is_a_file_of_each_version():
+def test_fixtures_come_from_both_versions_of_jax():
     assert [path.stem for path in WRITTEN] == ["jax_0.10_any_batch", "jax_0.12_fixed_batch"]
