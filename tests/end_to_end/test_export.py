@@ -35,6 +35,7 @@ def test_stablehlo_file_runs_with_jax_alone(finished_run, tmp_path):
     np.testing.assert_allclose(json.loads(printed.stdout), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_onnx_file_in_int8_reports_its_accuracy_as_json(finished_run, tmp_path):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
@@ -67,6 +68,7 @@ def test_tensorflow_formats_equal_the_model(finished_run, tmp_path, to, runtime)
     assert max(proof["differences"].values()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
