@@ -113,9 +113,10 @@ def unfinished(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _replace(path: pathlib.Path, new: pathlib.Path, backup: pathlib.Path) -> None:
     """Move a new file or directory to a path. If that fails, what was there stays there."""
-    if not path.is_dir():
+    if new.is_file():
         with new.open("rb") as file:
             files.sync_to_disk(file)
+    if not path.is_dir():
         os.replace(new, path)
         return
     os.replace(path, backup)  # A directory can only be moved to where nothing is.

@@ -52,9 +52,7 @@ def test_onnx_file_in_int8_reports_its_accuracy_as_json(finished_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("to", "runtime"), [("saved_model/", "TensorFlow "), ("model.tflite", "TFLite of TensorFlow ")]
-)
+@pytest.mark.parametrize(("to", "runtime"), [("resnet.v2/", "TensorFlow "), ("model.tflite", "TFLite of TensorFlow ")])
 def test_tensorflow_formats_equal_the_model(finished_run, tmp_path, to, runtime):
     pytest.importorskip("tensorflow")
     outputs = "--outputs=logits,probabilities,features"

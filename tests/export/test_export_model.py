@@ -131,14 +131,16 @@ def test_directory_is_overwritten_only_if_it_holds_a_saved_model(tmp_path):
     assert check_target(f"{directory}/", overwrite=True) == pathlib.Path(directory)
 
 
-def test_directory_is_replaced_as_a_whole(tmp_path):
+@pytest.mark.parametrize("exists", [False, True])
+def test_directory_is_written_or_replaced_as_a_whole(tmp_path, exists):
     directory = tmp_path / "model"
-    directory.mkdir()
-    (directory / "old").touch()
+    if exists:
+        directory.mkdir()
+        (directory / "old").touch()
     with unfinished(directory) as path:
         path.mkdir()
         (path / "new").touch()
-        assert [file.name for file in directory.iterdir()] == ["old"]
+        assert directory.exists() == exists
     assert [file.name for file in directory.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [directory]
 
