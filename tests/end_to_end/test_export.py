@@ -10,6 +10,8 @@ import pytest
 from resnet_jax.trained_model import load_run
 from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
 
+pytestmark = pytest.mark.slow
+
 # What docs/export.md shows: it runs a file with JAX alone.
 RUN_WITH_JAX_ALONE = """
 import jax
@@ -21,8 +23,8 @@ print(model.call(np.zeros((3, 8, 8, 1), np.uint8))["probabilities"].tolist())
 
 def test_stablehlo_file_runs_with_jax_alone(finished_run, tmp_path):
     path = tmp_path / "model.stablehlo"
-    finished = run("export", f"--workdir={finished_run}", f"--to={path}", **WITHOUT_TENSORFLOW)
-    assert finished.returncode == 0, finished.stderr
+    finished = run("export", f"--workdir={finished_run}", f"--to={path}", JAX_PLATFORMS="cuda", **WITHOUT_TENSORFLOW)
+    assert finished.returncode == 0, finished.stderr  # It computes on the CPU anyway.
     lines = finished.stdout.splitlines()
     assert lines[0].startswith(f"Wrote the weights of step {load_run(str(finished_run)).step} to {path} (")
     assert lines[1] == "It turns images, uint8 [batch, 8, 8, 1], into probabilities."
@@ -35,7 +37,6 @@ def test_stablehlo_file_runs_with_jax_alone(finished_run, tmp_path):
     np.testing.assert_allclose(json.loads(printed.stdout), expected, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_onnx_file_in_int8_reports_its_accuracy_as_json(finished_run, tmp_path):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
@@ -51,7 +52,6 @@ def test_onnx_file_in_int8_reports_its_accuracy_as_json(finished_run, tmp_path):
     assert result["quantization"]["float32"]["top1"] == pytest.approx(trained.validation["top1"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("to", "runtime"), [("resnet.v2/", "TensorFlow "), ("model.tflite", "TFLite of TensorFlow ")])
 def test_tensorflow_formats_equal_the_model(finished_run, tmp_path, to, runtime):
     pytest.importorskip("tensorflow")
@@ -66,7 +66,6 @@ def test_tensorflow_formats_equal_the_model(finished_run, tmp_path, to, runtime)
     assert max(proof["differences"].values()) < 1e-5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -14,6 +14,8 @@ from resnet_jax.export.program import make_program
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 
+pytestmark = pytest.mark.slow
+
 
 def png(pixels):
     content = io.BytesIO()

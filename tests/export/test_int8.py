@@ -17,6 +17,8 @@ from resnet_jax.export.program import Program
 from resnet_jax.terminal import Reporter
 from tests.export.conftest import small_model
 
+pytestmark = pytest.mark.slow
+
 
 class FakeSplit:
     """Validation examples whose labels are those that the program predicts."""
