@@ -3,16 +3,16 @@
     python main.py --config=configs/cifar10_speedrun.py --workdir=/tmp/speedrun        # for two CPU cores
     python main.py --config=configs/cifar10_speedrun.py:96 --workdir=/tmp/speedrun96   # for an accelerator
 
-Its accuracy has not been measured yet as it is now. An earlier version of the first, in which Adam trained the biases
-and the head, reached 92.50 % test top-1 (n = 10,000) in a single view, and 93.32 % with test-time augmentation, after
+The recipe as it is now has not been measured. An earlier version of the first, in which Adam trained the biases and
+the head, reached 92.50 % test top-1 (n = 10,000) in a single view, and 93.32 % with test-time augmentation, after
 49 min of training on 2 cores of an AMD EPYC (family 25, model 17) that another program also used for a while (seed 0,
 commit 6d6b000, 2026-11-29). Jordan reports 94.01 % and 96.05 % with test-time augmentation.
 
 It trains on all 50,000 training images and takes the last checkpoint. The test split is scored in a single view, and
 with test-time augmentation (mirroring, and moving by a pixel). These things differ from Jordan's code: the blocks of
-airbench94 have shortcuts; the head has a bias; nothing decays; Muon takes five Newton-Schulz steps, not three; and the
-batches of 512 images, not 2,000, have half the learning rate. The momentum is 0.85 and that of BatchNorm 0.9, not 0.6,
-so that they average over about as many images.
+airbench94 have shortcuts; the head has a bias; there is no weight decay; Muon takes five Newton-Schulz steps, not
+three; and the batches of 512 images, not 2,000, have half the learning rate. The momentum is 0.85 and that of BatchNorm
+0.9, not 0.6, so that they average over about as many images.
 """
 
 from resnet_jax.config import default

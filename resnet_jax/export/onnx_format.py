@@ -62,8 +62,8 @@ def quantize(source: pathlib.Path, target: pathlib.Path, images: np.ndarray) -> 
         _Calibration(images),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
-        # With unsigned activations, sums of products overflow on CPUs without VNNI: the logits of a ResNet-20 then
-        # differed four times as much.
+        # With unsigned activations, the logits of a ResNet-20 differed from those in float32 by four times as much: by
+        # 0.146 of their std in place of 0.036 (root mean square, 5,000 images, an AMD EPYC without VNNI).
         activation_type=quantization.QuantType.QInt8,
         weight_type=quantization.QuantType.QInt8,
     )
