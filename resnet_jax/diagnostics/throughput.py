@@ -249,12 +249,7 @@ def _summarize(experiment: Experiment, timer: LoopTimer) -> Throughput:
     flops = 6.0 * config.batch_size * cost(experiment.model, preprocessed_shape).multiply_adds
     seconds = statistics.median(timer.loop_seconds)
     peak = peak_of(device, config.model.dtype)
-    computing = min(1.0, _median_ratio(timer.step_seconds, timer.loop_seconds))
-    waiting = min(1.0 - computing, _median_ratio(timer.input_seconds, timer.loop_seconds))
-    other = 1.0 - computing - waiting
-    bottleneck = "device"
-    if 1.0 - computing > MAX_IDLE:
-        bottleneck = "input" if waiting >= other else "host"
+    computing, waiting, other = shares(timer.loop_seconds, timer.step_seconds, timer.input_seconds)
     return Throughput(
         model=config.model.name,
         dtype=config.model.dtype,
@@ -270,9 +265,38 @@ def _summarize(experiment: Experiment, timer: LoopTimer) -> Throughput:
         device=computing,
         input=waiting,
         host=other,
-        bottleneck=bottleneck,
+        bottleneck=bottleneck_of(computing, waiting, other),
         rounds=len(timer.loop_seconds),
     )
+
+
+def shares(
+    loop_seconds: list[float], step_seconds: list[float], input_seconds: list[float]
+) -> tuple[float, float, float]:
+    """Return the fractions of the loop's time in which it computes, waits for input, and does other work.
+
+    Args:
+      loop_seconds, step_seconds, input_seconds: as `LoopTimer` measures them, by round.
+
+    Example:
+      >>> shares([2.0, 2.0, 2.0], [1.0, 1.0, 1.0], [0.5, 0.5, 0.5])
+      (0.5, 0.25, 0.25)
+    """
+    computing = min(1.0, _median_ratio(step_seconds, loop_seconds))
+    waiting = min(1.0 - computing, _median_ratio(input_seconds, loop_seconds))
+    return computing, waiting, 1.0 - computing - waiting
+
+
+def bottleneck_of(computing: float, waiting: float, other: float) -> str:
+    """Return "device", "input" or "host", given the three `shares`.
+
+    Example:
+      >>> bottleneck_of(0.96, 0.04, 0.0), bottleneck_of(0.9, 0.06, 0.04), bottleneck_of(0.9, 0.04, 0.06)
+      ('device', 'input', 'host')
+    """
+    if 1.0 - computing <= MAX_IDLE:
+        return "device"
+    return "input" if waiting >= other else "host"
 
 
 def _median_ratio(numerators: list[float], denominators: list[float]) -> float:
