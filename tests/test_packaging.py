@@ -18,6 +18,7 @@ EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 OPTIONAL = (
     "clu",
     "google.cloud.storage",
+    "huggingface_hub",
     "jinja2",
     "onnx",
     "onnxruntime",

@@ -37,7 +37,7 @@ def create_model(
     """Return the Linen module of a named model, or the module and its public weights.
 
     Public weights are downloaded from the Hugging Face hub on first use, and then read from the local cache; see
-    `hub.download`. They need the package huggingface_hub. Their images are float32 [batch, height, width, 3], with
+    `hub.download`. They need the extra "hub". Their images are float32 [batch, height, width, 3], with
     pixels in [0, 1] from which `mean` is subtracted, divided by `std`; see `models.public_weights.find`.
 
     Args:

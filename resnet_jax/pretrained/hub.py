@@ -5,7 +5,7 @@ import os
 import pathlib
 import re
 
-from resnet_jax.errors import UserError, first_line
+from resnet_jax.errors import UserError, first_line, needs_extra
 
 PREFIX = "hf://"
 FILES = ("model.safetensors", "pytorch_model.bin")  # The first one that a repository has is downloaded.
@@ -25,13 +25,8 @@ def download(address: str) -> pathlib.Path:
     repository = address.removeprefix(PREFIX)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UserError(f"{address} is not the address of a repository. Write {PREFIX}owner/name.")
-    try:
+    with needs_extra(f"downloading {address}", "huggingface_hub", "hub"):
         from huggingface_hub import errors, hf_hub_download
-    except ImportError:
-        raise UserError(
-            f"downloading {address} needs the package huggingface_hub. Run: pip install huggingface_hub. "
-            "Or download the file in another way and give its path."
-        ) from None
     problem = f"it has no {' or '.join(FILES)}"
     for name in FILES:
         try:

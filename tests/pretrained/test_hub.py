@@ -75,7 +75,7 @@ def test_other_download_failures_are_one_sentence(hub):
 
 def test_missing_huggingface_hub_is_refused_with_a_remedy(hide_package):
     hide_package("huggingface_hub")
-    assert "pip install huggingface_hub" in read_error("hf://owner/name")
+    assert 'pip install ".[hub]"' in read_error("hf://owner/name")
 
 
 @pytest.mark.parametrize("name", ["owner", "owner/name/file", "", "../name/x"])

@@ -17,7 +17,6 @@ from tests.pretrained.hub_server import File, HubServer
 @pytest.fixture
 def environment(tmp_path):
     """Environment variables with an empty cache for huggingface_hub. "HF_ENDPOINT" is still missing."""
-    pytest.importorskip("huggingface_hub")
     return {
         "HF_HOME": str(tmp_path / "huggingface"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
