@@ -7,6 +7,9 @@ The recipe is a file in `configs/`, with a variant if it has one. Settings are c
 `main.py`, which trains the seeds 0, 1, 2, ... one after another, each in its own process. The runs stay in
 RUNS/RECIPE/SETTING=VALUE/seed0, seed1, ..., so the same command resumes interrupted runs, keeps finished ones, and with
 more --seeds trains only the new ones. Ctrl-C stops the run in progress, which saves a checkpoint.
+
+Seeds can be trained in parts, for example on two machines: `--first_seed=3 --seeds=2` trains the seeds 3 and 4. The
+tables join all recorded seeds of a recipe with the same settings and hardware.
 """
 
 import json
@@ -26,7 +29,8 @@ from resnet_jax import config as settings
 from resnet_jax.errors import ExitCode
 from resnet_jax.terminal import duration, table
 
-SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds: 0, 1, 2, ...", lower_bound=1)
+SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
+FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first seed; the others follow it.", lower_bound=0)
 RUNS = flags.DEFINE_string("runs", str(run_program.ROOT / "runs"), "Directory for the run directories of all recipes.")
 
 
@@ -38,19 +42,20 @@ def main(argv: list[str], overrides: list[str]) -> None:
         raise app.UsageError("--config.seed cannot be given, because each run has its own seed. Use --seeds=NUMBER.")
     recipe, overrides = _recipe_path(argv[1]), sorted(overrides)
     directory = _directory(RUNS.value, recipe, overrides)
-    measured = measure(recipe, overrides, SEEDS.value, directory)
+    seeds = range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
+    measured = measure(recipe, overrides, seeds, directory)
     print(f"\n{_table(measured['runs'])}\n\nThe runs are in {directory}.")
     results.add("accuracy", cpu_is_tuned="as the runs say", **measured)
     print("To update the tables in both README files, run: python -m benchmarks.tables")
 
 
-def measure(recipe: str, overrides: Sequence[str], seeds: int, directory: pathlib.Path) -> dict:
+def measure(recipe: str, overrides: Sequence[str], seeds: Sequence[int], directory: pathlib.Path) -> dict:
     """Train or resume a run per seed, and return the line of results.
 
     Args:
       recipe: the value of --config, such as "configs/cifar10.py:resnet20".
       overrides: flags that change its settings, such as "--config.num_epochs=10".
-      seeds: the number of seeds.
+      seeds: the seeds.
       directory: where the run directories are, or will be.
 
     Raises:
@@ -58,25 +63,26 @@ def measure(recipe: str, overrides: Sequence[str], seeds: int, directory: pathli
         the first one.
     """
     runs, settings_by_seed = [], []
-    for seed in range(seeds):
+    for number, seed in enumerate(seeds, start=1):
         workdir = directory / f"seed{seed}"
-        _train(recipe, overrides, seed, seeds, workdir)
+        print(f"\nSeed {seed} ({number} of {len(seeds)})", flush=True)
+        _train(recipe, overrides, seed, workdir)
         runs.append(_read_result(workdir, seed))
         settings_by_seed.append(_read_settings(workdir))
-        changed = recipe_settings.differences(settings_by_seed[0], settings_by_seed[seed])
+        changed = recipe_settings.differences(settings_by_seed[0], settings_by_seed[-1])
         if changed:
             _exit(
-                f"error: seed {seed} was trained with other settings than seed 0 ({', '.join(changed)}), because the "
-                f"recipe has changed in between. Delete {directory} or choose other --runs.",
+                f"error: seed {seed} was trained with other settings than seed {seeds[0]} ({', '.join(changed)}), "
+                f"because the recipe has changed in between. Delete {directory} or choose other --runs.",
                 ExitCode.USER_ERROR,
             )
     return {"recipe": recipe, "overrides": list(overrides), "settings": settings_by_seed[0], "runs": runs}
 
 
-def _train(recipe: str, overrides: Sequence[str], seed: int, seeds: int, workdir: pathlib.Path) -> None:
+def _train(recipe: str, overrides: Sequence[str], seed: int, workdir: pathlib.Path) -> None:
     """Train or resume the run of a seed, with its output on this terminal. Exit if it does not finish."""
     command = ["main.py", f"--config={recipe}", f"--config.seed={seed}", f"--workdir={workdir}", *overrides]
-    print(f"\nSeed {seed} ({seed + 1} of {seeds}): python {shlex.join(command)}\n", flush=True)
+    print(f"python {shlex.join(command)}\n", flush=True)
     code = _run([sys.executable, *command])
     if code in (ExitCode.INTERRUPTED, ExitCode.RESUMABLE):
         _exit(f"Stopped in the run of seed {seed}. Run the same command again to resume.", code)

@@ -191,9 +191,9 @@ def compiled_step(lines: Lines) -> str:
 
 def accuracy(lines: Lines) -> str:
     """Format mean and standard deviation over the seeds, and where and when they were trained."""
-    newest = _newest_by_command(lines)
+    joined = _join_seeds(lines)
     rows = []
-    for line in newest:
+    for line in joined:
         runs = line["runs"]
         provenances = [run["provenance"] for run in runs]
         changes = recipe_settings.changes_since(line)
@@ -215,13 +215,13 @@ def accuracy(lines: Lines) -> str:
         *("recipe", "test top-1 ± std (seeds)", "with TTA (seeds)", "test examples", "reference", "time per seed"),
         *("hardware", "commit", "date", "recipe since then"),
     )
-    return _markdown(header, rows, newest)
+    return _markdown(header, rows, joined)
 
 
 def accuracy_summary(lines: Lines) -> str:
     """Format the most important columns of `accuracy`. Metrics with test-time augmentation follow the single view."""
     rows = []
-    for line in _newest_by_command(lines):
+    for line in _join_seeds(lines):
         tta = _tta_accuracy(line)
         rows.append(
             (
@@ -247,11 +247,27 @@ PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
 }
 
 
-def _newest_by_command(lines: Lines) -> Lines:
-    """Return the newest line of `accuracy` for each recipe, its overrides, and the hardware of seed 0."""
-    return list(
-        {(line["recipe"], *line["overrides"], _place(line["runs"][0]["provenance"])): line for line in lines}.values()
-    )
+def _join_seeds(lines: Lines) -> Lines:
+    """Join the lines of `accuracy` with the same recipe, overrides and hardware, which may hold different seeds.
+
+    Of a seed that several lines hold, the newest run counts. Lines with other settings than the newest one are left
+    out, because the recipe has changed since.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for line in lines:
+        key = (line["recipe"], *line["overrides"], _place(line["runs"][0]["provenance"]))
+        groups.setdefault(key, []).append(line)
+    joined = []
+    for group in groups.values():
+        newest = group[-1]
+        runs = {}  # by seed: the run, and the command that recorded it
+        for line in group:
+            if not recipe_settings.differences(line["settings"], newest["settings"]):
+                runs |= {run["seed"]: (run, line["command"]) for run in line["runs"]}
+        runs = dict(sorted(runs.items()))
+        commands = dict.fromkeys(command for _, command in runs.values())
+        joined.append({**newest, "runs": [run for run, _ in runs.values()], "command": "`, `".join(commands)})
+    return joined
 
 
 def _recipe(line: dict) -> str:

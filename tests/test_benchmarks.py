@@ -122,6 +122,28 @@ def test_accuracy_table_shows_the_newest_line_of_each_command():
     assert rows == [[f"`{RESNET20}`", "60.00 % (1)"], [f"`{RESNET20} {TEN_EPOCHS}`", "70.00 % (1)"]]
 
 
+def test_accuracy_table_joins_seeds_that_were_recorded_apart():
+    first = accuracy_line([0.5, 0.6], commits=["a", "b"])
+    second = accuracy_line([0.7, 0.8], commits=["c", "d"])
+    second["command"] = "python -m benchmarks.accuracy --first_seed=1"
+    for run in second["runs"]:
+        run["seed"] += 1
+    text = tables.accuracy([first, second])
+    ((_, top1, *_, commit, _, _),) = cells(text)
+    assert (top1, commit) == ("66.67 ± 15.28 % (3)", "`a`; `c`; `d`")  # Seed 1 is 0.7: the newest run of it counts.
+    assert text.endswith(f"Made by `{first['command']}`, `{second['command']}`.")
+    ((_, top1, *_, commit, _, _),) = cells(tables.accuracy([second, first]))
+    assert (top1, commit) == ("63.33 ± 15.28 % (3)", "`a`; `b`; `d`")
+
+
+def test_accuracy_table_joins_no_seeds_with_other_settings_or_hardware():
+    changed = accuracy_line([0.5, 0.6], batch_size=64)
+    elsewhere = accuracy_line([0.7])
+    elsewhere["runs"][0]["provenance"]["machine"] = "x86_64 Y"
+    lines = [changed, elsewhere, accuracy_line([0.9])]
+    assert [row[1] for row in cells(tables.accuracy(lines))] == ["90.00 % (1)", "70.00 % (1)"]
+
+
 def test_accuracy_table_lists_each_commit_of_the_seeds():
     ((*_, commit, _, _),) = cells(tables.accuracy([accuracy_line([0.5] * 3, commits=["b", "a", "b"])]))
     assert commit == "`b`; `a`"
@@ -212,7 +234,7 @@ def trained(root):
 
 def test_accuracy_trains_each_seed_and_returns_its_result(root):
     set_behavior(root, seed1={"test_tta": {"flip": {"top1": 0.95, "examples": 359}}})
-    line = accuracy.measure(RESNET20, [TEN_EPOCHS], 2, root / "runs")
+    line = accuracy.measure(RESNET20, [TEN_EPOCHS], range(2), root / "runs")
     assert trained(root) == [
         f"--config={RESNET20} --config.seed={seed} --workdir={root}/runs/seed{seed} {TEN_EPOCHS}" for seed in (0, 1)
     ]
@@ -234,10 +256,17 @@ def test_accuracy_trains_each_seed_and_returns_its_result(root):
 
 
 def test_accuracy_with_more_seeds_keeps_the_finished_runs(root):
-    accuracy.measure(RESNET20, [], 2, root / "runs")
-    line = accuracy.measure(RESNET20, [], 3, root / "runs")
+    accuracy.measure(RESNET20, [], range(2), root / "runs")
+    line = accuracy.measure(RESNET20, [], range(3), root / "runs")
     assert [run["seed"] for run in line["runs"]] == [0, 1, 2]
     assert len(trained(root)) == 3
+
+
+def test_accuracy_trains_any_seeds(root, capfd):
+    line = accuracy.measure(RESNET20, [], range(3, 5), root / "runs")
+    assert [run["seed"] for run in line["runs"]] == [3, 4]
+    assert len(trained(root)) == 2
+    assert "Seed 4 (2 of 2)" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -251,28 +280,28 @@ def test_accuracy_with_more_seeds_keeps_the_finished_runs(root):
 def test_accuracy_stops_at_a_seed_that_does_not_finish(root, capsys, exit_code, message):
     set_behavior(root, seed1={"exit_code": exit_code})
     with pytest.raises(SystemExit) as stop:
-        accuracy.measure(RESNET20, [], 3, root / "runs")
+        accuracy.measure(RESNET20, [], range(3), root / "runs")
     assert stop.value.code == exit_code
     assert capsys.readouterr().err.startswith(message)
     assert len(trained(root)) == 2
     set_behavior(root)
-    assert len(accuracy.measure(RESNET20, [], 3, root / "runs")["runs"]) == 3
+    assert len(accuracy.measure(RESNET20, [], range(3), root / "runs")["runs"]) == 3
 
 
 def test_accuracy_refuses_runs_without_test_split(root, capsys):
     set_behavior(root, seed0={"test": None})
     with pytest.raises(SystemExit):
-        accuracy.measure(RESNET20, [], 2, root / "runs")
+        accuracy.measure(RESNET20, [], range(2), root / "runs")
     assert "seed0 has no test accuracy" in capsys.readouterr().err
 
 
 def test_accuracy_refuses_seeds_trained_with_different_settings(root, capsys):
-    accuracy.measure(RESNET20, [], 1, root / "runs")
+    accuracy.measure(RESNET20, [], range(1), root / "runs")
     changed = settings.default()
     changed.batch_size = 64
     (root / "config.json").write_text(settings.to_json(changed))
     with pytest.raises(SystemExit):
-        accuracy.measure(RESNET20, [], 2, root / "runs")
+        accuracy.measure(RESNET20, [], range(2), root / "runs")
     assert "other settings than seed 0 (batch_size)" in capsys.readouterr().err
 
 
@@ -281,7 +310,7 @@ import pathlib, signal, sys
 from benchmarks import accuracy, run_program
 signal.signal(signal.SIGINT, signal.default_int_handler)  # The tests may run in the background, where it is ignored.
 run_program.ROOT = pathlib.Path(sys.argv[1])
-accuracy.measure("configs/digits.py", [], 1, run_program.ROOT / "runs")
+accuracy.measure("configs/digits.py", [], range(1), run_program.ROOT / "runs")
 """
 
 
