@@ -20,7 +20,9 @@ from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import Reporter
 
-VALIDATION = "validation"  # name for the examples on which a run was validated; see `select_split`
+# Names for the examples on which a run was trained, and for those on which it was validated; see `select_split`.
+TRAINING = "training"
+VALIDATION = "validation"
 
 logger = logging.getLogger(__name__)
 
@@ -182,24 +184,33 @@ def select_split(
 ) -> Subset:
     """Return the examples that a split selects, for a run with these resolved `dataset` settings.
 
-    If the dataset has no split named "validation", this name stands for the examples on which the run was validated,
-    even if they were held out of its training split.
+    If the dataset has no split of that name, "training" and "validation" stand for the examples on which the run was
+    trained and validated, even if the latter were held out of its training split.
 
     Raises:
       UserError: as `splits.select` does, or if the run has no validation split.
     """
-    if split != VALIDATION or VALIDATION in sources:
+    if split in sources or split not in (TRAINING, VALIDATION):
         return Subset.from_split(sources, split)
-    if dataset.validation_split == splits.NO_SPLIT:
+    if split == VALIDATION and dataset.validation_split == splits.NO_SPLIT:
         raise UserError("the run has no validation split. Choose another split.")
     if dataset.validation_split != "":
-        return Subset.from_split(sources, dataset.validation_split)
+        return Subset.from_split(sources, dataset.train_split if split == TRAINING else dataset.validation_split)
+    kept, held_out = _hold_out_validation(dataset, sources, reporter)
+    return kept if split == TRAINING else held_out
+
+
+def _hold_out_validation(
+    dataset: ConfigDict, sources: Mapping[str, Source], reporter: Reporter
+) -> tuple[Subset, Subset]:
+    """Divide the training split as a run does that holds out validation examples."""
     train = Subset.from_split(sources, dataset.train_split)
     if dataset.feed == "streaming":
-        return train.take(splits.hold_out_validation(train.read_labels(reporter))[1])
-    # With a resident feed, a run leaves out unreadable images before it holds out the validation examples.
-    readable = read_examples(train, reporter)
-    return train.take(readable.subset_positions[splits.hold_out_validation(readable.labels)[1]])
+        kept, held_out = splits.hold_out_validation(train.read_labels(reporter))
+    else:  # A run with a resident feed leaves out unreadable images first.
+        readable = read_examples(train, reporter)
+        kept, held_out = (readable.subset_positions[part] for part in splits.hold_out_validation(readable.labels))
+    return train.take(kept), train.take(held_out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resnet_jax.data import class_matching, splits
-from resnet_jax.data.dataset import VALIDATION
+from resnet_jax.data.dataset import TRAINING, VALIDATION
 from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
@@ -57,7 +57,7 @@ class Split:
             split = dataset.validation_split or VALIDATION  # "": held out of the training split
             self.name = "validation images"
         else:
-            split = dataset.train_split
+            split = TRAINING if dataset.validation_split == "" else dataset.train_split
             self.name = "training images"
         self._subset = Evaluator.open({"the model": trained}, reporter, split, data_dir=data_dir).subset
         self._trained = trained

@@ -278,6 +278,9 @@ class TestSelectSplit:
         inputs.feed.close()
         selected = select_split(config.dataset, sources, "validation", new_reporter())
         assert colors(open_evaluation_data(config.dataset, selected, new_reporter())) == colors(inputs.validation)
+        kept = select_split(config.dataset, sources, "training", new_reporter())
+        assert len(kept) + len(selected) == (55 if feed == "resident" else 60)
+        assert not {*map(kept.name, range(len(kept)))} & {*map(selected.name, range(len(selected)))}
 
     def test_validation_is_a_split_of_the_dataset_or_the_configured_one(self):
         def validation_size(configured, sources):

@@ -14,6 +14,9 @@ from tests.pretrained import public_tiny
 from tests.pretrained.hub_server import File, HubServer
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def environment(tmp_path):
     """Environment variables with an empty cache for huggingface_hub. "HF_ENDPOINT" is still missing."""
