@@ -13,7 +13,6 @@ from tests.end_to_end.program import run
 from tests.pretrained import public_tiny
 from tests.pretrained.hub_server import File, HubServer
 
-
 pytestmark = pytest.mark.slow
 
 
