@@ -62,7 +62,7 @@ def run() -> ExitCode:
     # The runtimes of exported files compute on the CPU, in float32. So does the model that they are compared with.
     jax.config.update("jax_platforms", "cpu")
     with Reporter(active=sys.stderr.isatty(), stream=sys.stderr) as reporter:
-        trained = MODEL.load(data_dir=DATA_DIR.value)
+        trained = MODEL.load(data_dir=DATA_DIR.value, needs_dataset=False)
         if suffix == targets.WEIGHTS:
             return _export_weights(trained)
         return _export_program(trained, reporter)

@@ -159,7 +159,7 @@ class ModelFlags:
         if self.config.value is not None and not self.config.value.init_from:
             raise UserError("--config.init_from is missing. Set it to the weights to load.")
 
-    def load(self, split: str | None = None, data_dir: str | None = None):
+    def load(self, split: str | None = None, data_dir: str | None = None, needs_dataset: bool = True):
         """Return the `TrainedModel` that the flags name.
 
         The class names of published weights come from the dataset of --config. So does the image size if neither the
@@ -168,14 +168,21 @@ class ModelFlags:
         Args:
           split: the split of this dataset that determines the image size; None: the test split.
           data_dir: the location of this dataset; None: as the recipe says.
+          needs_dataset: whether to raise an error if the dataset cannot be opened at its default location, instead of
+            doing without it.
         """
         from resnet_jax.data.sources import open_sources
-        from resnet_jax.pretrained.load import load_pretrained, open_initial_weights
+        from resnet_jax.pretrained.load import load_pretrained, load_pretrained_without_data, open_initial_weights
         from resnet_jax.trained_model import load_run
 
         if self.workdir.value:
             return load_run(self.workdir.value)
         config = self.config.value
         weights = open_initial_weights(config)
-        sources = open_sources(config.dataset.name, data_dir or config.dataset.data_dir)
+        try:
+            sources = open_sources(config.dataset.name, data_dir or config.dataset.data_dir)
+        except UserError:
+            if needs_dataset or data_dir:
+                raise
+            return load_pretrained_without_data(config, weights)
         return load_pretrained(config, weights, sources, split)

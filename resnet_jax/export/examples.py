@@ -95,7 +95,7 @@ class Split:
 
 
 def sample_validation(trained: TrainedModel, size: int, data_dir: str | None, reporter: Reporter) -> Examples:
-    """Return some validation examples; or random images, with a warning, if the dataset is not where it was.
+    """Return some validation examples; or random images, with a warning, if the dataset cannot be opened.
 
     Raises:
       UserError: as `Split` and `Split.sample` do; or if there is neither a dataset nor an image size.

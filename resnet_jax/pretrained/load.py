@@ -91,6 +91,19 @@ class Pretrained:
             return ""
         return f"Using the values that {self.values_from}: {', '.join(filled)}."
 
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes; if the weights do not record them, "0", "1", "2", ...
+
+        Raises:
+          UserError: if the weights have no head.
+        """
+        if self.classes is not None:
+            return self.classes
+        bias = self.arrays.get(f"{self.scheme.modules['head']}.bias")
+        if bias is None:
+            raise UserError(f"the weights {self.path} have no head. Train one first.")
+        return tuple(map(str, range(len(bias))))
+
     def variables(
         self, model: ResNet, channels: int, classes: Sequence[str], skip: Sequence[str] = ()
     ) -> tuple[dict, convert.LoadReport]:
@@ -345,16 +358,43 @@ def load_pretrained(
         split = dataset.validation_split or dataset.train_split
     subset = Subset.from_split(sources, split)
     feed_config.resolve(dataset, subset, mesh)
+    trained = _assemble(config, weights, classes, mesh)
+    trained.preprocess.check(subset.image_shape[-1])
+    return trained
+
+
+def load_pretrained_without_data(config: ConfigDict, weights: Pretrained, mesh: Mesh | None = None) -> TrainedModel:
+    """Return the model of `config` with pretrained weights, without opening the dataset.
+
+    Classes that the weights do not name are called "0", "1", "2", ...
+
+    Args:
+      config, weights, mesh: see `load_pretrained`.
+
+    Raises:
+      UserError: if the weights do not fit the model, or neither they nor `config` determine the image size.
+    """
+    config_check.check(config)
+    config = config.copy_and_resolve_references()
+    weights.fill(config.dataset)
+    if config.dataset.image_size is None:
+        raise UserError(f"the weights {weights.path} do not record an image size. Set dataset.image_size.")
+    if weights.classes is None:
+        logger.warning("The classes are called 0, 1, 2, ..., because only the dataset would name them.")
+    return _assemble(config, weights, weights.class_names(), mesh or parallel.make_mesh())
+
+
+def _assemble(config: ConfigDict, weights: Pretrained, classes: Sequence[str], mesh: Mesh) -> TrainedModel:
+    """Return the model of `config`, whose `dataset` is resolved, with pretrained weights."""
+    dataset = config.dataset
     if dataset.mean is None:
         raise UserError(
             f"the weights {weights.path} do not record their pixel mean and std. Set dataset.mean and dataset.std."
         )
-    preprocess = Preprocess.from_config(dataset)
-    preprocess.check(subset.image_shape[-1])
     model = factory.from_config(config, len(classes))
     variables = weights.all_variables(model, len(dataset.mean), classes, config.init_skip)
     variables = parallel.place(variables, parallel.replicated(mesh))
-    return TrainedModel(config, classes, model, variables, preprocess, None, mesh)
+    return TrainedModel(config, tuple(classes), model, variables, Preprocess.from_config(dataset), None, mesh)
 
 
 def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> TrainedModel:

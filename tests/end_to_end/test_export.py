@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
+from resnet_jax.export.weights import export_weights
 from resnet_jax.trained_model import load_run
 from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
 
@@ -50,6 +52,22 @@ def test_onnx_file_in_int8_reports_its_accuracy_as_json(finished_run, tmp_path):
     assert result["quantization"]["float32"]["num_images"] == 60
     trained = load_run(str(finished_run))
     assert result["quantization"]["float32"]["top1"] == pytest.approx(trained.validation["top1"])
+
+
+def test_published_weights_are_exported_without_their_dataset(finished_run, tmp_path):
+    weights, path = tmp_path / "weights.safetensors", tmp_path / "model.stablehlo"
+    trained = load_run(str(finished_run))
+    export_weights(trained, str(weights))
+    arguments = (f"--config.model.name={trained.config.model.name}", f"--config.init_from={weights}", f"--to={path}")
+    finished = run(
+        "export", "--config=configs/folder.py", "--config.dataset.name=folder:/missing", *arguments, "--format=json"
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "The file is checked on random images, because the dataset cannot be opened" in finished.stderr
+    proof = json.loads(finished.stdout)["proof"]
+    assert (proof["images"], proof["num_images"]) == ("random images", 64)
+    with zipfile.ZipFile(path) as archive:
+        assert json.loads(archive.read("metadata.json"))["classes"] == list(trained.classes)
 
 
 @pytest.mark.parametrize(("to", "runtime"), [("resnet.v2/", "TensorFlow "), ("model.tflite", "TFLite of TensorFlow ")])

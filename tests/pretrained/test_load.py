@@ -19,7 +19,7 @@ from resnet_jax.export.weights import export_weights
 from resnet_jax.models import variants
 from resnet_jax.models.resnet import PreActivationBlock
 from resnet_jax.pretrained import convert, hub, weight_files
-from resnet_jax.pretrained.load import load_pretrained, load_teacher, open_pretrained
+from resnet_jax.pretrained.load import load_pretrained, load_pretrained_without_data, load_teacher, open_pretrained
 from resnet_jax.pretrained.weight_files import read
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
@@ -73,6 +73,39 @@ def test_exported_weights_load_as_the_same_model(workdir, tiny_config, tmp_path)
     assert again.preprocess == run.preprocess
     scores = [score_run(trained, open_sources("digits"), "test[:100]", REPORTER) for trained in (run, again)]
     assert scores[0] == scores[1]
+
+
+class TestWithoutData:
+    """`load_pretrained_without_data`."""
+
+    @pytest.fixture
+    def weights(self, workdir):
+        return open_pretrained(workdir)
+
+    def load(self, config, weights, **changes):
+        return load_pretrained_without_data(config, dataclasses.replace(weights, **changes))
+
+    def test_classes_and_image_size_are_those_of_the_weights(self, tiny_config, weights, workdir, caplog):
+        tiny_config.dataset.name = "folder:/missing"
+        loaded, run = self.load(tiny_config, weights), load_run(workdir)
+        assert_equal(loaded.variables, run.variables)
+        assert (loaded.classes, loaded.config.dataset.image_size) == (run.classes, 8)
+        images = open_sources("digits")["test"].images[:4]
+        assert_equal(loaded.predict(images).probabilities, run.predict(images).probabilities)
+        assert not caplog.messages
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"image_size": None}, "do not record an image size. Set dataset.image_size."),
+            ({"mean": None}, "do not record their pixel mean and std. Set dataset.mean and dataset.std."),
+            ({"classes": None, "arrays": {}}, "have no head. Train one first."),
+        ],
+    )
+    def test_weights_that_lack_what_is_needed_are_refused(self, tiny_config, weights, changes, message):
+        with pytest.raises(UserError) as error:
+            self.load(tiny_config, weights, **changes)
+        assert str(error.value).endswith(message)
 
 
 def test_exported_weights_describe_the_model_in_their_metadata(workdir, tmp_path):

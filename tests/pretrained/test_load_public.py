@@ -8,7 +8,7 @@ import pytest
 
 from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import UserError
-from resnet_jax.pretrained.load import load_pretrained, open_initial_weights
+from resnet_jax.pretrained.load import load_pretrained, load_pretrained_without_data, open_initial_weights
 from resnet_jax.terminal import Reporter
 from resnet_jax.training import experiment
 from tests.pretrained import public_tiny
@@ -43,6 +43,15 @@ def test_init_from_keeps_dataset_settings_that_are_set(downloaded, tiny_config):
     loaded = load_pretrained(tiny_config, open_initial_weights(tiny_config), open_sources("digits"))
     assert_equal(loaded.variables, public_tiny.variables("first"))
     assert loaded.config.dataset.mean == (0.1, 0.1, 0.1)
+
+
+def test_public_weights_load_without_the_dataset(downloaded, tiny_config, caplog):
+    tiny_config.init_from = "pretrained"
+    loaded = load_pretrained_without_data(tiny_config, open_initial_weights(tiny_config))
+    assert_equal(loaded.variables, public_tiny.variables("first"))
+    assert loaded.classes == tuple("0123456789")
+    assert loaded.config.dataset.image_size == 8
+    assert caplog.messages == ["The classes are called 0, 1, 2, ..., because only the dataset would name them."]
 
 
 def test_init_from_gives_a_new_head_for_other_classes(downloaded, tiny_config, single_device):
