@@ -189,6 +189,29 @@ def compiled_step(lines: Lines) -> str:
     return _markdown(header, rows, newest)
 
 
+def ablation(lines: Lines) -> str:
+    """Format means over the seeds, from the newest line. Differences compare equal seeds."""
+    newest = lines[-1:]
+    rows = []
+    for line in newest:
+        unchanged = [run["top1"] for run in line["runs"]["none"]]
+        for change, runs in line["runs"].items():
+            top1 = [run["top1"] for run in runs]
+            difference = statistics.mean(run - other for run, other in zip(top1, unchanged, strict=True))
+            rows.append(
+                (
+                    change,
+                    _accuracy(top1),
+                    f"{100 * difference:+.2f}" if change != "none" else "-",
+                    _accuracy([run["tta_top1"] for run in runs]),
+                    duration(statistics.mean(run["seconds"] for run in runs)),
+                    _measured(line, f"{line['epochs']} epochs of {line['images']:,} images"),
+                )
+            )
+    header = ("change", "validation top-1 (seeds)", "difference, points", "with TTA (seeds)", "time", "measured")
+    return _markdown(header, rows, newest)
+
+
 def accuracy(lines: Lines) -> str:
     """Format mean and standard deviation over the seeds, and where and when they were trained."""
     joined = _join_seeds(lines)
@@ -239,7 +262,7 @@ def accuracy_summary(lines: Lines) -> str:
 
 TABLES: dict[str, Format] = {
     format_table.__name__: format_table
-    for format_table in (accuracy, train_step, loop, numerics, start_up, evaluation, exported, compiled_step)
+    for format_table in (accuracy, ablation, train_step, loop, numerics, start_up, evaluation, exported, compiled_step)
 }
 PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
     HERE / "README.md": TABLES,

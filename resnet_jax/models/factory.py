@@ -8,7 +8,15 @@ from ml_collections import ConfigDict
 from resnet_jax.errors import UserError, program, unknown_name
 from resnet_jax.models import public_weights
 from resnet_jax.models.layers import ACTIVATIONS, NORMS, NORMS_WITH_SCALE
-from resnet_jax.models.resnet import STEMS, FixupBlock, MaxPoolBlock, PreActivationBlock, ResNet, basic
+from resnet_jax.models.resnet import (
+    STEMS,
+    FixupBlock,
+    MaxPoolBlock,
+    PlainMaxPoolBlock,
+    PreActivationBlock,
+    ResNet,
+    basic,
+)
 from resnet_jax.models.variants import VARIANTS
 
 CHOICES = {
@@ -63,10 +71,12 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
             "model.shortcut=pad does not work with model.stem=whitening, which may have more channels than the first "
             "block. Set model.shortcut=projection."
         )
-    if model.block is MaxPoolBlock and model.blur_pool:
+    if issubclass(model.block, MaxPoolBlock) and model.blur_pool:
         raise UserError(f"model.blur_pool does not work with the max-pools of {name}. Set model.blur_pool=False.")
-    if model.block is MaxPoolBlock and "shortcut" in settings:
-        raise UserError(f"model.shortcut has no effect on {name}, whose shortcuts are identities. Leave it unset.")
+    if issubclass(model.block, MaxPoolBlock) and "shortcut" in settings:
+        raise UserError(f"model.shortcut has no effect on {name}, whose blocks have their own. Leave it unset.")
+    if model.block is PlainMaxPoolBlock and model.zero_init_residual:
+        raise UserError(f"{name} has no shortcuts, so it cannot learn with model.zero_init_residual. Leave it unset.")
     if model.norm_group_size and model.norm != "batch_norm":
         raise UserError(
             f"batch_norm.group_size works only with batch_norm, and {name} has {model.norm}. "

@@ -354,19 +354,20 @@ class FixupBlock(ResidualBlock):
 class MaxPoolBlock(ResidualBlock):
     """Convolution, max-pool, norm, activation; then F, the other convolutions, with a shortcut across them.
 
-    This is the block of airbench96 (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"). That of airbench94
-    has two convolutions and no shortcut. All convolutions start as partial identities. Before the average pooling, the
-    model takes the maximum over all positions.
+    This is the block of airbench96 (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"). All convolutions
+    start as partial identities. Before the average pooling, the model takes the maximum over all positions.
     """
 
     strides_in_first_stage = True
+    has_shortcut = True
 
     @nn.compact
     def __call__(self, x: jax.Array, drop_rate: float | jax.Array | None = None) -> jax.Array:
         first = self.convolutions[0]
         y = self.layers.conv(x, first.features, first.kernel, init=partial_identity, name="conv1")
         y = max_pool(y, window=first.stride, stride=first.stride)
-        shortcut = y = norm_and_activate(y, self.layers, "norm1")
+        y = norm_and_activate(y, self.layers, "norm1")
+        shortcut = y if self.has_shortcut else 0
         for number in range(2, len(self.convolutions) + 1):
             is_last = number == len(self.convolutions)
             scale_init = nn.initializers.zeros if is_last and self.zero_init_residual else nn.initializers.ones
@@ -380,6 +381,12 @@ class MaxPoolBlock(ResidualBlock):
     def final_layers(x: jax.Array, layers: Layers) -> jax.Array:
         del layers
         return jnp.max(x, axis=(1, 2), keepdims=True)
+
+
+class PlainMaxPoolBlock(MaxPoolBlock):
+    """A `MaxPoolBlock` without shortcut, as in airbench94 (Jordan 2024)."""
+
+    has_shortcut = False
 
 
 # ---- The model -------------------------------------------------------------------------------------------------------

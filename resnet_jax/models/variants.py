@@ -13,6 +13,7 @@ import flax.linen as nn
 from resnet_jax.models.resnet import (
     FixupBlock,
     MaxPoolBlock,
+    PlainMaxPoolBlock,
     PreActivationBlock,
     ResNet,
     basic,
@@ -192,5 +193,8 @@ VARIANTS: dict[str, Variant] = {
     "resnext29_16x64d": _cifar(RESNEXT, 96.42, PAPER, _stages(3), _groups(16, 64), width=64),
     "fixup_resnet110": _cifar(FIXUP, None, "", _stages(18), _fixup, shortcut="pad"),
     "airbench94": _cifar(AIRBENCH, None, "", _airbench, residual=basic, stage_widths=(64, 256, 256)),
+    "airbench94_plain": _cifar(
+        AIRBENCH, None, "", _airbench, residual=basic, stage_widths=(64, 256, 256), block=PlainMaxPoolBlock
+    ),
     "airbench96": _cifar(AIRBENCH, None, "", _airbench, residual=three_convs, stage_widths=(128, 512, 512)),
 }

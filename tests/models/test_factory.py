@@ -21,6 +21,8 @@ from resnet_jax.models.factory import create_model, from_config, list_models
         ("resnet18", {"shortcut": "padd"}, "unknown model.shortcut 'padd'. Did you mean pad"),
         ("resnet18", {"norm": "batchnorm"}, "unknown model.norm 'batchnorm'. Did you mean batch_norm"),
         ("resnet50", {"shortcut": "pad"}, "works only with basic blocks"),
+        ("airbench94", {"shortcut": "projection"}, "whose blocks have their own. Leave it unset."),
+        ("airbench94_plain", {"zero_init_residual": True}, "so it cannot learn with model.zero_init_residual."),
         ("fixup_resnet50", {"norm": "batch_norm"}, "identity anyway. Set model.norm=scalar_bias"),
         (
             "fixup_resnet50",

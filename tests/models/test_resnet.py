@@ -11,6 +11,7 @@ from resnet_jax.models.factory import create_model
 from resnet_jax.models.resnet import (
     FixupBlock,
     MaxPoolBlock,
+    PlainMaxPoolBlock,
     PostActivationBlock,
     PreActivationBlock,
     ResidualBlock,
@@ -141,10 +142,13 @@ def test_fixup_block_of_three_convolutions_scales_by_the_fourth_root():
     assert float(kernel.std()) == pytest.approx(np.sqrt(2 / (9 * 64)) / 2, rel=0.02)
 
 
-@pytest.mark.parametrize("residual", [basic, three_convs])
-def test_max_pool_block_adds_the_pooled_first_convolution_to_the_others(residual):
+@pytest.mark.parametrize(
+    ("kind", "residual", "added"),
+    [(MaxPoolBlock, basic, 1), (MaxPoolBlock, three_convs, 1), (PlainMaxPoolBlock, basic, 0)],
+)
+def test_max_pool_block_adds_the_pooled_first_convolution_to_the_others(kind, residual, added):
     images = random_images(2, 7, 7, 4)
-    block = make_block(MaxPoolBlock, stride=2, residual=residual)
+    block = make_block(kind, stride=2, residual=residual)
     output, _ = block.init_with_output(jax.random.key(0), images)
     outputs = submodule_outputs(block, images)
     first = nn.relu(outputs["norm1"])
@@ -153,7 +157,7 @@ def test_max_pool_block_adds_the_pooled_first_convolution_to_the_others(residual
         outputs["norm1"], outputs["conv1"][:, :6, :6].reshape(2, 3, 2, 3, 2, 8).max((2, 4)) / np.sqrt(1 + 1e-5)
     )
     last = f"norm{len(residual(8, 2))}"
-    np.testing.assert_allclose(output, nn.relu(outputs[last] + first), rtol=1e-6)
+    np.testing.assert_allclose(output, nn.relu(outputs[last] + added * first), rtol=1e-6)
 
 
 def test_max_pool_block_starts_with_convolutions_that_pass_on_their_inputs():

@@ -82,6 +82,7 @@ AUTHORS = {
     "resnet1202": 19_421_274,
     # Computed from the layers in the code of KellerJordan/cifar10-airbench. Our heads have a bias in addition.
     "airbench94": 1_972_792 + 10,
+    "airbench94_plain": 1_972_792 + 10,
     "airbench96": 12_721_208 + 10,
 }
 PARAMETERS = TORCHVISION | TIMM | PYTORCHCV | AUTHORS

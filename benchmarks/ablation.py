@@ -1,0 +1,95 @@
+"""What each ingredient of the speed-run contributes: the recipe without it, on a part of CIFAR-10's training images.
+
+    python -m benchmarks.ablation
+    python -m benchmarks.ablation --changes=stem,optimizer --seeds=3
+
+Each run trains `configs/cifar10_speedrun.py` with one change, for `--epochs` epochs of the first `--images` training
+images, and is scored on the last 5,000. The test split is not read. Runs with the same seed start from the same
+weights, if their models are the same, and see the same batches. SGD is tried with three learning rates.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from absl import app, flags, logging
+
+from benchmarks import results, run_program
+
+RECIPE = "configs/cifar10_speedrun.py"
+
+# Flags by change. The factors of SGD keep the learning rates of the biases and of the head as they are.
+CHANGES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "stem: 3x3 convolution": ("--config.model.stem=cifar", "--config.freeze=('*/scale',)"),
+    "activation: ReLU": ("--config.model.activation=relu",),
+    "blocks: no shortcuts": ("--config.model.name=airbench94_plain",),
+    "optimizer: SGD, learning rate 0.2": (
+        *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.2"),
+        "--config.optimizer.rate_factors=('*/bias=135','head/*=0.0258')",
+    ),
+    "optimizer: SGD, learning rate 1": (
+        *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1.0"),
+        "--config.optimizer.rate_factors=('*/bias=27','head/*=0.00516')",
+    ),
+    "optimizer: SGD, learning rate 5": (
+        *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=5.0"),
+        "--config.optimizer.rate_factors=('*/bias=5.4','head/*=0.001032')",
+    ),
+    "rate factors: none": ("--config.optimizer.rate_factors=()",),
+    "kernel norms: free": ("--config.optimizer.fixed_kernel_norm=False",),
+    "norm scales: trained": ("--config.freeze=('stem_conv/kernel',)",),
+    "flip: at random": ("--config.augment.alternating_flip=False", "--config.augment.horizontal_flip=True"),
+    "crop border: black": ("--config.augment.crop_border=black",),
+    "schedule: cosine": ("--config.schedule.name=cosine",),
+    "label smoothing: none": ("--config.loss.label_smoothing=0.0",),
+    "dtype: float32": ("--config.model.dtype=float32",),
+}
+
+NAMES = flags.DEFINE_list("changes", None, "The changes whose names begin with one of these. Default: all.")
+EPOCHS = flags.DEFINE_integer("epochs", 4, "Number of epochs.", lower_bound=1)
+IMAGES = flags.DEFINE_integer("images", 10_000, "Number of training images.", 512, 45_000)
+SEEDS = flags.DEFINE_integer("seeds", 1, "Number of seeds: 0, 1, 2, ...", lower_bound=1)
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    beginnings = tuple(NAMES.value or [""])
+    names = [name for name in CHANGES if name == "none" or name.startswith(beginnings)]
+    runs: dict[str, list[dict]] = {name: [] for name in names}
+    for seed in range(SEEDS.value):
+        for name in names:
+            runs[name].append(_train(*CHANGES[name], f"--config.seed={seed}"))
+            print(f"seed {seed}, {name}: {runs[name][-1]}", flush=True)
+    results.add(
+        "ablation", recipe=RECIPE, cpu_is_tuned="as the runs say", epochs=EPOCHS.value, images=IMAGES.value, runs=runs
+    )
+
+
+def _train(*changes: str) -> dict[str, float]:
+    """Train, and return the top-1 on the last 5,000 training images, in a single view and with TTA, and the seconds."""
+    part = (
+        f"--config.num_epochs={EPOCHS.value}",
+        f"--config.evaluate_every_epochs={EPOCHS.value}",  # Only the last checkpoint is scored.
+        f"--config.dataset.train_split=train[:{IMAGES.value}]",
+        "--config.dataset.validation_split=train[45000:]",
+        "--config.dataset.test_split=none",
+    )
+    with tempfile.TemporaryDirectory() as workdir:
+        subprocess.run(
+            [sys.executable, "main.py", f"--config={RECIPE}", *part, *changes, f"--workdir={workdir}"],
+            cwd=run_program.ROOT,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        result = json.loads(pathlib.Path(workdir, "result.json").read_text(encoding="utf-8"))
+        scores = run_program.run_command(
+            "evaluate", f"--workdir={workdir}", "--split=validation", "--tta=mirror_translate"
+        )
+    return {"top1": result["validation"]["top1"], "tta_top1": scores["top1"], "seconds": result["seconds"]}
+
+
+if __name__ == "__main__":
+    app.run(main)
