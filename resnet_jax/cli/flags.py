@@ -168,10 +168,10 @@ class ModelFlags:
         Args:
           split: the split of this dataset that determines the image size; None: the test split.
           data_dir: the location of this dataset; None: as the recipe says.
-          needs_dataset: whether to raise an error if the dataset cannot be opened at its default location, instead of
-            doing without it.
+          needs_dataset: whether to download the dataset, or to raise an error, if it is not on this machine. If False,
+            the model is loaded without it then, unless `data_dir` is given.
         """
-        from resnet_jax.data.sources import open_sources
+        from resnet_jax.data.sources import open_local_sources, open_sources
         from resnet_jax.pretrained.load import load_pretrained, load_pretrained_without_data, open_initial_weights
         from resnet_jax.trained_model import load_run
 
@@ -179,10 +179,11 @@ class ModelFlags:
             return load_run(self.workdir.value)
         config = self.config.value
         weights = open_initial_weights(config)
+        dataset = config.dataset.name, data_dir or config.dataset.data_dir
+        if needs_dataset or data_dir:
+            return load_pretrained(config, weights, open_sources(*dataset), split)
         try:
-            sources = open_sources(config.dataset.name, data_dir or config.dataset.data_dir)
+            sources = open_local_sources(*dataset)
         except UserError:
-            if needs_dataset or data_dir:
-                raise
             return load_pretrained_without_data(config, weights)
         return load_pretrained(config, weights, sources, split)

@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 from resnet_jax.data import feed_config, resident, splits, streaming, tfds
 from resnet_jax.data.dataset import Dataset, common_classes
 from resnet_jax.data.feed import Batch, Inputs, check_batch_size
-from resnet_jax.data.folder import PREFIX
-from resnet_jax.data.sources import open_sources
+from resnet_jax.data.sources import is_on_this_machine, open_sources
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 
@@ -88,7 +87,8 @@ def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
       UserError: as `open_sources` does, and if `dataset.feed` is "resident" but the dataset has not been prepared.
     """
     dataset = config.dataset
-    describe = _describe_available if _is_available(dataset) else _describe_unprepared
+    is_prepared = is_on_this_machine(dataset.name, dataset.data_dir)
+    describe = _describe_available if is_prepared else _describe_unprepared
     image_shape, size, classes = describe(dataset, config.batch_size, mesh)
     if dataset.mean is None:
         dataset.mean = dataset.std = (0.5,) * image_shape[-1]
@@ -96,11 +96,6 @@ def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
     crops_on_host = not is_resident and dataset.image_size is not None
     feed = AbstractFeed(image_shape, size, config.batch_size, mesh, is_resident, crops_on_host)
     return Dataset(feed, None, classes)
-
-
-def _is_available(dataset: ConfigDict) -> bool:
-    is_tfds = dataset.name != "digits" and not dataset.name.startswith(PREFIX)
-    return not is_tfds or tfds.is_prepared(dataset.name, dataset.data_dir)
 
 
 def _describe_available(

@@ -64,12 +64,17 @@ def resolve(dataset: ConfigDict, subset: Subset, mesh: Mesh) -> str:
         if dataset.image_size is None and len(shapes) > 1:
             dataset.image_size = DEFAULT_IMAGE_SIZE
         if dataset.image_size is not None:
-            dataset.eval_crop = dataset.eval_crop or dataset.image_size
-            dataset.eval_resize = dataset.eval_resize or round(dataset.eval_crop * DEFAULT_RESIZE_RATIO)
+            resolve_evaluation_size(dataset)
     elif dataset.image_size is None and len(shapes) == 1 and shapes[0][0] == shapes[0][1]:
         # Images are not resized, but prediction needs to know the size.
         dataset.image_size = shapes[0][0]
     return f"Feed: {dataset.feed}, {reason}."
+
+
+def resolve_evaluation_size(dataset: ConfigDict) -> None:
+    """Fill in `eval_resize` and `eval_crop` for streamed images of `image_size`, where `dataset` leaves them open."""
+    dataset.eval_crop = dataset.eval_crop or dataset.image_size
+    dataset.eval_resize = dataset.eval_resize or round(dataset.eval_crop * DEFAULT_RESIZE_RATIO)
 
 
 def _choose_feed(dataset: ConfigDict, subset: Subset, mesh: Mesh) -> tuple[str, str]:

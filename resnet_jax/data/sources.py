@@ -17,7 +17,7 @@ import numpy as np
 
 from resnet_jax.data import splits
 from resnet_jax.data.folder import PREFIX, open_folder
-from resnet_jax.data.tfds import open_tfds
+from resnet_jax.data.tfds import is_prepared, open_tfds
 from resnet_jax.errors import UserError
 
 IMAGES_HASHED = 1000  # of a source in memory, which may be a memory-mapped file of any size
@@ -114,6 +114,29 @@ def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]
     if name == "digits":
         return _digits()
     return open_folder(name, data_dir) if name.startswith(PREFIX) else open_tfds(name, data_dir)
+
+
+def is_on_this_machine(name: str, data_dir: str | None = None) -> bool:
+    """Return whether `open_sources` would download nothing.
+
+    Args:
+      name, data_dir: see `open_sources`.
+
+    Raises:
+      UserError: if the name is unknown.
+    """
+    return name == "digits" or name.startswith(PREFIX) or is_prepared(name, data_dir)
+
+
+def open_local_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]:
+    """Do what `open_sources` does, but download nothing.
+
+    Raises:
+      UserError: as `open_sources` does, or if the dataset would have to be downloaded.
+    """
+    if not is_on_this_machine(name, data_dir):
+        raise UserError(f"dataset {name!r} has not been downloaded.")
+    return open_sources(name, data_dir)
 
 
 def _digits() -> dict[str, Source]:

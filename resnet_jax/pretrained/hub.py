@@ -32,7 +32,7 @@ def download(address: str) -> pathlib.Path:
         try:
             path = pathlib.Path(hf_hub_download(repository, name))
         except errors.LocalEntryNotFoundError:
-            problem = "huggingface.co cannot be reached"  # Still try the other file: it may be in the local cache.
+            problem = "the hub cannot be reached"  # Still try the other file: it may be in the local cache.
         except errors.EntryNotFoundError:
             continue
         except Exception as error:  # Many types: errors of the repository, the connection and the disk.

@@ -58,7 +58,9 @@ class Pretrained:
       arrays: the arrays by their names in `scheme`.
       scheme: the naming scheme of the arrays.
       mean, std: per channel, of the pixels in [0, 1] that the weights were trained on; None if unknown.
-      image_size: height and width in pixels of the images that the weights were trained on; None if unknown.
+      image_size: height and width in pixels of the images that the weights were trained on or, for public weights, were
+        scored on; None if unknown.
+      eval_resize: for public weights, the short side in pixels of these images before the center crop; else None.
       classes: the names of the classes; None if unknown.
       model: the name of the model; None if unknown.
       settings: the values of the settings in `SETTINGS_NOT_IMPLIED_BY_SHAPES`; empty if unknown.
@@ -77,10 +79,19 @@ class Pretrained:
     settings: Mapping[str, Any]
     values_from: str
     other_dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    eval_resize: int | None = None
 
     def fill(self, dataset: ConfigDict) -> str:
-        """Fill in the unset `dataset` settings that the weights determine, and return a log line about them, or ''."""
+        """Fill in the unset `dataset` settings that the weights determine, and return a log line about them, or ''.
+
+        Warn if mean and std are set to other values.
+        """
         filled = []
+        if None not in (dataset.mean, self.mean) and (dataset.mean, dataset.std) != (self.mean, self.std):
+            logger.warning(
+                f"The recipe has other values than those that {self.values_from}, and the accuracy may suffer. To use "
+                f'theirs: --config.dataset.mean="{self.mean}" --config.dataset.std="{self.std}"'
+            )
         if dataset.mean is None and self.mean is not None:
             dataset.mean, dataset.std = self.mean, self.std
             filled.append(f"dataset.mean={self.mean}, dataset.std={self.std}")
@@ -246,6 +257,7 @@ def open_public(name: str, tag: str | None = None, key: str | None = None) -> Pr
         mean=row.mean,
         std=row.std,
         image_size=row.image_size,
+        eval_resize=row.eval_resize,
         model=name,
         settings=settings_not_implied_by_shapes(model),
         values_from=f"are published for {row.address}",
@@ -350,6 +362,7 @@ def load_pretrained(
     mesh = mesh or parallel.make_mesh()
     classes = common_classes(sources)
     dataset = config.dataset
+    size_is_open = _size_is_open(dataset)
     weights.fill(dataset)
     splits.resolve(dataset, sources)
     split = split or (dataset.train_split if dataset.test_split == "none" else dataset.test_split)
@@ -358,6 +371,8 @@ def load_pretrained(
         split = dataset.validation_split or dataset.train_split
     subset = Subset.from_split(sources, split)
     feed_config.resolve(dataset, subset, mesh)
+    if size_is_open and dataset.feed == "streaming":
+        dataset.eval_resize = weights.eval_resize or dataset.eval_resize
     trained = _assemble(config, weights, classes, mesh)
     trained.preprocess.check(subset.image_shape[-1])
     return trained
@@ -376,17 +391,35 @@ def load_pretrained_without_data(config: ConfigDict, weights: Pretrained, mesh: 
     """
     config_check.check(config)
     config = config.copy_and_resolve_references()
-    weights.fill(config.dataset)
-    if config.dataset.image_size is None:
+    dataset = config.dataset
+    size_is_open = _size_is_open(dataset)
+    weights.fill(dataset)
+    if dataset.image_size is None:
         raise UserError(f"the weights {weights.path} do not record an image size. Set dataset.image_size.")
+    if size_is_open:
+        dataset.eval_resize = weights.eval_resize
+    if dataset.feed == "streaming":
+        feed_config.resolve_evaluation_size(dataset)
     if weights.classes is None:
         logger.warning("The classes are called 0, 1, 2, ..., because only the dataset would name them.")
     return _assemble(config, weights, weights.class_names(), mesh or parallel.make_mesh())
 
 
+def _size_is_open(dataset: ConfigDict) -> bool:
+    """Return whether neither the image size nor the resizing before the center crop is set."""
+    return dataset.image_size is None and dataset.eval_resize is None
+
+
 def _assemble(config: ConfigDict, weights: Pretrained, classes: Sequence[str], mesh: Mesh) -> TrainedModel:
-    """Return the model of `config`, whose `dataset` is resolved, with pretrained weights."""
+    """Return the model of `config`, in whose `dataset` everything is set that evaluation needs, with the weights."""
     dataset = config.dataset
+    crop = dataset.eval_crop or dataset.image_size
+    if weights.eval_resize and (dataset.eval_resize, crop) != (weights.eval_resize, weights.image_size):
+        logger.warning(
+            f"The top-1 that is published for {weights.path} was measured on other image sizes. To use them: "
+            f"--config.dataset.image_size={weights.image_size} --config.dataset.eval_crop={weights.image_size} "
+            f"--config.dataset.eval_resize={weights.eval_resize}"
+        )
     if dataset.mean is None:
         raise UserError(
             f"the weights {weights.path} do not record their pixel mean and std. Set dataset.mean and dataset.std."

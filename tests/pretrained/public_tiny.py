@@ -18,9 +18,9 @@ from tests.end_to_end.tiny import TINY_VARIANT
 
 TAGS = ("first", "second")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-IMAGE_SIZE = 8
+IMAGE_SIZE, EVAL_RESIZE = 8, 10
 TINY_WEIGHTS = tuple(
-    PublicWeights(tag, f"owner/tiny.{tag}", 0.9, IMAGE_SIZE, IMAGE_SIZE, MEAN, STD, "apache-2.0", num_classes=10)
+    PublicWeights(tag, f"owner/tiny.{tag}", 0.9, IMAGE_SIZE, EVAL_RESIZE, MEAN, STD, "apache-2.0", num_classes=10)
     for tag in TAGS
 )
 

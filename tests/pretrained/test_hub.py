@@ -57,7 +57,7 @@ def test_repository_without_weights_is_refused(hub):
 
 def test_download_without_a_connection_is_refused(hub):
     hub(dict.fromkeys(FILES, hub.errors.LocalEntryNotFoundError("many\nlines")))
-    assert "huggingface.co cannot be reached" in read_error("hf://owner/name")
+    assert "the hub cannot be reached" in read_error("hf://owner/name")
 
 
 def test_cached_download_needs_no_connection(tmp_path, hub):

@@ -50,8 +50,23 @@ def test_public_weights_load_without_the_dataset(downloaded, tiny_config, caplog
     loaded = load_pretrained_without_data(tiny_config, open_initial_weights(tiny_config))
     assert_equal(loaded.variables, public_tiny.variables("first"))
     assert loaded.classes == tuple("0123456789")
-    assert loaded.config.dataset.image_size == 8
+    dataset = loaded.config.dataset
+    assert (dataset.image_size, dataset.eval_resize) == (8, public_tiny.EVAL_RESIZE)
     assert caplog.messages == ["The classes are called 0, 1, 2, ..., because only the dataset would name them."]
+
+
+def test_settings_that_differ_from_the_published_ones_are_kept_with_a_warning(downloaded, tiny_config, caplog):
+    dataset = tiny_config.dataset
+    tiny_config.init_from, dataset.image_size = "pretrained", 9
+    dataset.mean, dataset.std = (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)
+    loaded = load_pretrained_without_data(tiny_config, open_initial_weights(tiny_config))
+    assert (loaded.config.dataset.image_size, loaded.config.dataset.mean) == (9, (0.1, 0.1, 0.1))
+    of_mean, _, of_size = caplog.messages
+    mean, std = public_tiny.MEAN, public_tiny.STD
+    assert of_mean.endswith(f'To use theirs: --config.dataset.mean="{mean}" --config.dataset.std="{std}"')
+    assert of_size.endswith(
+        "--config.dataset.image_size=8 --config.dataset.eval_crop=8 --config.dataset.eval_resize=10"
+    )
 
 
 def test_init_from_gives_a_new_head_for_other_classes(downloaded, tiny_config, single_device):
