@@ -20,7 +20,7 @@ from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import Reporter
 
-# Names for the examples on which a run was trained, and for those on which it was validated; see `select_split`.
+# Names for the examples on which a run was trained, and for those on which it was validated; see `examples_of_run`.
 TRAINING = "training"
 VALIDATION = "validation"
 
@@ -184,33 +184,45 @@ def select_split(
 ) -> Subset:
     """Return the examples that a split selects, for a run with these resolved `dataset` settings.
 
-    If the dataset has no split of that name, "training" and "validation" stand for the examples on which the run was
-    trained and validated, even if the latter were held out of its training split.
+    If the dataset has no split named "validation", this name stands for the examples on which the run was validated;
+    see `examples_of_run`.
 
     Raises:
       UserError: as `splits.select` does, or if the run has no validation split.
     """
-    if split in sources or split not in (TRAINING, VALIDATION):
+    if split != VALIDATION or VALIDATION in sources:
         return Subset.from_split(sources, split)
-    if split == VALIDATION and dataset.validation_split == splits.NO_SPLIT:
+    return examples_of_run(dataset, sources, VALIDATION, reporter)
+
+
+def examples_of_run(
+    dataset: ConfigDict,
+    sources: Mapping[str, Source],
+    purpose: str,
+    reporter: Reporter,
+) -> Subset:
+    """Return the examples on which a run was trained or validated, even if the latter were held out.
+
+    Args:
+      dataset: the resolved `dataset` settings of the run.
+      sources: the base splits.
+      purpose: "training" or "validation".
+      reporter: shows the progress, and registers the images that cannot be read.
+
+    Raises:
+      UserError: if the run has no validation split.
+    """
+    if dataset.validation_split == splits.NO_SPLIT and purpose == VALIDATION:
         raise UserError("the run has no validation split. Choose another split.")
     if dataset.validation_split != "":
-        return Subset.from_split(sources, dataset.train_split if split == TRAINING else dataset.validation_split)
-    kept, held_out = _hold_out_validation(dataset, sources, reporter)
-    return kept if split == TRAINING else held_out
-
-
-def _hold_out_validation(
-    dataset: ConfigDict, sources: Mapping[str, Source], reporter: Reporter
-) -> tuple[Subset, Subset]:
-    """Divide the training split as a run does that holds out validation examples."""
+        return Subset.from_split(sources, dataset.validation_split if purpose == VALIDATION else dataset.train_split)
     train = Subset.from_split(sources, dataset.train_split)
     if dataset.feed == "streaming":
         kept, held_out = splits.hold_out_validation(train.read_labels(reporter))
     else:  # A run with a resident feed leaves out unreadable images first.
         readable = read_examples(train, reporter)
         kept, held_out = (readable.subset_positions[part] for part in splits.hold_out_validation(readable.labels))
-    return train.take(kept), train.take(held_out)
+    return train.take(held_out if purpose == VALIDATION else kept)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,12 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from resnet_jax.data import class_matching, splits
-from resnet_jax.data.dataset import TRAINING, VALIDATION
-from resnet_jax.data.sources import open_sources
+from resnet_jax.data.dataset import TRAINING, VALIDATION, common_classes, examples_of_run
+from resnet_jax.data.sources import open_local_sources, open_sources
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import open_external_examples
-from resnet_jax.evaluation.model_comparison import Evaluator
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel
 
@@ -52,14 +51,15 @@ class Split:
     """
 
     def __init__(self, trained: TrainedModel, name: str, data_dir: str | None, reporter: Reporter):
-        dataset = trained.config.dataset
-        if name == VALIDATION and dataset.validation_split != splits.NO_SPLIT:
-            split = dataset.validation_split or VALIDATION  # "": held out of the training split
-            self.name = "validation images"
-        else:
-            split = TRAINING if dataset.validation_split == "" else dataset.train_split
-            self.name = "training images"
-        self._subset = Evaluator.open({"the model": trained}, reporter, split, data_dir=data_dir).subset
+        dataset = trained.config.dataset.copy_and_resolve_references()
+        sources = open_sources(dataset.name, data_dir or dataset.data_dir)
+        common_classes(sources)
+        splits.resolve(dataset, sources)
+        reporter.max_unreadable = dataset.max_unreadable
+        if dataset.validation_split == splits.NO_SPLIT:
+            name = TRAINING
+        self.name = f"{name} images"
+        self._subset = examples_of_run(dataset, sources, name, reporter)
         self._trained = trained
         self._reporter = reporter
 
@@ -102,11 +102,11 @@ def sample_validation(trained: TrainedModel, size: int, data_dir: str | None, re
     """
     dataset = trained.config.dataset
     image_size = dataset.eval_crop or dataset.image_size
+    if data_dir or image_size is None:
+        return Split(trained, VALIDATION, data_dir, reporter).sample(size)
     try:
-        open_sources(dataset.name, data_dir or dataset.data_dir)
+        open_local_sources(dataset.name, dataset.data_dir)
     except UserError as error:
-        if data_dir or image_size is None:
-            raise
         logger.warning(f"The file is checked on random images, because the dataset cannot be opened: {error}")
         shape = (RANDOM_IMAGES, image_size, image_size, len(dataset.mean))
         return Examples(np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "random images")

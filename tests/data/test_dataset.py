@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 
 from resnet_jax import config as settings
-from resnet_jax.data.dataset import common_classes, open_dataset, open_evaluation_data, select_split
+from resnet_jax.data.dataset import (
+    common_classes,
+    examples_of_run,
+    open_dataset,
+    open_evaluation_data,
+    select_split,
+)
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.in_memory import InMemoryExamples
 from resnet_jax.data.preprocess import channel_statistics
@@ -278,7 +284,7 @@ class TestSelectSplit:
         inputs.feed.close()
         selected = select_split(config.dataset, sources, "validation", new_reporter())
         assert colors(open_evaluation_data(config.dataset, selected, new_reporter())) == colors(inputs.validation)
-        kept = select_split(config.dataset, sources, "training", new_reporter())
+        kept = examples_of_run(config.dataset, sources, "training", new_reporter())
         assert len(kept) + len(selected) == (55 if feed == "resident" else 60)
         assert not {*map(kept.name, range(len(kept)))} & {*map(selected.name, range(len(selected)))}
 
@@ -289,6 +295,12 @@ class TestSelectSplit:
 
         assert validation_size("val", {"train": source(60), "val": source(4, first=60)}) == 4
         assert validation_size("train[:3]", {"train": source(60), "validation": source(6, first=60)}) == 6
+
+    def test_held_out_examples_are_not_those_of_a_split_called_validation(self):
+        dataset = make_config(validation_split="").dataset
+        sources = {"train": source(60), "validation": source(20, first=60)}
+        assert len(select_split(dataset, sources, "validation", new_reporter())) == 20
+        assert len(examples_of_run(dataset, sources, "validation", new_reporter())) == 6
 
     def test_run_without_validation_has_no_validation_split(self):
         with pytest.raises(UserError, match="the run has no validation split"):
