@@ -76,7 +76,7 @@ def _check_flags(suffix: str) -> None:
     check_outputs(OUTPUTS.value)
     for_int8 = (QUANTIZE, CALIBRATE, MAX_DROP)
     if suffix == WEIGHTS:
-        without_effect = [OUTPUTS, BATCH, *for_int8]
+        without_effect = [OUTPUTS, BATCH, *for_int8, *([DATA_DIR] if MODEL.workdir.value else [])]
     elif suffix != ".onnx":
         without_effect = list(for_int8)
     elif QUANTIZE.value:
@@ -158,7 +158,7 @@ def _as_text(trained, program, images: str, exported) -> str:
         f"{checked} in {proof.runtime}, in a process of its own, on {proof.num_images:,} {images}:",
     ]
     for name, difference in proof.differences.items():
-        lines.append(f"  {name} differ by at most {difference:.1e} of the largest value")
+        lines.append(f"  {name} differ from those of the model by at most {difference:.1e} of the largest value")
     if proof.same_top1 is not None:
         same = f"{proof.same_top1:,} of {proof.num_images:,}"
         lines.append(f"  the same class is the most probable one for {same} images")
@@ -168,8 +168,8 @@ def _as_text(trained, program, images: str, exported) -> str:
         same, total = measured["int8"].same_as_first, measured["int8"].num_images
         lines.append(f"In int8, it predicts the same class for {same:,} of {total:,} {exported.measured_on}:")
         for name, values in measured.items():
-            size, rate = values.num_bytes / 1e6, values.images_per_second
-            lines.append(f"  {name:8s} top-1 {values.top1:.2%}  {size:,.1f} MB  {rate:,.0f} images/s")
+            speed = f"{values.latency_ms:,.2f} ms for one image, {values.images_per_second:,.0f} images/s in batches"
+            lines.append(f"  {name:8s} top-1 {values.top1:.2%}  {values.num_bytes / 1e6:,.1f} MB  {speed}")
     return "\n".join(lines)
 
 

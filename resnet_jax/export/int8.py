@@ -15,6 +15,7 @@ from resnet_jax.terminal import Reporter
 
 IMAGES_PER_READ = 64
 READS_PER_PROCESS = 32
+TIMED_IMAGES = 50  # one by one
 
 
 class Measurement(NamedTuple):
@@ -25,13 +26,15 @@ class Measurement(NamedTuple):
       num_images: the number of examples.
       same_as_first: for how many of them it predicts the same class as the first file.
       num_bytes: the size of the file.
-      images_per_second: in ONNX Runtime on this machine; the median over batches of `run_file.BATCH_SIZE` images.
+      latency_ms: milliseconds for one image in ONNX Runtime on this machine; the median over `TIMED_IMAGES` images.
+      images_per_second: on this machine, in batches of `run_file.BATCH_SIZE` images; the median over the batches.
     """
 
     top1: float
     num_images: int
     same_as_first: int
     num_bytes: int
+    latency_ms: float
     images_per_second: float
 
 
@@ -67,6 +70,7 @@ def measure(
     expected = np.concatenate(labels)
     predicted = {name: np.concatenate(arrays) for name, arrays in predictions.items()}
     first = next(iter(predicted.values()))
+    latency = {name: run_in_fresh_process(path, ".onnx", images[:TIMED_IMAGES], 1) for name, path in files.items()}
     batch_size = min(BATCH_SIZE, len(expected))
     return {
         name: Measurement(
@@ -74,6 +78,7 @@ def measure(
             num_images=len(expected),
             same_as_first=int(np.sum(predicted[name] == first)),
             num_bytes=path.stat().st_size,
+            latency_ms=1e3 * float(np.median(latency[name].seconds)),
             images_per_second=batch_size / float(np.median(seconds[name])),
         )
         for name, path in files.items()

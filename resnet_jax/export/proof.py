@@ -48,23 +48,27 @@ class Proof(NamedTuple):
     same_top1: int | None
 
 
-def run_in_fresh_process(path: pathlib.Path, suffix: str, images: np.ndarray) -> FileOutputs:
+def run_in_fresh_process(
+    path: pathlib.Path, suffix: str, images: np.ndarray, batch_size: int = run_file.BATCH_SIZE
+) -> FileOutputs:
     """Run a file on images in a process that does not import this project.
 
     Args:
       path: the file or directory.
       suffix: the key of its format in `targets.FORMATS`.
       images: uint8 [n, height, width, channels], at least one.
+      batch_size: how many of them to run at a time, unless the file has a fixed batch size.
 
     Raises:
       UserError: if the file cannot be run.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         images_file, outputs_file = os.path.join(folder, "images.npy"), os.path.join(folder, "outputs.npz")
         np.save(images_file, images)
         # -P: Python looks for modules neither in the folder of the script nor in the current one.
-        command = [sys.executable, "-P", run_file.__file__, suffix, str(path), images_file, outputs_file]
+        arguments = [suffix, str(path), images_file, outputs_file, str(batch_size)]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        command = [sys.executable, "-P", run_file.__file__, *arguments]
         finished = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
         if finished.returncode:
             reason = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
@@ -82,13 +86,20 @@ def prove(program: Program, path: pathlib.Path, suffix: str, images: np.ndarray)
       path, suffix, images: see `run_in_fresh_process`.
 
     Raises:
-      UserError: if the file cannot be run, or an output differs by more than `TOLERANCE`.
+      UserError: if the file cannot be run, if an output differs by more than `TOLERANCE`, or if the model itself
+        computes values that are not finite.
     """
-    actual, _, runtime = run_in_fresh_process(path, suffix, images)
     expected = _expected_outputs(program, images)
+    for name, array in expected.items():
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"the model computes {name} that are not finite. Nothing was written. Export a model that has not "
+                "diverged."
+            )
+    actual, _, runtime = run_in_fresh_process(path, suffix, images)
     differences = {name: _difference(actual[name], expected[name]) for name in program.outputs}
     for name, difference in differences.items():
-        if not difference <= TOLERANCE:  # A NaN is no proof either.
+        if not difference <= TOLERANCE:  # written so that NaN fails
             raise UserError(
                 f"the {name} of the file differ from those of the model by {difference:.1e} of the largest one in "
                 f"{runtime}, which is more than {TOLERANCE:.0e}. Nothing was written. Choose another format, and "

@@ -1,10 +1,10 @@
 """Run an exported file in its own runtime: a script for a process of its own, which imports nothing of this project.
 
-    python run_file.py SUFFIX MODEL IMAGES.npy OUTPUTS.npz
+    python run_file.py SUFFIX MODEL IMAGES.npy OUTPUTS.npz BATCH_SIZE
 
 SUFFIX names the format: one of the keys of `OPENERS`. IMAGES.npy holds uint8 [n, height, width, channels], at least one
-image. OUTPUTS.npz gets the float32 arrays [n, ...] by name, and "seconds" for each batch. The last line of stdout names
-the runtime and its version.
+image. OUTPUTS.npz gets the float32 arrays [n, ...] by name, and "seconds" for each batch. BATCH_SIZE has no effect on a
+file whose batch size is fixed. The last line of stdout names the runtime and its version.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-BATCH_SIZE = 64  # for files that take any number of images
+BATCH_SIZE = 64  # for files that take any number of images, if speed does not matter
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -88,11 +88,11 @@ def run_all(run: Run, images: np.ndarray, batch_size: int) -> tuple[dict[str, np
     return {name: np.concatenate([outputs[name] for outputs in batches]) for name in batches[0]}, seconds
 
 
-def main(suffix: str, model: str, images_file: str, outputs_file: str) -> None:
+def main(suffix: str, model: str, images_file: str, outputs_file: str, batch_size: str) -> None:
     """Open the model, run it on the images, and write the outputs."""
     images = np.load(images_file)
-    run, batch_size, runtime = OPENERS[suffix](pathlib.Path(model))
-    outputs, seconds = run_all(run, images, batch_size or min(BATCH_SIZE, len(images)))
+    run, fixed_batch_size, runtime = OPENERS[suffix](pathlib.Path(model))
+    outputs, seconds = run_all(run, images, fixed_batch_size or min(int(batch_size), len(images)))
     arrays = {**outputs, "seconds": np.array(seconds)}
     np.savez(outputs_file, allow_pickle=False, **arrays)
     print(runtime)  # noqa: T201

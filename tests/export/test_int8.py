@@ -69,6 +69,7 @@ def test_int8_file_keeps_most_predictions_and_is_smaller(program, validation, tm
     assert int8.num_images == float32.num_images == 300
     assert path.stat().st_size == exported.num_bytes == int8.num_bytes
     assert int8.images_per_second > 0
+    assert int8.latency_ms > 0
     model = onnx.load(path)
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
     assert {entry.key: entry.value for entry in model.metadata_props}["classes"] == '["a"]'
@@ -85,7 +86,7 @@ def test_int8_file_that_loses_too_much_is_refused_and_leaves_nothing(program, va
 
 @pytest.mark.parametrize(("after", "refused"), [(0.90, False), (0.89, False), (0.889, True)])
 def test_drop_is_absolute(after, refused):
-    measured = {"float32": Measurement(0.9, 100, 100, 1, 1.0), "int8": Measurement(after, 100, 100, 1, 1.0)}
+    measured = {"float32": Measurement(0.9, 100, 100, 1, 1.0, 1.0), "int8": Measurement(after, 100, 100, 1, 1.0, 1.0)}
     if not refused:
         check_drop(measured, "validation images", 0.01)
         return
