@@ -30,9 +30,12 @@ def create_app(path: str) -> flask.Flask:
     @app.post("/")
     def classify():
         try:
-            image = ImageOps.exif_transpose(Image.open(flask.request.stream)).convert("L" if shape[-1] == 1 else "RGB")
-        except OSError:
-            flask.abort(400, "The request is not an image, or a damaged one.")
+            image = ImageOps.exif_transpose(Image.open(flask.request.stream))
+            if image.mode.startswith(("I", "F")):
+                flask.abort(400, "The request is an image of more than 8 bits per channel.")
+            image = image.convert("L" if shape[-1] == 1 else "RGB")
+        except (OSError, Image.DecompressionBombError):
+            flask.abort(400, "The request is not an image, or one that is damaged or too large.")
         pixels = crop(image, model["resize_shorter_side"], model["center_crop"]).reshape(1, *shape)
         (probabilities,) = session.run(["probabilities"], {"images": pixels})[0]
         best = np.argsort(-probabilities)[:TOP]
@@ -42,7 +45,7 @@ def create_app(path: str) -> flask.Flask:
 
 
 def crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
-    """Return what is left if the shorter side is resized to `resize` and the central square of `size` is cropped."""
+    """Resize the shorter side to `resize` pixels, and return the central square of `size` pixels."""
     side = round(min(image.size) * size / resize)
     left, top = ((length - side) // 2 for length in image.size)
     square = image.crop((left, top, left + side, top + side))

@@ -11,6 +11,8 @@ from etils import epath
 
 from resnet_jax.errors import UserError
 
+MAX_NAME = 255  # bytes of the name of a file, on all common file systems
+
 
 def check_characters(path: str, what: str, misread: str) -> None:
     """Check that every library that opens a path opens the same one.
@@ -64,6 +66,8 @@ def check_parent(path: pathlib.Path, what: str) -> None:
         problem, remedy = "no such directory", f"Create the directory {directory} first."
     elif not os.access(directory, os.W_OK):
         problem, remedy = f"{directory} is not writable", "Choose another directory."
+    elif len(os.fsencode(unfinished_name(path.name))) > MAX_NAME:
+        problem, remedy = "its name is too long", "Choose a shorter one."
     else:
         return
     raise UserError(f"cannot write {what} to {path} ({problem}). {remedy}")
@@ -94,7 +98,7 @@ def write(path: epath.Path, content: str | bytes) -> None:
       OSError: if the file cannot be written. A previous version of the file is then left intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / f".{path.name}.unfinished"
+    unfinished = path.parent / unfinished_name(path.name)
     try:
         with unfinished.open("wb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())
@@ -104,6 +108,11 @@ def write(path: epath.Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
+
+
+def unfinished_name(name: str) -> str:
+    """Return the name of a file while it is being written, given its final name."""
+    return f".{name}.unfinished"
 
 
 def as_npz(arrays: Mapping[str, np.ndarray], compress: bool = False) -> bytes:

@@ -10,9 +10,9 @@ from resnet_jax.errors import UserError, needs_extra
 from resnet_jax.export.program import Program
 
 with needs_extra("the ONNX format", "onnx", "onnx"):
-    from onnxruntime import quantization
-
     from resnet_jax.export import onnx_from_jaxpr
+with needs_extra("the ONNX format", "onnxruntime", "onnx"):
+    from onnxruntime import quantization
 
 CALIBRATION_BATCH = 32
 
@@ -26,10 +26,9 @@ def write(program: Program, path: pathlib.Path, batch_size: int | None) -> None:
       batch_size: the only batch size that the file will take; None: it takes any.
 
     Raises:
-      UserError: if the weights are larger than an ONNX file can hold, or the model has an operation that our converter
-        does not know.
+      UserError: if the model has an operation that our converter does not know.
     """
-    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in program.metadata.items()}
+    metadata = {key: json.dumps(value) for key, value in program.metadata.items()}
     try:
         model = onnx_from_jaxpr.convert(
             lambda images: list(program.function(images).values()),
@@ -46,7 +45,7 @@ def write(program: Program, path: pathlib.Path, batch_size: int | None) -> None:
 
 
 def quantize(source: pathlib.Path, target: pathlib.Path, images: np.ndarray) -> None:
-    """Write a copy of an ONNX file whose convolutions and products compute in int8.
+    """Write a copy of an ONNX file that computes in int8 what ONNX Runtime can, the convolutions above all.
 
     Each channel of a kernel has a scale of its own. The scale of an activation covers the range that it has on the
     calibration images.

@@ -51,7 +51,6 @@ def convert(
     Raises:
       NotImplementedError: if no rule converts a primitive or one of its settings, or if the function computes anything
         from the batch size.
-      UserError: if the constants are larger than an ONNX file can hold.
 
     Example:
       >>> model = convert(lambda images: [images.mean(axis=(1, 2))], (8, 8, 3), ["means"], np.float32)

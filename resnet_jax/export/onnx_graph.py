@@ -11,13 +11,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from resnet_jax.errors import UserError
-
 # The first opset in which all reductions take their axes as an input. ONNX Runtime reads it since version 1.14 (2023).
 # Newer opsets add nothing that a ResNet needs.
 OPSET = 18
 IR_VERSION = 8  # the version of the file format that came with this opset
-MAX_BYTES = 2**31 - 1  # the largest protocol buffer
 
 BATCH = "batch"  # stands for the size of the batch, which a graph does not know
 Shape = tuple[int | str, ...]
@@ -140,17 +137,7 @@ class Graph:
         self.constants = {name: array for name, array in self.constants.items() if name in used}
 
     def to_model(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
-        """Return the graph as a checked model.
-
-        Raises:
-          UserError: if the constants are larger than an ONNX file can hold.
-        """
-        size = sum(array.nbytes for array in self.constants.values())
-        if size > MAX_BYTES:
-            raise UserError(
-                f"the weights of this model ({size / 1e9:.1f} GB) do not fit into an ONNX file, which holds at most "
-                f"{MAX_BYTES / 1e9:.1f} GB. Use another format."
-            )
+        """Return the graph as a checked model."""
         constants = [numpy_helper.from_array(array, name) for name, array in self.constants.items()]
         model = helper.make_model(
             helper.make_graph(self.nodes, "resnet_jax", self._inputs, self._outputs, constants),

@@ -13,6 +13,7 @@ from resnet_jax.errors import UserError, unknown_name
 from resnet_jax.trained_model import TrainedModel
 
 OUTPUTS = ("probabilities", "logits", "features")
+MAX_BYTES = 2**31 - 1  # the size of the largest protocol buffer, and of the largest file that FlatBuffers writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Program:
     metadata: dict[str, object]
 
     def metadata_json(self) -> str:
-        """Return the metadata as the text that files store."""
-        return json.dumps(self.metadata, indent=1, ensure_ascii=False)
+        """Return the metadata as the text that files store, in ASCII: the name of a class may not be valid Unicode."""
+        return json.dumps(self.metadata, indent=1)
 
 
 def make_program(trained: TrainedModel, outputs: Sequence[str], image_shape: tuple[int, int, int]) -> Program:
@@ -47,9 +48,15 @@ def make_program(trained: TrainedModel, outputs: Sequence[str], image_shape: tup
       image_shape: (height, width, channels) of the images that the model sees in evaluation.
 
     Raises:
-      UserError: if an output is unknown or named twice.
+      UserError: if an output is unknown or named twice, or if the weights are larger than any format can hold.
     """
     check_outputs(outputs)
+    size = sum(array.nbytes for array in jax.tree.leaves(trained.variables))
+    if size > MAX_BYTES:
+        raise UserError(
+            f"the weights of this model take {size / 1e9:.1f} GB, and a file that runs holds at most "
+            f"{MAX_BYTES / 1e9:.1f} GB. Export them as .safetensors."
+        )
     model = trained.model.clone(dtype=jnp.float32)
     variables = jax.tree.map(np.asarray, trained.variables)
     # The images already have the size of the model.

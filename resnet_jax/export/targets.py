@@ -59,8 +59,8 @@ def suffix_of(to: str) -> str:
     suffix = DIRECTORY if to.endswith(DIRECTORY) else pathlib.Path(to).suffix
     if suffix not in (*FORMATS, WEIGHTS):
         raise UserError(
-            f"the path {to} names no format. Give one that ends in {WEIGHTS}, {', '.join(FORMATS)}; the last is a "
-            "directory, with a TensorFlow SavedModel."
+            f"the path names no format ({to}). Give one that ends in {WEIGHTS}, .onnx, .stablehlo or .tflite or, for a "
+            "TensorFlow SavedModel, in a slash."
         )
     return suffix
 
@@ -76,7 +76,7 @@ def check_target(to: str, overwrite: bool) -> pathlib.Path:
     if suffix in FORMATS:
         FORMATS[suffix].load()
     if suffix == DIRECTORY:
-        path = pathlib.Path(os.path.expanduser(to))
+        path = pathlib.Path(os.path.abspath(os.path.expanduser(to)))
         files.check_parent(path, "the model")
         if path.is_file():
             raise UserError(f"cannot write the model to {to} (it is a file). Give the path of a directory.")
@@ -96,10 +96,10 @@ def unfinished(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Provide a path to write to, and move what lies there to `path` at the end, unless an exception was raised.
 
     Raises:
-      UserError: if the disk is full.
+      UserError: if the disk is full. Use no other disk within the context.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.unfinished-", dir=path.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
             temporary = pathlib.Path(folder) / path.name
             yield temporary
             _replace(path, temporary, pathlib.Path(folder) / "replaced")

@@ -19,7 +19,7 @@ def write(program: Program, path: pathlib.Path, batch_size: int | None) -> None:
       path: the file.
       batch_size: the only batch size that the file will take; None: 1.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         saved_model.save(program, pathlib.Path(directory), batch_size, platforms=("cpu",))
         content = tf.lite.TFLiteConverter.from_saved_model(directory).convert()
     path.write_bytes(stablehlo.with_metadata(content, program))

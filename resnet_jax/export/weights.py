@@ -1,12 +1,12 @@
 """Export of weights for other libraries."""
 
 import json
-import pathlib
 
 import numpy as np
 
+from resnet_jax import files
 from resnet_jax.errors import UserError
-from resnet_jax.export.targets import unfinished
+from resnet_jax.export.targets import WEIGHTS, unfinished
 from resnet_jax.pretrained import convert, weight_files
 from resnet_jax.pretrained.load import settings_not_implied_by_shapes
 from resnet_jax.trained_model import TrainedModel
@@ -27,8 +27,9 @@ def export_weights(trained: TrainedModel, path: str) -> None:
     The file is read again, and kept only if every array is the same.
 
     Raises:
-      UserError: if the file cannot be written.
+      UserError: if the path has another suffix, or the file cannot be written.
     """
+    target = files.check_target(path, "weights", WEIGHTS)
     dataset = trained.config.dataset
     description = {
         "model": trained.config.model.name,
@@ -41,8 +42,8 @@ def export_weights(trained: TrainedModel, path: str) -> None:
     arrays = convert.from_variables(trained.variables, trained.model)
     # The library transformers requires the key `format`.
     metadata = {"format": "pt", **{key: json.dumps(value) for key, value in description.items()}}
-    with unfinished(pathlib.Path(path).expanduser()) as file:
-        weight_files.write(str(file), weight_files.Weights(arrays, metadata))
+    with unfinished(target) as file:
+        file.write_bytes(weight_files.safetensors_bytes(arrays, metadata))
         written = weight_files.read(str(file)).arrays
         if written.keys() != arrays.keys() or any(
             not np.array_equal(written[name], array, equal_nan=True) for name, array in arrays.items()

@@ -30,6 +30,7 @@ FAMILIES = [
     "resnext29_8x64d",
     "fixup_resnet110",
     "airbench94",
+    "airbench94_plain",
     "airbench96",
 ]
 

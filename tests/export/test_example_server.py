@@ -53,6 +53,12 @@ def test_request_without_an_image_is_answered_by_an_error(served):
     assert served[0].post("/", data=png(np.zeros((8, 8), np.uint8))[:40]).status_code == 400
 
 
+def test_image_of_16_bits_is_refused(served):
+    answer = served[0].post("/", data=png(np.zeros((8, 8), np.uint16)))
+    assert answer.status_code == 400
+    assert b"more than 8 bits" in answer.data
+
+
 def test_crop_is_the_central_part():
     """Of 20 x 10 pixels, resized to 10 x 5, the central square of side 3 covers 6 x 6 pixels."""
     pixels = np.zeros((20, 10), np.uint8)

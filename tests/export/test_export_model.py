@@ -27,7 +27,7 @@ def make_program(factor=1.0):
         means = images.astype(np.float32).mean(axis=(1, 2)) / 255
         return {"probabilities": jax.nn.softmax(factor * means), "features": factor * means}
 
-    return Program(function, (4, 4, 3), ("probabilities", "features"), {"classes": ["Käfer", "b", "c"]})
+    return Program(function, (4, 4, 3), ("probabilities", "features"), {"classes": ["Käfer", "caf\udce9", "c"]})
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_file_is_proven_and_kept_with_its_metadata(tmp_path, reporter):
     assert max(exported.proof.differences.values()) < 1e-6
     assert list(tmp_path.iterdir()) == [path]
     with zipfile.ZipFile(path) as archive:
-        assert json.loads(archive.read("metadata.json")) == {"classes": ["Käfer", "b", "c"]}
+        assert json.loads(archive.read("metadata.json")) == {"classes": ["Käfer", "caf\udce9", "c"]}
 
 
 def test_file_that_computes_something_else_is_refused_and_leaves_nothing(tmp_path, reporter, monkeypatch):
@@ -61,6 +61,13 @@ def test_file_whose_outputs_are_nan_is_refused(tmp_path):
     stablehlo.write(make_program(np.nan), path, batch_size=None)
     with pytest.raises(UserError, match="differ"):
         proof.prove(make_program(), path, ".stablehlo", IMAGES)
+
+
+def test_model_whose_outputs_are_nan_is_refused(tmp_path):
+    path = tmp_path / "model.stablehlo"
+    stablehlo.write(make_program(), path, batch_size=None)
+    with pytest.raises(UserError, match="the model computes probabilities that are not finite"):
+        proof.prove(make_program(np.nan), path, ".stablehlo", IMAGES)
 
 
 def test_damaged_file_is_reported_in_one_sentence(tmp_path):
@@ -107,7 +114,7 @@ def test_batch_size_can_be_fixed(tmp_path, reporter):
 @pytest.mark.parametrize(
     ("to", "message"),
     [
-        ("model.pb", "names no format. Give one that ends in .safetensors, .onnx, .stablehlo, .tflite, /; the last"),
+        ("model.pb", "names no format"),
         ("model", "names no format"),
         ("missing/model.onnx", r"no such directory\). Create the directory"),
         ("folder.onnx", r"it is a directory\). Give the path of a file"),
@@ -119,6 +126,20 @@ def test_bad_targets_are_refused_before_any_work(tmp_path, to, message):
     (tmp_path / "file.onnx").touch()
     with pytest.raises(UserError, match=message):
         check_target(f"{tmp_path}/{to}", overwrite=False)
+
+
+def test_name_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"\(its name is too long\)\. Choose a shorter one\."):
+        check_target(f"{tmp_path}/{240 * 'a'}.stablehlo", overwrite=False)
+
+
+def test_current_directory_can_be_replaced(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "saved_model.pb").touch()
+    monkeypatch.chdir(directory)
+    assert check_target("./", overwrite=True) == directory
 
 
 def test_directory_is_overwritten_only_if_it_holds_a_saved_model(tmp_path):
@@ -148,7 +169,7 @@ def test_directory_is_written_or_replaced_as_a_whole(tmp_path, exists):
 def test_missing_package_is_reported_before_any_work(tmp_path, hide_package, monkeypatch):
     monkeypatch.delitem(sys.modules, "resnet_jax.export.onnx_format", raising=False)
     hide_package("onnxruntime")
-    with pytest.raises(UserError, match=r'needs onnx, which is not installed.* pip install "\.\[onnx\]"'):
+    with pytest.raises(UserError, match=r'needs onnxruntime, which is not installed.* pip install "\.\[onnx\]"'):
         check_target(f"{tmp_path}/model.onnx", overwrite=False)
 
 

@@ -10,8 +10,6 @@ import pytest
 pytest.importorskip("onnx")
 
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.errors import UserError
-from resnet_jax.export import onnx_graph
 from resnet_jax.export.onnx_from_jaxpr import convert
 from resnet_jax.export.onnx_rules import RULES
 from resnet_jax.models.variants import VARIANTS
@@ -212,13 +210,6 @@ def test_unknown_primitive_inside_a_model_names_the_layer():
 def test_every_output_needs_a_name():
     with pytest.raises(ValueError, match="zip"):
         convert(lambda images: [images, images], (8, 8, 3), ["output"])
-
-
-def test_weights_that_do_not_fit_into_a_file_are_refused(monkeypatch):
-    monkeypatch.setattr(onnx_graph, "MAX_BYTES", 1000)
-    kernel = random_images(30, 10)
-    with pytest.raises(UserError, match=r"weights of this model \(0.0 GB\) do not fit"):
-        convert(lambda images: [images @ kernel], (8, 8, 30), ["output"], np.float32)
 
 
 # ---- Rules -----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import UserError
+from resnet_jax.export import program
 from resnet_jax.export.program import OUTPUTS, make_program
 from resnet_jax.runtime import provenance
 from resnet_jax.trained_model import load_run
@@ -65,3 +66,9 @@ def test_metadata_say_how_to_prepare_images_and_where_the_model_comes_from(train
 def test_unknown_missing_and_repeated_outputs_are_refused(trained, outputs, message):
     with pytest.raises(UserError, match=message):
         make_program(trained, outputs, IMAGE_SHAPE)
+
+
+def test_weights_that_no_file_can_hold_are_refused(trained, monkeypatch):
+    monkeypatch.setattr(program, "MAX_BYTES", 1000)
+    with pytest.raises(UserError, match=r"and a file that runs holds at most 0\.0 GB\. Export them as \.s"):
+        make_program(trained, ["logits"], IMAGE_SHAPE)
