@@ -20,8 +20,8 @@ FILTER = flags.DEFINE_string("filter", "", "List only models whose names contain
 PRETRAINED = flags.DEFINE_bool(
     "pretrained",
     False,
-    "List the public weights of each model, the default first, with their published top-1, the image size and the "
-    "short side before the center crop with which it was measured, and their license.",
+    "List the public weights of each model, the default first: their published top-1, the size of its images, the "
+    "short side before the center crop, and the license.",
 )
 
 

@@ -34,13 +34,13 @@ class Quantization:
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """A finished export.
 
     Attributes:
       num_bytes: the size of the file or directory.
       proof: the comparison of the file with the model; for int8, that of the file in float32 that it was made from.
       measured: for int8, what the files "float32" and "int8" achieve on `measured_on`; otherwise None.
-      measured_on: what they were scored on: "validation images" or, for want of these, "training images".
+      measured_on: what they were scored on: "validation images" or, if there are none, "training images".
     """
 
     num_bytes: int

@@ -19,7 +19,7 @@ TIMED_IMAGES = 50  # one by one
 
 
 class Measurement(NamedTuple):
-    """What a file achieves on a set of examples.
+    """The accuracy of a file on a split, its size and its speed.
 
     Attributes:
       top1: the fraction of examples that it classifies correctly.

@@ -287,10 +287,10 @@ def _dot_general(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value
     else:
         array, axis, matrix, matrix_axis = right, right_axes[0], left, left_axes[0]
         order = (*range(1, rank), 0)  # In the JAX array, the axis of the left input comes first.
-    others = [other for other in range(len(array.shape)) if other != axis]
+    remaining_axes = [number for number in range(len(array.shape)) if number != axis]
     return graph.add_node(
         "MatMul",
-        graph.in_order(array, (*others, axis)),
+        graph.in_order(array, (*remaining_axes, axis)),
         graph.in_order(matrix, (matrix_axis, 1 - matrix_axis)),
         shape=_output_shape(equation),
         order=order,

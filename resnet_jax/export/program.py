@@ -1,4 +1,4 @@
-"""What every exported file computes: from uint8 images to probabilities, with the normalization inside."""
+"""The program of an exported file: from uint8 images to probabilities, with the normalization inside."""
 
 import dataclasses
 import hashlib

@@ -18,7 +18,7 @@ TOLERANCE = 1e-4  # the largest difference, relative to the largest value of an 
 
 
 class FileOutputs(NamedTuple):
-    """What a file computed for n images.
+    """The outputs of a file for n images.
 
     Attributes:
       arrays: float32 [n, ...] by name.

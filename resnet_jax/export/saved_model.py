@@ -15,7 +15,7 @@ with needs_extra("this format", "tensorflow", "tensorflow"):
     import tensorflow as tf
     from jax.experimental import jax2tf
 
-METADATA_FOLDER = "assets.extra"  # where TensorFlow Serving and others leave additional files alone
+METADATA_FOLDER = "assets.extra"  # for additional files, which TensorFlow Serving ignores
 
 
 def write(program: Program, directory: pathlib.Path, batch_size: int | None) -> None:

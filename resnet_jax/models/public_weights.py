@@ -13,7 +13,7 @@ Sources, all of them timm's (https://github.com/huggingface/pytorch-image-models
     resnet34.tv_in1k are from the model cards on the hub, those of resnet50d.ra4_e3600_r224_in1k from `README.md` at
     commit 015ac30, and those of resnetv2_34 from https://huggingface.co/blog/rwightman/resnet-trick-or-treat;
   licenses: the same model files, which state those of torchvision's and Facebook's weights; all others are apache-2.0,
-    the default of timm's model cards. Only some of these cards were looked at, so check yours before you rely on it.
+    the default of timm's model cards. We have read only some of these cards, so check the license of yours.
 """
 
 import dataclasses

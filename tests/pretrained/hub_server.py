@@ -49,9 +49,9 @@ class HubServer:
 
             def answer(self, with_content):
                 hub.requests.append((self.command, self.path))
-                repository, found, name = self.path.lstrip("/").partition("/resolve/main/")
+                repository, separator, name = self.path.lstrip("/").partition("/resolve/main/")
                 files = hub.repositories.get(repository)
-                if not found or files is None or name not in files:
+                if not separator or files is None or name not in files:
                     self.send_response(404)
                     self.send_header("X-Error-Code", "RepoNotFound" if files is None else "EntryNotFound")
                     self.send_header("X-Repo-Commit", COMMIT)
