@@ -24,7 +24,7 @@ from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import metrics
 from resnet_jax.evaluation.metrics import ExampleMetrics
-from resnet_jax.evaluation.tta import make_apply
+from resnet_jax.evaluation.tta import AUGMENTATIONS, make_apply
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel
@@ -78,14 +78,18 @@ def make_evaluate(
     Args:
       model: the model.
       preprocess: the preprocessing of its images.
-      batch_size: examples per batch over all devices; rounded up to a multiple of the number of devices.
+      batch_size: images per batch over all devices, each view of an example counted; the examples are rounded up to a
+        multiple of the number of devices.
       mesh: the devices.
       tta: test-time augmentation, see `tta.make_apply`.
       label_map: the model's label of each class, indexed by the label of this class in the examples; None: both are the
         same.
       keep_log_probabilities: whether the result includes the log-probabilities of all classes.
     """
-    batch_size = math.ceil(batch_size / mesh.size) * mesh.size
+    num_views = len(AUGMENTATIONS[tta]) if tta else 1
+    batch_size = math.ceil(batch_size / num_views / mesh.size) * mesh.size
+    # Calls that do not depend on one another run at the same time on CPU, and each of them takes memory.
+    calls_ahead = 0 if mesh.devices.flat[0].platform == "cpu" else parallel.CALLS_AHEAD
     local_rows = parallel.local_rows(mesh, batch_size)
     apply = make_apply(model, tta)
 
@@ -103,7 +107,7 @@ def make_evaluate(
         reporter: Reporter | None = None,
     ) -> ExampleMetrics | None:
         show_progress = reporter.counter("scoring examples") if reporter else None
-        pace = parallel.Pace()
+        pace = parallel.Pace(calls_ahead)
         batches = []
         for images, info in examples.batches(batch_size, local_rows):
             labels = info.labels if label_map is None else _map_labels(info.labels, label_map)

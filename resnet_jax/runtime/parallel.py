@@ -161,20 +161,24 @@ class Pace:
 
     It waits rarely, and then for several calls at once: if the devices are the cores of this machine, every wake-up of
     the host takes time from them.
+
+    Args:
+      calls_ahead: the maximum number of dispatched calls that wait while the devices execute another one.
     """
 
-    def __init__(self):
+    def __init__(self, calls_ahead: int = CALLS_AHEAD):
+        self._calls_ahead = calls_ahead
         self._unfinished: collections.deque[Any] = collections.deque()
 
     def __call__(self, result) -> None:
         """Register the result of a call, and wait if the host is too far ahead.
 
-        Results count as unfinished until they have been waited for. If there are more than `CALLS_AHEAD` of them, wait
-        until at most `CALLS_AHEAD // 2` are left.
+        Results count as unfinished until they have been waited for. If there are more than `calls_ahead` of them, wait
+        until at most half of that number are left.
         """
         self._unfinished.append(result)
-        if len(self._unfinished) > CALLS_AHEAD:
-            while len(self._unfinished) > CALLS_AHEAD // 2:
+        if len(self._unfinished) > self._calls_ahead:
+            while len(self._unfinished) > self._calls_ahead // 2:
                 last_to_wait_for = self._unfinished.popleft()
             jax.block_until_ready(last_to_wait_for)
 

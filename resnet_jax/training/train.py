@@ -11,7 +11,7 @@ from resnet_jax.data.folder import canonical_name
 from resnet_jax.data.sources import Source, open_sources
 from resnet_jax.errors import Preempted, UserError
 from resnet_jax.evaluation.evaluate import score_run
-from resnet_jax.runtime import parallel, provenance
+from resnet_jax.runtime import cpu_tuning, parallel, provenance
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import restore_chosen
 from resnet_jax.training import experiment as experiments
@@ -109,6 +109,7 @@ def _train_and_score(
             result = _result(checkpoints, loop)
             test_split = experiment.config.dataset.test_split
             if test_split != "none":
+                cpu_tuning.release_memory()  # A step may take most of the memory, and scoring needs some too.
                 result["test"] = score_run(trained, sources, test_split, reporter)
                 if config.tta:
                     result["test_tta"] = {config.tta: score_run(trained, sources, test_split, reporter, config.tta)}

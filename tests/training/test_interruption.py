@@ -21,14 +21,17 @@ def test_first_ctrl_c_is_recorded_and_the_second_raises():
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_preemption_and_closed_terminal_are_recorded_within_the_loop_and_raise_outside(signum):
-    before = signal.getsignal(signum)
-    with raise_preempted_on_signal():
-        with deferred_signals() as received_signal:
-            signal.raise_signal(signum)
-            assert received_signal() == signum
-        with pytest.raises(Preempted):
-            signal.raise_signal(signum)
-    assert signal.getsignal(signum) is before
+    before = signal.signal(signum, signal.SIG_DFL)  # If the tests were started with nohup, SIGHUP is ignored.
+    try:
+        with raise_preempted_on_signal():
+            with deferred_signals() as received_signal:
+                signal.raise_signal(signum)
+                assert received_signal() == signum
+            with pytest.raises(Preempted):
+                signal.raise_signal(signum)
+        assert signal.getsignal(signum) is signal.SIG_DFL
+    finally:
+        signal.signal(signum, before)
 
 
 def test_process_started_with_nohup_keeps_ignoring_that_the_terminal_closes():
