@@ -68,6 +68,7 @@ def test_old_run_evaluates_to_its_recorded_metrics(old_run):
         assert metrics[name] == recorded["test"][name]
 
 
+@pytest.mark.slow
 def test_old_run_produces_a_report(old_run):
     reported = run("report", f"--workdir={old_run}")
     assert reported.returncode == 0, reported.stderr

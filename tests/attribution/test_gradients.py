@@ -72,6 +72,7 @@ def test_smooth_grad_averages_over_different_noisy_copies():
     np.testing.assert_allclose(added, [0.15**2, 0.6**2], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_smooth_grad_of_one_image_does_not_depend_on_the_rest_of_the_batch(model, images, targets):
     batch = gradients.smooth_grad(model, images[:4], targets[:4])
     alone = gradients.smooth_grad(model, images[2:3], targets[2:3])

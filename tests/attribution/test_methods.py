@@ -28,8 +28,10 @@ REPRESENTATIVES = [
     "bit_r50x1",
     "fixup_resnet50",
     "airbench94",
+    "airbench94_plain",
     "airbench96",
 ]
+QUICK = ("resnet20", "wide_resnet16_4")
 # Convolutions with a stride use every second pixel only, so the map of a mirrored image differs from the mirrored map.
 # Their correlation, averaged over images, exceeds this bound. Without mirroring the map, it is lower. RISE and
 # SmoothGrad are left out, because their masks and noise are not mirrored with the images.
@@ -61,7 +63,10 @@ def test_representatives_have_everything_that_occurs_in_the_table_of_models():
     assert set().union(*map(kinds, REPRESENTATIVES)) == set().union(*map(kinds, VARIANTS))
 
 
-@pytest.mark.parametrize("name", REPRESENTATIVES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in REPRESENTATIVES],
+)
 def test_every_kind_of_model_has_stage_gradients_and_guided_gradients(name, single_device):
     """Two narrow stages, the second of two blocks. Every value is random, because some models start with zeros."""
     model = create_model(name, 10, stage_sizes=(1, 2), stage_widths=(16, 32), width=16)

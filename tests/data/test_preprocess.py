@@ -83,6 +83,7 @@ def test_mean_pixel_becomes_zero():
 
 
 @pytest.mark.parametrize(("mean", "channels", "crop"), [(None, 1, ()), ((0.5, 0.45, 0.4), 3, (0.5, 1.0))])
+@pytest.mark.slow
 def test_loaded_run_preprocesses_images_as_in_training(tiny_config, tmp_path, capsys, mean, channels, crop):
     tiny_config.num_epochs, tiny_config.dataset.image_size = 1, 16
     tiny_config.dataset.mean, tiny_config.dataset.std = mean, mean and (0.25,) * 3

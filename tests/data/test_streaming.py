@@ -182,7 +182,7 @@ def stream(subset):
 
 
 class TestStreamedExamples:
-    @pytest.mark.parametrize("devices", ["mesh", "single_device"])
+    @pytest.mark.parametrize("devices", ["mesh", pytest.param("single_device", marks=pytest.mark.slow)])
     def test_each_example_is_scored_once_with_the_metrics_of_resident_ones(
         self, model_and_variables, sources, devices, request
     ):

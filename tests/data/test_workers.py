@@ -209,6 +209,7 @@ def test_program_that_used_workers_leaves_nothing_behind():
 
 
 @linux_only
+@pytest.mark.slow
 def test_killed_program_leaves_no_workers_and_no_shared_memory():
     before = unused_shared_memory()
     program = start_python(IMPORTS + WAITS)

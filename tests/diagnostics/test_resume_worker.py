@@ -25,6 +25,7 @@ def notes(tmp_path):
     return lambda: [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_worker_stops_after_a_whole_call_of_several_steps(tiny_config, tmp_path, watch, notes, capsys):
     tiny_config.steps_per_call = 3
     watch(stop_at=6)

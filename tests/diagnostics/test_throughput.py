@@ -36,6 +36,7 @@ def measure(config, sources=None):
     return throughput.measure(config, sources, Reporter(active=False, max_unreadable=0))
 
 
+@pytest.mark.slow
 def test_measurements_are_consistent(tiny_config):
     measured = measure(tiny_config)
     assert (measured.model, measured.batch_size, measured.devices, measured.feed) == ("tiny", 64, 8, "resident")

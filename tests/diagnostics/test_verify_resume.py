@@ -42,6 +42,7 @@ class TestProcedure:
         monkeypatch.setattr(os, "kill", kill)
         return verify
 
+    @pytest.mark.slow
     def test_verify_resume_finds_no_difference_after_a_stop_and_a_kill(self, verify):
         verdict = verify(9, (2, 7))
         assert (verdict.steps, verdict.stopped_at, verdict.killed_at, verdict.resumed_from) == (9, 2, 7, (2, 5))
@@ -102,6 +103,7 @@ def test_only_progress_lines_of_a_process_are_shown(tmp_path, monkeypatch):
     assert shown == ["step 1,004 of 1,200"]
 
 
+@pytest.mark.slow
 def test_error_of_a_run_is_passed_on(tmp_path):
     finished = run("verify_resume", "--config=configs/digits.py", "--config.batch_size=5000", f"--workdir={tmp_path}")
     assert finished.returncode == 2

@@ -32,6 +32,7 @@ from tests.end_to_end.program import SHORT_DIGITS, run
         (["--config.schedule.step_factor=-1"], "schedule.step_factor (-1.0) must be positive"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_setting_is_reported(tmp_path, arguments, sentence):
     check(run(*SHORT_DIGITS, f"--workdir={tmp_path}/run", *arguments), sentence)
     assert not (tmp_path / "run" / "config.json").exists()

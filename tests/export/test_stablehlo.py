@@ -32,7 +32,7 @@ def check_file(name, odd, batch_sizes, path):
         assert relative_difference(actual, expected[:batch_size]) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["resnet20", "antialiased_resnet50"])
+@pytest.mark.parametrize("name", ["resnet20", pytest.param("antialiased_resnet50", marks=pytest.mark.slow)])
 def test_logits_match_flax(name, tmp_path):
     check_file(name, False, (1, 3, 32), tmp_path / "model.stablehlo")
 

@@ -65,6 +65,7 @@ def _damage(content, changes, length):
 
 @fuzzed
 @given(strategies.dictionaries(strategies.sampled_from(SETTINGS), JSON_VALUES, max_size=4))
+@pytest.mark.slow
 def test_arbitrary_settings_raise_only_user_errors(changed):
     config = run_settings.default()
     for key, value in changed.items():

@@ -32,7 +32,15 @@ def trained(tiny_run):
     return load_run(str(tiny_run))
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("rise", "smooth_grad", "occlusion")])
+@pytest.mark.parametrize(
+    "name",
+    ["grad_cam"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in METHODS
+        if name not in ("grad_cam", "rise", "smooth_grad", "occlusion")
+    ],
+)
 def test_explain_returns_a_map_per_image(trained, digits, name):
     maps = trained.explain(digits, name)
     assert (maps.shape, maps.dtype) == (digits.shape[:3], np.float32)
@@ -107,6 +115,7 @@ class BrokenSource:
         return self._source[index]
 
 
+@pytest.mark.slow
 def test_explainer_reports_unreadable_images_in_their_place(trained):
     source = BrokenSource(open_sources("digits")["test"])
     examples = open_external_examples(trained, Subset.from_split({"test": source}, "test"), reporter=None)

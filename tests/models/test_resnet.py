@@ -196,6 +196,7 @@ def test_pad_shortcut_strides_and_adds_zero_channels_on_both_sides():
     assert not any("shortcut" in name for name in variables["params"])
 
 
+@pytest.mark.slow
 def test_pad_shortcut_blurs_before_it_strides():
     checkerboard = jnp.broadcast_to(jnp.indices((8, 8)).sum(0)[None, :, :, None] % 2 * 1.0, (1, 8, 8, 4))
     block = make_block(stride=2, shortcut="pad", zero_init_residual=True, blur_pool=True)
@@ -385,7 +386,8 @@ def test_stochastic_depth_drop_rate_rises_linearly_with_depth():
     assert rates == pytest.approx([0.1 * block for block in range(1, 10)])
 
 
-@pytest.mark.parametrize("scan_blocks", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("scan_blocks", [False, True])
 def test_remat_recomputes_activations_with_equal_gradients(scan_blocks):
     """On CPU, XLA saves the memory of recomputed activations only in loops; on TPU, also without them."""
     images = jax.random.normal(jax.random.key(1), (16, 8, 8, 3))

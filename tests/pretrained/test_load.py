@@ -396,6 +396,7 @@ def test_activation_of_files_that_do_not_record_it_is_relu(workdir, tmp_path):
     assert open_pretrained(file).settings["activation"] == "relu"
 
 
+@pytest.mark.slow
 def test_exported_weights_need_no_array_names_that_reveal_the_shortcut(tiny_config, start, tmp_path):
     """The metadata records the shortcut. In other files, average-pool shortcuts must be named as in timm's ResNet-D."""
     tiny_config.model.shortcut, tiny_config.num_epochs = "average_pool", 1

@@ -54,6 +54,7 @@ def test_run_without_test_split_is_scored_on_its_validation_split(other_run):
     assert collected(other_run).split == "validation"
 
 
+@pytest.mark.slow
 def test_run_without_validation_has_no_validation_curves(tiny_config, tmp_path):
     tiny_config.num_epochs = 1
     tiny_config.dataset.validation_split = "none"
@@ -93,6 +94,7 @@ def test_run_is_not_compared_with_itself(tiny_run):
         collected(tiny_run, f"{tiny_run}/")
 
 
+@pytest.mark.slow
 def test_runs_with_equal_base_names_are_named_by_their_paths(tiny_run, other_run):
     data = collected(tiny_run, other_run)
     names = (str(tiny_run), str(other_run))
@@ -101,6 +103,7 @@ def test_runs_with_equal_base_names_are_named_by_their_paths(tiny_run, other_run
     assert data.ensemble.means.top1 == data.runs[0].metrics.means.top1
 
 
+@pytest.mark.slow
 def test_streamed_images_are_shown_like_resident_ones(other_run):
     resident = collected(other_run)
     config = json.loads((other_run / "config.json").read_text())

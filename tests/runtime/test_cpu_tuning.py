@@ -203,6 +203,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+@pytest.mark.slow
 def test_tuned_process_reuses_freed_memory():
     """Count the page faults of eight allocations of 64 MiB, after three rounds of such allocations.
 

@@ -75,7 +75,12 @@ def test_student_learns_without_labels_from_a_teacher(tiny_config, teacher, tmp_
         pytest.param(
             {"augment.mixup": 0.4, "augment.rotation": 20.0}, (64, 8, 8, 1), marks=pytest.mark.slow, id="mixup"
         ),
-        pytest.param({"augment.cutmix": 1.0, "steps_per_call": 2}, (64, 8, 8, 1), id="two steps per call"),
+        pytest.param(
+            {"augment.cutmix": 1.0, "steps_per_call": 2},
+            (64, 8, 8, 1),
+            marks=pytest.mark.slow,
+            id="two steps per call",
+        ),
         pytest.param(
             {"augment.random_resized_crop": (0.5, 1.0), "dataset.image_size": 12},
             (64, 12, 12, 1),

@@ -61,6 +61,7 @@ def test_batch_norm_statistics_are_frozen_only_if_all_its_parameters_are(tiny_co
         assert np.array_equal(before.params["stem_norm"]["scale"], after.params["stem_norm"]["scale"])
 
 
+@pytest.mark.slow
 def test_several_steps_per_call_give_the_same_frozen_parameters_and_averages_as_single_steps(
     tiny_config, single_device
 ):

@@ -215,6 +215,7 @@ def test_changed_labels_are_refused(tiny_config, workdir):
     assert resnet_jax.train(tiny_config, str(workdir), sources())["checkpoint_step"]
 
 
+@pytest.mark.slow
 def test_changed_image_files_are_refused_but_may_be_moved(tiny_config, workdir, tmp_path):
     images = image_files.make_image_folder(tmp_path / "images", train=6, val=2)
     tiny_config.dataset = settings.default().dataset
@@ -235,6 +236,7 @@ def test_changed_image_files_are_refused_but_may_be_moved(tiny_config, workdir, 
         resnet_jax.train(tiny_config, str(workdir))
 
 
+@pytest.mark.slow
 def test_changed_teacher_is_refused(tiny_config, tiny_run, workdir, tmp_path):
     teacher = shutil.copytree(tiny_run, tmp_path / "teacher")
     tiny_config.loss.distill_from, tiny_config.num_epochs = str(teacher), 1

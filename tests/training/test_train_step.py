@@ -52,8 +52,10 @@ def take_steps(config, mesh, calls, steps_per_call=1):
     [
         pytest.param(8, {"model.name": "resnet20"}, marks=pytest.mark.slow),
         (8, {"model.name": "tiny"}),
-        (8, {"model.name": "tiny", "model.stochastic_depth": 0.5, "model.dropout": 0.2}),
-        (8, {"model.name": "tiny", "batch_norm.group_size": 8}),
+        pytest.param(
+            8, {"model.name": "tiny", "model.stochastic_depth": 0.5, "model.dropout": 0.2}, marks=pytest.mark.slow
+        ),
+        pytest.param(8, {"model.name": "tiny", "batch_norm.group_size": 8}, marks=pytest.mark.slow),
         pytest.param(2, {"model.name": "tiny"}, marks=pytest.mark.slow),
         pytest.param(2, {"model.name": "tiny", "batch_norm.group_size": 8}, marks=pytest.mark.slow),
         pytest.param(8, {"model.name": "tiny", "batch_norm.group_size": 32}, marks=pytest.mark.slow),
@@ -79,6 +81,7 @@ def test_call_of_several_steps_equals_single_steps(tiny_config, single_device):
         np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_stochastic_depth_is_a_function_of_seed_and_step(tiny_config, single_device):
     """With one batch per epoch and almost no learning rate, only the masks change from step to step."""
     tiny_config.model.stochastic_depth, tiny_config.batch_size, tiny_config.augment.crop_padding = 0.5, 360, 0
@@ -243,9 +246,9 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize(
     ("devices", "count", "settings"),
     [
-        (2, 2, FREEZE_MIX_AND_AVERAGE),
+        pytest.param(2, 2, FREEZE_MIX_AND_AVERAGE, marks=pytest.mark.slow),
         pytest.param(2, 4, FREEZE_MIX_AND_AVERAGE, marks=pytest.mark.slow),
-        pytest.param(1, 4, {}, marks=pytest.mark.slow),
+        (1, 4, {}),
         pytest.param(8, 2, {"batch_norm.group_size": 4}, marks=pytest.mark.slow),
         pytest.param(1, 4, {"model.norm": "group_norm", "batch_norm.group_size": 0}, marks=pytest.mark.slow),
     ],

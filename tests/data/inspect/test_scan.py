@@ -1,6 +1,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from resnet_jax.data.inspect.scan import scan_images
@@ -81,6 +82,7 @@ def test_scan_reports_progress():
     assert reporter.progress == [("scanning images", done, 70) for done in (32, 64, 70)]
 
 
+@pytest.mark.slow
 def test_scan_with_processes_equals_scan_with_threads():
     sources = {"train": arrays(1500), "test": arrays(600, seed=1)}
     threads, processes = (
