@@ -104,6 +104,7 @@ def test_input_gradient_equals_that_of_captum(case):
     assert_equal(gradients.input_gradient(case.model, case.images, case.targets), expected.max(axis=-1))
 
 
+@pytest.mark.parametrize("case", ["resnet20"], indirect=True)  # Many gradients, and those of all cases are compared.
 def test_integrated_gradients_equal_those_of_captum(case):
     method = captum.IntegratedGradients(case.torch_model)
     expected = case.attributions_of(method, method="riemann_middle", n_steps=STEPS)
@@ -117,6 +118,7 @@ def test_guided_backpropagation_equals_that_of_captum(case):
     assert_equal(actual, np.abs(expected).max(axis=-1))
 
 
+@pytest.mark.parametrize("case", ["resnet20"], indirect=True)  # Many predictions of float64 models, which take minutes.
 def test_occlusion_equals_that_of_captum(case):
     window = case.images.shape[1] // perturbation.WINDOWS_PER_SIDE
     stride = window // perturbation.STEPS_PER_WINDOW
