@@ -113,15 +113,14 @@ def make_optimizer(
     "sgd" is SGD with momentum (Sutskever et al. 2013), "adam" is Kingma & Ba 2014, "adamw" Loshchilov & Hutter 2017,
     "lamb" You et al. 2019 and "lars" You et al. 2017, each as in optax and with its default constants. "muon" (Jordan
     2024) replaces the momentum of each convolution kernel, as a matrix of inputs by outputs, by the nearest
-    semi-orthogonal matrix, approximately. All other parameters, the head among them, are updated by SGD with the same
-    momentum; `rate_factors` give them learning rates of their own. If `grad_clip` is set, gradients are clipped before
+    semi-orthogonal matrix, approximately. All other parameters, the head among them, are updated as by "sgd" with the
+    same settings; `rate_factors` give them learning rates of their own. If `grad_clip` is set, gradients are clipped before
     everything else.
 
-    Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw", "lamb" and "muon" it is decoupled, but still
-    multiplied by the learning rate, and in "lamb" by the trust ratio. With `exempt_norm_and_bias`, vectors and scalars
+    Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw", "lamb" and, for convolution kernels, in "muon"
+    it is decoupled, but still multiplied by the learning rate, and in "lamb" by the trust ratio. With `exempt_norm_and_bias`, vectors and scalars
     (norm scales, biases and residual scales) have neither weight decay nor a trust ratio, as in timm (Wightman et al.
-    2021). Unlike in timm, kernels keep their trust ratio if there is no weight decay. "muon" decays nothing but
-    convolution kernels, with or without `exempt_norm_and_bias`.
+    2021). Unlike in timm, kernels keep their trust ratio if there is no weight decay.
 
     Args:
       config: the settings; only `config.optimizer` is used.
@@ -175,7 +174,7 @@ def make_optimizer(
             weight_decay=settings.weight_decay,
             muon_weight_dimension_numbers=lambda kernels: jax.tree.map(lambda _: INPUTS_BY_OUTPUTS, kernels),
         )
-        sgd = optax.chain(momentum, learning_rate)
+        sgd = optax.chain(*weight_decay, momentum, learning_rate)
         chain = [optax.partition({True: muon, False: sgd}, is_convolution)]
     else:
         raise unknown_name("optimizer", settings.name, OPTIMIZERS)
