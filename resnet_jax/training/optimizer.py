@@ -114,13 +114,14 @@ def make_optimizer(
     "lamb" You et al. 2019 and "lars" You et al. 2017, each as in optax and with its default constants. "muon" (Jordan
     2024) replaces the momentum of each convolution kernel, as a matrix of inputs by outputs, by the nearest
     semi-orthogonal matrix, approximately. All other parameters, the head among them, are updated as by "sgd" with the
-    same settings; `rate_factors` give them learning rates of their own. If `grad_clip` is set, gradients are clipped before
-    everything else.
+    same settings; `rate_factors` give them learning rates of their own. If `grad_clip` is set, gradients are clipped
+    before everything else.
 
-    Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw", "lamb" and, for convolution kernels, in "muon"
-    it is decoupled, but still multiplied by the learning rate, and in "lamb" by the trust ratio. With `exempt_norm_and_bias`, vectors and scalars
-    (norm scales, biases and residual scales) have neither weight decay nor a trust ratio, as in timm (Wightman et al.
-    2021). Unlike in timm, kernels keep their trust ratio if there is no weight decay.
+    Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw", "lamb" and, for convolution kernels, in
+    "muon" it is decoupled, but still multiplied by the learning rate, and in "lamb" by the trust ratio. With
+    `exempt_norm_and_bias`, vectors and scalars (norm scales, biases and residual scales) have neither weight decay nor
+    a trust ratio, as in timm (Wightman et al. 2021). Unlike in timm, kernels keep their trust ratio if there is no
+    weight decay.
 
     Args:
       config: the settings; only `config.optimizer` is used.
