@@ -23,22 +23,26 @@ RECIPE = "configs/cifar10_speedrun.py"
 # Flags by change. The factors of SGD keep the learning rates of the biases and of the head as they are.
 CHANGES: dict[str, tuple[str, ...]] = {
     "none": (),
-    "stem: 3x3 convolution": ("--config.model.stem=cifar", "--config.freeze=('*/scale',)"),
+    "stem: 3x3 convolution": (
+        *("--config.model.stem=cifar", "--config.freeze=('*/scale',)"),
+        "--config.optimizer.rate_factors=('*/bias=225','head/*=0.043')",
+    ),
     "activation: ReLU": ("--config.model.activation=relu",),
     "blocks: no shortcuts": ("--config.model.name=airbench94_plain",),
     "optimizer: SGD, learning rate 0.2": (
         *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.2"),
-        "--config.optimizer.rate_factors=('*/bias=135','head/*=0.0258')",
+        "--config.optimizer.rate_factors=('*/bias=135','stem_bias/bias=3','head/*=0.0258')",
     ),
     "optimizer: SGD, learning rate 1": (
         *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1.0"),
-        "--config.optimizer.rate_factors=('*/bias=27','head/*=0.00516')",
+        "--config.optimizer.rate_factors=('*/bias=27','stem_bias/bias=0.6','head/*=0.00516')",
     ),
     "optimizer: SGD, learning rate 5": (
         *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=5.0"),
-        "--config.optimizer.rate_factors=('*/bias=5.4','head/*=0.001032')",
+        "--config.optimizer.rate_factors=('*/bias=5.4','stem_bias/bias=0.12','head/*=0.001032')",
     ),
     "rate factors: none": ("--config.optimizer.rate_factors=()",),
+    "weight decay: none": ("--config.optimizer.weight_decay=0.0",),
     "kernel norms: free": ("--config.optimizer.fixed_kernel_norm=False",),
     "norm scales: trained": ("--config.freeze=('stem_conv/kernel',)",),
     "flip: at random": ("--config.augment.alternating_flip=False", "--config.augment.horizontal_flip=True"),
