@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks import contestants, results, turns
+from benchmarks import contestants, results, tunings, turns
 from benchmarks.contestants import TakeSteps
 
 MODELS = ("resnet20", "resnet18_224")
@@ -55,8 +55,9 @@ def main(_: list[str]) -> None:
 
 
 def exported_predict(model_name: str, dtype: str, batch_size: int) -> TakeSteps:
-    """Return a function that classifies with `TrainedModel.predict`."""
+    """Return a function that classifies with `TrainedModel.predict`, with the CPU tuning of the command `predict`."""
     del dtype
+    tunings.tuned()
     trained, images = _trained_model(model_name), _images(model_name, batch_size)
     return _repeat(lambda: trained.predict(images).probabilities)
 
