@@ -36,6 +36,7 @@ COMMANDS = {
     "report": "write an HTML page with the metrics, curves and mistakes of one or several runs",
     "export": "write a model as ONNX, StableHLO, TensorFlow or TFLite, or its weights as .safetensors",
     "models": "list the models with parameters, multiply-adds, paper and published accuracy",
+    "find_lr": "find a range of learning rates for a recipe",
     "benchmark": "measure how fast a recipe trains and what limits it, or analyze its compiled step",
     "convert": "convert a TFDS dataset from tfrecord to array_record files, which training reads",
     "verify_resume": "check that an interrupted and resumed run equals an uninterrupted one bit for bit",

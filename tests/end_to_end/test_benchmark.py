@@ -1,4 +1,4 @@
-"""The command `benchmark`."""
+"""The commands `benchmark` and `find_lr`."""
 
 import json
 
@@ -69,3 +69,15 @@ def test_benchmark_compiles_for_a_tpu_that_is_not_present():
     assert 0 < analysis["memory"]["temporary"] < analysis["capacity"]
     for expected in analysis["scaling"]:
         assert 0 < expected["efficiency"] <= expected["efficiency_overlapped"] <= 1
+
+
+def test_find_lr_suggests_a_range_and_writes_a_page(tmp_path):
+    page = tmp_path / "learning_rate.html"
+    finished = run("find_lr", "--config=configs/digits.py", f"--to={page}", "--steps=60", "--format=json")
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    low, high = result["suggested"]
+    assert 1e-5 < low <= high < 10
+    assert len(result["losses"]) == len(result["learning_rates"]) == len(result["smoothed"])
+    assert f"{low:.2g} to {high:.2g}" in page.read_text()
+    assert list(tmp_path.iterdir()) == [page]
