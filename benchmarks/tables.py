@@ -288,7 +288,7 @@ def _join_seeds(lines: Lines) -> Lines:
             if not recipe_settings.differences(line["settings"], newest["settings"]):
                 runs |= {run["seed"]: (run, line["command"]) for run in line["runs"]}
         runs = dict(sorted(runs.items()))
-        commands = dict.fromkeys(command for _, command in runs.values())
+        commands = dict.fromkeys(command for _, command in runs.values())  # `_markdown` adds the outer backquotes.
         joined.append({**newest, "runs": [run for run, _ in runs.values()], "command": "`, `".join(commands)})
     return joined
 

@@ -168,8 +168,8 @@ class ModelFlags:
         Args:
           split: the split of this dataset that determines the image size; None: the test split.
           data_dir: the location of this dataset; None: as the recipe says.
-          needs_dataset: whether to download the dataset, or to raise an error, if it is not on this machine. If False,
-            the model is loaded without it then, unless `data_dir` is given.
+          needs_dataset: whether the dataset is needed. If not, and if `data_dir` is None, nothing is downloaded, and a
+            dataset that cannot be opened is no error.
         """
         from resnet_jax.data.sources import open_local_sources, open_sources
         from resnet_jax.pretrained.load import load_pretrained, load_pretrained_without_data, open_initial_weights

@@ -78,8 +78,8 @@ def make_evaluate(
     Args:
       model: the model.
       preprocess: the preprocessing of its images.
-      batch_size: images per batch over all devices, each view of an example counted; the examples are rounded up to a
-        multiple of the number of devices.
+      batch_size: images per batch over all devices. With test-time augmentation, each view of an example is an image.
+        The number of examples is rounded up to a multiple of the number of devices.
       mesh: the devices.
       tta: test-time augmentation, see `tta.make_apply`.
       label_map: the model's label of each class, indexed by the label of this class in the examples; None: both are the

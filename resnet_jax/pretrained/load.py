@@ -89,8 +89,8 @@ class Pretrained:
         filled = []
         if None not in (dataset.mean, self.mean) and (dataset.mean, dataset.std) != (self.mean, self.std):
             logger.warning(
-                f"The recipe has other values than those that {self.values_from}, and the accuracy may suffer. To use "
-                f'theirs: --config.dataset.mean="{self.mean}" --config.dataset.std="{self.std}"'
+                f"dataset.mean and dataset.std differ from the values that {self.values_from}, so the accuracy may "
+                f'suffer. To use these: --config.dataset.mean="{self.mean}" --config.dataset.std="{self.std}"'
             )
         if dataset.mean is None and self.mean is not None:
             dataset.mean, dataset.std = self.mean, self.std

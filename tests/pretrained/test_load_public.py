@@ -63,7 +63,7 @@ def test_settings_that_differ_from_the_published_ones_are_kept_with_a_warning(do
     assert (loaded.config.dataset.image_size, loaded.config.dataset.mean) == (9, (0.1, 0.1, 0.1))
     of_mean, _, of_size = caplog.messages
     mean, std = public_tiny.MEAN, public_tiny.STD
-    assert of_mean.endswith(f'To use theirs: --config.dataset.mean="{mean}" --config.dataset.std="{std}"')
+    assert of_mean.endswith(f'To use these: --config.dataset.mean="{mean}" --config.dataset.std="{std}"')
     assert of_size.endswith(
         "--config.dataset.image_size=8 --config.dataset.eval_crop=8 --config.dataset.eval_resize=10"
     )
