@@ -20,6 +20,9 @@ from benchmarks import results, run_program
 
 RECIPE = "configs/cifar10_speedrun.py"
 
+# In SGD, weight decay is an L2 penalty. This one shrinks the biases as the recipe does.
+SGD_DECAY = "--config.optimizer.weight_decay=4e-5"
+
 # Flags by change. The factors of SGD keep the learning rates of the biases and of the head as they are.
 CHANGES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -30,15 +33,15 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "activation: ReLU": ("--config.model.activation=relu",),
     "blocks: no shortcuts": ("--config.model.name=airbench94_plain",),
     "optimizer: SGD, learning rate 0.2": (
-        *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.2"),
+        *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.2", SGD_DECAY),
         "--config.optimizer.rate_factors=('*/bias=135','stem_bias/bias=3','head/*=0.0258')",
     ),
     "optimizer: SGD, learning rate 1": (
-        *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1.0"),
+        *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1.0", SGD_DECAY),
         "--config.optimizer.rate_factors=('*/bias=27','stem_bias/bias=0.6','head/*=0.00516')",
     ),
     "optimizer: SGD, learning rate 5": (
-        *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=5.0"),
+        *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=5.0", SGD_DECAY),
         "--config.optimizer.rate_factors=('*/bias=5.4','stem_bias/bias=0.12','head/*=0.001032')",
     ),
     "rate factors: none": ("--config.optimizer.rate_factors=()",),

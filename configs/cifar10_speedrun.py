@@ -12,7 +12,8 @@ airbench94 have shortcuts; the head has a bias; Muon takes five Newton-Schulz st
 epochs, not 8; and the batches of 512 images, not 2,000, have half the learning rate. The momentum is 0.85 and that of
 BatchNorm 0.9, not 0.6, so that they average over about as many images. The bias of the stem has a small learning rate,
 in place of being trained in the first epochs only: large biases lose precision in bfloat16. The weight decay acts on
-the biases, because the norms of kernels are fixed and the learning rate of the head is small.
+the head and the biases, because the norms of kernels are fixed; it shrinks them at most by 0.66 % per step, as Jordan's
+does after its momentum.
 """
 
 from resnet_jax.config import default
@@ -41,7 +42,7 @@ def get_config(variant: str = "94"):
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 0.12
     config.optimizer.momentum = 0.85
-    config.optimizer.weight_decay = 4e-5
+    config.optimizer.weight_decay = 0.055
     config.optimizer.fixed_kernel_norm = True
     config.optimizer.rate_factors = ("*/bias=225", "stem_bias/bias=5", "head/*=0.043")
     config.schedule.name = "linear"

@@ -113,15 +113,15 @@ def make_optimizer(
     "sgd" is SGD with momentum (Sutskever et al. 2013), "adam" is Kingma & Ba 2014, "adamw" Loshchilov & Hutter 2017,
     "lamb" You et al. 2019 and "lars" You et al. 2017, each as in optax and with its default constants. "muon" (Jordan
     2024) replaces the momentum of each convolution kernel, as a matrix of inputs by outputs, by the nearest
-    semi-orthogonal matrix, approximately. All other parameters, the head among them, are updated as by "sgd" with the
-    same settings; `rate_factors` give them learning rates of their own. If `grad_clip` is set, gradients are clipped
+    semi-orthogonal matrix, approximately. All other parameters, the head among them, are updated as by "sgd" without
+    weight decay; `rate_factors` give them learning rates of their own. If `grad_clip` is set, gradients are clipped
     before everything else.
 
-    Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw", "lamb" and, for convolution kernels, in
-    "muon" it is decoupled, but still multiplied by the learning rate, and in "lamb" by the trust ratio. With
-    `exempt_norm_and_bias`, vectors and scalars (norm scales, biases and residual scales) have neither weight decay nor
-    a trust ratio, as in timm (Wightman et al. 2021). Unlike in timm, kernels keep their trust ratio if there is no
-    weight decay.
+    Weight decay is an L2 penalty in "sgd", "adam" and "lars". In "adamw", "lamb" and "muon" it is decoupled, but still
+    multiplied by the learning rate, and in "lamb" by the trust ratio. In "muon", `rate_factors` do not change it: it
+    shrinks all parameters at the same rate, as in airbench94 (Jordan 2024). With `exempt_norm_and_bias`, vectors and
+    scalars (norm scales, biases and residual scales) have neither weight decay nor a trust ratio, as in timm (Wightman
+    et al. 2021). Unlike in timm, kernels keep their trust ratio if there is no weight decay.
 
     Args:
       config: the settings; only `config.optimizer` is used.
@@ -172,10 +172,9 @@ def make_optimizer(
             schedule,
             beta=settings.momentum,
             nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
             muon_weight_dimension_numbers=lambda kernels: jax.tree.map(lambda _: INPUTS_BY_OUTPUTS, kernels),
         )
-        sgd = optax.chain(*weight_decay, momentum, learning_rate)
+        sgd = optax.chain(momentum, learning_rate)
         chain = [optax.partition({True: muon, False: sgd}, is_convolution)]
     else:
         raise unknown_name("optimizer", settings.name, OPTIMIZERS)
@@ -186,6 +185,9 @@ def make_optimizer(
         chain = [*chain, scale_by_layer(settings.backbone_scale, settings.layer_decay, stage_sizes)]
     if settings.rate_factors:
         chain = [*chain, scale_by_name(parse_rate_factors(settings.rate_factors))]
+    if settings.name == "muon" and settings.weight_decay:
+        decay = optax.add_decayed_weights(lambda step: -settings.weight_decay * schedule(step))
+        chain = [*chain, skip_exempt(decay)]
     if settings.fixed_kernel_norm:
         chain = [*chain, fix_kernel_norm()]
     return optax.chain(*chain)

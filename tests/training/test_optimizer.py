@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,7 +117,7 @@ DECAY_STEP = {
     "adamw": lambda decay, kernel: 0.1 * decay * kernel,
     "lamb": lambda decay, kernel: 0.1 * kernel,
     "lars": lambda decay, kernel: 0.1 * 0.001 * kernel,
-    "muon": lambda decay, kernel: 0.1 * decay * kernel,  # This kernel is a matrix, which SGD updates.
+    "muon": lambda decay, kernel: 0.1 * decay * kernel,
 }
 
 
@@ -176,19 +178,23 @@ def test_muon_takes_the_newton_schulz_step_of_a_kernel_as_a_matrix_of_inputs_by_
 
 def test_muon_updates_head_and_biases_by_sgd():
     muon, sgd = (
-        take_steps(3, CONVOLUTIONS, CONVOLUTION_GRADIENTS, name=name, momentum=0.6, weight_decay=0.2)
-        for name in ("muon", "sgd")
+        take_steps(3, CONVOLUTIONS, CONVOLUTION_GRADIENTS, name=name, momentum=0.6) for name in ("muon", "sgd")
     )
     for update, expected in zip(muon, sgd, strict=True):
         jax.tree.map(np.testing.assert_array_equal, update["head"], expected["head"])
 
 
-def test_weight_decay_of_muon_is_decoupled_from_the_newton_schulz_step():
+def test_weight_decay_of_muon_shrinks_all_parameters_at_the_rate_of_the_schedule():
+    """Neither the momentum nor `rate_factors` change it, unlike the L2 penalty of SGD."""
     plain, decayed = (
-        take_steps(1, CONVOLUTIONS, CONVOLUTION_GRADIENTS, name="muon", weight_decay=decay)[0] for decay in (0.0, 0.3)
+        take_steps(3, CONVOLUTIONS, CONVOLUTION_GRADIENTS, name="muon", weight_decay=decay, rate_factors=("head/*=7",))[
+            -1
+        ]
+        for decay in (0.0, 0.3)
     )
-    difference = decayed["stem_conv"]["kernel"] - plain["stem_conv"]["kernel"]
-    np.testing.assert_allclose(difference, -0.1 * 0.3 * CONVOLUTIONS["stem_conv"]["kernel"], rtol=1e-4, atol=1e-6)
+    difference = jax.tree.map(np.subtract, decayed, plain)
+    shrunk = jax.tree.map(lambda leaf: -0.1 * 0.3 * leaf, CONVOLUTIONS)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-6), difference, shrunk)
 
 
 def test_fixed_kernel_norm_rescales_convolution_kernels_before_the_update():
