@@ -64,7 +64,7 @@ def default() -> ConfigDict:
     config.dataset.name = "digits"  # "digits" (scikit-learn), "folder:/path", or a TFDS name: "cifar10", "mnist", ...
     config.dataset.data_dir = placeholder(str)  # TFDS directory, default $TFDS_DATA_DIR; or where "folder:/path" moved
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
-    config.dataset.validation_split = ""  # "": the dataset's own, else a tenth of each train class; "none": no split
+    config.dataset.validation_split = ""  # "": own, else a tenth of each train class; "fold:1/5": a fifth; "none": none
     config.dataset.test_split = ""  # read once, at the end. "": the dataset's own, if any; "none": no test result
     config.dataset.feed = "auto"  # "resident" in device memory, "streaming" from disk; "auto": by size and memory
     config.dataset.image_size = placeholder(int)  # pixels; unset: from init_from, else as stored (224 if sizes differ)

@@ -106,8 +106,8 @@ def _describe_available(
     splits.resolve(dataset, sources)
     train = Subset.from_split(sources, dataset.train_split)
     logger.info(feed_config.resolve(dataset, train, mesh))
-    held_out = round(splits.VALIDATION_FRACTION * len(train)) if dataset.validation_split == "" else 0
-    return feed_config.training_image_shape(dataset, train), len(train) - held_out, common_classes(sources)
+    size = len(train) - splits.held_out_size(dataset, len(train))
+    return feed_config.training_image_shape(dataset, train), size, common_classes(sources)
 
 
 def _describe_unprepared(

@@ -106,8 +106,8 @@ def _open_resident(
     dataset = config.dataset
     train = read_examples(subset, reporter, "training examples")
     validation = _open_validation(dataset, sources, reporter)
-    if dataset.validation_split == "":
-        kept, held_out = splits.hold_out_validation(train.labels)
+    if splits.is_held_out(dataset):
+        kept, held_out = splits.hold_out_validation(dataset, train.labels)
         train, validation = train.take(kept), train.take(held_out)
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(train.images)
@@ -125,8 +125,8 @@ def _open_streaming(
 ) -> Dataset:
     dataset = config.dataset
     validation = _open_validation(dataset, sources, reporter)
-    if dataset.validation_split == "":
-        kept, held_out = splits.hold_out_validation(train.read_labels(reporter, "training examples"))
+    if splits.is_held_out(dataset):
+        kept, held_out = splits.hold_out_validation(dataset, train.read_labels(reporter, "training examples"))
         validation = feed_config.streamed_examples(dataset, train.take(held_out), reporter)
         train = train.take(kept)
     if dataset.mean is None:
@@ -146,7 +146,7 @@ def _open_streaming(
 
 def _open_validation(dataset: ConfigDict, sources: Mapping[str, Source], reporter: Reporter) -> EvaluationData | None:
     """Open the validation split that the settings name; return None if they name none."""
-    if dataset.validation_split in ("", splits.NO_SPLIT):
+    if dataset.validation_split == splits.NO_SPLIT or splits.is_held_out(dataset):
         return None
     subset = Subset.from_split(sources, dataset.validation_split)
     return open_evaluation_data(dataset, subset, reporter, "validation examples")
@@ -214,14 +214,15 @@ def examples_of_run(
     """
     if dataset.validation_split == splits.NO_SPLIT and purpose == VALIDATION:
         raise UserError("the run has no validation split. Choose another split.")
-    if dataset.validation_split != "":
+    if not splits.is_held_out(dataset):
         return Subset.from_split(sources, dataset.validation_split if purpose == VALIDATION else dataset.train_split)
     train = Subset.from_split(sources, dataset.train_split)
     if dataset.feed == "streaming":
-        kept, held_out = splits.hold_out_validation(train.read_labels(reporter))
+        kept, held_out = splits.hold_out_validation(dataset, train.read_labels(reporter))
     else:  # A run with a resident feed leaves out unreadable images first.
         readable = read_examples(train, reporter)
-        kept, held_out = (readable.subset_positions[part] for part in splits.hold_out_validation(readable.labels))
+        parts = splits.hold_out_validation(dataset, readable.labels)
+        kept, held_out = (readable.subset_positions[part] for part in parts)
     return train.take(held_out if purpose == VALIDATION else kept)
 
 

@@ -3,6 +3,8 @@
 A split is written as in TFDS: `train`, `train[:45000]`, `train[10%:90%]`, `train[-500:]`, `train+test`.
 A base split is one that the dataset itself provides, such as `train`. A split selects examples of one or more base
 splits.
+
+Validation examples may also be held out of the training split: a tenth of each class, or a fold, such as `fold:1/5`.
 """
 
 import itertools
@@ -18,6 +20,7 @@ VALIDATION_NAMES = ("validation", "val", "valid")  # usual names of a base split
 VALIDATION_FRACTION = 0.1  # of each class of the training split, if the dataset has no validation split
 NO_SPLIT = "none"  # value of the settings `validation_split` and `test_split`
 
+_FOLD = re.compile(r"fold:(?P<number>\d+)/(?P<count>\d+)")
 _RANGE = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -82,6 +85,8 @@ def names(split: str) -> list[str]:
 def configured(dataset: ConfigDict) -> dict[str, str]:
     """Return the splits of a run by purpose: "training", and "validation" and "test" if the settings name them."""
     splits = {"training": dataset.train_split, "validation": dataset.validation_split, "test": dataset.test_split}
+    if is_held_out(dataset):
+        del splits["validation"]
     return {purpose: split for purpose, split in splits.items() if split not in ("", NO_SPLIT)}
 
 
@@ -129,12 +134,91 @@ def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarra
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
 
-def hold_out_validation(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out `VALIDATION_FRACTION` of each class for validation; see `hold_out`.
+def hold_out_fold(labels: np.ndarray, number: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide examples into `count` folds, always in the same way, and hold out one of them.
+
+    The folds are stratified: their sizes differ by at most one example, and so do the sizes of each class in them.
+
+    Args:
+      labels: int [n], the labels of the examples.
+      number: which fold to hold out, from 1 to `count`.
+      count: the number of folds.
+
+    Returns:
+      Positions of the examples that are kept and of those that are held out, both sorted.
+
+    Example:
+      >>> kept, held_out = hold_out_fold(np.array([0, 0, 0, 1, 1, 1]), 1, count=3)
+      >>> np.array([0, 0, 0, 1, 1, 1])[held_out]
+      array([0, 1])
+    """
+    order = np.random.default_rng(0).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    held_out = np.sort(by_class[number - 1 :: count])
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def is_held_out(dataset: ConfigDict) -> bool:
+    """Return whether the validation examples are held out of the training split."""
+    return dataset.validation_split == "" or _parse_fold(dataset.validation_split) is not None
+
+
+def check(dataset: ConfigDict) -> None:
+    """Raise `UserError` if `dataset.validation_split` is a fold that does not exist."""
+    _parse_fold(dataset.validation_split)
+
+
+def _parse_fold(split: str) -> tuple[int, int] | None:
+    """Return the number of a fold and how many folds there are, or None if the split is not a fold.
 
     Raises:
-      UserError: if there are so few examples that none would be held out.
+      UserError: if there is no such fold.
     """
+    if not split.startswith("fold:"):
+        return None
+    match = _FOLD.fullmatch(split)
+    if not match:
+        raise UserError(f"malformed fold {split!r}. Write it like fold:1/5.")
+    number, count = int(match["number"]), int(match["count"])
+    if count < 2 or not 1 <= number <= count:
+        raise UserError(f"there is no fold {split!r}. Folds are numbered from 1, and there are at least two.")
+    return number, count
+
+
+def held_out_size(dataset: ConfigDict, size: int) -> int:
+    """Return about how many of `size` training examples are held out for validation."""
+    if not is_held_out(dataset):
+        return 0
+    fold = _parse_fold(dataset.validation_split)
+    return round(size / fold[1] if fold else VALIDATION_FRACTION * size)
+
+
+def describe_held_out(dataset: ConfigDict) -> str:
+    """Return which part of the training split is held out for validation, such as "10% of train"."""
+    fold = _parse_fold(dataset.validation_split)
+    part = f"fold {fold[0]} of {fold[1]}" if fold else f"{VALIDATION_FRACTION:.0%}"
+    return f"{part} of {dataset.train_split}"
+
+
+def hold_out_validation(dataset: ConfigDict, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out examples of the training split for validation: `VALIDATION_FRACTION` of each class, or a fold.
+
+    Args:
+      dataset: the settings, for which `is_held_out` is true.
+      labels: int [n], the labels of the training split.
+
+    Returns:
+      What `hold_out` and `hold_out_fold` return.
+
+    Raises:
+      UserError: if there are so few examples that none would be held out or none kept.
+    """
+    fold = _parse_fold(dataset.validation_split)
+    if fold:
+        number, count = fold
+        if count > len(labels):
+            raise UserError(f"{len(labels):,} training examples are too few for {count:,} folds. Choose fewer folds.")
+        return hold_out_fold(labels, number, count)
     kept, held_out = hold_out(labels, VALIDATION_FRACTION)
     if not len(held_out):
         raise UserError(

@@ -367,8 +367,7 @@ def load_pretrained(
     splits.resolve(dataset, sources)
     split = split or (dataset.train_split if dataset.test_split == "none" else dataset.test_split)
     if split == VALIDATION and VALIDATION not in sources:
-        # With `validation_split` "", the validation examples are held out of the training split.
-        split = dataset.validation_split or dataset.train_split
+        split = dataset.train_split if splits.is_held_out(dataset) else dataset.validation_split
     subset = Subset.from_split(sources, split)
     feed_config.resolve(dataset, subset, mesh)
     if size_is_open and dataset.feed == "streaming":

@@ -128,7 +128,7 @@ def _validation_split(dataset: ConfigDict) -> str:
     If validation examples were held out of the training split, their name is "validation". This name is ambiguous if
     the dataset itself has a split called "validation", such as the split on which ImageNet models are tested.
     """
-    if dataset.validation_split not in ("", "none"):
+    if dataset.validation_split != splits.NO_SPLIT and not splits.is_held_out(dataset):
         return dataset.validation_split
     if VALIDATION in splits.names(dataset.train_split) + splits.names(dataset.test_split):
         raise UserError(

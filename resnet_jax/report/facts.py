@@ -4,6 +4,7 @@ import json
 from typing import NamedTuple
 
 from resnet_jax import config as settings
+from resnet_jax.data import splits
 from resnet_jax.data.dataset import VALIDATION
 from resnet_jax.report.collect import ReportData, ReportedRun
 from resnet_jax.terminal import duration
@@ -107,8 +108,8 @@ def differing_settings(data: ReportData) -> dict[str, list[str]]:
 
 def _describe_splits(run: ReportedRun) -> str:
     dataset = run.config.dataset
-    if dataset.validation_split == "":
-        validation = "validated on a held-out tenth of each class"
+    if splits.is_held_out(dataset):
+        validation = f"validated on {splits.describe_held_out(dataset)}, held out"
     elif dataset.validation_split == "none":
         validation = "not validated"
     else:

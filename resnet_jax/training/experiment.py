@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax import config_check, randomness
-from resnet_jax.data import feed_config
+from resnet_jax.data import feed_config, splits
 from resnet_jax.data.abstract_dataset import describe_abstract_dataset
 from resnet_jax.data.augment import geometry, pipeline
 from resnet_jax.data.augment.pipeline import Augment
@@ -222,6 +222,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     losses.from_config(config.loss)
     if config.tta is not None and config.tta not in tta.AUGMENTATIONS:
         raise unknown_name("tta", config.tta, tta.AUGMENTATIONS)
+    splits.check(config.dataset)
     feed_config.check(config.dataset)
     pipeline.check(config.augment, config.batch_size)
     if config.loss.distill_model:

@@ -96,6 +96,17 @@ class TestValidation:
         assert sorted(held_out + epoch_colors(inputs.feed, mesh)) == list(range(200))
         assert config.dataset.validation_split == ""
 
+    @FEEDS
+    def test_fold_is_held_out(self, mesh, feed):
+        config = make_config(feed=feed, validation_split="fold:2/4")
+        config.batch_size = 24
+        inputs = open_data(config, {"train": source(32)}, mesh)
+        held_out = colors(inputs.validation)
+        assert [sum(color % 2 == label for color in held_out) for label in (0, 1)] == [4, 4]
+        assert sorted(held_out + epoch_colors(inputs.feed, mesh)) == list(range(32))
+        selected = select_split(config.dataset, {"train": source(32)}, "validation", new_reporter())
+        assert colors(open_evaluation_data(config.dataset, selected, new_reporter())) == held_out
+
     def test_both_feeds_hold_out_the_same_examples(self, mesh):
         resident, streaming = (
             open_data(make_config(feed=feed), {"train": source(200)}, mesh) for feed in ("resident", "streaming")

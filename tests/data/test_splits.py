@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedKFold
 
 from resnet_jax import config as settings
 from resnet_jax.data import splits
@@ -131,3 +132,50 @@ class TestHoldOut:
         """Each class is divided separately, so its fraction is exact."""
         _, held_out = splits.hold_out(np.array([3, 1] * 50), 0.1)
         assert np.bincount(held_out % 2).tolist() == [5, 5]
+
+
+class TestFolds:
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [53, 30, 4]))
+
+    def folds(self, count):
+        return [splits.hold_out_fold(self.labels, number, count) for number in range(1, count + 1)]
+
+    def test_folds_are_disjoint_and_complete(self):
+        for kept, held_out in self.folds(5):
+            np.testing.assert_array_equal(np.sort(np.concatenate([kept, held_out])), np.arange(87))
+        held_out = np.concatenate([held_out for _, held_out in self.folds(5)])
+        np.testing.assert_array_equal(np.sort(held_out), np.arange(87))
+
+    def test_sizes_of_folds_and_of_their_classes_differ_by_at_most_one(self):
+        counts = np.array([np.bincount(self.labels[held_out], minlength=3) for _, held_out in self.folds(5)])
+        assert (np.ptp(counts, axis=0) <= 1).all()
+        assert np.ptp(counts.sum(axis=1)) <= 1
+
+    def test_classes_are_divided_as_by_scikit_learn(self):
+        """Which examples are in a fold differs, but not how many of each class."""
+        expected = [
+            np.bincount(self.labels[held_out], minlength=3).tolist()
+            for _, held_out in StratifiedKFold(4).split(self.labels, self.labels)
+        ]
+        counts = [np.bincount(self.labels[held_out], minlength=3).tolist() for _, held_out in self.folds(4)]
+        assert sorted(counts) == sorted(expected)
+
+    def test_folds_are_random_within_a_class(self):
+        _, held_out = splits.hold_out_fold(np.zeros(100, int), 1, 10)
+        assert held_out.tolist() not in (list(range(10)), list(range(0, 100, 10)))
+
+    @pytest.mark.parametrize(
+        ("split", "message"),
+        [("fold:0/5", "no fold"), ("fold:6/5", "no fold"), ("fold:1/1", "no fold"), ("fold:1", "malformed fold")],
+    )
+    def test_fold_that_does_not_exist_is_rejected(self, split, message):
+        config = settings.default()
+        config.dataset.validation_split = split
+        with pytest.raises(UserError, match=message):
+            splits.check(config.dataset)
+
+    def test_more_folds_than_examples_are_rejected(self):
+        config = settings.default()
+        config.dataset.validation_split = "fold:1/9"
+        with pytest.raises(UserError, match="8 training examples are too few for 9 folds"):
+            splits.hold_out_validation(config.dataset, np.zeros(8, int))

@@ -52,8 +52,8 @@ class Plan:
 
     def split(self, purpose: str) -> str:
         """Return the split for "training", "validation" or "test", as text."""
-        if purpose == "validation" and not self.dataset.validation_split:
-            return f"{splits.VALIDATION_FRACTION:.0%} of {self.dataset.train_split}"
+        if purpose == "validation" and splits.is_held_out(self.dataset):
+            return splits.describe_held_out(self.dataset)
         return splits.configured(self.dataset)[purpose]
 
 
@@ -74,9 +74,9 @@ def make_plan(config: ConfigDict, scanned: ScannedDataset, mesh: Mesh) -> Plan:
     if dataset.feed == "resident":
         subsets = {purpose: positions[scanned.readable[positions]] for purpose, positions in subsets.items()}
         train = subsets["training"]
-    if not dataset.validation_split:
+    if splits.is_held_out(dataset):
         try:
-            kept, held_out = splits.hold_out_validation(scanned.records["label"][train])
+            kept, held_out = splits.hold_out_validation(dataset, scanned.records["label"][train])
         except UserError as error:
             problems.append(str(error))
             kept, held_out = np.arange(len(train)), np.arange(0)
