@@ -36,6 +36,8 @@ COMMANDS = {
     "report": "write an HTML page with the metrics, curves and mistakes of one or several runs",
     "export": "write a model as ONNX, StableHLO, TensorFlow or TFLite, or its weights as .safetensors",
     "models": "list the models with parameters, multiply-adds, paper and published accuracy",
+    "repeat": "train a recipe with several seeds or folds, and report the mean and its uncertainty",
+    "sweep": "train a recipe with different settings, and compare the runs on validation",
     "find_lr": "find a range of learning rates for a recipe",
     "benchmark": "measure how fast a recipe trains and what limits it, or analyze its compiled step",
     "convert": "convert a TFDS dataset from tfrecord to array_record files, which training reads",

@@ -1,7 +1,7 @@
 """Score the chosen checkpoint of a run, or published weights, on the test split, another split or other data.
 
 With more workdirs, the models are compared: metrics of each model, McNemar's test for each pair, and the metrics of
-their ensemble.
+their ensemble. The directory of a study (see `repeat` and `sweep`) stands for all of its finished runs.
 
 With `--format=json`, the keys are:
 
@@ -81,14 +81,17 @@ def _load(workdirs: list[str]) -> dict:
     """Return the trained models: runs by workdir, published weights by the name of their file."""
     from resnet_jax.evaluation.model_comparison import check_distinct
     from resnet_jax.pretrained.load import address_of_initial_weights
+    from resnet_jax.studies.study import finished_runs
     from resnet_jax.trained_model import load_run
 
     if MODEL.config.value:
         _override_resolution(MODEL.config.value.dataset)
         split = None if DATASET.value else SPLIT.value
         models = {address_of_initial_weights(MODEL.config.value): MODEL.load(split, DATA_DIR.value)}
+        workdirs = finished_runs(workdirs)
     else:
-        models = {MODEL.workdir.value: MODEL.load()}
+        models = {}
+        workdirs = finished_runs([MODEL.workdir.value, *workdirs])
     check_distinct([*models, *workdirs])
     models |= {workdir: load_run(workdir) for workdir in workdirs}
     for model in models.values():

@@ -87,6 +87,22 @@ def define_format(*more: str) -> FlagHolder:
     return flags.DEFINE_enum("format", "text", ["text", "json", *more], description)
 
 
+def define_jobs() -> FlagHolder:
+    """Define --jobs."""
+    description = "How many runs to train at the same time, each with its share of the devices."
+    return flags.DEFINE_integer("jobs", 1, description, lower_bound=1)
+
+
+def given_recipe(config: FlagHolder):
+    """Return the `studies.study.Recipe` that the flags --config and --config.SETTING name."""
+    from resnet_jax.studies.study import Recipe
+
+    flag = flags.FLAGS[config.name]
+    path, overrides = config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
+    tuning = () if flags.FLAGS["tune_cpu"].value else ("--notune_cpu",)
+    return Recipe(path, overrides, config.value, tuning)
+
+
 def define_data_dir(description: str = "The location of the data, if it has moved since training.") -> FlagHolder:
     """Define --data_dir."""
     return flags.DEFINE_string("data_dir", None, description)

@@ -3,6 +3,8 @@
     python main.py report --workdir=/tmp/run                     # writes /tmp/run/report.html
     python main.py report --workdir=/tmp/run /tmp/run2 --to=comparison.html
 
+The directory of a study (see `repeat` and `sweep`) stands for all of its finished runs.
+
 The command scores the model as `evaluate` does, so it needs the data. Because the test split is reserved for the final
 result, the page of an unfinished run shows the validation split.
 """
@@ -40,6 +42,7 @@ def run(workdirs: list[str]) -> ExitCode:
     from resnet_jax.report.collect import collect
     from resnet_jax.report.page import render
     from resnet_jax.runtime import parallel
+    from resnet_jax.studies.study import finished_runs
     from resnet_jax.terminal import Reporter
     from resnet_jax.workdir.workdir import WorkDir
 
@@ -48,7 +51,7 @@ def run(workdirs: list[str]) -> ExitCode:
         files.check_target(TO.value, *target)
     CLUSTER.join()
     with Reporter(active=parallel.is_main_process()) as reporter:
-        report = collect([WORKDIR.value, *workdirs], reporter, SPLIT.value, DATA_DIR.value)
+        report = collect(finished_runs([WORKDIR.value, *workdirs]), reporter, SPLIT.value, DATA_DIR.value)
         if parallel.is_main_process():
             page = render(report).encode(errors="replace")  # File names may contain bytes that are not UTF-8.
             if TO.value:

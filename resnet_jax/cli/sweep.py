@@ -1,0 +1,64 @@
+"""Train a recipe with different settings, and compare the runs on validation: a grid, or a search over ranges.
+
+    python main.py sweep --config=configs/digits.py --set=optimizer.learning_rate=0.03,0.1,0.3 --set=seed=0,1 \
+        --workdir=/tmp/sweep
+    python main.py sweep --config=configs/digits.py --set=optimizer.learning_rate=0.01..1:log --trials=20 \
+        --then_repeat=5 --workdir=/tmp/search
+
+The runs are ordinary run directories in --workdir. The same command skips finished runs and resumes interrupted ones.
+The test split stays closed, except for `--then_repeat`.
+
+With `--format=json`, the keys are `study`, `searched`, `runs` (the fields of `studies.sweep.Trial`, the best run first)
+and `repeat` (null, or what `repeat` prints). The same values are in `summary.json`.
+"""
+
+import json
+import os
+
+from absl import flags
+
+from resnet_jax.cli import flags as shared_flags
+from resnet_jax.errors import ExitCode, UserError
+
+CONFIG = shared_flags.define_config("The recipe, such as configs/digits.py.")
+WORKDIR = shared_flags.define_workdir("The directory of the study: a new one, or one to resume.")
+FORMAT = shared_flags.define_format()
+JOBS = shared_flags.define_jobs()
+SET = flags.DEFINE_multi_string(
+    "set",
+    [],
+    "A setting and its values: optimizer.learning_rate=0.1,0.3 or a range such as 0.01..1 or 0.01..1:log. May be given "
+    "several times.",
+)
+TRIALS = flags.DEFINE_integer("trials", None, "How many runs a search over ranges trains.", lower_bound=1)
+THEN_REPEAT = flags.DEFINE_integer(
+    "then_repeat",
+    None,
+    "Train the best settings with this many seeds, from 0, and score these runs on the test split.",
+    lower_bound=1,
+)
+
+
+def run() -> ExitCode:
+    from resnet_jax.studies import repeat, search_space, sweep
+    from resnet_jax.terminal import Reporter, print_result
+
+    recipe = shared_flags.given_recipe(CONFIG)
+    space = search_space.parse(SET.value)
+    search_space.check(space, recipe.config)
+    if search_space.is_grid(space) == (TRIALS.value is not None):
+        raise UserError("--trials and a range such as optimizer.learning_rate=0.01..1 go together. Give both or none.")
+    with Reporter(active=FORMAT.value == "text") as reporter:
+        results = sweep.sweep(WORKDIR.value, recipe, space, TRIALS.value or 0, JOBS.value, reporter)
+        best = sweep.best_recipe(recipe, results)
+        repeated = None
+        if THEN_REPEAT.value and best:
+            study, runs = repeat.open_seeds(os.path.join(WORKDIR.value, "best"), best, range(THEN_REPEAT.value))
+            repeated = repeat.train_and_summarize(study, runs, JOBS.value, reporter)
+    if FORMAT.value == "json":
+        print_result(json.dumps({**sweep.as_json(results), "repeat": repeated and repeat.as_json(repeated)}))
+    else:
+        texts = [sweep.format_results(results), *([repeat.format_summary(repeated)] if repeated else [])]
+        print_result("\n\n".join(texts))
+    is_complete = all(trial.outcome != "failed" for trial in results.trials) and not (repeated and repeated.unfinished)
+    return ExitCode.DONE if is_complete else ExitCode.SOME_FAILED

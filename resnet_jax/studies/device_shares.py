@@ -1,0 +1,67 @@
+"""The share of the devices that each of several processes gets when they train at the same time."""
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from resnet_jax.errors import UserError
+
+SIMULATED_DEVICES = "--xla_force_host_platform_device_count"
+
+
+def device_share(job: int, jobs: int) -> dict[str, str]:
+    """Return the environment variables that give a process its share of the devices.
+
+    A single process gets all devices. On GPUs, the devices are divided evenly; on TPUs, each process gets one chip; on
+    CPUs, all processes share the cores, and simulated devices are divided evenly.
+
+    Args:
+      job: the number of the process, from 0.
+      jobs: how many processes there are.
+
+    Raises:
+      UserError: if there are fewer GPUs or TPU chips than processes.
+    """
+    if jobs == 1:
+        return {}
+    platform, count = _find_devices()
+    return share_environment(job, jobs, platform, count, os.environ)
+
+
+def share_environment(job: int, jobs: int, platform: str, count: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what `device_share` does, for `count` devices of a platform and the current environment variables.
+
+    Example:
+      >>> share_environment(1, 2, "gpu", 4, {})
+      {'CUDA_VISIBLE_DEVICES': '2,3'}
+      >>> share_environment(1, 2, "gpu", 2, {"CUDA_VISIBLE_DEVICES": "5,7"})
+      {'CUDA_VISIBLE_DEVICES': '7'}
+    """
+    if platform == "cpu":
+        if count == 1:
+            return {}
+        flags = environment.get("XLA_FLAGS", "")
+        return {"XLA_FLAGS": f"{flags} {SIMULATED_DEVICES}={max(1, count // jobs)}".strip()}  # The last flag counts.
+    if count < jobs:
+        raise UserError(f"--jobs={jobs} needs {jobs} devices, but there are {count}. Choose fewer jobs.")
+    if platform == "tpu":
+        one_chip = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+        return {"TPU_VISIBLE_CHIPS": str(job), **one_chip}
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    each = count // jobs
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[job * each : (job + 1) * each])}
+
+
+@functools.cache
+def _find_devices() -> tuple[str, int]:
+    """Return the platform of the devices and their number.
+
+    Another process looks for them, because JAX would reserve the memory of a GPU for the process that does.
+    """
+    program = "import jax; print(jax.default_backend(), jax.local_device_count())"
+    found = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8", check=True)
+    platform, count = found.stdout.split()
+    return platform, int(count)

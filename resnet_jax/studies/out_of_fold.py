@@ -1,0 +1,85 @@
+"""Predictions for every training example, each by the model that was not trained on it."""
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from resnet_jax.data.dataset import VALIDATION, common_classes, examples_of_run
+from resnet_jax.data.sources import open_sources
+from resnet_jax.errors import UserError
+from resnet_jax.evaluation.evaluate import open_examples, score
+from resnet_jax.terminal import Reporter
+from resnet_jax.trained_model import load_run
+
+FILE = "out_of_fold.csv"
+
+
+class HeldOutPredictions(NamedTuple):
+    """Predictions of models for n examples on which they were not trained.
+
+    Attributes:
+      runs: the name of the run that made each prediction, [n].
+      examples: the name of each example: the path of its file, or, for example, "train[17]".
+      classes: the names of the classes.
+      labels: int32 [n].
+      probabilities: float32 [n, classes].
+    """
+
+    runs: tuple[str, ...]
+    examples: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+def predict_held_out(workdirs: Sequence[str], reporter: Reporter, data_dir: str | None = None) -> HeldOutPredictions:
+    """Let each run predict the examples on which it was validated.
+
+    Args:
+      workdirs: directories of runs with the same classes.
+      reporter: shows the progress, and counts the images that cannot be read.
+      data_dir: where the data is; None: where it was in training.
+
+    Raises:
+      UserError: if a run has no validation examples, or if its data cannot be opened.
+    """
+    runs: list[str] = []
+    names: list[str] = []
+    labels, probabilities = [], []
+    classes: tuple[str, ...] = ()
+    for workdir in workdirs:
+        trained = load_run(workdir)
+        if classes and trained.classes != classes:
+            raise UserError(f"{workdir} and {workdirs[0]} have different classes. Give runs of the same classes.")
+        classes = trained.classes
+        dataset = trained.config.dataset
+        sources = open_sources(dataset.name, data_dir or dataset.data_dir)
+        common_classes(sources)
+        reporter.max_unreadable = dataset.max_unreadable
+        subset = examples_of_run(dataset, sources, VALIDATION, reporter)
+        examples = open_examples(trained, subset, reporter)
+        metrics = score(trained, examples, subset.classes, reporter, keep_log_probabilities=True)
+        positions = examples.subset_positions[metrics.position]
+        runs += [pathlib.Path(workdir).name] * len(positions)
+        names += [subset.name(int(position)) for position in positions]
+        labels.append(metrics.label)
+        probabilities.append(np.exp(metrics.log_probabilities))
+    return HeldOutPredictions(tuple(runs), tuple(names), classes, np.concatenate(labels), np.concatenate(probabilities))
+
+
+def to_csv(predictions: HeldOutPredictions) -> str:
+    """Return one line per example: its run, name, label and prediction, and the probability of each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "example", "label", "prediction", *(f"p({name})" for name in predictions.classes)])
+    best = predictions.probabilities.argmax(axis=-1)
+    for run, example, label, prediction, probabilities in zip(
+        predictions.runs, predictions.examples, predictions.labels, best, predictions.probabilities, strict=True
+    ):
+        classes = predictions.classes
+        writer.writerow([run, example, classes[label], classes[prediction], *(f"{p:.6f}" for p in probabilities)])
+    return text.getvalue()

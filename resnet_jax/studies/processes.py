@@ -1,0 +1,177 @@
+"""Training of the runs of a study, each in a process of its own, one after another or several at a time.
+
+The process runs the command that would train the run alone. So one failed run does not stop the others, and an
+interrupted one is resumed when the study is started again.
+"""
+
+import contextlib
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from resnet_jax.errors import ExitCode, program
+from resnet_jax.studies.device_shares import device_share
+from resnet_jax.studies.study import Outcome, SubRun
+from resnet_jax.terminal import Reporter
+from resnet_jax.training.interruption import EXCEPTION_BY_SIGNAL, deferred_signals
+
+POLL_SECONDS = 0.5
+
+# A function that is called after each line of output of a run, and returns whether to stop the run.
+Prune = Callable[[SubRun], bool]
+
+
+def train_all(
+    runs: Iterable[SubRun], jobs: int, reporter: Reporter, prune: Prune = lambda run: False
+) -> Iterator[tuple[SubRun, Outcome]]:
+    """Train runs, at most `jobs` at a time, and yield each with its outcome when it has ended.
+
+    Finished and pruned runs are yielded at once. The next run is taken from `runs` when a process is free, so `runs`
+    may depend on the outcomes so far.
+
+    Args:
+      runs: the runs.
+      jobs: the number of processes; each gets an equal share of the devices.
+      reporter: shows the newest line of output. All output of a run is appended to a file beside its directory, such
+        as `seed0.log`.
+      prune: decides whether to stop a run before its end.
+
+    Raises:
+      KeyboardInterrupt, Preempted: after a signal, when all processes have saved and ended. After a second Ctrl-C, at
+        once.
+      UserError: if a directory holds another run, or if there are fewer devices than jobs.
+    """
+    waiting = iter(runs)
+    free = list(range(jobs))[::-1]
+    active: dict[str, _Process] = {}
+    output: queue.Queue[tuple[str, str | None]] = queue.Queue()
+    with deferred_signals() as received_signal, _killed_on_error(active):
+        while True:
+            while free and not received_signal() and (run := next(waiting, None)) is not None:
+                if run.is_pruned or run.is_finished():
+                    yield run, Outcome.PRUNED if run.is_pruned else Outcome.FINISHED
+                    continue
+                job = free.pop()
+                reporter.print(f"{run.name}: {program()} {shlex.join(run.arguments())}")
+                active[run.name] = _Process(run, job, device_share(job, jobs), output)
+            if not active:
+                break
+            name, line = _next_line(output)
+            if signum := received_signal():
+                for process in active.values():
+                    process.stop(signum)
+            if name is None:
+                continue
+            process = active[name]
+            if line is not None:
+                reporter.update(f"{name}: {line}")
+                if prune(process.run):
+                    process.prune()
+                continue
+            del active[name]
+            free.append(process.job)
+            outcome = process.outcome()
+            reporter.print(_describe_end(process, outcome))
+            yield process.run, outcome
+        if signum := received_signal():
+            raise EXCEPTION_BY_SIGNAL[signum]
+
+
+@contextlib.contextmanager
+def _killed_on_error(processes: Mapping[str, "_Process"]) -> Iterator[None]:
+    """Kill the processes if an exception ends this context, such as that of a second Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        for process in processes.values():
+            process.kill()
+        raise
+
+
+def _next_line(output: queue.Queue) -> tuple[str | None, str | None]:
+    """Return the name of a run and its next line of output, None at its end; return no name if there is no output."""
+    try:
+        return output.get(timeout=POLL_SECONDS)
+    except queue.Empty:
+        return None, None
+
+
+def _describe_end(process: "_Process", outcome: Outcome) -> str:
+    """Return a line about the end of a run, such as "seed0: finished. validation 97.20%, test 98.05%"."""
+    if outcome == Outcome.FINISHED:
+        result = process.run.result()
+        scores = [f"{split} {result[split]['top1']:.2%}" for split in ("validation", "test") if result[split]]
+        return f"{process.run.name}: finished. {', '.join(scores)}"
+    reason = f"{process.last_line} All output is in {process.log}." if outcome == Outcome.FAILED else ""
+    return f"{process.run.name}: {outcome}. {reason}".rstrip()
+
+
+class _Process:
+    """The process that trains a run. A thread writes what it prints to a log file and to a queue.
+
+    The process has a session of its own, so that Ctrl-C reaches it only through `stop`.
+
+    Attributes:
+      run: the run.
+      job: the number of the process among those that train at the same time.
+      log: the path of the log file.
+      last_line: the last line of output that is not empty.
+    """
+
+    def __init__(self, run: SubRun, job: int, environment: Mapping[str, str], output: queue.Queue):
+        self.run, self.job = run, job
+        self.log = f"{run.workdir}.log"
+        self.last_line = ""
+        self._is_pruned = False
+        self._signal: int | None = None
+        self._process = subprocess.Popen(
+            # The program that is running now: main.py or the installed resnet-jax.
+            [sys.executable, "-m", "resnet_jax.studies.worker", sys.argv[0], "train", *run.arguments()],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+        threading.Thread(target=self._read, args=(output,), daemon=True).start()
+
+    def _read(self, output: queue.Queue) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines, open(self.log, "a", encoding="utf-8") as log:
+            for line in lines:
+                log.write(line)
+                log.flush()
+                self.last_line = line.strip() or self.last_line
+                output.put((self.run.name, line.rstrip("\n")))
+        output.put((self.run.name, None))
+
+    def stop(self, signum: int) -> None:
+        """Pass on a signal, once; the process saves and ends."""
+        if self._signal is None:
+            self._signal = signum
+            self._process.send_signal(signum)
+
+    def prune(self) -> None:
+        """Stop the process, because other runs were better."""
+        self._is_pruned = True
+        self.stop(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the process at once, without saving."""
+        self._process.kill()
+
+    def outcome(self) -> Outcome:
+        """Wait for the end of the process, and return the outcome."""
+        code = self._process.wait()
+        if code == ExitCode.DONE:
+            return Outcome.FINISHED
+        if code in (ExitCode.INTERRUPTED, ExitCode.RESUMABLE):
+            return Outcome.PRUNED if self._is_pruned else Outcome.STOPPED
+        return Outcome.FAILED

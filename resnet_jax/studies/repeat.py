@@ -1,0 +1,190 @@
+"""Runs of one recipe with several seeds, or with several folds for validation, and their mean and spread."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from resnet_jax.errors import UserError
+from resnet_jax.evaluation.model_comparison import Evaluator, McNemar, mcnemar
+from resnet_jax.studies import out_of_fold
+from resnet_jax.studies.processes import train_all
+from resnet_jax.studies.statistics import Spread, spread
+from resnet_jax.studies.study import Outcome, Recipe, Study, SubRun
+from resnet_jax.terminal import Reporter, duration, table
+from resnet_jax.trained_model import load_run
+
+METRICS = ("top1", "loss")
+
+
+# --- The runs ---------------------------------------------------------------------------------------------------------
+
+
+def open_seeds(path: str, recipe: Recipe, seeds: Iterable[int]) -> tuple[Study, list[SubRun]]:
+    """Open a study with one run per seed: `seed0`, `seed1`, ..."""
+    study = Study(path, "seeds", recipe)
+    return study, [study.add(f"seed{seed}", {"seed": seed}) for seed in seeds]
+
+
+def open_folds(path: str, recipe: Recipe, folds: int) -> tuple[Study, list[SubRun]]:
+    """Open a study with one run per fold: `fold1`, `fold2`, ..., each validated on the fold it was not trained on.
+
+    A run evaluates only its last checkpoint, so that the fold does not choose the checkpoint that it scores. The test
+    split is not read.
+
+    Raises:
+      UserError: if the recipe has a validation split of its own.
+    """
+    validation_split = recipe.config.dataset.validation_split
+    if validation_split:
+        raise UserError(
+            f"--folds makes validation splits of its own, but dataset.validation_split is {validation_split!r}. Leave "
+            "it empty, or choose another recipe."
+        )
+    recipe = recipe.changed({"dataset.test_split": "none", "evaluate_every_epochs": recipe.config.num_epochs})
+    study = Study(path, "folds", recipe, {"folds": folds})
+    numbers = range(1, folds + 1)
+    return study, [
+        study.add(f"fold{number}", {"dataset.validation_split": f"fold:{number}/{folds}"}) for number in numbers
+    ]
+
+
+# --- The summary ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What several runs of one recipe say together.
+
+    Attributes:
+      results: the content of `result.json`, by the name of the run.
+      spreads: the spread of each metric over the runs, by split ("validation", "test", or "test, mirror_translate" with
+        test-time augmentation) and by metric ("top1", "loss").
+      unfinished: the names of the runs that failed or were stopped.
+      split: the split on which the best and the worst run are compared, by top-1. None if they are not compared: there
+        is only one run, or the runs are scored on different folds.
+      best, worst: their names, or None.
+      comparison: McNemar's test of the best and the worst run, or None.
+    """
+
+    results: Mapping[str, dict]
+    spreads: Mapping[str, Mapping[str, Spread]]
+    unfinished: tuple[str, ...]
+    split: str | None = None
+    best: str | None = None
+    worst: str | None = None
+    comparison: McNemar | None = None
+
+
+def train_and_summarize(study: Study, runs: Sequence[SubRun], jobs: int, reporter: Reporter) -> Summary:
+    """Train the runs or resume them, and write `summary.json`, and for folds `out_of_fold.csv`.
+
+    Args:
+      study, runs: what `open_seeds` or `open_folds` returns.
+      jobs, reporter: see `train_all`.
+
+    Raises:
+      UserError: if no run has finished; or as `train_all` does.
+      KeyboardInterrupt, Preempted: as `train_all` does.
+    """
+    for run, outcome in train_all(runs, jobs, reporter):
+        study.record(run.name, outcome)
+    finished = [run for run in runs if study.outcomes[run.name] == Outcome.FINISHED]
+    if not finished:
+        raise UserError("no run has finished. The messages above say why.")
+    summary = summarize(finished, [run.name for run in runs if run not in finished], reporter)
+    if study.kind == "folds" and not summary.unfinished:
+        predictions = out_of_fold.predict_held_out([run.workdir for run in finished], reporter)
+        study.write(out_of_fold.FILE, out_of_fold.to_csv(predictions))
+    study.write("summary.json", json.dumps(as_json(summary), indent=2) + "\n")
+    return summary
+
+
+def summarize(finished: Sequence[SubRun], unfinished: Sequence[str], reporter: Reporter) -> Summary:
+    """Summarize finished runs. The best and the worst of them are scored once more, to compare them.
+
+    Args:
+      finished: the finished runs, at least one.
+      unfinished: the names of the other runs.
+      reporter: shows the progress of scoring.
+    """
+    results = {run.name: run.result() for run in finished}
+    scores = {name: dict(_scores(result)) for name, result in results.items()}
+    spreads = {
+        split: {metric: spread([scores[name][split][metric] for name in scores]) for metric in METRICS}
+        for split in next(iter(scores.values()))
+    }
+    summary = Summary(results, spreads, tuple(unfinished))
+    split = next((split for split in ("test", "validation") if split in spreads), None)
+    are_folds = finished[0].name.startswith("fold")  # Folds are scored on different examples.
+    if split is None or len(finished) < 2 or are_folds:
+        return summary
+    top1 = {name: scores[name][split]["top1"] for name in scores}
+    best, worst = max(top1, key=top1.__getitem__), min(reversed(top1), key=top1.__getitem__)
+    models = {run.name: load_run(run.workdir) for run in finished if run.name in (best, worst)}
+    evaluator = Evaluator.open(models, reporter, None if split == "test" else split)
+    comparison = mcnemar(evaluator.score(best).metrics, evaluator.score(worst).metrics)
+    return dataclasses.replace(summary, split=split, best=best, worst=worst, comparison=comparison)
+
+
+def _scores(result: Mapping) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Yield the splits on which a run was scored, and its metrics."""
+    for split in ("validation", "test"):
+        if result[split]:
+            yield split, result[split]
+    for tta, metrics in (result.get("test_tta") or {}).items():
+        yield f"test, {tta}", metrics
+
+
+def as_json(summary: Summary) -> dict[str, object]:
+    """Return the summary as JSON values: accuracies are fractions under "top1"."""
+    return {
+        "runs": [
+            {"name": name, **dict(_scores(result)), "seconds": result["seconds"]}
+            for name, result in summary.results.items()
+        ],
+        "unfinished": list(summary.unfinished),
+        "means": {
+            split: {metric: dataclasses.asdict(values) for metric, values in by_metric.items()}
+            for split, by_metric in summary.spreads.items()
+        },
+        "comparison": summary.comparison
+        and {"split": summary.split, "best": summary.best, "worst": summary.worst, **vars(summary.comparison)},
+    }
+
+
+def format_summary(summary: Summary) -> str:
+    """Format the runs, their means, and the comparison of the best and the worst run."""
+    splits = list(summary.spreads)
+    rows = [
+        (name, *(f"{dict(_scores(result))[split]['top1']:.2%}" for split in splits), duration(result["seconds"]))
+        for name, result in summary.results.items()
+    ]
+    text = [table(rows, header=("run", *(f"{split} top-1" for split in splits), "time"))]
+    mean_rows = [
+        (split, *_format_spread(values["top1"], percent=True), *_format_spread(values["loss"], percent=False))
+        for split, values in summary.spreads.items()
+    ]
+    count = len(summary.results)
+    header = ("", "top-1 ± std", "mean (95 %)", "loss ± std", "mean (95 %)")
+    text.append(f"Mean of {count} {'run' if count == 1 else 'runs'}:\n\n{table(mean_rows, header=header)}")
+    if summary.comparison is not None:
+        test = summary.comparison
+        text.append(
+            f"Best and worst on {summary.split}: {summary.best} and {summary.worst}. Only the best classifies "
+            f"{test.only_first:,} examples correctly, only the worst {test.only_second:,}. McNemar's test: p = "
+            f"{test.p_value:.2g}, which is too small if there are more than two runs, because the pair was chosen by "
+            "these accuracies."
+        )
+    if summary.unfinished:
+        text.append(f"Not finished: {', '.join(summary.unfinished)}. Run the same command again to resume.")
+    return "\n\n".join(text)
+
+
+def _format_spread(values: Spread, percent: bool) -> tuple[str, str]:
+    scale, digits = (100, 2) if percent else (1, 4)
+    unit = " %" if percent else ""
+    mean = f"{scale * values.mean:.{digits}f}"
+    if values.std is None or values.low is None or values.high is None:
+        return f"{mean}{unit}", "-"
+    interval = f"{scale * values.low:.{digits}f} .. {scale * values.high:.{digits}f}"
+    return f"{mean} ± {scale * values.std:.{digits}f}{unit}", interval

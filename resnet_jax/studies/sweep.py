@@ -1,0 +1,246 @@
+"""Runs of one recipe with different settings, compared on validation: a grid, or a search over ranges.
+
+The test split stays closed. A study is reproducible from its directory: the runs are ordinary run directories, and
+`study.json` lists their settings and outcomes. So a sweep that was killed continues where it stopped.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resnet_jax.errors import needs_extra
+from resnet_jax.studies import search_space
+from resnet_jax.studies.processes import train_all
+from resnet_jax.studies.search_space import Choices, SearchSpace
+from resnet_jax.studies.study import Outcome, Recipe, Study, SubRun
+from resnet_jax.terminal import Reporter, duration, table
+from resnet_jax.training.metrics_writer import Curve, read_curves
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A run of a sweep.
+
+    Attributes:
+      name: the name of its directory.
+      changes: its settings, by name.
+      outcome: how the run ended.
+      validation: its validation metrics; None unless it is finished.
+      seconds: the time of training; None unless it is finished.
+    """
+
+    name: str
+    changes: Mapping[str, object]
+    outcome: Outcome
+    validation: Mapping[str, float] | None
+    seconds: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The runs of a sweep.
+
+    Attributes:
+      study: the directory of the study.
+      space: the settings that were varied.
+      metric: the validation metric by which the runs are sorted: "top1" or "loss".
+      trials: the runs, the best first; those that are not finished come last.
+    """
+
+    study: str
+    space: SearchSpace
+    metric: str
+    trials: tuple[Trial, ...]
+
+
+def sweep(path: str, recipe: Recipe, space: SearchSpace, num_trials: int, jobs: int, reporter: Reporter) -> Results:
+    """Train the runs of a sweep, or resume it, and write `summary.json`.
+
+    Args:
+      path: the directory of the study.
+      recipe: the recipe. Its test split is not read.
+      space: the settings to vary.
+      num_trials: how many runs a search over ranges trains; not used for a grid.
+      jobs, reporter: see `train_all`.
+
+    Raises:
+      UserError: if Optuna is needed and not installed; or as `Study` and `train_all` do.
+      KeyboardInterrupt, Preempted: as `train_all` does.
+    """
+    recipe = recipe.changed({"dataset.test_split": "none"})
+    strategy: _Grid | _Search
+    if search_space.is_grid(space):
+        study = Study(path, "grid", recipe)
+        strategy = _Grid(space, study)
+    else:
+        study = Study(path, "search", recipe, {"space": {name: str(values) for name, values in space.items()}})
+        strategy = _Search(recipe.config, space, study, num_trials)
+    trials = {}
+    for run, outcome in train_all(strategy.runs(), jobs, reporter, strategy.prune):
+        strategy.record(run, outcome)
+        study.record(run.name, outcome)
+        trials[run.name] = _trial(run, study.changes[run.name], outcome)
+    metric = recipe.config.checkpoint.best_metric
+    ranked = tuple(sorted(trials.values(), key=lambda trial: _rank(trial, metric)))
+    results = Results(str(study.path), space, metric, ranked)
+    study.write("summary.json", json.dumps(as_json(results), indent=2) + "\n")
+    return results
+
+
+def _trial(run: SubRun, changes: Mapping[str, object], outcome: Outcome) -> Trial:
+    if outcome != Outcome.FINISHED:
+        return Trial(run.name, changes, outcome, None, None)
+    result = run.result()
+    return Trial(run.name, changes, outcome, result["validation"], result["seconds"])
+
+
+def _rank(trial: Trial, metric: str) -> tuple:
+    """Return a key that sorts finished trials by their validation metric, and all others after them."""
+    if trial.validation is None:
+        return (1, trial.name)
+    return (0, trial.validation[metric] if metric == "loss" else -trial.validation[metric])
+
+
+class _Grid:
+    """All combinations of the values."""
+
+    def __init__(self, space: SearchSpace, study: Study):
+        self._space, self._study = space, study
+
+    def runs(self) -> Iterator[SubRun]:
+        """Iterate over the runs."""
+        for changes in search_space.grid(self._space):
+            yield self._study.add(search_space.run_name(changes), changes)
+
+    def record(self, run: SubRun, outcome: Outcome) -> None:
+        """Do nothing: the combinations do not depend on outcomes."""
+
+    def prune(self, run: SubRun) -> bool:
+        """Return False: all combinations are trained to their end."""
+        return False
+
+
+class _Search:
+    """Values from ranges, chosen by Optuna from the outcomes so far.
+
+    The tree-structured Parzen estimator (Bergstra et al. 2011) chooses the values. A run is stopped if its validation
+    metric is worse than the median of the earlier runs after as many epochs.
+
+    Each choice has a random seed of its own, so that with one job a resumed search makes the same choices as an
+    uninterrupted one.
+    """
+
+    def __init__(self, config: ConfigDict, space: SearchSpace, study: Study, num_trials: int):
+        with needs_extra("a search over ranges", "optuna", "sweep"):
+            import optuna
+        self._optuna: Any = optuna
+        self._space, self._study, self._num_trials = space, study, num_trials
+        self._seed, self._metric = config.seed, config.checkpoint.best_metric
+        self._distributions = {name: self._distribution(values) for name, values in space.items()}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        directions = optuna.study.StudyDirection
+        direction = directions.MINIMIZE if self._metric == "loss" else directions.MAXIMIZE
+        self._search = optuna.create_study(direction=direction, pruner=optuna.pruners.MedianPruner())
+        self._trials: dict[str, Any] = {}  # by the name of the run
+        self._num_reported: dict[str, int] = {}  # how many validation metrics Optuna knows, by the name of the run
+
+    def _distribution(self, values):
+        distributions = self._optuna.distributions
+        if isinstance(values, Choices):
+            return distributions.CategoricalDistribution(values.values)
+        kind = distributions.IntDistribution if isinstance(values.low, int) else distributions.FloatDistribution
+        return kind(values.low, values.high, log=values.log)
+
+    def runs(self) -> Iterator[SubRun]:
+        """Iterate over the runs of an earlier start, and then over new ones."""
+        for name, changes in list(self._study.changes.items()):
+            self._search.enqueue_trial(changes)
+            yield self._add(name)
+        while len(self._trials) < self._num_trials:
+            yield self._add(f"trial{len(self._trials) + 1}")
+
+    def _add(self, name: str) -> SubRun:
+        """Let Optuna choose values, unless some are enqueued, and return the run with these values."""
+        self._search.sampler = self._optuna.samplers.TPESampler(seed=self._seed + len(self._trials))
+        trial = self._search.ask(self._distributions)
+        self._trials[name], self._num_reported[name] = trial, 0
+        return self._study.add(name, {setting: trial.params[setting] for setting in self._space})
+
+    def record(self, run: SubRun, outcome: Outcome) -> None:
+        """Tell Optuna how a run has ended. A run that was stopped with the study is resumed later."""
+        states = self._optuna.trial.TrialState
+        trial = self._trials[run.name]
+        self._report(run)
+        if outcome == Outcome.FINISHED:
+            self._search.tell(trial, run.result()["validation"][self._metric])
+        elif outcome == Outcome.PRUNED:
+            self._search.tell(trial, state=states.PRUNED)
+        elif outcome == Outcome.FAILED:
+            self._search.tell(trial, state=states.FAIL)
+
+    def prune(self, run: SubRun) -> bool:
+        """Return whether the run is worse than the median of the earlier runs."""
+        return self._report(run) and self._trials[run.name].should_prune()
+
+    def _report(self, run: SubRun) -> bool:
+        """Tell Optuna the validation metrics of a run so far, and return whether there is a new one."""
+        curve = read_curves(run.directory.path).get(f"validation/{self._metric}", Curve([], []))
+        known = self._num_reported[run.name]
+        for step, value in list(zip(curve.steps, curve.values, strict=True))[known:]:
+            self._trials[run.name].report(value, step)
+        self._num_reported[run.name] = max(known, len(curve.steps))
+        return len(curve.steps) > known
+
+
+# --- The summary ------------------------------------------------------------------------------------------------------
+
+
+def describe(results: Results) -> str:
+    """Return sentences that say what was searched and how the best run was chosen."""
+    outcomes = [trial.outcome for trial in results.trials]
+    searched = "; ".join(f"{name}: {values}" for name, values in results.space.items())
+    kind = "all combinations" if search_space.is_grid(results.space) else "a search by TPE with median pruning"
+    others = ", ".join(
+        f"{outcomes.count(outcome)} {outcome}" for outcome in (Outcome.PRUNED, Outcome.FAILED) if outcome in outcomes
+    )
+    return (
+        f"Searched {searched} ({kind}; {len(outcomes)} runs{f', {others}' if others else ''}). The runs are sorted by "
+        f"validation {results.metric.replace('top1', 'top-1')}. That of the best is optimistic, because it was chosen "
+        "by it."
+    )
+
+
+def format_results(results: Results) -> str:
+    """Format a table of the runs, and what was searched."""
+    names = [] if search_space.is_grid(results.space) else list(results.space)  # In a grid, the name says them.
+    rows = []
+    for trial in results.trials:
+        if trial.validation is None or trial.seconds is None:
+            scores = (str(trial.outcome), "-", "-")
+        else:
+            scores = (f"{trial.validation['top1']:.2%}", f"{trial.validation['loss']:.4f}", duration(trial.seconds))
+        rows.append((trial.name, *(_short(trial.changes[name]) for name in names), *scores))
+    header = ("run", *names, "validation top-1", "loss", "time")
+    return f"{table(rows, header=header)}\n\n{describe(results)}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def as_json(results: Results) -> dict[str, object]:
+    """Return the results as JSON values, the best run first."""
+    return {
+        "study": results.study,
+        "searched": describe(results),
+        "runs": [dataclasses.asdict(trial) for trial in results.trials],
+    }
+
+
+def best_recipe(recipe: Recipe, results: Results) -> Recipe | None:
+    """Return the recipe with the settings of the best run; None if no run is finished."""
+    best = results.trials[0]
+    return recipe.changed(best.changes) if best.outcome == Outcome.FINISHED else None

@@ -1,0 +1,126 @@
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from resnet_jax.errors import Preempted
+from resnet_jax.studies import search_space
+from resnet_jax.studies.study import Outcome
+from resnet_jax.studies.sweep import best_recipe, describe, format_results, sweep
+from resnet_jax.terminal import Reporter
+
+GRID = search_space.parse(["optimizer.learning_rate=0.01,0.1,1", "seed=0,1"])
+RANGE = search_space.parse(["optimizer.learning_rate=0.001..10:log", "seed=0,1"])
+
+
+def run_sweep(path, recipe, space, num_trials=0, jobs=1):
+    return sweep(str(path), recipe, space, num_trials, jobs, Reporter(active=False))
+
+
+def read_summary(path):
+    return json.loads((path / "summary.json").read_text())["runs"]
+
+
+def run_and_stop(path, recipe, space, num_trials, last):
+    """Run a sweep until the run `last` has begun, and stop it with SIGTERM."""
+
+    def interrupt():
+        while not (path / last / "metrics.jsonl").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(Preempted):
+        run_sweep(path, recipe, space, num_trials)
+    thread.join()
+
+
+def test_grid_is_sorted_by_validation(tmp_path, recipe, fake_program):
+    results = run_sweep(tmp_path, recipe, GRID)
+    assert [trial.name for trial in results.trials][:2] == ["learning_rate=0.1,seed=0", "learning_rate=0.1,seed=1"]
+    top1 = [trial.validation["top1"] for trial in results.trials]
+    assert top1 == sorted(top1, reverse=True)
+    assert len(top1) == 6
+    best = best_recipe(recipe, results)
+    assert (best.config.optimizer.learning_rate, best.config.seed) == (0.1, 0)
+
+
+def test_runs_are_sorted_by_the_metric_of_the_recipe(tmp_path, recipe, fake_program):
+    results = run_sweep(tmp_path, recipe.changed({"checkpoint.best_metric": "loss"}), GRID)
+    losses = [trial.validation["loss"] for trial in results.trials]
+    assert losses == sorted(losses)
+
+
+def test_sweep_does_not_read_the_test_split(tmp_path, recipe, fake_program):
+    results = run_sweep(tmp_path, recipe, GRID)
+    for trial in results.trials:
+        assert json.loads((tmp_path / trial.name / "result.json").read_text())["test"] is None
+    assert best_recipe(recipe, results).config.dataset.test_split == ""  # that of the recipe
+
+
+def test_grid_with_more_values_keeps_the_finished_runs(tmp_path, recipe, fake_program):
+    run_sweep(tmp_path, recipe, GRID)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
+    larger = search_space.parse(["optimizer.learning_rate=0.01,0.1,1,3", "seed=0,1"])
+    assert len(run_sweep(tmp_path, recipe, larger).trials) == 8
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_failed_run_comes_last_and_is_counted(tmp_path, recipe, fake_program):
+    results = run_sweep(tmp_path, recipe, search_space.parse(["seed=13,0"]))
+    assert [trial.outcome for trial in results.trials] == [Outcome.FINISHED, Outcome.FAILED]
+    assert "2 runs, 1 failed" in describe(results)
+
+
+def test_two_jobs_give_the_same_table_as_one(tmp_path, recipe, fake_program, monkeypatch):
+    monkeypatch.setattr("resnet_jax.studies.device_shares._find_devices", lambda: ("cpu", 1))
+    for jobs in (1, 2):
+        run_sweep(tmp_path / str(jobs), recipe, GRID, jobs=jobs)
+    assert read_summary(tmp_path / "1") == read_summary(tmp_path / "2")
+
+
+@pytest.mark.parametrize("space", [GRID, RANGE])
+def test_stopped_sweep_continues_to_the_same_table(tmp_path, recipe, fake_program, monkeypatch, space):
+    pytest.importorskip("optuna")
+    run_sweep(tmp_path / "whole", recipe, space, num_trials=6)
+    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "0.05")
+    names = [trial["name"] for trial in json.loads((tmp_path / "whole" / "study.json").read_text())["runs"]]
+    run_and_stop(tmp_path / "stopped", recipe, space, 6, last=names[3])
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    run_sweep(tmp_path / "stopped", recipe, space, num_trials=6)
+    assert read_summary(tmp_path / "stopped") == read_summary(tmp_path / "whole")
+
+
+class TestSearch:
+    @pytest.fixture(autouse=True)
+    def optuna(self):
+        return pytest.importorskip("optuna")
+
+    def test_search_finds_a_good_learning_rate(self, tmp_path, recipe, fake_program):
+        """The best rate is 0.1, in a range of four orders of magnitude."""
+        results = run_sweep(tmp_path, recipe, RANGE, num_trials=25)
+        assert len(results.trials) == 25
+        assert 0.05 < results.trials[0].changes["optimizer.learning_rate"] < 0.2
+
+    def test_runs_worse_than_the_median_are_stopped(self, tmp_path, recipe, fake_program, monkeypatch):
+        monkeypatch.setenv("FAKE_EPOCH_SECONDS", "0.1")
+        results = run_sweep(tmp_path, recipe.changed({"num_epochs": 6}), RANGE, num_trials=12)
+        pruned = [trial for trial in results.trials if trial.outcome == Outcome.PRUNED]
+        assert pruned and all(not (tmp_path / trial.name / "result.json").exists() for trial in pruned)
+        assert f"12 runs, {len(pruned)} pruned" in describe(results)
+        assert "pruned" in format_results(results)
+        study = json.loads((tmp_path / "study.json").read_text())
+        again = run_sweep(tmp_path, recipe.changed({"num_epochs": 6}), RANGE, num_trials=12)
+        assert json.loads((tmp_path / "study.json").read_text()) == study
+        assert again.trials == results.trials
+
+    def test_another_search_space_is_refused(self, tmp_path, recipe, fake_program):
+        run_sweep(tmp_path, recipe, RANGE, num_trials=1)
+        from resnet_jax.errors import UserError
+
+        with pytest.raises(UserError, match="holds another study"):
+            run_sweep(tmp_path, recipe, search_space.parse(["optimizer.learning_rate=0.01..1:log"]), num_trials=2)
