@@ -61,6 +61,7 @@ from PIL import Image
 
 from resnet_jax.data import crops, decode
 from resnet_jax.data.folder import FolderSource, open_folder
+from resnet_jax.data.sampling import UniformSampler
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import table
 
@@ -276,7 +277,7 @@ def _training_batches(folder: str, batch_size: int):
     from resnet_jax.data.subset import Subset
 
     loader = ExampleLoader(Subset.from_split({"train": _source(folder)}, "train"), (SIZE, SIZE, 3), resized=True)
-    return TrainingBatchLoader(loader, batch_size, np.arange(batch_size), seed=0, scale=SCALE)
+    return TrainingBatchLoader(loader, batch_size, np.arange(batch_size), UniformSampler(0, len(loader.subset)), SCALE)
 
 
 def _source(folder: str) -> FolderSource:

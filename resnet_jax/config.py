@@ -66,6 +66,7 @@ def default() -> ConfigDict:
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
     config.dataset.validation_split = ""  # "": own, else a tenth of each train class; "fold:1/5": a fifth; "none": none
     config.dataset.test_split = ""  # read once, at the end. "": the dataset's own, if any; "none": no test result
+    config.dataset.sampler = "uniform"  # "uniform": each example once per epoch; "balanced": each class equally often
     config.dataset.feed = "auto"  # "resident" in device memory, "streaming" from disk; "auto": by size and memory
     config.dataset.image_size = placeholder(int)  # pixels; unset: from init_from, else as stored (224 if sizes differ)
     config.dataset.eval_resize = placeholder(int)  # short side before the center crop; unset: 8/7 of eval_crop
@@ -134,6 +135,8 @@ def default() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.name = "softmax_cross_entropy"  # or "softmax_cross_entropy_one_hot" (an alias), "binary_cross_entropy"
     config.loss.label_smoothing = 0.0  # share of the target that is spread evenly over all classes
+    config.loss.class_weights = placeholder(str)  # factors on the loss by class: "balanced", or one per class "1,1,4"
+    config.loss.focal_gamma = 0.0  # exponent that reduces the loss of examples classified well (Lin et al. 2017)
     config.loss.target_threshold = placeholder(float)  # "binary_cross_entropy": targets above it become 1, others 0
 
     config.loss.distill_from = placeholder(str)  # the teacher: a run directory or a weights file; unset: none

@@ -39,7 +39,7 @@ RANGES = (
         lambda value: value >= 0,
         (
             *("dataset.num_workers", "dataset.max_unreadable", "augment.crop_padding"),
-            *("optimizer.weight_decay", "schedule.warmup_epochs", "batch_norm.group_size"),
+            *("optimizer.weight_decay", "schedule.warmup_epochs", "batch_norm.group_size", "loss.focal_gamma"),
         ),
     ),
     Range(

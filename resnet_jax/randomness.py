@@ -20,6 +20,7 @@ class Use(enum.IntEnum):
     CROPPING = 3  # counters: the epoch, and the place of the example in the order of the epoch
     DROPOUT = 4  # counter: the step
     FLIPPING = 5  # no counter: one draw per example decides its flips in all epochs
+    SAMPLING = 6  # counters: the epoch, and the number of the class
 
 
 def key(seed: int, use: Use, counter: jax.Array | int = 0) -> jax.Array:
@@ -39,14 +40,14 @@ def key(seed: int, use: Use, counter: jax.Array | int = 0) -> jax.Array:
     return functools.reduce(jax.random.fold_in, (int(use), counter), jax.random.key(seed))
 
 
-def permutation(seed: int, use: Use, counter: int, size: int) -> np.ndarray:
+def permutation(seed: int, use: Use, counters: tuple[int, ...], size: int) -> np.ndarray:
     """Return a uniformly random permutation of the numbers below `size`, int64 [size].
 
     Example:
-      >>> permutation(0, Use.SHUFFLING, counter=0, size=10).tolist()
+      >>> permutation(0, Use.SHUFFLING, counters=(0,), size=10).tolist()
       [3, 7, 4, 2, 9, 8, 1, 6, 5, 0]
     """
-    return np.argsort(_philox(seed, use, counter).random_raw(size), kind="stable")
+    return np.argsort(_philox(seed, use, *counters).random_raw(size), kind="stable")
 
 
 def uniform(seed: int, use: Use, counters: tuple[int, ...], count: int) -> np.ndarray:

@@ -23,8 +23,8 @@ def test_traced_counter_gives_the_same_key():
 
 def test_host_draws_equal_the_recorded_ones():
     """These values must never change, because a resumed run would then differ from an uninterrupted one."""
-    assert randomness.permutation(0, Use.SHUFFLING, 0, 10).tolist() == [3, 7, 4, 2, 9, 8, 1, 6, 5, 0]
-    assert randomness.permutation(2**40, Use.SHUFFLING, 90, 5).tolist() == [1, 4, 2, 0, 3]
+    assert randomness.permutation(0, Use.SHUFFLING, (0,), 10).tolist() == [3, 7, 4, 2, 9, 8, 1, 6, 5, 0]
+    assert randomness.permutation(2**40, Use.SHUFFLING, (90,), 5).tolist() == [1, 4, 2, 0, 3]
     assert randomness.uniform(1, Use.CROPPING, (2, 3), 3).tolist() == [
         0.574173044667571,
         0.7156192211732418,
@@ -42,7 +42,7 @@ def test_host_draws_differ_by_seed_use_and_counters():
 
 @pytest.mark.parametrize("size", [0, 1, 2, 1000])
 def test_permutation_contains_each_number_once(size):
-    order = randomness.permutation(0, Use.SHUFFLING, 0, size)
+    order = randomness.permutation(0, Use.SHUFFLING, (0,), size)
     assert order.dtype == np.int64
     assert sorted(order) == list(range(size))
 
@@ -50,7 +50,7 @@ def test_permutation_contains_each_number_once(size):
 def test_permutations_are_equally_likely():
     counted = np.zeros((3, 3, 3), int)
     for counter in range(1200):
-        counted[tuple(randomness.permutation(5, Use.SHUFFLING, counter, 3))] += 1
+        counted[tuple(randomness.permutation(5, Use.SHUFFLING, (counter,), 3))] += 1
     drawn = counted[counted > 0]
     assert len(drawn) == 6
     assert abs(drawn - 200).max() < 60

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -14,6 +15,7 @@ from resnet_jax.data.feed import EvaluationData, Feed
 from resnet_jax.data.in_memory import InMemoryExamples, read_examples
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.resident import ResidentFeed
+from resnet_jax.data.sampling import BalancedSampler, Sampler, UniformSampler
 from resnet_jax.data.sources import Source, check_sources, class_names
 from resnet_jax.data.streaming import StreamingFeed
 from resnet_jax.data.subset import Subset
@@ -35,6 +37,7 @@ class Dataset:
       feed: the training examples.
       validation: the validation examples; None: no validation.
       classes: the names of the classes.
+      labels: int32 [n], the labels of the training examples; None if neither the loss nor the sampler needs them.
       content_digests: a hash of the "training examples" and, if there are any, one of the "validation examples". They
         show whether the data has changed since a run was saved. Empty for data that no run is trained on.
     """
@@ -42,6 +45,7 @@ class Dataset:
     feed: Feed
     validation: EvaluationData | None
     classes: tuple[str, ...]
+    labels: np.ndarray | None = None
     content_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -111,8 +115,8 @@ def _open_resident(
         train, validation = train.take(kept), train.take(held_out)
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(train.images)
-    feed = ResidentFeed(train, config.batch_size, config.seed, mesh)
-    return Dataset(feed, validation, classes, _content_digests(train, validation))
+    feed = ResidentFeed(train, config.batch_size, _make_sampler(config, len(train), train.labels), mesh)
+    return Dataset(feed, validation, classes, train.labels, _content_digests(train, validation))
 
 
 def _open_streaming(
@@ -131,17 +135,31 @@ def _open_streaming(
         train = train.take(kept)
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(feed_config.sample_images(dataset, train, reporter))
+    labels = train.read_labels(reporter, "training examples") if _needs_labels(config) else None
     feed = StreamingFeed(
         feed_config.example_loader(dataset, train, training=True),
         config.batch_size,
-        config.seed,
+        _make_sampler(config, len(train), labels),
         config.augment.random_resized_crop,
         config.num_epochs,
         feed_config.num_workers(dataset),
         mesh,
         reporter,
     )
-    return Dataset(feed, validation, classes, _content_digests(train, validation))
+    return Dataset(feed, validation, classes, labels, _content_digests(train, validation))
+
+
+def _needs_labels(config: ConfigDict) -> bool:
+    """Return whether the labels of the training examples must be known before training."""
+    return config.dataset.sampler == "balanced" or config.loss.class_weights == "balanced"
+
+
+def _make_sampler(config: ConfigDict, size: int, labels: np.ndarray | None) -> Sampler:
+    """Return the sampler that `dataset.sampler` names, for `size` training examples."""
+    if config.dataset.sampler == "uniform":
+        return UniformSampler(config.seed, size)
+    assert labels is not None
+    return BalancedSampler(config.seed, labels)
 
 
 def _open_validation(dataset: ConfigDict, sources: Mapping[str, Source], reporter: Reporter) -> EvaluationData | None:

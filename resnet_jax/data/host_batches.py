@@ -12,6 +12,7 @@ from resnet_jax import randomness
 from resnet_jax.data import crops
 from resnet_jax.data.crops import Box
 from resnet_jax.data.decode import MAX_BIT_DEPTH, ImageFile, Unreadable
+from resnet_jax.data.sampling import Sampler
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError, program
 from resnet_jax.randomness import Use
@@ -131,14 +132,14 @@ class TrainingBatchLoader:
       loader: loads the examples.
       batch_size: examples per step, over all processes.
       rows: int [local], the rows of each batch that this process loads.
-      seed: seed of the run.
+      sampler: the order of the examples; its seed also determines the random crops.
       scale: smallest and largest fraction of an image's area for random crops; (): crop the central square instead.
     """
 
     loader: ExampleLoader
     batch_size: int
     rows: np.ndarray
-    seed: int
+    sampler: Sampler
     scale: tuple[float, ...]
 
     @property
@@ -150,7 +151,7 @@ class TrainingBatchLoader:
         """Write the images of a step into `images`, uint8 of shape `self.shape`."""
         size = len(self.loader.subset)
         epoch, step_in_epoch = divmod(step, size // self.batch_size)
-        order = epoch_order(self.seed, epoch, size)
+        order = self.sampler(epoch)
         info = BatchInfo.padding(len(self.rows))
         for row, order_index in enumerate(step_in_epoch * self.batch_size + self.rows):
             choose_box = functools.partial(self._choose_box, epoch, int(order_index))
@@ -175,7 +176,7 @@ class TrainingBatchLoader:
     def _choose_box(self, epoch: int, order_index: int, height: int, width: int) -> Box:
         if not self.scale:  # The whole central square.
             return crops.center_square(height, width, resize=1, crop=1)
-        draws = randomness.uniform(self.seed, Use.CROPPING, (epoch, order_index), crops.NUM_DRAWS)
+        draws = randomness.uniform(self.sampler.seed, Use.CROPPING, (epoch, order_index), crops.NUM_DRAWS)
         smallest, largest = self.scale
         return crops.random_box(height, width, draws, (smallest, largest))
 
@@ -220,12 +221,6 @@ class EvaluationBatchLoader:
         """Return the central square that is scored."""
         assert self.resize is not None
         return crops.center_square(height, width, self.resize, crop=self.loader.shape[0])
-
-
-@functools.lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """Return the order in which an epoch visits `size` examples, the same for all feeds: int64 [size]."""
-    return randomness.permutation(seed, Use.SHUFFLING, epoch, size)
 
 
 def _crop(pixels: np.ndarray, box: Box) -> np.ndarray:

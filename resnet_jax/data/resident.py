@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.data.feed import Batch, check_batch_size
-from resnet_jax.data.host_batches import epoch_order
 from resnet_jax.data.in_memory import InMemoryExamples
+from resnet_jax.data.sampling import Sampler
 from resnet_jax.runtime import parallel
 
 
@@ -32,19 +32,23 @@ class EpochInputs(NamedTuple):
 class ResidentFeed:
     """A training split that is stored on every device; implements `feed.Feed`.
 
-    The order of an epoch is a function of (seed, epoch) alone.
+    Args:
+      examples: the training examples.
+      batch_size: examples per step, over all devices.
+      sampler: the order of the examples.
+      mesh: the devices.
     """
 
     supports_several_steps = True  # All steps of an epoch have the same inputs.
     crops_on_host = False
     max_prefetched = 0  # Each step gathers its own batch.
 
-    def __init__(self, examples: InMemoryExamples, batch_size: int, seed: int, mesh: Mesh):
+    def __init__(self, examples: InMemoryExamples, batch_size: int, sampler: Sampler, mesh: Mesh):
         check_batch_size(batch_size, len(examples))
         self.image_shape = examples.images.shape[1:]
         self.size = len(examples)
         self.steps_per_epoch = len(examples) // batch_size
-        self._batch_size, self._seed, self._mesh = batch_size, seed, mesh
+        self._batch_size, self._sampler, self._mesh = batch_size, sampler, mesh
         pixels = examples.images.reshape(len(examples), -1)
         self._pixels, self._labels = parallel.place((pixels, examples.labels), parallel.replicated(mesh))
         self._last_epoch: int | None = None
@@ -55,7 +59,7 @@ class ResidentFeed:
         epoch = step // self.steps_per_epoch
         if epoch != self._last_epoch:
             shape = self.steps_per_epoch, self._batch_size
-            order = epoch_order(self._seed, epoch, self.size)[: math.prod(shape)].astype(np.int32).reshape(shape)
+            order = self._sampler(epoch)[: math.prod(shape)].astype(np.int32).reshape(shape)
             order = parallel.place(order, parallel.replicated(self._mesh))
             self._last_epoch, self._last_inputs = epoch, EpochInputs(self._pixels, self._labels, order)
         return self._last_inputs

@@ -14,6 +14,7 @@ from resnet_jax.data.crops import Box, center_square
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.feed import Batch, check_batch_size
 from resnet_jax.data.host_batches import BatchInfo, EvaluationBatchLoader, ExampleLoader, TrainingBatchLoader
+from resnet_jax.data.sampling import Sampler
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 
@@ -30,7 +31,7 @@ class StreamingFeed:
 
     Args:
       loader: loads the examples.
-      batch_size, seed, scale: see `TrainingBatchLoader`.
+      batch_size, sampler, scale: see `TrainingBatchLoader`.
       num_epochs: number of epochs of the run, after which the batches end.
       num_workers: number of processes that decode; 0 uses threads of this process.
       mesh: the devices; each process loads the rows of a batch that its devices hold.
@@ -43,7 +44,7 @@ class StreamingFeed:
         self,
         loader: ExampleLoader,
         batch_size: int,
-        seed: int,
+        sampler: Sampler,
         scale: tuple[float, ...],
         num_epochs: int,
         num_workers: int,
@@ -55,7 +56,8 @@ class StreamingFeed:
         self.crops_on_host = loader.resized
         self.size = len(loader.subset)
         self.steps_per_epoch = self.size // batch_size
-        self._load_batch = TrainingBatchLoader(loader, batch_size, parallel.local_rows(mesh, batch_size), seed, scale)
+        rows = parallel.local_rows(mesh, batch_size)
+        self._load_batch = TrainingBatchLoader(loader, batch_size, rows, sampler, scale)
         self._total_steps = num_epochs * self.steps_per_epoch
         self._num_workers, self._mesh, self._reporter = num_workers, mesh, reporter
         self._running_workers = contextlib.ExitStack()

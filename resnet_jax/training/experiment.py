@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax import config_check, randomness
-from resnet_jax.data import feed_config, splits
+from resnet_jax.data import feed_config, sampling, splits
 from resnet_jax.data.abstract_dataset import describe_abstract_dataset
 from resnet_jax.data.augment import geometry, pipeline
 from resnet_jax.data.augment.pipeline import Augment
@@ -220,9 +220,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     parallel.check_batch_size(config.batch_size, mesh, config.optimizer.accumulate_steps)
     optimizer.check(config)
     losses.from_config(config.loss)
+    losses.check_class_weights(config.loss.class_weights)
     if config.tta is not None and config.tta not in tta.AUGMENTATIONS:
         raise unknown_name("tta", config.tta, tta.AUGMENTATIONS)
     splits.check(config.dataset)
+    sampling.check(config.dataset)
     feed_config.check(config.dataset)
     pipeline.check(config.augment, config.batch_size)
     if config.loss.distill_model:
@@ -291,6 +293,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         freezing.check(params)
         optimizer.check_rate_factors(config.optimizer.rate_factors, freezing.split(params)[0])
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
+    class_weights = losses.resolve_class_weights(config.loss.class_weights, len(dataset.classes), dataset.labels)
     content_digests = dict(dataset.content_digests)
     teacher = _open_teacher(config, dataset, mesh) if config.loss.distill_from else None
     if teacher:
@@ -310,7 +313,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
             crops_on_host=feed.crops_on_host,
             image_size=preprocess.image_size,
         ),
-        loss=losses.from_config(config.loss),
+        loss=losses.from_config(config.loss, class_weights),
         optimizer=optimizer.make_optimizer(config, schedule, model.stage_sizes),
         schedule=schedule,
         freezing=freezing,

@@ -137,6 +137,29 @@ class TestValidation:
             open_data(make_config(feed=feed), {"train": source(8)}, mesh)
 
 
+class TestSampler:
+    @FEEDS
+    def test_balanced_sampler_visits_the_kept_examples_of_each_class_equally_often(self, mesh, feed):
+        """Colors 0, 1, 3, 5, ... are taken: one example of the class of even numbers, and 15 of the other class."""
+        config = make_config(feed=feed, sampler="balanced", train_split="even+odd", validation_split="none")
+        images = source(32).images
+        sources = {
+            name: ArraySource(images[first:last:2], np.full(len(images[first:last:2]), first), ("cat", "dog"))
+            for name, first, last in (("even", 0, 2), ("odd", 1, 31))
+        }
+        inputs = open_data(config, sources, mesh)
+        used = epoch_colors(inputs.feed, mesh)
+        assert sorted(used) == [0] * 8 + sorted(color for color in used if color % 2)
+        assert len(set(used)) == 9
+
+    @FEEDS
+    def test_labels_are_known_if_the_loss_needs_them(self, mesh, feed):
+        config = make_config(feed=feed)
+        config.loss.class_weights = "balanced"
+        inputs = open_data(config, {"train": PngFiles(80)} if feed == "streaming" else {"train": source(80)}, mesh)
+        assert np.bincount(inputs.labels).tolist() == [36, 36]
+
+
 class TestChecks:
     @pytest.mark.parametrize(
         "changed",

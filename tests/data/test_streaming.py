@@ -9,6 +9,7 @@ from resnet_jax.data.host_batches import ExampleLoader
 from resnet_jax.data.in_memory import read_examples
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.resident import ResidentFeed
+from resnet_jax.data.sampling import UniformSampler
 from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.data.streaming import StreamedExamples, StreamingFeed
 from resnet_jax.data.subset import Subset
@@ -56,7 +57,16 @@ def new_reporter(max_unreadable=100):
 def make_feed(subset, mesh, num_workers=0, resized=False, num_epochs=3, batch_size=BATCH, max_unreadable=100):
     loader = ExampleLoader(subset, DIGITS, resized)
     scale = (0.3, 1.0) if resized else ()
-    return StreamingFeed(loader, batch_size, 7, scale, num_epochs, num_workers, mesh, new_reporter(max_unreadable))
+    return StreamingFeed(
+        loader,
+        batch_size,
+        UniformSampler(7, len(loader.subset)),
+        scale,
+        num_epochs,
+        num_workers,
+        mesh,
+        new_reporter(max_unreadable),
+    )
 
 
 def load_batch(feed, step):
@@ -71,7 +81,7 @@ def assert_same(first, second):
 class TestStreamingFeed:
     def test_batches_are_those_of_a_resident_feed(self, subset, mesh):
         """Compare images and their order across the end of an epoch."""
-        resident = ResidentFeed(read_examples(subset, new_reporter()), BATCH, 7, mesh)
+        resident = ResidentFeed(read_examples(subset, new_reporter()), BATCH, UniformSampler(7, len(subset)), mesh)
         streaming = make_feed(subset, mesh)
         assert streaming.steps_per_epoch == resident.steps_per_epoch == STEPS
         assert (streaming.size, streaming.image_shape) == (resident.size, resident.image_shape)

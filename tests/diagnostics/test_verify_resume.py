@@ -6,8 +6,8 @@ import re
 import pytest
 
 from resnet_jax.cli import recipe
-from resnet_jax.data import resident
-from resnet_jax.data.host_batches import epoch_order
+from resnet_jax.data import sampling
+from resnet_jax.data.sampling import epoch_order
 from resnet_jax.diagnostics import verify_resume as verification
 from resnet_jax.diagnostics.resume_worker import Job, watched_run
 from resnet_jax.diagnostics.verify_resume import format_verdict, verify_resume
@@ -61,11 +61,27 @@ class TestProcedure:
         assert verdict.differences == ()
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("feed", ["resident", "streaming"])
+    def test_verify_resume_finds_no_difference_with_balanced_classes(self, verify, tiny_config, feed):
+        tiny_config.dataset.update(sampler="balanced", feed=feed)
+        tiny_config.loss.update(class_weights="balanced", focal_gamma=2.0)
+        verdict = verify(9, (2, 7))
+        assert verdict.differences == ()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("feed", ["resident", "streaming"])
+    def test_verify_resume_finds_no_difference_with_balanced_classes(self, verify, tiny_config, feed):
+        tiny_config.dataset.update(sampler="balanced", feed=feed)
+        tiny_config.loss.update(class_weights="balanced", focal_gamma=2.0)
+        verdict = verify(9, (2, 7))
+        assert verdict.differences == ()
+
+    @pytest.mark.slow
     def test_verify_resume_names_the_leaves_that_differ(self, verify, monkeypatch):
         """`spoil` changes the order of the examples. By default, the run lasts two epochs."""
 
         def spoil():
-            monkeypatch.setattr(resident, "epoch_order", lambda seed, epoch, size: epoch_order(seed + 1, epoch, size))
+            monkeypatch.setattr(sampling, "epoch_order", lambda seed, epoch, size: epoch_order(seed + 1, epoch, size))
 
         verdict = verify(None, (2, 7), spoil=spoil)
         assert verdict.steps == 12

@@ -1,6 +1,8 @@
 import jax
 import numpy as np
 import pytest
+from scipy import special
+from sklearn.utils.class_weight import compute_class_weight
 
 from resnet_jax import config as settings
 from resnet_jax.errors import UserError
@@ -74,7 +76,9 @@ def test_from_config_passes_the_target_threshold_on():
     config = settings.default().loss
     config.update(name="binary_cross_entropy", label_smoothing=0.2, target_threshold=0.3)
     loss = losses.from_config(config)(LOGITS, SOFT)
-    np.testing.assert_allclose(loss, losses.binary_cross_entropy(LOGITS, SOFT, 0.2, 0.3).mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        loss, losses.binary_cross_entropy(LOGITS, SOFT, 0.2, target_threshold=0.3).mean(), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["integer", "soft"])
@@ -94,6 +98,72 @@ def test_extreme_logits_give_finite_losses_and_gradients(name):
     loss, gradient = jax.value_and_grad(lambda logits: losses.LOSSES[name](logits, np.array([1])).sum())(logits)
     assert loss >= 100
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+class TestFocalLoss:
+    def test_softmax_equals_the_definition(self, gamma):
+        probabilities = special.softmax(LOGITS.astype(np.float64), axis=-1)[np.arange(6), LABELS]
+        expected = -((1 - probabilities) ** gamma) * np.log(probabilities)
+        loss = losses.softmax_cross_entropy(LOGITS, LABELS, focal_gamma=gamma)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+    def test_binary_equals_the_definition(self, gamma):
+        targets = np.eye(5)[LABELS]
+        sigmoid = special.expit(LOGITS.astype(np.float64))
+        probabilities = np.where(targets == 1, sigmoid, 1 - sigmoid)
+        expected = (-((1 - probabilities) ** gamma) * np.log(probabilities)).mean(-1)
+        loss = losses.binary_cross_entropy(LOGITS, LABELS, focal_gamma=gamma)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("name", losses.LOSSES)
+    @pytest.mark.parametrize("label", [0, 1])
+    def test_extreme_logits_give_finite_losses_and_gradients(self, gamma, name, label):
+        logits = np.float32([[300, -300, 0, 0, 0]])
+        loss, gradient = jax.value_and_grad(
+            lambda logits: losses.LOSSES[name](logits, np.array([label]), focal_gamma=gamma).sum()
+        )(logits)
+        assert np.isfinite(loss) and np.isfinite(gradient).all()
+
+
+class TestClassWeights:
+    def loss(self, labels, weights):
+        return float(losses.from_config(settings.default().loss, weights)(LOGITS, labels))
+
+    def test_weights_multiply_the_loss_of_each_example(self):
+        weights = np.float32([1, 2, 3, 0, 5])
+        expected = (weights[LABELS] * losses.softmax_cross_entropy(LOGITS, LABELS)).mean()
+        assert self.loss(LABELS, weights) == pytest.approx(float(expected), rel=1e-6)
+        assert self.loss(np.eye(5, dtype=np.float32)[LABELS], weights) == pytest.approx(float(expected), rel=1e-6)
+
+    def test_soft_labels_have_the_mean_weight_of_their_classes(self):
+        weights = np.float32([1, 2, 3, 0, 5])
+        expected = (SOFT @ weights * losses.softmax_cross_entropy(LOGITS, SOFT)).mean()
+        assert self.loss(SOFT, weights) == pytest.approx(float(expected), rel=1e-6)
+
+    def test_balanced_weights_equal_those_of_scikit_learn(self):
+        labels = np.repeat([0, 1, 2], [70, 25, 5])
+        expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+        weights = losses.resolve_class_weights("balanced", 3, labels)
+        np.testing.assert_allclose(weights, expected, rtol=1e-6)
+        assert weights[labels].mean() == pytest.approx(1, rel=1e-6)
+
+    def test_given_weights_are_used_as_they_are(self):
+        assert losses.resolve_class_weights("1, 0.5,4", 3, None).tolist() == [1, 0.5, 4]
+
+    def test_no_weights_by_default(self):
+        assert losses.resolve_class_weights(settings.default().loss.class_weights, 3, None) is None
+
+    @pytest.mark.parametrize("text", ["balance", "1,-1", "0,0", "nan,1", "1,,2"])
+    def test_malformed_weights_are_an_error(self, text):
+        with pytest.raises(
+            UserError, match=r"loss\.class_weights .* must be 'balanced', or one number of at least 0 per class"
+        ):
+            losses.check_class_weights(text)
+
+    def test_wrong_number_of_weights_is_an_error(self):
+        with pytest.raises(UserError, match="has 2 numbers, but there are 3 classes"):
+            losses.resolve_class_weights("1,2", 3, None)
 
 
 @pytest.mark.parametrize("name", SOFTMAX_LOSSES)
