@@ -20,6 +20,7 @@ SECTIONS = {
     "schedule": "The learning rate over time.",
     "loss": "The loss, and knowledge distillation from a teacher.",
     "batch_norm": "Batch normalization.",
+    "early_stopping": "An earlier end of runs that no longer improve. The schedule does not follow it.",
     "checkpoint": "What is saved, and when.",
 }
 INTRODUCTION = """# Settings

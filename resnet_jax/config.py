@@ -155,6 +155,11 @@ def default() -> ConfigDict:
     config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head
     config.ema_decay = placeholder(float)  # decay of the moving average of weights that is evaluated; unset: no average
 
+    config.early_stopping = ConfigDict()
+    config.early_stopping.patience = placeholder(int)  # evaluations without improvement that end the run; unset: never
+    config.early_stopping.metric = "top1"  # "top1" or "loss", on the validation split
+    config.early_stopping.min_delta = 0.0  # an improvement is larger than this
+
     config.tta = placeholder(str)  # "flip" or "mirror_translate": add test metrics with test-time augmentation
     config.log_every_steps = 50  # steps between reports of training metrics
     config.evaluate_every_epochs = 1  # epochs between evaluations; the last epoch is always evaluated

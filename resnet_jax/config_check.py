@@ -32,6 +32,7 @@ RANGES = (
             *("optimizer.learning_rate", "optimizer.grad_clip", "optimizer.accumulate_steps"),
             *("optimizer.backbone_scale", "optimizer.layer_decay", "schedule.step_factor", "loss.temperature"),
             *("batch_norm.epsilon", "checkpoint.every_epochs", "checkpoint.every_minutes", "checkpoint.keep"),
+            "early_stopping.patience",
         ),
     ),
     Range(
@@ -40,6 +41,7 @@ RANGES = (
         (
             *("dataset.num_workers", "dataset.max_unreadable", "augment.crop_padding"),
             *("optimizer.weight_decay", "schedule.warmup_epochs", "batch_norm.group_size", "loss.focal_gamma"),
+            "early_stopping.min_delta",
         ),
     ),
     Range(
@@ -79,7 +81,8 @@ def check(config: ConfigDict) -> None:
     if config.loss.distill_model and not config.loss.distill_from:
         raise UserError("loss.distill_model has no effect without loss.distill_from. Set both or neither.")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
-    _check_choice(config, "checkpoint.best_metric", ("top1", "loss"))
+    for key in ("checkpoint.best_metric", "early_stopping.metric"):
+        _check_choice(config, key, ("top1", "loss"))
     _check_groups(config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size)
     epochs = config.schedule.step_epochs
     if config.schedule.name == "step" and not (_are_numbers(epochs) and min(epochs) > 0):

@@ -60,7 +60,7 @@ def facts(run: ReportedRun) -> list[tuple[str, str]]:
         ("Data", f"{config.dataset.name}: {_describe_splits(run)}"),
         (
             "Training",
-            f"{config.num_epochs:,} epochs, batch size {config.batch_size:,}, {config.optimizer.name}, learning rate "
+            f"{_describe_epochs(run)}, batch size {config.batch_size:,}, {config.optimizer.name}, learning rate "
             f"{config.optimizer.learning_rate:g} ({config.schedule.name}), seed {config.seed}",
         ),
         ("Checkpoint", f"step {run.step:,}{_describe_choice(run)}"),
@@ -104,6 +104,12 @@ def differing_settings(data: ReportData) -> dict[str, list[str]]:
     leaves_by_run = [settings.leaves(run.config) for run in data.runs]
     values_by_name = {name: [json.dumps(leaves[name]) for leaves in leaves_by_run] for name in leaves_by_run[0]}
     return {name: values for name, values in values_by_name.items() if len(set(values)) > 1}
+
+
+def _describe_epochs(run: ReportedRun) -> str:
+    planned = run.config.num_epochs
+    trained = (run.result or {}).get("epochs", planned)  # Results of older versions do not have it.
+    return f"{planned:,} epochs" if trained == planned else f"{trained:,} of {planned:,} epochs (stopped early)"
 
 
 def _describe_splits(run: ReportedRun) -> str:

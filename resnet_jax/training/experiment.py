@@ -33,7 +33,7 @@ from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import abstract_variables
-from resnet_jax.training import losses, optimizer
+from resnet_jax.training import early_stopping, losses, optimizer
 from resnet_jax.training.distillation import Teacher, make_teacher
 from resnet_jax.training.freezing import Freezing, merge
 from resnet_jax.training.losses import Loss
@@ -221,6 +221,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     optimizer.check(config)
     losses.from_config(config.loss)
     losses.check_class_weights(config.loss.class_weights)
+    early_stopping.check(config)
     if config.tta is not None and config.tta not in tta.AUGMENTATIONS:
         raise unknown_name("tta", config.tta, tta.AUGMENTATIONS)
     splits.check(config.dataset)

@@ -16,7 +16,8 @@ from resnet_jax.evaluation.evaluate import make_evaluate
 from resnet_jax.evaluation.metrics import summarize
 from resnet_jax.runtime import cluster, cpu_tuning, parallel, provenance
 from resnet_jax.terminal import Reporter, duration
-from resnet_jax.training import metrics_logger, nan_capture
+from resnet_jax.training import early_stopping, metrics_logger, nan_capture
+from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.interruption import EXCEPTION_BY_SIGNAL, deferred_signals
 from resnet_jax.training.metrics_logger import MetricsLogger, NonFiniteMetric
@@ -77,6 +78,7 @@ class Loop:
         self._checkpoints = checkpoints
         self._reporter = reporter
         self._observe = observe
+        self._early_stopping = EarlyStopping(experiment.config.early_stopping)
         self._evaluation_pending = False  # whether the evaluation after the last finished epoch is still to be made
         self._saved_metrics_state: dict = {}  # result of `MetricsLogger.state_to_save`, from the checkpoint
         self._agree_to_save = cluster.Agreement(experiment.mesh)
@@ -105,6 +107,9 @@ class Loop:
                 self._save_after_epoch(epochs_done, self._evaluate_if_due(epochs_done))
 
             for epoch in range(self.step // feed.steps_per_epoch, self._config.num_epochs):
+                if self._early_stopping.is_due():
+                    logger.info(f"Stopping early after {epoch} epochs: {early_stopping.reason(self._config)}.")
+                    break
                 for step, num_steps in self.experiment.calls_of_epoch(self.step):
                     self._profiler.start_or_stop(step, num_steps, self.state)
                     with self.timer.measure("input"):
@@ -144,6 +149,7 @@ class Loop:
             logger.info(f"Note: {change}. From here on the run may differ in its last bits from an uninterrupted one.")
         # If validation metrics exist, an earlier resume has already repeated the interrupted evaluation.
         self._evaluation_pending = saved["owes_evaluation"] and self.step not in self._checkpoints.metrics
+        self._early_stopping = EarlyStopping(self._config.early_stopping, saved.get("early_stopping"))
         self._saved_metrics_state = saved["monitor"]  # The name of the key is historical.
         self.timer = PhaseTimer(self._saved_metrics_state.get("spent", {}))
 
@@ -223,6 +229,7 @@ class Loop:
             metrics = dataclasses.asdict(summarize(example_metrics, len(examples)))
             is_best = self._checkpoints.metrics.is_best(metrics)
             self._metrics.log_validation(metrics, is_best, example_metrics, examples)
+            self._early_stopping.update(metrics)
         self._evaluation_pending = False
         return Validation(metrics, is_best)
 
@@ -232,7 +239,7 @@ class Loop:
         A checkpoint is due after every `checkpoint.every_epochs` epochs and every `checkpoint.every_minutes` minutes,
         after the last epoch, if `validation` is the best so far, and before a stop.
         """
-        is_last = epochs_done == self._config.num_epochs
+        is_last = epochs_done == self._config.num_epochs or self._early_stopping.is_due()
         is_due = is_last or epochs_done % self._config.checkpoint.every_epochs == 0 or self._save_requested()
         stop_requested = self._stop_requested()
         if is_due or stop_requested or (validation is not None and validation.is_best):
@@ -252,6 +259,7 @@ class Loop:
             metadata = {
                 "monitor": self._metrics.state_to_save(),
                 "owes_evaluation": self._evaluation_pending,
+                "early_stopping": self._early_stopping.state_to_save(),
                 "examples": self.experiment.split_sizes,
                 "content_digests": dict(self.experiment.content_digests),
                 "provenance": provenance.describe(),

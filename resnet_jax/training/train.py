@@ -42,8 +42,8 @@ def train(
 
     Returns:
       The content of `result.json`: the metrics `validation`, `test` and `test_tta` (those of `test` with test-time
-      augmentation, by its name), the `checkpoint_step` to which they belong, the `seconds` of training, how they were
-      `spent` (see `PhaseTimer`), and `provenance`.
+      augmentation, by its name), the `checkpoint_step` to which they belong, the number of `epochs`, the `seconds` of
+      training, how they were `spent` (see `PhaseTimer`), and `provenance`.
 
     Raises:
       UserError: if something goes wrong that only the user can fix. Everything saved so far is kept.
@@ -131,6 +131,7 @@ def _result(checkpoints: Checkpoints, loop: Loop) -> dict:
         "validation": best.metrics if best else None,
         "test": None,
         "test_tta": None,
+        "epochs": loop.step // loop.experiment.feed.steps_per_epoch,
         "seconds": loop.timer.seconds_without_compilation(),
         "spent": loop.timer.seconds_by_phase(),
         "provenance": provenance.describe(),

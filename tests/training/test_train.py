@@ -88,6 +88,44 @@ def test_finished_run_can_be_lengthened(tiny_config, tiny_run, workdir, capsys):
     assert rates[14] == pytest.approx(0.1 * (1 + np.cos(np.pi * 13 / 15)) / 2, rel=1e-4)
 
 
+class TestEarlyStopping:
+    """Runs that do not improve, because their learning rate is almost zero."""
+
+    @pytest.fixture
+    def config(self, tiny_config):
+        tiny_config.num_epochs = 9
+        tiny_config.optimizer.learning_rate = 1e-20
+        tiny_config.batch_norm.momentum = 0.0  # The statistics of the last batch improve nothing in the long run.
+        tiny_config.early_stopping.update(patience=2, min_delta=0.5)
+        return tiny_config
+
+    def test_run_ends_after_evaluations_without_improvement(self, config, workdir, capsys):
+        result = resnet_jax.train(config, str(workdir))
+        assert result["epochs"] == 3
+        assert [record["step"] for record in records(workdir) if "validation/loss" in record] == [5, 10, 15]
+        assert "Stopping early after 3 epochs: validation top-1 has not improved for 2 evaluations." in (
+            capsys.readouterr().out
+        )
+        assert result["test"]["examples"] == 100
+        assert resnet_jax.train(config, str(workdir)) == result
+
+    def test_resumed_run_stops_after_the_same_epoch(self, config, workdir, monkeypatch):
+        """The second epoch is the first without improvement. The run stops after it, and is resumed."""
+
+        def stop(experiment, step, num_steps, inputs):
+            if step >= 10:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            resnet_jax.train(config, str(workdir), observe=stop)
+        assert resnet_jax.train(config, str(workdir))["epochs"] == 3
+
+    def test_last_checkpoint_is_saved_although_none_is_due(self, config, workdir):
+        config.checkpoint.every_epochs = 9
+        resnet_jax.train(config, str(workdir))
+        assert (workdir / "checkpoints" / "15").exists()
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """Directory of an uninterrupted run, trained by the first test that uses it."""
