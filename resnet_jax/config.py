@@ -154,6 +154,7 @@ def default() -> ConfigDict:
     config.init_skip = ()  # patterns of names of weights not to load; ('head*',) starts from a new head
     config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head
     config.ema_decay = placeholder(float)  # decay of the moving average of weights that is evaluated; unset: no average
+    config.ema_recalibrate_steps = 0  # training batches that measure batch statistics of the average before evaluations
 
     config.early_stopping = ConfigDict()
     config.early_stopping.patience = placeholder(int)  # evaluations without improvement that end the run; unset: never

@@ -41,7 +41,7 @@ RANGES = (
         (
             *("dataset.num_workers", "dataset.max_unreadable", "augment.crop_padding"),
             *("optimizer.weight_decay", "schedule.warmup_epochs", "batch_norm.group_size", "loss.focal_gamma"),
-            "early_stopping.min_delta",
+            *("early_stopping.min_delta", "ema_recalibrate_steps"),
         ),
     ),
     Range(

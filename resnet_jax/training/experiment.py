@@ -238,6 +238,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"optimizer.fixed_kernel_norm works only with norms after convolutions, and this model has {model.norm} "
             "instead. Set optimizer.fixed_kernel_norm=False."
         )
+    if config.ema_recalibrate_steps and (config.ema_decay is None or model.norm != "batch_norm"):
+        raise UserError(
+            f"ema_recalibrate_steps needs ema_decay and a model with batch_norm (ema_decay is {config.ema_decay}, the "
+            f"norm is {model.norm}). Set ema_recalibrate_steps=0."
+        )
     if config.freeze and model.scan_blocks:
         raise UserError(
             "freeze does not work with model.scan_blocks. Set model.scan_blocks=False or leave freeze empty."

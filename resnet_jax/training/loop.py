@@ -24,6 +24,7 @@ from resnet_jax.training.metrics_logger import MetricsLogger, NonFiniteMetric
 from resnet_jax.training.metrics_writer import MetricsWriter
 from resnet_jax.training.phase_timer import PhaseTimer
 from resnet_jax.training.profiling import Profiler
+from resnet_jax.training.recalibration import make_recalibrate
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.train_step import TrainStep, compile_train_steps
 from resnet_jax.workdir.checkpoints import Checkpoints
@@ -186,6 +187,7 @@ class Loop:
         """Open the metrics writer and the profiler. When the context ends, close them and the feed."""
         experiment, config = self.experiment, self._config
         self._evaluate = make_evaluate(experiment.model, experiment.preprocess, config.batch_size, experiment.mesh)
+        self._recalibrate = make_recalibrate(experiment)
         self._writer = MetricsWriter(self._directory.path, self.step, evaluated=not self._evaluation_pending)
         self._metrics = MetricsLogger(
             config, experiment.classes, experiment.feed.steps_per_epoch, self._writer, self._reporter, self.timer
@@ -209,7 +211,7 @@ class Loop:
     # --- Evaluation and saving.
 
     def _evaluate_if_due(self, epochs_done: int) -> Validation | None:
-        """Evaluate on the validation split if that is due after this number of epochs.
+        """Evaluate on the validation split if that is due after this number of epochs. Recalibrate first if requested.
 
         Returns:
           The result, or None if no evaluation is due, if there are no validation examples, or if a request to stop
@@ -219,10 +221,15 @@ class Loop:
         examples = self.experiment.validation
         is_due = is_last or epochs_done % self._config.evaluate_every_epochs == 0
         self._evaluation_pending = examples is not None and is_due
-        if examples is None or not is_due:
+        recalibrates = self._config.ema_recalibrate_steps > 0
+        if not is_due or (examples is None and not recalibrates):
             return None
         self._metrics.collect()  # Wait for the steps, so that their time does not count as evaluation.
         with self._metrics.excluded_from_throughput("evaluation"):
+            if recalibrates:
+                self.state = self._recalibrate(self.state, self.step)
+            if examples is None:
+                return None
             example_metrics = self._evaluate(self.state.variables, examples, self._stop_requested)
             if example_metrics is None:
                 return None

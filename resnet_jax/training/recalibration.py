@@ -1,0 +1,62 @@
+"""Batch statistics that fit averaged weights.
+
+A moving average of the running statistics lags behind the moving average of the weights, and never belonged to these
+weights. Recalibration replaces it by the statistics that the averaged weights themselves have on training batches, as
+Izmailov et al. 2018 do for weights averaged otherwise ("Averaging Weights Leads to Wider Optima and Better
+Generalization", section 3.2).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_jax import randomness
+from resnet_jax.data.feed import Inputs
+from resnet_jax.randomness import Use
+from resnet_jax.runtime import parallel
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.state import TrainState
+
+
+def make_recalibrate(experiment: Experiment) -> Callable[[TrainState, int], TrainState]:
+    """Return a function from a state and its step to the state with recalibrated `ema["batch_stats"]`.
+
+    The statistics are the means over the training batches of the last `ema_recalibrate_steps` steps, augmented as they
+    were in training. With fewer steps so far, all of them count.
+    """
+    # Without momentum, the running statistics after a batch are those of the batch.
+    model = experiment.model.clone(norm_momentum=0.0)
+
+    def batch_statistics(params: dict, batch_stats: dict, inputs: Inputs, step: jax.Array) -> dict:
+        images, _ = experiment.batch(inputs, step)
+        with nn.intercept_methods(experiment.freezing.batch_norm_interceptor()):
+            _, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                experiment.preprocess(images),
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": randomness.key(experiment.config.seed, Use.DROPOUT, step)},
+            )
+        return updated["batch_stats"]
+
+    compiled_statistics = parallel.jit(batch_statistics, experiment.mesh)
+    update_mean = parallel.jit(
+        lambda mean, values, count: jax.tree.map(lambda mean, value: mean + (value - mean) / count, mean, values),
+        experiment.mesh,
+    )
+
+    def recalibrate(state: TrainState, step: int) -> TrainState:
+        ema = state.ema
+        mean = jax.tree.map(jnp.zeros_like, ema["batch_stats"])
+        steps = range(max(0, step - experiment.config.ema_recalibrate_steps), step)
+        for count, earlier_step in enumerate(steps, start=1):
+            inputs = experiment.feed.inputs(earlier_step)
+            mean = update_mean(
+                mean, compiled_statistics(ema["params"], ema["batch_stats"], inputs, earlier_step), count
+            )
+        return dataclasses.replace(state, ema={**ema, "batch_stats": mean})
+
+    return recalibrate
