@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,9 @@ from resnet_jax.workdir.workdir import WorkDir
 
 MAX_BATCH_PER_DEVICE = 64  # images, in prediction
 MAX_ATTRIBUTION_BATCH_PER_DEVICE = 16  # images; the backward pass takes memory, and progress is shown per batch
+
+
+logger = logging.getLogger(__name__)
 
 
 class Outputs(NamedTuple):
@@ -103,6 +107,7 @@ class TrainedModel:
       mesh: the devices.
       validation: the validation metrics of the checkpoint; None if it has none.
       commit: the commit of the code that trained it; None if unknown.
+      temperature: what the logits have been divided by, see `with_temperature`.
     """
 
     config: ConfigDict
@@ -114,6 +119,17 @@ class TrainedModel:
     mesh: Mesh
     validation: dict[str, float] | None = None
     commit: str | None = None
+    temperature: float = 1.0
+
+    def with_temperature(self, temperature: float) -> "TrainedModel":
+        """Return the model with its logits divided by a temperature (Guo et al. 2017, section 4.2).
+
+        The kernel and the bias of the head are divided, so that everything that uses the variables is calibrated.
+        """
+        params = self.variables["params"]
+        head = jax.tree.map(lambda array: array / temperature, params["head"])
+        variables = {**self.variables, "params": {**params, "head": head}}
+        return dataclasses.replace(self, variables=variables, temperature=self.temperature * temperature)
 
     def predict(self, images: np.ndarray | Sequence[str | os.PathLike]) -> Predictions:
         """Classify any number of images, in this process alone.
@@ -331,7 +347,7 @@ class TrainedModel:
         return InMemoryExamples(images, np.zeros(len(images), np.int32), positions)
 
 
-def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
+def load_run(workdir: str, mesh: Mesh | None = None, calibrated: bool = True) -> TrainedModel:
     """Load the trained model of a run directory.
 
     Its variables come from the checkpoint with the best validation metric, or from the newest checkpoint if the run has
@@ -340,6 +356,7 @@ def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
     Args:
       workdir: the run directory.
       mesh: the devices; default: all devices, whatever devices the model was trained on.
+      calibrated: whether to apply the temperature of a calibrated run; see `evaluation.calibration`.
 
     Raises:
       UserError: if `workdir` is not a run directory, has no checkpoint yet, or its checkpoint is damaged.
@@ -353,7 +370,17 @@ def load_run(workdir: str, mesh: Mesh | None = None) -> TrainedModel:
     settings = directory.config().checkpoint
     mesh = mesh or parallel.make_mesh()
     with directory.open_checkpoints(settings.keep, settings.best_metric, read_only=True) as checkpoints:
-        return restore_chosen(directory, checkpoints, mesh)
+        trained = restore_chosen(directory, checkpoints, mesh)
+    calibration = directory.calibration() if calibrated else None
+    if calibration is None:
+        return trained
+    if calibration["checkpoint_step"] != trained.step:
+        logger.warning(
+            f"The calibration of {directory.path} is not used, because it belongs to step "
+            f"{calibration['checkpoint_step']:,}, not {trained.step:,}. Calibrate the run again."
+        )
+        return trained
+    return trained.with_temperature(calibration["temperature"])
 
 
 def restore_chosen(directory: WorkDir, checkpoints: Checkpoints, mesh: Mesh | None = None) -> TrainedModel:

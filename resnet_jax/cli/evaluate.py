@@ -9,6 +9,7 @@ name                  as given on the command line
 split                 the split that is scored
 workdir               the run directory; null for published weights
 checkpoint_step       the number of steps taken before the checkpoint; null for published weights
+temperature           what divides the logits; 1.0 unless the run is calibrated
 tta                   `{"flip": ...}`, the same metrics with test-time augmentation; null without `--tta`
 
 and the fields of `evaluation.metrics.ClassificationReport`, with those of its `means` at the top level.
@@ -23,7 +24,7 @@ import json
 from absl import flags
 
 from resnet_jax.cli import flags as shared_flags
-from resnet_jax.errors import ExitCode
+from resnet_jax.errors import ExitCode, UserError
 
 ARGUMENTS = "more workdirs, to compare with --workdir"
 MODEL = shared_flags.ModelFlags()
@@ -49,6 +50,12 @@ TTA = flags.DEFINE_enum(
 EVAL_RESIZE = flags.DEFINE_integer(
     "eval_resize", None, "Override dataset.eval_resize, to test another resolution.", lower_bound=1
 )
+CALIBRATE = flags.DEFINE_bool(
+    "calibrate",
+    False,
+    "First fit a temperature to the validation examples of the run and store it in the run directory, so that all "
+    "commands give calibrated probabilities.",
+)
 EVAL_CROP = flags.DEFINE_integer("eval_crop", None, "Override dataset.eval_crop.", lower_bound=1)
 
 
@@ -61,20 +68,39 @@ def run(workdirs: list[str]) -> ExitCode:
     MODEL.check("evaluate")
     CLUSTER.join()
     with Reporter(active=FORMAT.value == "text" and parallel.is_main_process()) as reporter:
+        if CALIBRATE.value:
+            _calibrate(workdirs, reporter)
         models = _load(workdirs)
         evaluator = Evaluator.open(models, reporter, SPLIT.value, DATASET.value, DATA_DIR.value)
         comparison = compare(evaluator, TTA.value)
     if not parallel.is_main_process():
         return ExitCode.DONE
-    steps = {name: model.step for name, model in models.items()}
     if FORMAT.value == "json":
-        print_result(json.dumps(as_json(comparison, steps)))
+        print_result(json.dumps(as_json(comparison, models)))
     else:
-        scored = ", ".join(name if step is None else f"step {step:,} of {name}" for name, step in steps.items())
+        scored = ", ".join(_describe(name, model) for name, model in models.items())
         unreadable = len(reporter.unreadable)
         note = f" {unreadable:,} examples could not be read and were left out." if unreadable else ""
         print_result(f"{format_comparison(comparison)}\n\nScored: {scored}.{note}")
     return ExitCode.DONE
+
+
+def _calibrate(workdirs: list[str], reporter) -> None:
+    """Fit and store the temperature of each run."""
+    from resnet_jax.evaluation import calibration
+    from resnet_jax.studies.study import finished_runs
+
+    if not MODEL.workdir.value:
+        raise UserError("--calibrate needs the run directory in which to store the temperature. Give --workdir.")
+    for workdir in finished_runs([MODEL.workdir.value, *workdirs]):
+        fitted = calibration.calibrate_run(workdir, reporter, DATA_DIR.value)
+        reporter.print(f"Calibrated {workdir}: {calibration.describe(fitted)}\n")
+
+
+def _describe(name: str, model) -> str:
+    """Return which model was scored, such as "step 600 of /tmp/digits"."""
+    step = "" if model.step is None else f"step {model.step:,} of "
+    return f"{step}{name}" if model.temperature == 1 else f"{step}{name} (temperature {model.temperature:.4g})"
 
 
 def _load(workdirs: list[str]) -> dict:

@@ -271,19 +271,20 @@ def compare(evaluator: Evaluator, tta: str | None = None) -> Comparison:
     )
 
 
-def as_json(comparison: Comparison, steps: Mapping[str, int | None]) -> dict[str, object]:
+def as_json(comparison: Comparison, trained: Mapping[str, TrainedModel]) -> dict[str, object]:
     """Return JSON values: the metrics of a single model, or of several models with their ensemble and comparisons.
 
     Args:
       comparison: the results.
-      steps: how many steps each model has been trained for, by name; None for pretrained weights.
+      trained: the trained models, by name.
     """
     models = [
         {
             "name": name,
             "split": comparison.split,
-            "workdir": None if steps[name] is None else name,
-            "checkpoint_step": steps[name],
+            "workdir": None if trained[name].step is None else name,
+            "checkpoint_step": trained[name].step,
+            "temperature": trained[name].temperature,
             **_report_as_json(report),
             "tta": {comparison.tta: _report_as_json(comparison.tta_reports[name])} if comparison.tta else None,
         }

@@ -202,7 +202,7 @@ def open_pretrained(path: str, key: str | None = None) -> Pretrained:
     if is_run_directory(path):
         if key is not None:
             raise UserError(f"init_key ({key!r}) has no effect on a run directory ({path}). Remove it.")
-        run = load_run(path)
+        run = load_run(path, calibrated=False)
         arrays = convert.from_variables(run.variables, run.model)
         dataset = run.config.dataset
         return Pretrained(
@@ -442,7 +442,7 @@ def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Tr
     path = config.loss.distill_from
     name = config.loss.distill_model
     if is_run_directory(path):
-        teacher = load_run(path, mesh)
+        teacher = load_run(path, mesh, calibrated=False)
         if teacher.classes != classes:
             raise UserError(f"the teacher {path} has different classes from the dataset. Choose another teacher.")
         size = teacher.config.dataset.image_size

@@ -31,6 +31,7 @@ class ReportedRun:
       config: the resolved settings.
       result: the content of `result.json`; None for an unfinished run.
       step: the step of the checkpoint that was scored.
+      temperature: what divides the logits; 1.0 unless the run is calibrated.
       parameters: number of parameters of the model.
       curves: training curves by name, such as "train/loss".
       metrics: the metrics of the model on the split.
@@ -43,6 +44,7 @@ class ReportedRun:
     config: ConfigDict
     result: dict | None
     step: int
+    temperature: float
     parameters: int
     curves: Mapping[str, Curve]
     metrics: ClassificationReport
@@ -104,6 +106,7 @@ def collect(
             config=model.config,
             result=results[name],
             step=model.step,  # type: ignore[arg-type]  # None only for pretrained weights
+            temperature=model.temperature,
             parameters=sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"])),
             curves=read_curves(directories[name].path),
             metrics=comparison.reports[name],

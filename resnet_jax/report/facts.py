@@ -65,6 +65,8 @@ def facts(run: ReportedRun) -> list[tuple[str, str]]:
         ),
         ("Checkpoint", f"step {run.step:,}{_describe_choice(run)}"),
     ]
+    if run.temperature != 1:
+        entries.append(("Calibration", f"temperature {run.temperature:.4g}, fitted on the validation split"))
     if "seconds" in result:
         entries.append(("Time", duration(result["seconds"])))
     if provenance:

@@ -7,6 +7,7 @@ damaged/        checkpoints that could not be read
 figures.json    the validation metrics of the checkpoints
 metrics.jsonl   the training log, written by the training loop, with TensorBoard's event files beside it
 result.json     the final result of a finished run
+calibration.json  the temperature of a calibrated run
 nan/            the step with a non-finite loss, if there was one, written by the training loop
 """
 
@@ -96,6 +97,15 @@ class WorkDir:
     def forget_result(self) -> None:
         """Remove the result of a run that is being resumed."""
         self.remove("result.json")
+
+    def calibration(self) -> dict | None:
+        """Return the content of `calibration.json`, or None if the run is not calibrated."""
+        if not (self.path / "calibration.json").exists():
+            return None
+        return self._read_json("calibration.json", dict)
+
+    def write_calibration(self, calibration: dict) -> None:
+        self.write("calibration.json", json.dumps(calibration, indent=2) + "\n")
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file atomically, in the main process only.

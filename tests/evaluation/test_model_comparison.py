@@ -172,12 +172,12 @@ class TestCompare:
         assert comparison.ensemble.means.loss == pytest.approx(comparison.reports["run"].means.loss, rel=1e-5)
 
     def test_results_are_valid_json(self, run):
-        values = as_json(compare(open_evaluator({"run": run}), tta="flip"), {"run": 10})
+        values = as_json(compare(open_evaluator({"run": run}), tta="flip"), {"run": run})
         assert json.loads(json.dumps(values)) == json.loads(json.dumps(values, allow_nan=False))
         assert (values["workdir"], values["checkpoint_step"], values["split"]) == ("run", 10, "test[:100]")
         assert values["top1_interval"][0] < values["top1"] < values["top1_interval"][1]
         assert values["tta"]["flip"]["loss"] != values["loss"]
-        several = as_json(compare(open_evaluator({"run": run, "again": run})), {"run": 10, "again": 10})
+        several = as_json(compare(open_evaluator({"run": run, "again": run})), {"run": run, "again": run})
         assert [run_values["workdir"] for run_values in several["runs"]] == ["run", "again"]
         assert several["comparisons"] == [
             {"first": "run", "second": "again", "only_first": 0, "only_second": 0, "p_value": 1.0}

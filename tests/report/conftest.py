@@ -57,6 +57,7 @@ def random_run(classes, name="made up", result=RESULT, without=(), **predictions
         workdir=f"/runs/{name}",
         config=settings.default(),
         result=result,
+        temperature=1.0,
         step=1000,
         parameters=12345,
         curves={f"{split}/{metric}": Curve(steps, values[metric]) for split in splits for metric in values},
