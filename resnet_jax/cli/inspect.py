@@ -1,7 +1,12 @@
 """Check every image of a dataset before training: what it contains, and what would spoil a run.
 
+    python main.py inspect --config=configs/folder.py
+    python main.py inspect --labels=/tmp/folds             # after `repeat --folds`: which labels are probably wrong
+
 With `--format=json`, the keys are the fields of `data.inspect.inspection.Inspection`, and `contact_sheet`, the path of
-the image that is written, or null. The exit code is 1 if something would spoil a run.
+the image that is written, or null. The exit code is 1 if something would spoil a run. With --labels, the keys are
+`examples`, the number of labels, `doubtful` (a list with the fields of `studies.label_errors.DoubtfulLabel`, the most
+doubtful first) and `contact_sheet`.
 """
 
 import dataclasses
@@ -10,9 +15,16 @@ import json
 from absl import flags
 
 from resnet_jax.cli import flags as shared_flags
-from resnet_jax.errors import ExitCode
+from resnet_jax.errors import ExitCode, UserError
 
-CONFIG = shared_flags.define_config("The recipe, such as configs/folder.py.")
+CONFIG = shared_flags.define_config("The recipe, such as configs/folder.py.", required=False)
+LABELS = flags.DEFINE_string(
+    "labels",
+    None,
+    "In place of --config: the directory of a study of folds, or of a run with validation examples. Its models say "
+    "which labels of the examples held out from them are probably wrong.",
+)
+DATA_DIR = shared_flags.define_data_dir()
 FORMAT = shared_flags.define_format()
 CONTACT_SHEET = flags.DEFINE_string(
     "contact_sheet", "contact_sheet.png", "The PNG file to write, with example images of each class."
@@ -20,6 +32,33 @@ CONTACT_SHEET = flags.DEFINE_string(
 
 
 def run() -> ExitCode:
+    if (CONFIG.value is None) == (LABELS.value is None):
+        raise UserError("inspect takes either --config or --labels. Give exactly one of the two.")
+    return _inspect_dataset() if LABELS.value is None else _inspect_labels(LABELS.value)
+
+
+def _inspect_labels(workdir: str) -> ExitCode:
+    from resnet_jax import files
+    from resnet_jax.studies import label_errors
+    from resnet_jax.studies.out_of_fold import predict_held_out
+    from resnet_jax.studies.study import finished_runs
+    from resnet_jax.terminal import Reporter, print_result
+
+    files.check_target(CONTACT_SHEET.value, *label_errors.TARGET)
+    with Reporter(active=FORMAT.value == "text") as reporter:
+        predictions = predict_held_out(finished_runs([workdir]), reporter, DATA_DIR.value)
+    indices, doubtful = label_errors.find_doubtful_labels(predictions)
+    sheet = label_errors.write_contact_sheet(CONTACT_SHEET.value, predictions, indices)
+    num_examples = len(predictions.labels)
+    if FORMAT.value == "json":
+        values = {"examples": num_examples, "doubtful": list(map(vars, doubtful)), "contact_sheet": sheet}
+        print_result(json.dumps(values))
+    else:
+        print_result(label_errors.format_doubtful_labels(doubtful, num_examples, sheet))
+    return ExitCode.DONE
+
+
+def _inspect_dataset() -> ExitCode:
     from resnet_jax.data import feed_config
     from resnet_jax.data.inspect import contact_sheet, summary
     from resnet_jax.data.inspect.inspection import inspect

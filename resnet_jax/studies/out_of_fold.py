@@ -10,6 +10,7 @@ import numpy as np
 
 from resnet_jax.data.dataset import VALIDATION, common_classes, examples_of_run
 from resnet_jax.data.sources import open_sources
+from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import open_examples, score
 from resnet_jax.terminal import Reporter
@@ -27,6 +28,7 @@ class HeldOutPredictions(NamedTuple):
       classes: the names of the classes.
       labels: int32 [n].
       probabilities: float32 [n, classes].
+      places: the subset that holds each example, and its position there.
     """
 
     runs: tuple[str, ...]
@@ -34,10 +36,11 @@ class HeldOutPredictions(NamedTuple):
     classes: tuple[str, ...]
     labels: np.ndarray
     probabilities: np.ndarray
+    places: tuple[tuple[Subset, int], ...]
 
 
 def predict_held_out(workdirs: Sequence[str], reporter: Reporter, data_dir: str | None = None) -> HeldOutPredictions:
-    """Let each run predict the examples on which it was validated.
+    """Let each run predict the examples on which it was validated. The runs must be validated on different examples.
 
     Args:
       workdirs: directories of runs with the same classes.
@@ -45,10 +48,12 @@ def predict_held_out(workdirs: Sequence[str], reporter: Reporter, data_dir: str 
       data_dir: where the data is; None: where it was in training.
 
     Raises:
-      UserError: if a run has no validation examples, or if its data cannot be opened.
+      UserError: if a run has no validation examples, if its data cannot be opened, or if two runs were validated on the
+        same example.
     """
     runs: list[str] = []
     names: list[str] = []
+    places: list[tuple[Subset, int]] = []
     labels, probabilities = [], []
     classes: tuple[str, ...] = ()
     for workdir in workdirs:
@@ -66,9 +71,14 @@ def predict_held_out(workdirs: Sequence[str], reporter: Reporter, data_dir: str 
         positions = examples.subset_positions[metrics.position]
         runs += [pathlib.Path(workdir).name] * len(positions)
         names += [subset.name(int(position)) for position in positions]
+        places += [(subset, int(position)) for position in positions]
         labels.append(metrics.label)
         probabilities.append(np.exp(metrics.log_probabilities))
-    return HeldOutPredictions(tuple(runs), tuple(names), classes, np.concatenate(labels), np.concatenate(probabilities))
+    if len(set(names)) < len(names):
+        raise UserError("these runs were validated on the same examples. Give one run, or runs with different folds.")
+    return HeldOutPredictions(
+        tuple(runs), tuple(names), classes, np.concatenate(labels), np.concatenate(probabilities), tuple(places)
+    )
 
 
 def to_csv(predictions: HeldOutPredictions) -> str:
