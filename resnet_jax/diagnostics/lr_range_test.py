@@ -22,6 +22,7 @@ from resnet_jax.training import optimizer
 from resnet_jax.training.train_step import compile_train_steps
 
 SMOOTHED_FRACTION = 0.05  # of the steps: the width of the window in which the loss is averaged
+SPIKE = 0.5  # A rise of the smoothed loss by more than this fraction of its fall so far ends the descent.
 EXPLODED = 2.0  # The test ends once the mean of the last losses exceeds that of the first ones by this factor.
 MAX_EPOCHS = 10**5  # more than a test takes
 
@@ -43,15 +44,29 @@ class RangeTest:
     exploded: bool
 
     @property
+    def _descent(self) -> int:
+        """The number of steps until the smoothed loss has risen back by half of its fall, or all steps.
+
+        A run may recover from such a rise, but its loss is then low because of the steps before, and falls fast only
+        because it had risen.
+        """
+        lowest_so_far = np.minimum.accumulate(self.smoothed)
+        has_risen = self.smoothed - lowest_so_far > SPIKE * (self.smoothed[0] - lowest_so_far)
+        has_fallen = lowest_so_far < self.smoothed[0]
+        spikes = np.flatnonzero(has_risen & has_fallen)
+        return int(spikes[0]) if len(spikes) else len(self.smoothed)
+
+    @property
     def lowest(self) -> float:
-        """The learning rate at which the smoothed loss is lowest."""
-        return float(self.learning_rates[np.argmin(self.smoothed)])
+        """The learning rate at which the smoothed loss is lowest, before it first rises back by half of its fall."""
+        return float(self.learning_rates[np.argmin(self.smoothed[: self._descent])])
 
     @property
     def steepest(self) -> float:
-        """The learning rate, up to `lowest`, at which the smoothed loss falls fastest per decade."""
-        end = max(2, int(np.argmin(self.smoothed)) + 1)
-        slopes = np.gradient(self.smoothed[:end], np.log10(self.learning_rates[:end]))
+        """The learning rate, up to `lowest`, at which the lowest smoothed loss so far falls fastest per decade."""
+        end = max(2, int(np.argmin(self.smoothed[: self._descent])) + 1)
+        lowest_so_far = np.minimum.accumulate(self.smoothed[:end])
+        slopes = np.gradient(lowest_so_far, np.log10(self.learning_rates[:end]))
         return float(self.learning_rates[np.argmin(slopes)])
 
     @property

@@ -138,7 +138,7 @@ def write_contact_sheet(path: str, predictions: HeldOutPredictions, indices: np.
         except Unreadable:  # The file may have been removed since it was scored.
             continue
         label, suggestion = (predictions.classes[number] for number in (predictions.labels[index], suggested[index]))
-        captions.append(f"{label}\n→ {suggestion}?")
+        captions.append(f"{label}\nrather {suggestion}?")
     if not images:
         return None
     files.write_target(path, *TARGET, image_grid.as_png(image_grid.grid(images, captions, columns=8)))

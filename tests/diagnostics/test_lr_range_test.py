@@ -43,6 +43,21 @@ def test_suggestion_lies_between_the_steepest_descent_and_a_tenth_of_the_minimum
     assert text.endswith("The loss exploded at a learning rate of 1.")
 
 
+def test_recovery_from_a_rise_is_not_taken_for_descent():
+    """After the rise to 2.6, the loss falls faster, and lower, than before."""
+    rates = np.geomspace(1e-4, 10.0, 11)
+    losses = np.array([3.0, 2.9, 2.5, 2.1, 1.9, 1.8, 2.6, 1.5, 1.0, 0.9, 4.0])
+    test = RangeTest(rates, losses, losses, exploded=False)
+    assert test.lowest == pytest.approx(rates[5])
+    assert test.steepest == pytest.approx(rates[2])
+
+
+def test_small_rise_does_not_end_the_descent():
+    rates = np.geomspace(1e-4, 1.0, 9)
+    losses = np.array([3.0, 3.01, 2.5, 2.6, 2.0, 1.5, 1.2, 1.1, 9.0])
+    assert RangeTest(rates, losses, losses, exploded=True).lowest == pytest.approx(rates[7])
+
+
 def test_smoothing_is_a_mean_over_a_window_that_ends_are_cut_off_from():
     np.testing.assert_allclose(smooth(np.array([1.0, 2.0, 6.0, 2.0, 0.0]), 3), [1.5, 3.0, 10 / 3, 8 / 3, 1.0])
     np.testing.assert_array_equal(smooth(np.arange(4.0), 1), np.arange(4.0))
