@@ -22,6 +22,7 @@ from resnet_jax.training import optimizer
 from resnet_jax.training.train_step import compile_train_steps
 
 SMOOTHED_FRACTION = 0.05  # of the steps: the width of the window in which the loss is averaged
+NOISE = 0.1  # A fall of the smoothed loss by less than this fraction of the whole fall may be noise.
 SPIKE = 0.5  # A rise of the smoothed loss by more than this fraction of its fall so far ends the descent.
 EXPLODED = 2.0  # The test ends once the mean of the last losses exceeds that of the first ones by this factor.
 MAX_EPOCHS = 10**5  # more than a test takes
@@ -51,9 +52,9 @@ class RangeTest:
         because it had risen.
         """
         lowest_so_far = np.minimum.accumulate(self.smoothed)
-        has_risen = self.smoothed - lowest_so_far > SPIKE * (self.smoothed[0] - lowest_so_far)
-        has_fallen = lowest_so_far < self.smoothed[0]
-        spikes = np.flatnonzero(has_risen & has_fallen)
+        fall = self.smoothed[0] - lowest_so_far
+        has_fallen = fall > NOISE * fall[-1]
+        spikes = np.flatnonzero(has_fallen & (self.smoothed - lowest_so_far > SPIKE * fall))
         return int(spikes[0]) if len(spikes) else len(self.smoothed)
 
     @property
