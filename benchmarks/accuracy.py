@@ -4,7 +4,7 @@
     python -m benchmarks.accuracy cifar10:resnet20 --seeds=3 --config.num_epochs=10
 
 The recipe is a file in `configs/`, with a variant if it has one. Settings are changed as on the command line of
-`main.py`, which trains the seeds 0, 1, 2, ... one after another, each in its own process. The runs stay in
+`main.py`, whose command `repeat` trains the seeds 0, 1, 2, ... one after another. The runs stay in
 RUNS/RECIPE/SETTING=VALUE/seed0, seed1, ..., so the same command resumes interrupted runs, keeps finished ones, and with
 more --seeds trains only the new ones. Ctrl-C stops the run in progress, which saves a checkpoint.
 
@@ -49,7 +49,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
     print("To update the tables in both README files, run: python -m benchmarks.tables")
 
 
-def measure(recipe: str, overrides: Sequence[str], seeds: Sequence[int], directory: pathlib.Path) -> dict:
+def measure(recipe: str, overrides: Sequence[str], seeds: range, directory: pathlib.Path) -> dict:
     """Train or resume a run per seed, and return the line of results.
 
     Args:
@@ -59,39 +59,21 @@ def measure(recipe: str, overrides: Sequence[str], seeds: Sequence[int], directo
       directory: where the run directories are, or will be.
 
     Raises:
-      SystemExit: if a run stops or fails, with its exit code; or if a run has no test accuracy, or other settings than
-        the first one.
+      SystemExit: if `repeat` stops or fails, with its exit code; or if a run has no test accuracy.
     """
-    runs, settings_by_seed = [], []
-    for number, seed in enumerate(seeds, start=1):
-        workdir = directory / f"seed{seed}"
-        print(f"\nSeed {seed} ({number} of {len(seeds)})", flush=True)
-        _train(recipe, overrides, seed, workdir)
-        runs.append(_read_result(workdir, seed))
-        settings_by_seed.append(_read_settings(workdir))
-        changed = recipe_settings.differences(settings_by_seed[0], settings_by_seed[-1])
-        if changed:
-            _exit(
-                f"error: seed {seed} was trained with other settings than seed {seeds[0]} ({', '.join(changed)}), "
-                f"because the recipe has changed in between. Delete {directory} or choose other --runs.",
-                ExitCode.USER_ERROR,
-            )
-    return {"recipe": recipe, "overrides": list(overrides), "settings": settings_by_seed[0], "runs": runs}
-
-
-def _train(recipe: str, overrides: Sequence[str], seed: int, workdir: pathlib.Path) -> None:
-    """Train or resume the run of a seed, with its output on this terminal. Exit if it does not finish."""
-    command = ["main.py", f"--config={recipe}", f"--config.seed={seed}", f"--workdir={workdir}", *overrides]
+    seeds_flag = f"--seeds={seeds.start}:{seeds.stop}"
+    command = ["main.py", "repeat", f"--config={recipe}", *overrides, seeds_flag, f"--workdir={directory}"]
     print(f"python {shlex.join(command)}\n", flush=True)
     code = _run([sys.executable, *command])
-    if code in (ExitCode.INTERRUPTED, ExitCode.RESUMABLE):
-        _exit(f"Stopped in the run of seed {seed}. Run the same command again to resume.", code)
     if code:
-        _exit(
-            f"error: the run of seed {seed} failed with exit code {code}. Its own message is above. Correct the cause "
-            "and run the same command again, or choose other --runs to train all seeds anew.",
-            code,
-        )
+        _exit("Not all runs are finished. Run the same command again to resume.", code)
+    workdirs = [directory / f"seed{seed}" for seed in seeds]
+    return {
+        "recipe": recipe,
+        "overrides": list(overrides),
+        "settings": _read_settings(workdirs[0]),
+        "runs": [_read_result(workdir, seed) for workdir, seed in zip(workdirs, seeds, strict=True)],
+    }
 
 
 def _run(command: Sequence[str]) -> int:
