@@ -37,6 +37,7 @@ CHANGEABLE_ON_RESUME = (
 RESOLVED_AT_START = (
     "dataset.validation_split",
     "dataset.test_split",
+    "dataset.multi_label",
     "dataset.image_size",
     "dataset.eval_resize",
     "dataset.eval_crop",
@@ -61,8 +62,9 @@ def default() -> ConfigDict:
     config.seed = 0  # initial weights, example order and augmentation are functions of (seed, step)
 
     config.dataset = ConfigDict()
-    config.dataset.name = "digits"  # "digits" (scikit-learn), "folder:/path", or a TFDS name: "cifar10", "mnist", ...
+    config.dataset.name = "digits"  # "digits", "folder:/path", "csv:/path/file.csv", or a TFDS name such as "cifar10"
     config.dataset.data_dir = placeholder(str)  # TFDS directory, default $TFDS_DATA_DIR; or where "folder:/path" moved
+    config.dataset.multi_label = placeholder(bool)  # whether images have any number of labels; unset: from the data
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
     config.dataset.validation_split = ""  # "": own, else a tenth of each train class; "fold:1/5": a fifth; "none": none
     config.dataset.test_split = ""  # read once, at the end. "": the dataset's own, if any; "none": no test result
@@ -158,7 +160,7 @@ def default() -> ConfigDict:
 
     config.early_stopping = ConfigDict()
     config.early_stopping.patience = placeholder(int)  # evaluations without improvement that end the run; unset: never
-    config.early_stopping.metric = "top1"  # "top1" or "loss", on the validation split
+    config.early_stopping.metric = "top1"  # "top1", "loss", or "map" for several labels; on the validation split
     config.early_stopping.min_delta = 0.0  # an improvement is larger than this
 
     config.tta = placeholder(str)  # "flip" or "mirror_translate": add test metrics with test-time augmentation
@@ -170,7 +172,7 @@ def default() -> ConfigDict:
     config.checkpoint.every_epochs = 1  # epochs between saves; every new best and the last step are saved too
     config.checkpoint.every_minutes = 10.0  # longest time between two saves, also within an epoch
     config.checkpoint.keep = 2  # how many of the newest checkpoints to keep; the best one is kept too
-    config.checkpoint.best_metric = "top1"  # "top1" or "loss", on the validation split
+    config.checkpoint.best_metric = "top1"  # "top1", "loss", or "map" for several labels; on the validation split
 
     return config.lock()
 

@@ -82,7 +82,7 @@ def check(config: ConfigDict) -> None:
         raise UserError("loss.distill_model has no effect without loss.distill_from. Set both or neither.")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
     for key in ("checkpoint.best_metric", "early_stopping.metric"):
-        _check_choice(config, key, ("top1", "loss"))
+        _check_choice(config, key, ("top1", "loss", "map"))
     _check_groups(config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size)
     epochs = config.schedule.step_epochs
     if config.schedule.name == "step" and not (_are_numbers(epochs) and min(epochs) > 0):

@@ -68,7 +68,9 @@ def grid(images: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str], col
 
 
 def labeled_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = COLUMNS) -> np.ndarray:
-    """Arrange a training batch in a grid, each image captioned with the most likely class of its label.
+    """Arrange a training batch in a grid, each image captioned with its class.
+
+    With soft labels, it is the class with the largest share, or all classes that share the first place.
 
     Args:
       images: [batch, height, width, channels] in [0, 255], of any dtype.
@@ -79,8 +81,12 @@ def labeled_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str],
     Returns:
       uint8 [grid_height, grid_width, 3].
     """
-    labels = labels if labels.ndim == 1 else labels.argmax(axis=-1)
-    return grid(images.round().astype(np.uint8), [classes[label] for label in labels], columns)
+    if labels.ndim == 1:
+        captions = [classes[label] for label in labels]
+    else:
+        largest = (labels == labels.max(axis=-1, keepdims=True)) & (labels > 0)
+        captions = [", ".join(classes[label] for label in np.flatnonzero(row).tolist()) for row in largest]
+    return grid(images.round().astype(np.uint8), captions, columns)
 
 
 def titled_rows(

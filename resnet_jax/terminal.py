@@ -57,13 +57,28 @@ def _is_number(cell: object) -> bool:
     return isinstance(cell, int | float) or (isinstance(cell, str) and (cell.endswith("%") or cell == "-"))
 
 
+# How metrics that are fractions are called in texts, by their names in dicts.
+METRIC_TITLES = {"map": "mAP", "f1": "F1", "top1": "top-1", "top5": "top-5"}
+
+
+def metric_titles(means: Mapping[str, object]) -> dict[str, str]:
+    """Return the titles of those metrics that are fractions, by name.
+
+    Example:
+      >>> metric_titles({"loss": 0.5, "top1": 0.9, "top5": 1.0})
+      {'top1': 'top-1', 'top5': 'top-5'}
+    """
+    return {name: title for name, title in METRIC_TITLES.items() if name in means}
+
+
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Format the loss and accuracies of each split as a table, with accuracies in percent."""
+    """Format the loss and the other metrics of each split as a table, with fractions in percent."""
+    titles = metric_titles(next(iter(scores.values())))
     rows = [
-        (split, f"{means['loss']:.4f}", f"{means['top1']:.2%}", f"{means['top5']:.2%}", means["examples"])
+        (split, f"{means['loss']:.4f}", *(f"{means[name]:.2%}" for name in titles), means["examples"])
         for split, means in scores.items()
     ]
-    return table(rows, header=("split", "loss", "top-1", "top-5", "examples"))
+    return table(rows, header=("split", "loss", *titles.values(), "examples"))
 
 
 def printable(text: str) -> str:

@@ -33,6 +33,7 @@ from resnet_jax.runtime import parallel
 from resnet_jax.workdir.checkpoints import Checkpoints
 from resnet_jax.workdir.workdir import WorkDir
 
+DEFAULT_THRESHOLD = 0.5  # of a model for any number of labels per image, without validation examples
 MAX_BATCH_PER_DEVICE = 64  # images, in prediction
 MAX_ATTRIBUTION_BATCH_PER_DEVICE = 16  # images; the backward pass takes memory, and progress is shown per batch
 
@@ -59,8 +60,9 @@ class Predictions(NamedTuple):
 
     Attributes:
       probabilities: float32 [n, classes].
-      labels: int32 [n], the class with the highest probability.
-      names: n names of these classes.
+      labels: int32 [n], the class with the highest probability; or, for any number of labels per image, bool [n,
+        classes], the classes whose probabilities reach their thresholds.
+      names: the name of this class, or the names of these classes separated by commas, of each image.
     """
 
     probabilities: np.ndarray
@@ -108,6 +110,8 @@ class TrainedModel:
       validation: the validation metrics of the checkpoint; None if it has none.
       commit: the commit of the code that trained it; None if unknown.
       temperature: what the logits have been divided by, see `with_temperature`.
+      thresholds: for any number of labels per image, the probability from which each class is predicted; None: 0.5, or
+        one label per image.
     """
 
     config: ConfigDict
@@ -120,6 +124,23 @@ class TrainedModel:
     validation: dict[str, float] | None = None
     commit: str | None = None
     temperature: float = 1.0
+    thresholds: tuple[float, ...] | None = None
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have any number of labels, so that each class has a probability of its own."""
+        return self.config.dataset.multi_label is True
+
+    @property
+    def decision_thresholds(self) -> tuple[float, ...] | None:
+        """The probability from which each class is predicted; None for one label per image."""
+        if not self.is_multi_label:
+            return None
+        return self.thresholds or (DEFAULT_THRESHOLD,) * len(self.classes)
+
+    def probabilities(self, logits: jax.Array) -> jax.Array:
+        """Return the probabilities of the classes: the softmax or, for any number of labels per image, the sigmoid."""
+        return jax.nn.sigmoid(logits) if self.is_multi_label else jax.nn.softmax(logits)
 
     def with_temperature(self, temperature: float) -> "TrainedModel":
         """Return the model with its logits divided by a temperature (Guo et al. 2017, section 4.2).
@@ -157,6 +178,10 @@ class TrainedModel:
                 raise UserError(f"{images[sum(map(len, batches)) + index]} cannot be read: {reason}")
             batches.append(outputs.probabilities)
         probabilities = np.concatenate(batches)
+        if self.is_multi_label:
+            decided = probabilities >= np.asarray(self.decision_thresholds)
+            names = [", ".join(self.classes[label] for label in np.flatnonzero(row).tolist()) for row in decided]
+            return Predictions(probabilities, decided, tuple(names))
         labels = probabilities.argmax(axis=-1).astype(np.int32)
         return Predictions(probabilities, labels, tuple(self.classes[label] for label in labels))
 
@@ -277,7 +302,7 @@ class TrainedModel:
                 for name in methods
                 if (find_gaps := attribution_methods.METHODS[name].completeness_gaps)
             }
-            probabilities, maps, gaps = parallel.fetch((jax.nn.softmax(logits), computed, computed_gaps))
+            probabilities, maps, gaps = parallel.fetch((self.probabilities(logits), computed, computed_gaps))
             if not np.isfinite(probabilities).all():
                 raise UserError("the probabilities of this model are not finite. Choose another run or other weights.")
             num_images = int(np.count_nonzero(info.positions != NO_POSITION))
@@ -311,7 +336,7 @@ class TrainedModel:
 
         def forward(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             logits, features = self.model.apply(variables, self.preprocess(images), train=False, return_features=True)
-            return jax.nn.softmax(logits), features["pooled"]
+            return self.probabilities(logits), features["pooled"]
 
         return parallel.jit(forward, self.mesh)
 
@@ -371,6 +396,11 @@ def load_run(workdir: str, mesh: Mesh | None = None, calibrated: bool = True) ->
     mesh = mesh or parallel.make_mesh()
     with directory.open_checkpoints(settings.keep, settings.best_metric, read_only=True) as checkpoints:
         trained = restore_chosen(directory, checkpoints, mesh)
+    thresholds = directory.thresholds()
+    if thresholds and thresholds["checkpoint_step"] == trained.step:
+        trained = dataclasses.replace(
+            trained, thresholds=tuple(thresholds["thresholds"][name] for name in trained.classes)
+        )
     calibration = directory.calibration() if calibrated else None
     if calibration is None:
         return trained

@@ -14,9 +14,11 @@ tta                   `{"flip": ...}`, the same metrics with test-time augmentat
 
 and the fields of `evaluation.metrics.ClassificationReport`, with those of its `means` at the top level.
 
+For any number of labels per image, those of `evaluation.multi_label.MultiLabelReport` take their place.
+
 For several models, the keys are `split`, `runs` (a list of such objects), `ensemble` (the metrics of the ensemble) and
 `comparisons` (a list with one object per pair: the fields of `evaluation.model_comparison.McNemar`, and the names
-`first` and `second` of the models).
+`first` and `second` of the models). With any number of labels per image, there are only `split` and `runs`.
 """
 
 import json
@@ -60,8 +62,7 @@ EVAL_CROP = flags.DEFINE_integer("eval_crop", None, "Override dataset.eval_crop.
 
 
 def run(workdirs: list[str]) -> ExitCode:
-    from resnet_jax.evaluation.model_comparison import Evaluator, as_json, compare
-    from resnet_jax.evaluation.tables import format_comparison
+    from resnet_jax.evaluation.model_comparison import Evaluator
     from resnet_jax.runtime import parallel
     from resnet_jax.terminal import Reporter, print_result
 
@@ -72,17 +73,36 @@ def run(workdirs: list[str]) -> ExitCode:
             _calibrate(workdirs, reporter)
         models = _load(workdirs)
         evaluator = Evaluator.open(models, reporter, SPLIT.value, DATASET.value, DATA_DIR.value)
-        comparison = compare(evaluator, TTA.value)
+        values, text = _score(evaluator) if evaluator.subset.label_sets is None else _score_multi_label(evaluator)
     if not parallel.is_main_process():
         return ExitCode.DONE
     if FORMAT.value == "json":
-        print_result(json.dumps(as_json(comparison, models)))
+        print_result(json.dumps(values))
     else:
         scored = ", ".join(_describe(name, model) for name, model in models.items())
         unreadable = len(reporter.unreadable)
         note = f" {unreadable:,} examples could not be read and were left out." if unreadable else ""
-        print_result(f"{format_comparison(comparison)}\n\nScored: {scored}.{note}")
+        print_result(f"{text}\n\nScored: {scored}.{note}")
     return ExitCode.DONE
+
+
+def _score(evaluator) -> tuple[dict, str]:
+    """Score models for one label per image, and return the result as JSON values and as text."""
+    from resnet_jax.evaluation.model_comparison import as_json, compare
+    from resnet_jax.evaluation.tables import format_comparison
+
+    comparison = compare(evaluator, TTA.value)
+    return as_json(comparison, evaluator.models), format_comparison(comparison)
+
+
+def _score_multi_label(evaluator) -> tuple[dict, str]:
+    """Do what `_score` does, for any number of labels per image."""
+    from resnet_jax.evaluation.multi_label_comparison import as_json, compare, format_comparison
+
+    comparison = compare(evaluator, TTA.value)
+    return as_json(comparison, {name: model.step for name, model in evaluator.models.items()}), format_comparison(
+        comparison
+    )
 
 
 def _calibrate(workdirs: list[str], reporter) -> None:

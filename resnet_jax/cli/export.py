@@ -116,6 +116,8 @@ def _export_program(trained, reporter) -> ExitCode:
     program = make_program(trained, OUTPUTS.value, examples.images.shape[1:])
     quantization = None
     scores = class_scores(OUTPUTS.value)
+    if QUANTIZE.value and trained.is_multi_label:
+        raise UserError("int8 is scored by its top-1, which needs one label per image. Leave out --quantize.")
     if QUANTIZE.value and scores is not None:  # `_check_flags` refuses the other case.
         calibration = Split(trained, "training", DATA_DIR.value, reporter).sample(CALIBRATE.value).images
         validation = Split(trained, "validation", DATA_DIR.value, reporter)

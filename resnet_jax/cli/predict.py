@@ -16,6 +16,9 @@ With `--format=csv`, the columns are `picture` (the path of the image file), `cl
 `error`. With `--similar_to`, the columns `similar_1`, `similarity_1`, ... replace those of the classes. The names
 `pictures` and `picture` are kept for scripts.
 
+For a model of images with any number of labels, `best` and its columns hold only the classes whose probabilities reach
+their thresholds, which were chosen on the validation split.
+
 `--features` writes three arrays: `features`, float32 [n, width]; `names` [n], the paths of the readable images; and
 `classes`, the class names.
 
@@ -105,7 +108,8 @@ def _ranking(trained, candidates: list[str], reporter):
     from resnet_jax.terminal import printable
 
     if not candidates:
-        return formatters.CLASS_COLUMNS, trained.classes, predict.rank_by_probability(trained.classes, TOP.value), 0
+        rank = predict.rank_by_probability(trained.classes, TOP.value, trained.decision_thresholds)
+        return formatters.CLASS_COLUMNS, trained.classes, rank, 0
     features = Features.collect(predict.model_outputs(trained, candidates, reporter, "the folder"))
     for image, problem in features.problems.items():
         logger.warning(f"Unreadable: {printable(image)}: {problem}")

@@ -45,6 +45,9 @@ def check(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
     labels = train.listed_labels()
     if labels is None:
         return
+    if train.label_sets is not None:
+        _check_label_sets(names, train.label_sets[np.unique(labels)], dataset.train_split)
+        return
     learnable = _readable_classes(train, labels) if is_folder else set(labels.tolist())
     unreadable = [names[label] for label in sorted({*labels.tolist()} & {*range(len(names))} - learnable)]
     if unreadable:
@@ -65,6 +68,22 @@ def check(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
                 f"so the model cannot learn them. Add such images to {dataset.train_split}, or remove them from "
                 f"{split}."
             )
+
+
+def _check_label_sets(names: Sequence[str], label_sets: np.ndarray, split: str) -> None:
+    """Raise `UserError` if a class has no training example, or if all training examples have it.
+
+    Args:
+      names: the names of the classes.
+      label_sets: bool [sets, classes], the combinations of labels that training examples have.
+      split: the training split, for the message.
+    """
+    constant = [name for name, column in zip(names, label_sets.T, strict=True) if not column.any() or column.all()]
+    if constant:
+        raise UserError(
+            f"there are classes that no image of {split} has, or all images have ({', '.join(constant)}), so there is "
+            "nothing to learn about them. Add images, or remove these labels."
+        )
 
 
 def single_class_error(names: Sequence[str], labels: Iterable[int]) -> str | None:

@@ -37,6 +37,7 @@ class Dataset:
       feed: the training examples.
       validation: the validation examples; None: no validation.
       classes: the names of the classes.
+      label_sets: bool [sets, classes], the distinct combinations of labels; None if each image has one label.
       labels: int32 [n], the labels of the training examples; None if neither the loss nor the sampler needs them.
       content_digests: a hash of the "training examples" and, if there are any, one of the "validation examples". They
         show whether the data has changed since a run was saved. Empty for data that no run is trained on.
@@ -45,6 +46,7 @@ class Dataset:
     feed: Feed
     validation: EvaluationData | None
     classes: tuple[str, ...]
+    label_sets: np.ndarray | None = None
     labels: np.ndarray | None = None
     content_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -79,6 +81,7 @@ def open_dataset(
     if is_new:
         class_checks.check(dataset, sources)
     train = Subset.from_split(sources, dataset.train_split)
+    _resolve_multi_label(dataset, train)
     if is_new:
         _resolve_bit_depth(dataset, train)
     train.bit_depth = dataset.bit_depth or MAX_BIT_DEPTH
@@ -86,6 +89,17 @@ def open_dataset(
     if dataset.feed == "resident":
         return _open_resident(config, sources, train, classes, mesh, reporter)
     return _open_streaming(config, sources, train, classes, mesh, reporter)
+
+
+def _resolve_multi_label(dataset: ConfigDict, train: Subset) -> None:
+    """Set `dataset.multi_label`; raise `UserError` if the settings contradict the data."""
+    is_multi_label = train.label_sets is not None
+    if dataset.multi_label not in (None, is_multi_label):
+        raise UserError(
+            f"dataset.multi_label ({dataset.multi_label}) contradicts the data, whose images have "
+            f"{'any number of labels' if is_multi_label else 'one label each'}. Leave it unset."
+        )
+    dataset.multi_label = is_multi_label
 
 
 def _resolve_bit_depth(dataset: ConfigDict, train: Subset) -> None:
@@ -116,7 +130,7 @@ def _open_resident(
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(train.images)
     feed = ResidentFeed(train, config.batch_size, _make_sampler(config, len(train), train.labels), mesh)
-    return Dataset(feed, validation, classes, train.labels, _content_digests(train, validation))
+    return Dataset(feed, validation, classes, subset.label_sets, train.labels, _content_digests(train, validation))
 
 
 def _open_streaming(
@@ -146,7 +160,7 @@ def _open_streaming(
         mesh,
         reporter,
     )
-    return Dataset(feed, validation, classes, labels, _content_digests(train, validation))
+    return Dataset(feed, validation, classes, train.label_sets, labels, _content_digests(train, validation))
 
 
 def _needs_labels(config: ConfigDict) -> bool:

@@ -77,7 +77,7 @@ class FolderSource:
         self.classes = tuple(map(_decode_name, classes))
         self._root = root
         images, self.ignored = _find_images(root)
-        self._files, labels = _interleave([images.get(name, []) for name in classes])
+        self._files, labels = interleave([images.get(name, []) for name in classes])
         self.labels = np.array(labels, np.int32)
 
     def __len__(self) -> int:
@@ -96,21 +96,15 @@ class FolderSource:
         """Hash of the names of all images, with their classes, and of the sizes of up to `SIZES_HASHED` of them."""
         digest = hashlib.sha256(os.fsencode("\n".join(self._files)))
         for index in range(0, len(self), math.ceil(len(self) / SIZES_HASHED)):
-            digest.update(f" {_size(self.name(index))}".encode())
+            digest.update(f" {file_size(self.name(index))}".encode())
         return digest.hexdigest()
 
 
-def canonical_name(name: str) -> str:
-    """Return the name of a dataset. A path in it is made absolute, so that the name is valid in any working directory.
-
-    Raises:
-      UserError: if the path is a URL.
-    """
-    if not name.startswith(PREFIX) or name == PREFIX:
-        return name
-    if "://" in name:
-        raise UserError(f"{name} is not a folder on this machine. Copy it to a local disk and use its path there.")
-    return PREFIX + os.path.abspath(os.path.expanduser(name.removeprefix(PREFIX)))
+def canonical_path(path: str) -> str:
+    """Return an absolute path; raises `UserError` if the path is a URL."""
+    if "://" in path:
+        raise UserError(f"{path} is not a path on this machine. Copy the data to a local disk and use its path there.")
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSource]:
@@ -126,7 +120,7 @@ def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSourc
     """
     if name == PREFIX:
         raise UserError("no folder given. Use --config.dataset.name=folder:/path/to/images.")
-    root = canonical_name(PREFIX + moved_to if moved_to else name).removeprefix(PREFIX)
+    root = canonical_path(moved_to or name.removeprefix(PREFIX))
     layout = f"Put images into {root}/train/CLASS/IMAGE.jpg and {root}/val/CLASS/IMAGE.jpg."
     if not os.path.isdir(root):
         raise UserError(f"there is no folder {root}. {layout}")
@@ -268,7 +262,7 @@ def _decode_name(directory: str) -> str:
         return directory
 
 
-def _size(path: str) -> int | None:
+def file_size(path: str) -> int | None:
     """Return the size of a file in bytes, or None if it cannot be read, as for a broken link."""
     try:
         return os.path.getsize(path)
@@ -289,7 +283,7 @@ def _find_images(root: str) -> tuple[dict[str, list[str]], list[str]]:
     return images, ignored
 
 
-def _interleave(files: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
+def interleave(files: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
     """Merge the files of all classes so that each class is spread evenly, and return files and labels."""
     placed = []
     for label, members in enumerate(files):

@@ -77,15 +77,15 @@ def load_crop(
     return crops.resize(_crop(pixels, box), size)
 
 
-def check_example(image: np.ndarray, label: int, shape: tuple[int, ...], num_classes: int, name: str) -> None:
-    """Raise `UserError` if an image does not have `shape`, or if a label is not in [0, num_classes)."""
+def check_example(image: np.ndarray, label: int, shape: tuple[int, ...], num_labels: int, name: str) -> None:
+    """Raise `UserError` if an image does not have `shape`, or if a label is not in [0, num_labels)."""
     if image.shape != shape:
         raise UserError(
             f"{name} has shape {list(image.shape)}, but other images have shape {list(shape)}. Set dataset.image_size "
             "and dataset.feed=streaming to resize all images."
         )
-    if not 0 <= label < num_classes:
-        raise UserError(f"{name} has label {label}, but labels must be from 0 to {num_classes - 1}. Correct the label.")
+    if not 0 <= label < num_labels:
+        raise UserError(f"{name} has label {label}, but labels must be from 0 to {num_labels - 1}. Correct the label.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ class ExampleLoader:
             pixels = load_crop(image, self.shape[-1], choose_box, self.shape[0], self.subset.bit_depth)
         else:
             pixels = decode_image(image, self.shape[-1], self.subset.bit_depth)
-        check_example(pixels, label, self.shape, len(self.subset.classes), self.subset.name(position))
+        check_example(pixels, label, self.shape, self.subset.num_labels, self.subset.name(position))
         return pixels, label
 
 

@@ -86,7 +86,7 @@ def read_examples(subset: Subset, reporter: Reporter, what: str = "examples") ->
             continue
         if images is None:
             images = np.empty((len(subset), *pixels.shape), np.uint8)
-        check_example(pixels, label, images.shape[1:], len(subset.classes), subset.name(position))
+        check_example(pixels, label, images.shape[1:], subset.num_labels, subset.name(position))
         images[count], labels[count], subset_positions[count] = pixels, label, position
         count += 1
     if images is None:

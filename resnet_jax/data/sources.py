@@ -1,4 +1,4 @@
-"""Sources of examples: scikit-learn's digits, TensorFlow Datasets, a folder of images, or a class of your own.
+"""Sources of examples: scikit-learn's digits, TensorFlow Datasets, a folder or a list of images, or your own class.
 
 A dataset is a mapping from split names to sources, such as `{"train": ..., "test": ...}`. To train on your own data,
 write a class with the three members of `Source`, and pass a mapping from split names to its instances to
@@ -15,12 +15,12 @@ from typing import Protocol
 
 import numpy as np
 
-from resnet_jax.data import splits
-from resnet_jax.data.folder import PREFIX, open_folder
+from resnet_jax.data import csv_file, folder, splits
 from resnet_jax.data.tfds import is_prepared, open_tfds
 from resnet_jax.errors import UserError
 
 IMAGES_HASHED = 1000  # of a source in memory, which may be a memory-mapped file of any size
+LOCAL_PREFIXES = (folder.PREFIX, csv_file.PREFIX)  # of the names of datasets that are files of the user
 NUMBERS = "biuf"  # kinds of NumPy's dtypes: bool, int, uint and float
 EXAMPLE = (
     "An example is (image, label): a uint8 array [height, width, channels] with 1 or 3 channels, or the bytes of an "
@@ -35,6 +35,8 @@ class Source(Protocol):
     an image file. The label is an int in [0, len(classes)). Optional members:
 
       labels: int [n], the labels of all examples, if they are known without reading the examples.
+      label_sets: bool [sets, classes], for several labels per image: the distinct combinations of classes, the same for
+        all splits. The label of an example is then the number of its row, an int in [0, sets).
       channels: 1 or 3, number of channels to which image files are decoded; 3 if absent.
       name(index): returns the name of an example for messages, such as the path of its file.
       fingerprint: text that changes whenever the examples change; it allows decoded examples to be cached.
@@ -99,9 +101,9 @@ def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]
     """Return the base splits of a dataset.
 
     Args:
-      name: "digits", "folder:/path", or a TFDS name.
-      data_dir: for TFDS, the directory of prepared datasets (None: the default of TFDS); for a folder, its new path if
-        it has been moved.
+      name: "digits", "folder:/path", "csv:/path/labels.csv", or a TFDS name.
+      data_dir: for TFDS, the directory of prepared datasets (None: the default of TFDS); for a folder or a CSV file,
+        its new path if it has been moved.
 
     Raises:
       UserError: if the dataset is not available; the message says why and what to do.
@@ -113,7 +115,21 @@ def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]
     """
     if name == "digits":
         return _digits()
-    return open_folder(name, data_dir) if name.startswith(PREFIX) else open_tfds(name, data_dir)
+    if name.startswith(folder.PREFIX):
+        return folder.open_folder(name, data_dir)
+    return csv_file.open_csv(name, data_dir) if name.startswith(csv_file.PREFIX) else open_tfds(name, data_dir)
+
+
+def canonical_name(name: str) -> str:
+    """Return the name of a dataset. A path in it is made absolute, so that the name is valid in any working directory.
+
+    Raises:
+      UserError: if the path is a URL.
+    """
+    for prefix in LOCAL_PREFIXES:
+        if name.startswith(prefix) and name != prefix:
+            return prefix + folder.canonical_path(name.removeprefix(prefix))
+    return name
 
 
 def is_on_this_machine(name: str, data_dir: str | None = None) -> bool:
@@ -125,7 +141,7 @@ def is_on_this_machine(name: str, data_dir: str | None = None) -> bool:
     Raises:
       UserError: if the name is unknown.
     """
-    return name == "digits" or name.startswith(PREFIX) or is_prepared(name, data_dir)
+    return name == "digits" or name.startswith(LOCAL_PREFIXES) or is_prepared(name, data_dir)
 
 
 def open_local_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]:

@@ -219,6 +219,8 @@ def hold_out_validation(dataset: ConfigDict, labels: np.ndarray) -> tuple[np.nda
         if count > len(labels):
             raise UserError(f"{len(labels):,} training examples are too few for {count:,} folds. Choose fewer folds.")
         return hold_out_fold(labels, number, count)
+    if dataset.multi_label and len(labels) >= 1 / VALIDATION_FRACTION:
+        return hold_out_fold(labels, 1, round(1 / VALIDATION_FRACTION))  # Most combinations of labels are rare.
     kept, held_out = hold_out(labels, VALIDATION_FRACTION)
     if not len(held_out):
         raise UserError(

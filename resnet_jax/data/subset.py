@@ -59,6 +59,16 @@ class Subset:
         name, index = self._locate(position)
         return as_example(self._sources[name][index], self.name(position))
 
+    @property
+    def label_sets(self) -> np.ndarray | None:
+        """The distinct combinations of labels, bool [sets, classes], or None if each image has one label."""
+        return getattr(next(iter(self._sources.values())), "label_sets", None)
+
+    @property
+    def num_labels(self) -> int:
+        """The number of values that the label of an example can have: the number of classes, or of `label_sets`."""
+        return len(self.classes) if self.label_sets is None else len(self.label_sets)
+
     # -----------------------------------------------------------------------------------------------------------------
     # Derived subsets
     # -----------------------------------------------------------------------------------------------------------------

@@ -83,6 +83,8 @@ def calibrate_run(workdir: str, reporter: Reporter, data_dir: str | None = None)
     """
     trained = load_run(workdir, calibrated=False)
     dataset = trained.config.dataset
+    if trained.is_multi_label:
+        raise UserError(f"{workdir} cannot be calibrated, because its images have any number of labels.")
     if dataset.validation_split == "none":
         raise UserError(f"{workdir} cannot be calibrated, because it has no validation split. Choose another run.")
     sources = open_sources(dataset.name, data_dir or dataset.data_dir)

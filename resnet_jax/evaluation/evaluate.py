@@ -10,6 +10,7 @@ from typing import Protocol
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -22,8 +23,9 @@ from resnet_jax.data.sources import Source
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation import metrics
+from resnet_jax.evaluation import metrics, multi_label
 from resnet_jax.evaluation.metrics import ExampleMetrics
+from resnet_jax.evaluation.multi_label import MultiLabelExamples, MultiLabelReport
 from resnet_jax.evaluation.tta import AUGMENTATIONS, make_apply
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
@@ -43,7 +45,7 @@ class Evaluate(Protocol):
         examples: EvaluationData,
         interrupted: Callable[[], object] = lambda: False,
         reporter: Reporter | None = None,
-    ) -> ExampleMetrics | None:
+    ) -> ExampleMetrics | MultiLabelExamples | None:
         """Score all examples that can be read.
 
         Args:
@@ -53,8 +55,8 @@ class Evaluate(Protocol):
           reporter: shows the progress; None: no progress is shown.
 
         Returns:
-          The metrics of each example that can be read, in the order of the examples, as host arrays; None if the
-          evaluation was abandoned.
+          The metrics of each example that can be read, in the order of the examples, as host arrays;
+          `MultiLabelExamples` if the function was made with `label_sets`. None if the evaluation was abandoned.
 
         Raises:
           UserError: if more images than `dataset.max_unreadable` cannot be read.
@@ -69,6 +71,7 @@ def make_evaluate(
     *,
     tta: str | None = None,
     label_map: Sequence[int] | None = None,
+    label_sets: np.ndarray | None = None,
     keep_log_probabilities: bool = False,
 ) -> Evaluate:
     """Return a function that scores examples.
@@ -84,6 +87,8 @@ def make_evaluate(
       tta: test-time augmentation, see `tta.make_apply`.
       label_map: the model's label of each class, indexed by the label of this class in the examples; None: both are the
         same.
+      label_sets: bool [sets, classes], for any number of labels per image: the combinations of the model's classes, by
+        the labels of the examples. None: one label per image.
       keep_log_probabilities: whether the result includes the log-probabilities of all classes.
     """
     num_views = len(AUGMENTATIONS[tta]) if tta else 1
@@ -93,8 +98,12 @@ def make_evaluate(
     local_rows = parallel.local_rows(mesh, batch_size)
     apply = make_apply(model, tta)
 
-    def score_batch(variables: dict, images: jax.Array, labels: jax.Array, positions: jax.Array) -> ExampleMetrics:
+    def score_batch(
+        variables: dict, images: jax.Array, labels: jax.Array, positions: jax.Array
+    ) -> ExampleMetrics | MultiLabelExamples:
         logits = apply(variables, preprocess(images))
+        if label_sets is not None:
+            return multi_label.example_metrics(logits, jnp.asarray(label_sets), labels, positions)
         return metrics.example_metrics(logits, labels, positions, keep_log_probabilities)
 
     # The results are replicated, so that every process can read all of them.
@@ -105,7 +114,7 @@ def make_evaluate(
         examples: EvaluationData,
         interrupted: Callable[[], object] = lambda: False,
         reporter: Reporter | None = None,
-    ) -> ExampleMetrics | None:
+    ) -> ExampleMetrics | MultiLabelExamples | None:
         show_progress = reporter.counter("scoring examples") if reporter else None
         pace = parallel.Pace(calls_ahead)
         batches = []
@@ -142,7 +151,9 @@ def _map_labels(labels: np.ndarray, label_map: Sequence[int]) -> np.ndarray:
 def score_run(
     trained: TrainedModel, sources: Mapping[str, Source], split: str, reporter: Reporter, tta: str | None = None
 ) -> dict:
-    """Return the mean metrics of a trained model on a split such as "test", as a dict of the fields of `MeanMetrics`.
+    """Return the mean metrics of a trained model on a split such as "test".
+
+    They are a dict of the fields of `MeanMetrics`, or of `MultiLabelMeans` for any number of labels per image.
 
     Args:
       trained: the trained model.
@@ -157,6 +168,8 @@ def score_run(
     common_classes(sources)
     subset = select_split(trained.config.dataset, sources, split, reporter)
     examples = open_examples(trained, subset, reporter)
+    if subset.label_sets is not None:
+        return dataclasses.asdict(score_multi_label(trained, examples, subset, reporter, tta).means)
     results = score(trained, examples, subset.classes, reporter, tta)
     return dataclasses.asdict(metrics.summarize(results, len(subset)))
 
@@ -239,6 +252,38 @@ def score(
     )
     # The result is None only after an interruption, and nothing interrupts this evaluation.
     return evaluate(trained.variables, examples, reporter=reporter)  # type: ignore[return-value]
+
+
+def score_multi_label(
+    trained: TrainedModel, examples: EvaluationData, subset: Subset, reporter: Reporter, tta: str | None = None
+) -> MultiLabelReport:
+    """Score every readable example with any number of labels once, with the thresholds of the trained model.
+
+    Args:
+      trained: the trained model.
+      examples: examples from `open_examples`.
+      subset: the subset from which they were opened.
+      reporter, tta: see `score`.
+
+    Raises:
+      UserError: if more images than `dataset.max_unreadable` cannot be read, or if none can.
+    """
+    results, label_sets = multi_label_results(trained, examples, subset, reporter, tta)
+    return multi_label.report(results, label_sets, trained.classes, len(subset), trained.thresholds)
+
+
+def multi_label_results(
+    trained: TrainedModel, examples: EvaluationData, subset: Subset, reporter: Reporter, tta: str | None = None
+) -> tuple[MultiLabelExamples, np.ndarray]:
+    """Return the metrics of each example, and the combinations of the model's classes; see `score_multi_label`."""
+    assert subset.label_sets is not None
+    label_sets = np.zeros((len(subset.label_sets), len(trained.classes)), bool)
+    label_sets[:, class_matching.match(subset.classes, trained.classes)] = subset.label_sets
+    evaluate = make_evaluate(
+        trained.model, trained.preprocess, trained.config.batch_size, trained.mesh, tta=tta, label_sets=label_sets
+    )
+    # The result is None only after an interruption, and nothing interrupts this evaluation.
+    return evaluate(trained.variables, examples, reporter=reporter), label_sets  # type: ignore[return-value]
 
 
 def _list_classes(classes: Sequence[str]) -> str:

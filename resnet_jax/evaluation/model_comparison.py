@@ -13,17 +13,17 @@ import numpy as np
 from resnet_jax.data import class_matching, splits
 from resnet_jax.data.dataset import common_classes, select_split
 from resnet_jax.data.feed import EvaluationData
-from resnet_jax.data.folder import canonical_name
-from resnet_jax.data.sources import open_sources
+from resnet_jax.data.sources import canonical_name, open_sources
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation.evaluate import open_examples, open_external_examples, score
+from resnet_jax.evaluation.evaluate import open_examples, open_external_examples, score, score_multi_label
 from resnet_jax.evaluation.metrics import (
     ClassificationReport,
     ExampleMetrics,
     classification_report,
     example_metrics,
 )
+from resnet_jax.evaluation.multi_label import MultiLabelReport
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel
@@ -161,6 +161,13 @@ class Evaluator:
             raise UserError(f"there is no test split. Choose a split with --split ({', '.join(sources)}).")
         reporter.max_unreadable = settings.max_unreadable
         subset = select_split(settings, sources, split, reporter)
+        for name, model in models.items():
+            if model.is_multi_label != (subset.label_sets is not None):
+                kinds = ("one label", "any number of labels")
+                raise UserError(
+                    f"{name} predicts {kinds[model.is_multi_label]} per image, and the data has "
+                    f"{kinds[not model.is_multi_label]} per image. Choose other data or another run."
+                )
         return cls(models, settings.name, split, subset, reporter)
 
     def score(self, name: str, tta: str | None = None) -> ScoredExamples:
@@ -174,12 +181,17 @@ class Evaluator:
           UserError: as `evaluate.open_examples` and `evaluate.score` do.
         """
         model = self.models[name]
-        examples = self._open_examples(model)
+        examples = self.open_examples(model)
         keep_log_probabilities = len(self.models) > 1
         results = score(model, examples, self.subset.classes, self.reporter, tta, keep_log_probabilities)
         return ScoredExamples(_renumber_classes(results, model.classes, self.classes), examples)
 
-    def _open_examples(self, model: TrainedModel) -> EvaluationData:
+    def score_multi_label(self, name: str, tta: str | None = None) -> MultiLabelReport:
+        """Score a model for any number of labels per image, with its thresholds; see `score`."""
+        model = self.models[name]
+        return score_multi_label(model, self.open_examples(model), self.subset, self.reporter, tta)
+
+    def open_examples(self, model: TrainedModel) -> EvaluationData:
         """Open the examples in the form that a model takes.
 
         All resident runs on the dataset take its examples in the same form, so these are read only once.

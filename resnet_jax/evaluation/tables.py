@@ -69,9 +69,9 @@ def _class_table(report: ClassificationReport) -> str:
         (
             metrics.name,
             metrics.examples,
-            _format_ratio(metrics.precision),
-            _format_ratio(metrics.recall),
-            _format_ratio(metrics.f1),
+            format_ratio(metrics.precision),
+            format_ratio(metrics.recall),
+            format_ratio(metrics.f1),
         )
         for metrics in classes
     ]
@@ -87,7 +87,7 @@ def _confusion_table(report: ClassificationReport) -> list[str]:
     return ["Most often confused:\n\n" + table(rows, header=("class", "predicted as", "examples", "share of class"))]
 
 
-def _format_ratio(ratio: float | None) -> str:
+def format_ratio(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2%}"
 
 

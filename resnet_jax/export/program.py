@@ -66,7 +66,7 @@ def make_program(trained: TrainedModel, outputs: Sequence[str], image_shape: tup
         # By default, TPUs would multiply in bfloat16, and GPUs in TensorFloat-32.
         with jax.default_matmul_precision("float32"):
             logits, features = model.apply(variables, normalize(images), train=False, return_features=True)
-        values = {"probabilities": jax.nn.softmax(logits), "logits": logits, "features": features["pooled"]}
+        values = {"probabilities": trained.probabilities(logits), "logits": logits, "features": features["pooled"]}
         return {name: values[name].astype(jnp.float32) for name in outputs}
 
     return Program(function, image_shape, tuple(outputs), _describe(trained))

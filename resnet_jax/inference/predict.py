@@ -119,8 +119,14 @@ def predictions(paths: Sequence[str], outputs: Outputs, rank: Rank) -> list[File
     ]
 
 
-def rank_by_probability(classes: Sequence[str], top: int) -> Rank:
+def rank_by_probability(classes: Sequence[str], top: int, thresholds: Sequence[float] | None = None) -> Rank:
     """Return a function that ranks the `top` most probable classes, or all classes if there are fewer.
+
+    Args:
+      classes: the names of the classes.
+      top: how many classes to rank at most.
+      thresholds: for any number of labels per image, the probability from which each class is predicted. Less probable
+        classes are left out. None: no class is left out.
 
     Example:
       >>> outputs = Outputs(np.array([[0.25, 0.75]]), features=np.zeros((1, 8)), problems={})
@@ -131,7 +137,11 @@ def rank_by_probability(classes: Sequence[str], top: int) -> Rank:
     def rank(outputs: Outputs) -> list[Ranking]:
         labels = np.argsort(-outputs.probabilities, axis=-1, kind="stable")[:, :top]
         return [
-            [(classes[label], float(probabilities[label])) for label in best_labels]
+            [
+                (classes[label], float(probabilities[label]))
+                for label in best_labels
+                if thresholds is None or probabilities[label] >= thresholds[label]
+            ]
             for probabilities, best_labels in zip(outputs.probabilities, labels, strict=True)
         ]
 

@@ -11,10 +11,13 @@ from ml_collections import ConfigDict
 from resnet_jax.data import splits
 from resnet_jax.data.dataset import VALIDATION
 from resnet_jax.errors import UserError
+from resnet_jax.evaluation.evaluate import multi_label_results
 from resnet_jax.evaluation.metrics import ClassificationReport, confusion_matrix
 from resnet_jax.evaluation.model_comparison import Evaluator, McNemar, check_distinct, compare
+from resnet_jax.evaluation.multi_label import MultiLabelReport
+from resnet_jax.evaluation.validation import worst_mistakes
 from resnet_jax.inference.overlays import grad_cam_overlays
-from resnet_jax.report.example_images import Gallery, choose_galleries
+from resnet_jax.report.example_images import Gallery, choose_galleries, multi_label_gallery
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel, load_run
 from resnet_jax.training.metrics_writer import Curve, read_curves
@@ -35,7 +38,8 @@ class ReportedRun:
       parameters: number of parameters of the model.
       curves: training curves by name, such as "train/loss".
       metrics: the metrics of the model on the split.
-      confusion: number of examples of each class (rows) by predicted class (columns): int [classes, classes].
+      confusion: number of examples of each class (rows) by predicted class (columns): int [classes, classes]; None for
+        any number of labels per image.
       galleries: example images with their predictions.
     """
 
@@ -47,8 +51,8 @@ class ReportedRun:
     temperature: float
     parameters: int
     curves: Mapping[str, Curve]
-    metrics: ClassificationReport
-    confusion: np.ndarray
+    metrics: ClassificationReport | MultiLabelReport
+    confusion: np.ndarray | None
     galleries: Sequence[Gallery]
 
 
@@ -60,8 +64,8 @@ class ReportData:
       split: the split that was scored, such as "test".
       classes: the names of the classes.
       runs: one or more runs with different names.
-      ensemble: the metrics of the ensemble of all models; None for a single run.
-      mcnemar: McNemar's test, by pair of run names.
+      ensemble: the metrics of the ensemble of all models; None for a single run, or any number of labels per image.
+      mcnemar: McNemar's test, by pair of run names; empty for any number of labels per image.
     """
 
     split: str
@@ -69,6 +73,11 @@ class ReportData:
     runs: tuple[ReportedRun, ...]
     ensemble: ClassificationReport | None
     mcnemar: Mapping[tuple[str, str], McNemar]
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have any number of labels."""
+        return isinstance(self.runs[0].metrics, MultiLabelReport)
 
 
 def collect(
@@ -96,10 +105,14 @@ def collect(
         if dataset.test_split == "none" or not all(results.values()):
             split = _validation_split(dataset)
     evaluator = Evaluator.open(models, reporter, split, data_dir=data_dir)
-    comparison = compare(evaluator)
 
-    def describe_run(name: str, model: TrainedModel) -> ReportedRun:
-        scored = comparison.scored[name]
+    def describe_run(
+        name: str,
+        metrics: ClassificationReport | MultiLabelReport,
+        confusion: np.ndarray | None,
+        galleries: Sequence[Gallery],
+    ) -> ReportedRun:
+        model = models[name]
         return ReportedRun(
             name=name,
             workdir=str(directories[name].path),
@@ -109,20 +122,43 @@ def collect(
             temperature=model.temperature,
             parameters=sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"])),
             curves=read_curves(directories[name].path),
-            metrics=comparison.reports[name],
-            confusion=confusion_matrix(scored.metrics, len(evaluator.classes)),
-            galleries=choose_galleries(
-                scored, evaluator.classes, evaluator.subset.name, lambda images: grad_cam_overlays(model, images)
-            ),
+            metrics=metrics,
+            confusion=confusion,
+            galleries=galleries,
         )
+
+    if evaluator.subset.label_sets is not None:
+        scored_runs = [
+            describe_run(name, evaluator.score_multi_label(name), None, _multi_label_galleries(evaluator, name))
+            for name in models
+        ]
+        return ReportData(evaluator.split, evaluator.classes, tuple(scored_runs), ensemble=None, mcnemar={})
+
+    comparison = compare(evaluator)
+
+    def describe_scored_run(name: str, model: TrainedModel) -> ReportedRun:
+        scored = comparison.scored[name]
+        galleries = choose_galleries(
+            scored, evaluator.classes, evaluator.subset.name, lambda images: grad_cam_overlays(model, images)
+        )
+        confusion = confusion_matrix(scored.metrics, len(evaluator.classes))
+        return describe_run(name, comparison.reports[name], confusion, galleries)
 
     return ReportData(
         split=evaluator.split,
         classes=evaluator.classes,
-        runs=tuple(describe_run(name, model) for name, model in models.items()),
+        runs=tuple(describe_scored_run(name, model) for name, model in models.items()),
         ensemble=comparison.ensemble,
         mcnemar=comparison.mcnemar,
     )
+
+
+def _multi_label_galleries(evaluator: Evaluator, name: str) -> list[Gallery]:
+    model = evaluator.models[name]
+    examples = evaluator.open_examples(model)
+    results, label_sets = multi_label_results(model, examples, evaluator.subset, evaluator.reporter)
+    mistakes = worst_mistakes(results, label_sets, model.classes, model.thresholds)
+    return multi_label_gallery(mistakes, examples, evaluator.subset.name)
 
 
 def _validation_split(dataset: ConfigDict) -> str:

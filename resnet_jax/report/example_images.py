@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from resnet_jax.data.feed import EvaluationData
 from resnet_jax.evaluation.metrics import worst_mistakes
 from resnet_jax.evaluation.model_comparison import ScoredExamples
+from resnet_jax.evaluation.validation import Mistake
 
 NUM_WORST = 16  # images in the gallery of the worst mistakes
 NUM_OTHER = 8  # images in each of the other galleries
@@ -30,10 +32,10 @@ class ExampleImage:
       overlay_uri: the same image with Grad-CAM for the predicted class laid over it; None without such an overlay.
       is_small: whether both sides are at most `MAX_PIXELATED_SIDE`.
       name: the name of the example.
-      label: its true class.
-      prediction: the predicted class.
-      confidence: the probability of the predicted class.
-      probability: the probability of the true class.
+      label: its true class, or classes.
+      prediction: the predicted class, or classes.
+      confidence: the probability of the predicted class; None for any number of labels per image.
+      probability: the probability of the true class; None for any number of labels per image.
     """
 
     uri: str
@@ -42,8 +44,8 @@ class ExampleImage:
     name: str
     label: str
     prediction: str
-    confidence: float
-    probability: float
+    confidence: float | None
+    probability: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,38 @@ def choose_galleries(
         for title, description, indices in choices
         if len(indices)
     ]
+
+
+def multi_label_gallery(
+    mistakes: Sequence[Mistake], examples: EvaluationData, name_of: Callable[[int], str]
+) -> list[Gallery]:
+    """Return the gallery of the worst mistakes for any number of labels per image; no gallery if there are none.
+
+    Args:
+      mistakes: the mistakes, worst first.
+      examples: the examples that were scored.
+      name_of: a function from the position of an example in its subset to its name.
+    """
+    if not mistakes:
+        return []
+    positions = np.array([mistake.position for mistake in mistakes])
+    subset_positions = examples.subset_positions[positions]
+    images = tuple(
+        ExampleImage(
+            uri=data_uri(image),
+            overlay_uri=None,
+            is_small=max(image.shape) <= MAX_PIXELATED_SIDE,
+            name=name_of(int(subset_position)),
+            label=mistake.label,
+            prediction=mistake.prediction,
+            confidence=None,
+            probability=None,
+        )
+        for mistake, image, subset_position in zip(
+            mistakes, examples.images_at(positions), subset_positions, strict=True
+        )
+    )
+    return [Gallery("Worst mistakes", "Images with a wrong class and the highest loss.", images)]
 
 
 def _example_images(

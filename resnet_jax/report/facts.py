@@ -7,7 +7,7 @@ from resnet_jax import config as settings
 from resnet_jax.data import splits
 from resnet_jax.data.dataset import VALIDATION
 from resnet_jax.report.collect import ReportData, ReportedRun
-from resnet_jax.terminal import duration
+from resnet_jax.terminal import METRIC_TITLES, duration
 
 
 class ChangedSetting(NamedTuple):
@@ -129,4 +129,4 @@ def _describe_splits(run: ReportedRun) -> str:
 def _describe_choice(run: ReportedRun) -> str:
     if run.config.dataset.validation_split == "none":
         return ", the last"
-    return f", the best on validation by {run.config.checkpoint.best_metric.replace('top1', 'top-1')}"
+    return f", the best on validation by {METRIC_TITLES.get(run.config.checkpoint.best_metric, 'loss')}"

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from resnet_jax import config as settings
+from resnet_jax.evaluation.multi_label import MultiLabelReport
 from resnet_jax.report import chart_style, facts, prediction_charts, training_charts
 from resnet_jax.report.collect import ReportData, ReportedRun
 from resnet_jax.runtime import provenance
@@ -73,6 +74,9 @@ def _training_charts(data: ReportData) -> Iterator[Chart]:
     if recorded & {"train/top1", "validation/top1"}:
         caption = "The share of images that are classified correctly. Training images (dotted) are augmented."
         yield Chart("Top-1 accuracy", _html(training_charts.top1(runs), "top1"), "wide", caption)
+    if "validation/map" in recorded:
+        caption = "The mean over the classes of the average precision, on the validation split."
+        yield Chart("mAP", _html(training_charts.mean_average_precision(runs), "map"), "wide", caption)
     if "train/learning_rate" in recorded:
         yield Chart("Learning rate", _html(training_charts.learning_rate(runs), "learning_rate"), "low", "")
 
@@ -91,7 +95,12 @@ def _time_chart(data: ReportData) -> Chart | None:
 
 
 def _prediction_charts(run: ReportedRun, classes: tuple[str, ...], number: int) -> Iterator[Chart]:
-    """Yield the reliability diagram and the confusion matrix of the run with this number on the page."""
+    """Yield the reliability diagram and the confusion matrix of the run with this number on the page.
+
+    With any number of labels per image, there are none.
+    """
+    if isinstance(run.metrics, MultiLabelReport) or run.confusion is None:
+        return
     caption = (
         "Accuracy by confidence, the probability of the predicted class. In a calibrated model, the bars end at the "
         "vermilion marks; bars that end below them show overconfidence, above them underconfidence. Whiskers are "

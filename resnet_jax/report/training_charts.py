@@ -35,6 +35,11 @@ def top1(runs: Curves) -> go.Figure:
     return _metric_chart(runs, "top1", 100, ":.2f} %").update_yaxes(ticksuffix=" %")
 
 
+def mean_average_precision(runs: Curves) -> go.Figure:
+    """Draw the mean average precision on validation examples, in percent."""
+    return _metric_chart(runs, "map", 100, ":.2f} %").update_yaxes(ticksuffix=" %")
+
+
 def learning_rate(runs: Curves) -> go.Figure:
     """Draw the learning rate."""
     chart = chart_style.empty_chart(xaxis=STEP_AXIS, yaxis={"rangemode": "tozero"}, showlegend=len(runs) > 1)

@@ -58,6 +58,8 @@ def predict_held_out(workdirs: Sequence[str], reporter: Reporter, data_dir: str 
     classes: tuple[str, ...] = ()
     for workdir in workdirs:
         trained = load_run(workdir)
+        if trained.is_multi_label:
+            raise UserError(f"{workdir} predicts any number of labels per image. Give runs with one label per image.")
         if classes and trained.classes != classes:
             raise UserError(f"{workdir} and {workdirs[0]} have different classes. Give runs of the same classes.")
         classes = trained.classes

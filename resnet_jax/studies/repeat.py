@@ -10,11 +10,8 @@ from resnet_jax.studies import out_of_fold
 from resnet_jax.studies.processes import train_all
 from resnet_jax.studies.statistics import Spread, spread
 from resnet_jax.studies.study import Outcome, Recipe, Study, SubRun
-from resnet_jax.terminal import Reporter, duration, table
+from resnet_jax.terminal import Reporter, duration, metric_titles, table
 from resnet_jax.trained_model import load_run
-
-METRICS = ("top1", "loss")
-
 
 # --- The runs ---------------------------------------------------------------------------------------------------------
 
@@ -58,10 +55,10 @@ class Summary:
     Attributes:
       results: the content of `result.json`, by the name of the run.
       spreads: the spread of each metric over the runs, by split ("validation", "test", or "test, mirror_translate" with
-        test-time augmentation) and by metric ("top1", "loss").
+        test-time augmentation) and by metric, such as "top1" and "loss".
       unfinished: the names of the runs that failed or were stopped.
       split: the split on which the best and the worst run are compared, by top-1. None if they are not compared: there
-        is only one run, or the runs are scored on different folds.
+        is only one run, the runs are scored on different folds, or images have any number of labels.
       best, worst: their names, or None.
       comparison: McNemar's test of the best and the worst run, or None.
     """
@@ -110,13 +107,18 @@ def summarize(finished: Sequence[SubRun], unfinished: Sequence[str], reporter: R
     results = {run.name: run.result() for run in finished}
     scores = {name: dict(_scores(result)) for name, result in results.items()}
     spreads = {
-        split: {metric: spread([scores[name][split][metric] for name in scores]) for metric in METRICS}
-        for split in next(iter(scores.values()))
+        split: {
+            metric: spread([scores[name][split][metric] for name in scores])
+            for metric in ("loss", *metric_titles(first_scores))
+        }
+        for split, first_scores in next(iter(scores.values())).items()
     }
     summary = Summary(results, spreads, tuple(unfinished))
     split = next((split for split in ("test", "validation") if split in spreads), None)
     are_folds = finished[0].name.startswith("fold")  # Folds are scored on different examples.
-    if split is None or len(finished) < 2 or are_folds:
+    # McNemar's test is about examples that are correct or not; any number of labels may be partly correct.
+    is_multi_label = split is not None and "map" in spreads[split]
+    if split is None or len(finished) < 2 or are_folds or is_multi_label:
         return summary
     top1 = {name: scores[name][split]["top1"] for name in scores}
     best, worst = max(top1, key=top1.__getitem__), min(reversed(top1), key=top1.__getitem__)
@@ -155,17 +157,19 @@ def as_json(summary: Summary) -> dict[str, object]:
 def format_summary(summary: Summary) -> str:
     """Format the runs, their means, and the comparison of the best and the worst run."""
     splits = list(summary.spreads)
+    # The first metric is the most important one.
+    metric, title = next(iter(metric_titles(next(iter(summary.spreads.values()))).items()))
     rows = [
-        (name, *(f"{dict(_scores(result))[split]['top1']:.2%}" for split in splits), duration(result["seconds"]))
+        (name, *(f"{dict(_scores(result))[split][metric]:.2%}" for split in splits), duration(result["seconds"]))
         for name, result in summary.results.items()
     ]
-    text = [table(rows, header=("run", *(f"{split} top-1" for split in splits), "time"))]
+    text = [table(rows, header=("run", *(f"{split} {title}" for split in splits), "time"))]
     mean_rows = [
-        (split, *_format_spread(values["top1"], percent=True), *_format_spread(values["loss"], percent=False))
+        (split, *_format_spread(values[metric], percent=True), *_format_spread(values["loss"], percent=False))
         for split, values in summary.spreads.items()
     ]
     count = len(summary.results)
-    header = ("", "top-1 ± std", "mean (95 %)", "loss ± std", "mean (95 %)")
+    header = ("", f"{title} ± std", "mean (95 %)", "loss ± std", "mean (95 %)")
     text.append(f"Mean of {count} {'run' if count == 1 else 'runs'}:\n\n{table(mean_rows, header=header)}")
     if summary.comparison is not None:
         test = summary.comparison

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import config as settings
 from resnet_jax import files
-from resnet_jax.data.folder import canonical_name
+from resnet_jax.data.sources import canonical_name
 from resnet_jax.errors import UserError
 from resnet_jax.workdir.workdir import WorkDir
 

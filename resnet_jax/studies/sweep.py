@@ -16,7 +16,7 @@ from resnet_jax.studies import search_space
 from resnet_jax.studies.processes import train_all
 from resnet_jax.studies.search_space import Choices, SearchSpace
 from resnet_jax.studies.study import Outcome, Recipe, Study, SubRun
-from resnet_jax.terminal import Reporter, duration, table
+from resnet_jax.terminal import METRIC_TITLES, Reporter, duration, metric_titles, table
 from resnet_jax.training.metrics_writer import Curve, read_curves
 
 
@@ -206,24 +206,26 @@ def describe(results: Results) -> str:
     others = ", ".join(
         f"{outcomes.count(outcome)} {outcome}" for outcome in (Outcome.PRUNED, Outcome.FAILED) if outcome in outcomes
     )
+    title = METRIC_TITLES.get(results.metric, results.metric)
     return (
         f"Searched {searched} ({kind}; {len(outcomes)} runs{f', {others}' if others else ''}). The runs are sorted by "
-        f"validation {results.metric.replace('top1', 'top-1')}. That of the best is optimistic, because it was chosen "
-        "by it."
+        f"validation {title}. That of the best is optimistic, because it was chosen by it."
     )
 
 
 def format_results(results: Results) -> str:
     """Format a table of the runs, and what was searched."""
     names = [] if search_space.is_grid(results.space) else list(results.space)  # In a grid, the name says them.
+    # The first metric is the most important one.
+    metric, title = next(iter(metric_titles(results.trials[0].validation or {"top1": None}).items()))
     rows = []
     for trial in results.trials:
         if trial.validation is None or trial.seconds is None:
             scores = (str(trial.outcome), "-", "-")
         else:
-            scores = (f"{trial.validation['top1']:.2%}", f"{trial.validation['loss']:.4f}", duration(trial.seconds))
+            scores = (f"{trial.validation[metric]:.2%}", f"{trial.validation['loss']:.4f}", duration(trial.seconds))
         rows.append((trial.name, *(_short(trial.changes[name]) for name in names), *scores))
-    header = ("run", *names, "validation top-1", "loss", "time")
+    header = ("run", *names, f"validation {title}", "loss", "time")
     return f"{table(rows, header=header)}\n\n{describe(results)}"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError
+from resnet_jax.terminal import METRIC_TITLES
 
 
 class EarlyStopping:
@@ -62,4 +63,5 @@ def check(config: ConfigDict) -> None:
 def reason(config: ConfigDict) -> str:
     """Return why a run stops early, such as "validation top-1 has not improved for 5 evaluations"."""
     settings = config.early_stopping
-    return f"validation {settings.metric.replace('top1', 'top-1')} has not improved for {settings.patience} evaluations"
+    title = METRIC_TITLES.get(settings.metric, settings.metric)
+    return f"validation {title} has not improved for {settings.patience} evaluations"

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from resnet_jax import config as settings
 from resnet_jax import config_check, randomness
 from resnet_jax.data import feed_config, sampling, splits
 from resnet_jax.data.abstract_dataset import describe_abstract_dataset
@@ -65,6 +66,7 @@ class Experiment:
       optimizer: maps gradients of the trainable parameters to updates.
       schedule: the optimizer's learning rate as a function of the step, for the log.
       freezing: selects the parameters that are not trained.
+      label_sets: bool [sets, classes], for several labels per image; see `Source`. None: one label per image.
       teacher: the model to distill from; None if there is none.
       pretrained: the initial weights, if the run is new and `config.init_from` names a weights file.
       content_digests: those of the `Dataset` and, if there is a teacher, a hash of its variables.
@@ -82,6 +84,7 @@ class Experiment:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     freezing: Freezing
+    label_sets: np.ndarray | None = None
     teacher: Teacher | None = None
     pretrained: Pretrained | None = None
     content_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -131,6 +134,8 @@ class Experiment:
         if self.config.augment.alternating_flip:
             key, epoch = randomness.key(self.config.seed, Use.FLIPPING), step // self.feed.steps_per_epoch
             images = geometry.alternating_flip(key, images, positions, epoch)
+        if self.label_sets is not None:
+            labels = jnp.asarray(self.label_sets)[labels].astype(jnp.float32)
         return self.augment(randomness.key(self.config.seed, Use.AUGMENTATION, step), images, labels)
 
     @functools.cached_property
@@ -299,6 +304,12 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         freezing.check(params)
         optimizer.check_rate_factors(config.optimizer.rate_factors, freezing.split(params)[0])
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
+    if dataset.label_sets is not None:
+        losses.check_multi_label(config)
+    else:
+        for key in ("checkpoint.best_metric", "early_stopping.metric"):
+            if settings.get(config, key) == "map":
+                raise UserError(f"{key}=map needs images with any number of labels. Choose top1 or loss.")
     class_weights = losses.resolve_class_weights(config.loss.class_weights, len(dataset.classes), dataset.labels)
     content_digests = dict(dataset.content_digests)
     teacher = _open_teacher(config, dataset, mesh) if config.loss.distill_from else None
@@ -323,6 +334,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         optimizer=optimizer.make_optimizer(config, schedule, model.stage_sizes),
         schedule=schedule,
         freezing=freezing,
+        label_sets=dataset.label_sets,
         teacher=teacher,
         pretrained=pretrained,
         content_digests=content_digests,

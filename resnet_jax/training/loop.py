@@ -1,7 +1,6 @@
 """The training loop: restore, compile, then for each epoch: steps, log, evaluate, save."""
 
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from resnet_jax import config_check
 from resnet_jax.data.feed import Inputs
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import make_evaluate
-from resnet_jax.evaluation.metrics import summarize
+from resnet_jax.evaluation.validation import summarize, worst_mistakes
 from resnet_jax.runtime import cluster, cpu_tuning, parallel, provenance
 from resnet_jax.terminal import Reporter, duration
 from resnet_jax.training import early_stopping, metrics_logger, nan_capture
@@ -186,7 +185,13 @@ class Loop:
     def _open_logs(self) -> Iterator[None]:
         """Open the metrics writer and the profiler. When the context ends, close them and the feed."""
         experiment, config = self.experiment, self._config
-        self._evaluate = make_evaluate(experiment.model, experiment.preprocess, config.batch_size, experiment.mesh)
+        self._evaluate = make_evaluate(
+            experiment.model,
+            experiment.preprocess,
+            config.batch_size,
+            experiment.mesh,
+            label_sets=experiment.label_sets,
+        )
         self._recalibrate = make_recalibrate(experiment)
         self._writer = MetricsWriter(self._directory.path, self.step, evaluated=not self._evaluation_pending)
         self._metrics = MetricsLogger(
@@ -233,9 +238,10 @@ class Loop:
             example_metrics = self._evaluate(self.state.variables, examples, self._stop_requested)
             if example_metrics is None:
                 return None
-            metrics = dataclasses.asdict(summarize(example_metrics, len(examples)))
+            metrics = summarize(example_metrics, self.experiment.label_sets, len(examples))
+            mistakes = worst_mistakes(example_metrics, self.experiment.label_sets, self.experiment.classes)
             is_best = self._checkpoints.metrics.is_best(metrics)
-            self._metrics.log_validation(metrics, is_best, example_metrics, examples)
+            self._metrics.log_validation(metrics, is_best, mistakes, examples)
             self._early_stopping.update(metrics)
         self._evaluation_pending = False
         return Validation(metrics, is_best)

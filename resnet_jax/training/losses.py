@@ -131,6 +131,22 @@ def from_config(loss: ConfigDict, class_weights: np.ndarray | None = None) -> Lo
     return mean_loss
 
 
+def check_multi_label(config: ConfigDict) -> None:
+    """Raise `UserError` if the settings do not work with any number of labels per image."""
+    if config.loss.name != "binary_cross_entropy":
+        raise UserError(
+            f"images with any number of labels need loss.name=binary_cross_entropy ({config.loss.name} is set). Set it."
+        )
+    one_label_only = {
+        "loss.class_weights": config.loss.class_weights,
+        "loss.distill_from": config.loss.distill_from,
+        "dataset.sampler": config.dataset.sampler if config.dataset.sampler != "uniform" else None,
+    }
+    for name, value in one_label_only.items():
+        if value is not None:
+            raise UserError(f"{name} ({value}) needs images with one label each. Leave it at its default.")
+
+
 def check_class_weights(class_weights: str | None) -> None:
     """Raise `UserError` if `loss.class_weights` is neither "balanced" nor a list of numbers such as "1,1,4"."""
     if class_weights not in (None, "balanced"):

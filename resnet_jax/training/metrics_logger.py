@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 from resnet_jax import config as settings
 from resnet_jax import image_grid
 from resnet_jax.data.feed import EvaluationData
-from resnet_jax.evaluation.metrics import ExampleMetrics, worst_mistakes
+from resnet_jax.evaluation.validation import Mistake
 from resnet_jax.runtime.parallel import CALLS_AHEAD, fetch
-from resnet_jax.terminal import Reporter, duration, scores_table, table
+from resnet_jax.terminal import Reporter, duration, metric_titles, scores_table, table
 from resnet_jax.training.metrics_writer import MetricsWriter
 from resnet_jax.training.phase_timer import PhaseTimer
 
-IMAGES_SHOWN = 16
+IMAGES_SHOWN = 16  # of the first batch
 MUST_BE_FINITE = ("loss", "gradient_norm")
 
 logger = logging.getLogger(__name__)
@@ -226,26 +226,30 @@ class MetricsLogger:
         self,
         metrics: Mapping[str, float],
         is_best: bool,
-        example_metrics: ExampleMetrics,
+        mistakes: Sequence[Mistake],
         examples: EvaluationData,
     ) -> None:
-        """Report the metrics of the validation split, and write its worst mistakes as images to TensorBoard."""
-        names = ("loss", "top1", "top5")
-        self._writer.scalars(self._steps_fetched, {f"validation/{name}": metrics[name] for name in names})
-        worst = worst_mistakes(example_metrics, IMAGES_SHOWN)
-        if len(worst):
-            pairs = zip(example_metrics.label[worst], example_metrics.prediction[worst], strict=True)
+        """Report the metrics of the validation split, and write its worst mistakes as images to TensorBoard.
+
+        Args:
+          metrics: the metrics by name.
+          is_best: whether they are the best of the run so far.
+          mistakes: the worst mistakes.
+          examples: the validation examples.
+        """
+        titles = metric_titles(metrics)
+        scalars = {f"validation/{name}": metrics[name] for name in ("loss", *titles)}
+        self._writer.scalars(self._steps_fetched, scalars)
+        if mistakes:
             # Class names have lines of their own, because captions wider than an image are cut off.
-            captions = [
-                f"label:\n{self._classes[label]}\npredicted:\n{self._classes[prediction]}"
-                for label, prediction in pairs
-            ]
-            images = examples.images_at(example_metrics.position[worst])
+            captions = [f"label:\n{mistake.label}\npredicted:\n{mistake.prediction}" for mistake in mistakes]
+            images = examples.images_at(np.array([mistake.position for mistake in mistakes]))
             self._writer.image(self._steps_fetched, "validation/mistakes", image_grid.grid(images, captions))
         best = "  (best so far)" if is_best else ""
+        scores = "  ".join(f"{title} {metrics[name]:.2%}" for name, title in titles.items())
         logger.info(
-            f"{self._epoch()}  validation loss {metrics['loss']:.4f}  top-1 {metrics['top1']:.2%}  "
-            f"top-5 {metrics['top5']:.2%}  after {duration(self._timer.seconds_without_compilation())}{best}"
+            f"{self._epoch()}  validation loss {metrics['loss']:.4f}  {scores}  after "
+            f"{duration(self._timer.seconds_without_compilation())}{best}"
         )
 
     def _epoch(self) -> str:

@@ -1,5 +1,6 @@
 """Training in one call: start or resume a run, train it to its end, and score it on the test split."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 
@@ -7,14 +8,16 @@ from ml_collections import ConfigDict
 
 from resnet_jax import config as settings
 from resnet_jax.data import workers
-from resnet_jax.data.folder import canonical_name
-from resnet_jax.data.sources import Source, open_sources
+from resnet_jax.data.sources import Source, canonical_name, open_sources
 from resnet_jax.errors import Preempted, UserError
-from resnet_jax.evaluation.evaluate import score_run
+from resnet_jax.evaluation import multi_label
+from resnet_jax.evaluation.evaluate import make_evaluate, score_run
+from resnet_jax.evaluation.multi_label import MultiLabelExamples
 from resnet_jax.runtime import cpu_tuning, parallel, provenance
 from resnet_jax.terminal import Reporter
-from resnet_jax.trained_model import restore_chosen
+from resnet_jax.trained_model import TrainedModel, restore_chosen
 from resnet_jax.training import experiment as experiments
+from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.interruption import raise_preempted_on_signal
 from resnet_jax.training.loop import Loop, Observe
 from resnet_jax.training.metrics_logger import conclusion
@@ -107,6 +110,8 @@ def _train_and_score(
             loop.run()
             trained = restore_chosen(directory, checkpoints)  # Before the result, because it may choose the next best.
             result = _result(checkpoints, loop)
+            if experiment.label_sets is not None and experiment.validation is not None:
+                trained, result["validation"] = _choose_thresholds(trained, experiment, directory, reporter)
             test_split = experiment.config.dataset.test_split
             if test_split != "none":
                 cpu_tuning.release_memory()  # A step may take most of the memory, and scoring needs some too.
@@ -121,6 +126,32 @@ def _train_and_score(
                 logger.info(f"Saved at step {checkpoints.latest_step():,}. Run the same command again to resume.")
             raise
     return result
+
+
+def _choose_thresholds(
+    trained: TrainedModel, experiment: Experiment, directory: WorkDir, reporter: Reporter
+) -> tuple[TrainedModel, dict]:
+    """For any number of labels per image, choose the thresholds on the validation examples and store them.
+
+    Returns:
+      The trained model with its thresholds, and the validation metrics with them.
+    """
+    assert experiment.label_sets is not None and experiment.validation is not None
+    evaluate = make_evaluate(
+        trained.model,
+        trained.preprocess,
+        trained.config.batch_size,
+        trained.mesh,
+        label_sets=experiment.label_sets,
+    )
+    results = evaluate(trained.variables, experiment.validation, reporter=reporter)
+    assert isinstance(results, MultiLabelExamples)
+    thresholds = multi_label.choose_thresholds(results, experiment.label_sets)
+    by_class = dict(zip(trained.classes, thresholds, strict=True))
+    directory.write_thresholds({"checkpoint_step": trained.step, "thresholds": by_class})
+    total = len(experiment.validation)
+    metrics = multi_label.report(results, experiment.label_sets, trained.classes, total, thresholds).means
+    return dataclasses.replace(trained, thresholds=thresholds), dataclasses.asdict(metrics)
 
 
 def _result(checkpoints: Checkpoints, loop: Loop) -> dict:

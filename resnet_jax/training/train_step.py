@@ -41,8 +41,8 @@ def train_step(
         not become constants of the compiled program.
 
     Returns:
-      The next state, and the metrics of this step, each a float32 scalar: `loss`, `top1`, `learning_rate` and
-      `gradient_norm`. If the labels are soft, `top1` counts the class with the largest share as the correct one.
+      The next state, and the metrics of this step, each a float32 scalar: `loss`, `top1` (see `is_correct`),
+      `learning_rate` and `gradient_norm`.
     """
     config = experiment.config
     images, labels = experiment.batch(inputs, state.step)
@@ -58,8 +58,7 @@ def train_step(
         (loss, (logits, updated)), gradients = loss_and_gradients(
             trainable, state, images, labels, teacher_variables, index
         )
-        classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
-        top1 = jnp.mean(jnp.argmax(logits, axis=-1) == classes, dtype=jnp.float32)
+        top1 = jnp.mean(is_correct(logits, labels, config.dataset.multi_label), dtype=jnp.float32)
         return gradients, updated.get("batch_stats", {}), {"loss": loss, "top1": top1}
 
     gradients, batch_stats, metrics = mean_over_microbatches(
@@ -123,6 +122,23 @@ def loss_fn(
         assert teacher_variables is not None
         loss = experiment.teacher.loss(logits, experiment.teacher.logits(teacher_variables, images), loss)
     return loss, (logits, updated)
+
+
+def is_correct(logits: jax.Array, labels: jax.Array, multi_label: bool | None) -> jax.Array:
+    """Return whether the most probable class is correct, for each example: bool [batch].
+
+    If the labels are soft, the class with the largest share is the correct one. If an image may have any number of
+    labels, each class with a share above 0.5 is correct.
+
+    Args:
+      logits: float32 [batch, classes].
+      labels: int32 [batch] or float32 [batch, classes].
+      multi_label: whether an image may have any number of labels.
+    """
+    predictions = jnp.argmax(logits, axis=-1)
+    if multi_label:
+        return jnp.take_along_axis(labels, predictions[:, None], axis=-1)[:, 0] > 0.5
+    return predictions == (labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1))
 
 
 def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: jax.Array) -> dict:

@@ -41,7 +41,7 @@ class Checkpoints:
     Args:
       workdir: the run directory.
       keep: how many of the newest checkpoints to keep. The best one is kept as well.
-      best_metric: the validation metric that decides which checkpoint is best: "top1" or "loss".
+      best_metric: the validation metric that decides which checkpoint is best: "top1", "loss" or "map".
       read_only: change nothing on disk, not even the leftovers of an interrupted save.
 
     Attributes:
@@ -302,7 +302,7 @@ class ValidationMetrics:
 
     Args:
       workdir: the run directory.
-      best_metric: "top1", whose largest value is best, or "loss", whose smallest value is best.
+      best_metric: "loss", whose smallest value is best, or "top1" or "map", whose largest value is best.
       steps: the steps of the checkpoints. Stored metrics of any other step are ignored, because a process that was
         killed during a save may have left them.
 
@@ -313,7 +313,7 @@ class ValidationMetrics:
     def __init__(self, workdir: epath.Path, best_metric: str, steps: Collection[int]):
         self._path = workdir / METRICS_FILE
         self._best_metric = best_metric
-        self._sign = 1 if best_metric == "top1" else -1
+        self._sign = -1 if best_metric == "loss" else 1
         if steps and not self._path.exists():
             logger.warning(
                 f"{self._path} is missing, so the newest checkpoint ({max(steps)}) counts as the best. Restore the "

@@ -8,6 +8,7 @@ figures.json    the validation metrics of the checkpoints
 metrics.jsonl   the training log, written by the training loop, with TensorBoard's event files beside it
 result.json     the final result of a finished run
 calibration.json  the temperature of a calibrated run
+thresholds.json the probabilities from which classes are predicted, for any number of labels per image
 nan/            the step with a non-finite loss, if there was one, written by the training loop
 """
 
@@ -106,6 +107,15 @@ class WorkDir:
 
     def write_calibration(self, calibration: dict) -> None:
         self.write("calibration.json", json.dumps(calibration, indent=2) + "\n")
+
+    def thresholds(self) -> dict | None:
+        """Return the content of `thresholds.json`, or None if there is none."""
+        if not (self.path / "thresholds.json").exists():
+            return None
+        return self._read_json("thresholds.json", dict)
+
+    def write_thresholds(self, thresholds: dict) -> None:
+        self.write("thresholds.json", json.dumps(thresholds, indent=2) + "\n")
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file atomically, in the main process only.

@@ -7,6 +7,7 @@ import pytest
 
 from resnet_jax.data import folder, splits
 from resnet_jax.data.decode import Unreadable
+from resnet_jax.data.sources import canonical_name
 from resnet_jax.errors import UserError
 
 
@@ -216,7 +217,7 @@ class TestOrder:
     @pytest.mark.parametrize("sizes", [(50, 50, 50), (100, 30, 7), (90, 1, 1), (11, 60, 33), (80, 80, 90)])
     def test_every_leading_slice_contains_all_classes_in_proportion(self, sizes):
         files = [[f"{label}/{number}.jpg" for number in range(size)] for label, size in enumerate(sizes)]
-        merged, labels = folder._interleave(files)
+        merged, labels = folder.interleave(files)
         assert sorted(merged) == sorted(file for members in files for file in members)
         assert [int(file.split("/")[0]) for file in merged] == labels
         for percent in range(1, 101):
@@ -227,7 +228,7 @@ class TestOrder:
     def test_large_class_among_many_small_ones_is_spread_in_proportion(self):
         """A catalog in which most classes have one or two images may look like this."""
         sizes = [1000] + [1] * 100
-        _, labels = folder._interleave([[f"{label}/{number}" for number in range(n)] for label, n in enumerate(sizes)])
+        _, labels = folder.interleave([[f"{label}/{number}" for number in range(n)] for label, n in enumerate(sizes)])
         large = np.cumsum(np.array(labels) == 0)
         assert np.abs(large - np.arange(1, 1101) * 1000 / 1100).max() < 2
 
@@ -238,8 +239,8 @@ class TestErrors:
             open_folder(tmp_path / "nowhere")
 
     def test_bucket_is_rejected(self):
-        with pytest.raises(UserError, match=r"folder:gs://bucket/images is not a folder on this machine\. Copy it"):
-            folder.canonical_name("folder:gs://bucket/images")
+        with pytest.raises(UserError, match=r"gs://bucket/images is not a path on this machine\. Copy the data"):
+            canonical_name("folder:gs://bucket/images")
 
     def test_name_without_path_is_rejected(self):
         with pytest.raises(UserError, match="no folder given"):

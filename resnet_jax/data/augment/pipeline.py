@@ -48,10 +48,10 @@ def from_config(
         that follow the crop then work on images of this size.
 
     Returns:
-      A function of a PRNG key, images uint8 [batch, height, width, channels] and labels int32 [batch], which returns
-      augmented images and their labels. With mixup, images become float32, still in [0, 255]. With mixup or cutmix,
-      labels become float32 [batch, num_classes], each row a distribution over the classes, and an odd batch raises
-      `UserError`.
+      A function of a PRNG key, images uint8 [batch, height, width, channels] and labels, int32 [batch] or float32
+      [batch, num_classes], which returns augmented images and their labels. With mixup, images become float32, still in
+      [0, 255]. With mixup or cutmix, int32 labels become float32 [batch, num_classes], each row a distribution over the
+      classes, and an odd batch raises `UserError`.
 
     Example:
       >>> from resnet_jax import config
@@ -88,7 +88,7 @@ def from_config(
         if augment.cutout:
             images = erasing.cutout(keys[Stream.CUTOUT], images, augment.cutout, fill)
         if augment.mixup or augment.cutmix:
-            labels = jax.nn.one_hot(labels, num_classes)
+            labels = jax.nn.one_hot(labels, num_classes) if labels.ndim == 1 else labels
             key = keys[Stream.MIXING]
             images, labels = mixing.mixup_or_cutmix(key, images, labels, augment.mixup, augment.cutmix)
         return images, labels

@@ -1,0 +1,78 @@
+"""What a run reports of an evaluation on its validation split, for one label per image or any number of them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from resnet_jax.evaluation import metrics, multi_label
+from resnet_jax.evaluation.metrics import ExampleMetrics
+from resnet_jax.evaluation.multi_label import MultiLabelExamples
+from resnet_jax.trained_model import DEFAULT_THRESHOLD
+
+MAX_MISTAKES = 16
+
+
+class Mistake(NamedTuple):
+    """A wrongly classified example.
+
+    Attributes:
+      position: the position of the example in the validation data.
+      label: its class, or its classes separated by commas.
+      prediction: the predicted class, or classes.
+    """
+
+    position: int
+    label: str
+    prediction: str
+
+
+def summarize(
+    examples: ExampleMetrics | MultiLabelExamples, label_sets: np.ndarray | None, total: int
+) -> dict[str, float]:
+    """Return the fields of `MeanMetrics`, or of `MultiLabelMeans`, as a dict.
+
+    Args:
+      examples: metrics as host arrays.
+      label_sets: bool [sets, classes], for any number of labels per image; None: one label per image.
+      total: how many examples there are, including those that could not be read.
+    """
+    if isinstance(examples, MultiLabelExamples):
+        assert label_sets is not None
+        names = [str(number) for number in range(label_sets.shape[1])]
+        return dataclasses.asdict(multi_label.report(examples, label_sets, names, total).means)
+    return dataclasses.asdict(metrics.summarize(examples, total))
+
+
+def worst_mistakes(
+    examples: ExampleMetrics | MultiLabelExamples,
+    label_sets: np.ndarray | None,
+    classes: Sequence[str],
+    thresholds: Sequence[float] | None = None,
+) -> list[Mistake]:
+    """Return the wrongly classified examples with the highest loss, at most `MAX_MISTAKES`, worst first.
+
+    With any number of labels, an example is wrong if any of its classes is.
+
+    Args:
+      examples, label_sets: see `summarize`.
+      classes: the names of the classes.
+      thresholds: the threshold of each class, for any number of labels; None: 0.5 for all.
+    """
+    if not isinstance(examples, MultiLabelExamples):
+        worst = metrics.worst_mistakes(examples, MAX_MISTAKES)
+        return [
+            Mistake(int(examples.position[i]), classes[examples.label[i]], classes[examples.prediction[i]])
+            for i in worst
+        ]
+    assert label_sets is not None
+    predicted = examples.probabilities >= np.asarray(thresholds or [DEFAULT_THRESHOLD])
+    labels = label_sets[examples.label]
+    wrong = np.flatnonzero((predicted != labels).any(axis=-1))
+    worst = wrong[np.argsort(-examples.loss[wrong], kind="stable")][:MAX_MISTAKES]
+
+    def names(row: np.ndarray) -> str:
+        return ", ".join(classes[number] for number in np.flatnonzero(row).tolist()) or "-"
+
+    return [Mistake(int(examples.position[i]), names(labels[i]), names(predicted[i])) for i in worst]
