@@ -1,4 +1,4 @@
-"""Write the tables of benchmarks/README.md and README.md from results.jsonl. No table is edited by hand.
+"""Write the tables of the benchmarks, of README.md and of the docs from results.jsonl. No table is edited by hand.
 
 python -m benchmarks.tables
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from benchmarks import recipe_settings
 from resnet_jax.models.variants import PAPER, VARIANTS
+from resnet_jax.studies.statistics import spread
 from resnet_jax.terminal import duration
 
 HERE = pathlib.Path(__file__).parent
@@ -260,13 +261,62 @@ def accuracy_summary(lines: Lines) -> str:
     return _markdown(("recipe", "test top-1 ± std (seeds)", "reference", "time per seed", "hardware"), rows, ())
 
 
+def imbalance(lines: Lines) -> str:
+    """Format the newest line: each setting that balances classes, and its difference from none of them by seed."""
+    newest = lines[-1:]
+    rows = []
+    for line in newest:
+        for setting, runs in line["runs"].items():
+            gains = [run["macro_f1"] - plain["macro_f1"] for run, plain in zip(runs, line["runs"]["none"], strict=True)]
+            rows.append(
+                (
+                    f"`{setting}`" if setting != "none" else setting,
+                    *(_accuracy([run[metric] for run in runs]) for metric in ("macro_f1", "rare_recall", "top1")),
+                    "-" if setting == "none" else _interval(gains),
+                    _measured(line, f"{line['epochs']} epochs"),
+                )
+            )
+    header = ("setting", "macro-F1", "recall of the rare classes", "top-1", "gain in macro-F1, points", "measured")
+    return _markdown(header, rows, newest)
+
+
+def learning_rate(lines: Lines) -> str:
+    """Format the newest line of each command."""
+    newest = list({line["command"]: line for line in lines}.values())
+    rows = []
+    for line in newest:
+        low, high = line["suggested"]
+        top1 = line["top1"]
+        gains = [found - given for found, given in zip(top1["find_lr"], top1["recipe"], strict=True)]
+        rows.append(
+            (
+                _recipe(line),
+                f"{low:.2g} to {high:.2g}",
+                f"{line['rates']['find_lr']:.2g}: {_accuracy(top1['find_lr'])}",
+                f"{line['rates']['recipe']:.2g}: {_accuracy(top1['recipe'])}",
+                _interval(gains),
+                _measured(line),
+            )
+        )
+    header = (
+        *("recipe", "suggested range", "its middle: validation top-1 (seeds)", "the recipe's rate"),
+        *("difference, points", "measured"),
+    )
+    return _markdown(header, rows, newest)
+
+
 TABLES: dict[str, Format] = {
     format_table.__name__: format_table
-    for format_table in (accuracy, ablation, train_step, loop, numerics, start_up, evaluation, exported, compiled_step)
+    for format_table in (
+        *(accuracy, ablation, train_step, loop, numerics, start_up, evaluation, exported, compiled_step),
+        *(imbalance, learning_rate),
+    )
 }
 PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
     HERE / "README.md": TABLES,
     HERE.parent / "README.md": {"accuracy": accuracy_summary},
+    HERE.parent / "docs" / "imbalance.md": TABLES,
+    HERE.parent / "docs" / "learning_rate.md": TABLES,
 }
 
 
@@ -341,6 +391,12 @@ def _speed_up(theirs: Sequence[float] | None, ours: Sequence[float]) -> str:
 def _spread(values: Sequence[float], form: str) -> str:
     """Format mean and standard deviation of a sample, in a format such as "+.4f"."""
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form.lstrip('+')}}"
+
+
+def _interval(differences: Sequence[float]) -> str:
+    """Format the mean of differences in [-1, 1] in percentage points, with its 95 % confidence interval."""
+    result = spread([100 * difference for difference in differences])
+    return f"{result.mean:+.2f} ({result.low:+.2f} to {result.high:+.2f})"
 
 
 def _newest(lines: Lines) -> Lines:

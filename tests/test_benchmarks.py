@@ -60,8 +60,37 @@ def test_tables_match_the_recorded_results_and_the_recipes(page):
     """If this fails, run `python -m benchmarks.tables`; the tables are never edited by hand."""
     text = page.read_text()
     lines = map(json.loads, (BENCHMARKS / "results.jsonl").read_text().splitlines())
-    assert "<!-- table: accuracy -->" in text
+    assert "<!-- table: " in text
     assert tables.fill_tables(text, lines, tables.PAGES[page]) == text
+
+
+def test_imbalance_table_compares_each_setting_with_none_by_seed():
+    """The interval was computed with SciPy: the gains are 10 and 20 points, t(0.975, 1) = 12.706."""
+    runs = {
+        "none": [{"macro_f1": f1, "rare_recall": 0.5, "top1": 0.8} for f1 in (0.6, 0.6)],
+        "x=1": [{"macro_f1": f1, "rare_recall": 0.7, "top1": 0.8} for f1 in (0.7, 0.8)],
+    }
+    line = {**PROVENANCE, "command": "c", "benchmark": "imbalance", "epochs": 3, "runs": runs}
+    none, changed = cells(tables.imbalance([line]))
+    assert none[:5] == ["none", "60.00 ± 0.00 % (2)", "50.00 ± 0.00 % (2)", "80.00 ± 0.00 % (2)", "-"]
+    assert changed[:2] == ["`x=1`", "75.00 ± 7.07 % (2)"]
+    assert changed[4] == "+15.00 (-48.53 to +78.53)"
+
+
+def test_learning_rate_table_shows_the_difference_between_the_rates():
+    line = {
+        **PROVENANCE,
+        "command": "c",
+        "recipe": "configs/digits.py",
+        "overrides": [],
+        "suggested": [0.01, 1.0],
+        "rates": {"recipe": 0.3, "find_lr": 0.1},
+        "top1": {"recipe": [0.9, 0.9], "find_lr": [0.91, 0.89]},
+    }
+    (row,) = cells(tables.learning_rate([line]))
+    assert row[:2] == ["`configs/digits.py`", "0.01 to 1"]
+    assert row[2].startswith("0.1: 90.00") and row[3].startswith("0.3: 90.00 ± 0.00")
+    assert row[4].startswith("+0.00 (-12.71 to +12.71)")
 
 
 # --- Accuracy ---------------------------------------------------------------------------------------------------------
@@ -309,4 +338,4 @@ def test_run_directories_are_named_by_recipe_and_overrides():
 
 def test_recipe_is_named_with_or_without_its_directory():
     names = ("digits", "cifar10:resnet20", "configs/mnist.py:adam")
-    assert [*map(accuracy._recipe_path, names)] == ["configs/digits.py", RESNET20, "configs/mnist.py:adam"]
+    assert [*map(accuracy.recipe_path, names)] == ["configs/digits.py", RESNET20, "configs/mnist.py:adam"]

@@ -1,0 +1,61 @@
+"""Does the learning rate that `find_lr` suggests do as well as that of the recipe?
+
+    python -m benchmarks.learning_rate digits
+    python -m benchmarks.learning_rate cifar10:resnet20 --seeds=3 --config.num_epochs=2
+
+The suggestion is a range; the middle of its logarithms is tried. Both rates are trained with several seeds by the
+command `repeat`, and compared on validation. The test split is not read.
+"""
+
+import math
+import pathlib
+import sys
+import tempfile
+
+from absl import app, flags, logging
+
+from benchmarks import results, run_program
+from benchmarks.accuracy import recipe_path
+from benchmarks.recipe_settings import load
+
+SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds: 0, 1, 2, ...", lower_bound=2)
+MAX_RATE = flags.DEFINE_float("max_rate", 10.0, "The highest learning rate of the test.", lower_bound=0)
+
+
+def main(argv: list[str], overrides: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    if len(argv) != 2:
+        raise app.UsageError("Give one recipe, such as digits or cifar10:resnet20.")
+    recipe, overrides = recipe_path(argv[1]), sorted(overrides)
+    config = (f"--config={recipe}", *overrides)
+    with tempfile.TemporaryDirectory() as directory:
+        page = f"--to={directory}/learning_rate.html"
+        found = run_program.run_command("find_lr", *config, page, f"--max_rate={MAX_RATE.value}")
+        rates = {
+            "recipe": load(recipe, overrides).optimizer.learning_rate,
+            "find_lr": math.sqrt(found["suggested"][0] * found["suggested"][1]),
+        }
+        top1 = {name: train(config, rate, pathlib.Path(directory, name)) for name, rate in rates.items()}
+    results.add(
+        "learning_rate",
+        cpu_is_tuned=True,
+        recipe=recipe,
+        overrides=overrides,
+        suggested=found["suggested"],
+        rates=rates,
+        top1=top1,
+    )
+
+
+def train(config: tuple[str, ...], rate: float, study: pathlib.Path) -> list[float]:
+    """Train all seeds with a learning rate, and return their validation top-1."""
+    changes = (f"--config.optimizer.learning_rate={rate!r}", "--config.dataset.test_split=none")
+    seeds = f"--seeds=0:{SEEDS.value}"
+    summary = run_program.run_command("repeat", *config, *changes, seeds, f"--workdir={study}")
+    return summary["means"]["validation"]["top1"]["values"]
+
+
+if __name__ == "__main__":
+    changed_settings = [argument for argument in sys.argv if argument.startswith("--config.")]
+    other_arguments = [argument for argument in sys.argv if argument not in changed_settings]
+    app.run(lambda argv: main(argv, changed_settings), argv=other_arguments)
