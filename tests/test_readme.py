@@ -29,7 +29,7 @@ def test_readme_names_every_recipe():
 
 def test_models_and_datasets_in_readme_exist():
     assert set(re.findall(r"\w*resne\w*\d\w*|bit_\w+", README)) <= VARIANTS.keys()
-    assert set(re.findall(r"dataset\.name=(\w+)", TEXT)) <= {"folder", *COMMON_NAMES}
+    assert set(re.findall(r"dataset\.name=(\w+)", TEXT)) <= {"csv", "folder", *COMMON_NAMES}
 
 
 def test_settings_in_docs_exist():
