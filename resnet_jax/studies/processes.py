@@ -79,6 +79,7 @@ def train_all(
             reporter.print(_describe_end(process, outcome))
             yield process.run, outcome
         if signum := received_signal():
+            reporter.print("Stopped. Run the same command again to resume.")
             raise EXCEPTION_BY_SIGNAL[signum]
 
 

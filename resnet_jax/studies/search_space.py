@@ -154,7 +154,11 @@ def run_name(changes: Mapping[str, object]) -> str:
 
 
 def check(space: SearchSpace, config: ConfigDict) -> None:
-    """Raise `UserError` for settings that a sweep cannot vary."""
+    """Raise `UserError` if there is nothing to vary, or for settings that a sweep cannot vary."""
+    if not space:
+        raise UserError(
+            "there is nothing to vary. Add --set=SETTING=VALUES, such as --set=optimizer.learning_rate=0.1,0.3."
+        )
     for name in ("dataset.test_split", "dataset.validation_split", "checkpoint.best_metric"):
         if name in space:
             raise UserError(f"a sweep cannot vary {name}, because its runs would not be comparable. Remove it.")

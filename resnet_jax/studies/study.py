@@ -115,10 +115,14 @@ class Study:
       outcomes: how each run that has been started has ended, by its name.
 
     Raises:
-      UserError: if the directory holds an ordinary run or another study, or is not writable.
+      UserError: if the directory holds an ordinary run or another study, is not writable, or is in a bucket.
     """
 
     def __init__(self, path: str, kind: str, recipe: Recipe, fixed: Mapping[str, object] | None = None):
+        if "://" in path:
+            raise UserError(
+                f"a study needs a directory on this machine ({path} is in a bucket). Choose another --workdir."
+            )
         directory = WorkDir(path)
         self.path, self.kind = pathlib.Path(directory.path), kind
         if directory.exists():
@@ -166,10 +170,13 @@ class Study:
 def _read(path: pathlib.Path) -> dict:
     """Return the content of `study.json`, or {} if there is none."""
     try:
-        return json.loads((path / STUDY_FILE).read_text(encoding="utf-8"))
+        content = json.loads((path / STUDY_FILE).read_text(encoding="utf-8"))
+        if not all(run.keys() >= {"name", "changes", "outcome"} for run in content["runs"]):
+            raise ValueError("a run lacks a key")
+        return content
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(f"{path / STUDY_FILE} is damaged. Restore the file, or choose another --workdir.") from None
 
 

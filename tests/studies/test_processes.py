@@ -77,10 +77,11 @@ def test_signal_stops_the_run_and_the_study(tmp_path, recipe, fake_program, monk
         os.kill(os.getpid(), signum)
 
     threading.Thread(target=interrupt).start()
-    ended = {}
+    ended, output = {}, io.StringIO()
     with pytest.raises(exception):
-        for run, outcome in train_all(runs, 1, Reporter(active=False)):
+        for run, outcome in train_all(runs, 1, Reporter(stream=output)):
             ended[run.name] = outcome
+    assert output.getvalue().endswith("Stopped. Run the same command again to resume.\n")
     assert ended == {"seed0": Outcome.STOPPED}
     assert not (tmp_path / "seed1").exists()
 

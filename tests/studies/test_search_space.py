@@ -67,6 +67,11 @@ def test_settings_that_would_spoil_the_comparison_are_rejected(text):
         search_space.check(search_space.parse([text]), settings.default())
 
 
+def test_sweep_needs_a_setting_to_vary():
+    with pytest.raises(UserError, match="nothing to vary"):
+        search_space.check({}, settings.default())
+
+
 def test_recipe_without_validation_is_rejected():
     config = settings.default()
     config.dataset.validation_split = "none"

@@ -44,8 +44,14 @@ def test_run_directory_is_refused(tmp_path, recipe):
         Study(str(tmp_path), "seeds", recipe)
 
 
-def test_damaged_file_is_named(tmp_path, recipe):
-    (tmp_path / "study.json").write_text("{")
+def test_bucket_is_refused(recipe):
+    with pytest.raises(UserError, match="needs a directory on this machine"):
+        Study("gs://bucket/study", "seeds", recipe)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"runs": ["seed0"]}', '{"kind": "seeds"}'])
+def test_damaged_file_is_named(tmp_path, recipe, content):
+    (tmp_path / "study.json").write_text(content)
     with pytest.raises(UserError, match=r"study\.json is damaged"):
         Study(str(tmp_path), "seeds", recipe)
 
