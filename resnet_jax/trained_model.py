@@ -109,7 +109,7 @@ class TrainedModel:
       mesh: the devices.
       validation: the validation metrics of the checkpoint; None if it has none.
       commit: the commit of the code that trained it; None if unknown.
-      temperature: what the logits have been divided by, see `with_temperature`.
+      temperature: the divisor of the logits, see `with_temperature`.
       thresholds: for any number of labels per image, the probability from which each class is predicted; None: 0.5, or
         one label per image.
     """
@@ -312,7 +312,7 @@ class TrainedModel:
     @functools.cached_property
     def attribution_model(self) -> AttributionModel:
         """The model as attribution methods use it."""
-        return AttributionModel(self.model, self.variables, self.mesh)
+        return AttributionModel(self.model, self.variables, self.mesh, self.probabilities)
 
     @functools.cached_property
     def _normalize(self) -> Callable[[jax.Array], jax.Array]:

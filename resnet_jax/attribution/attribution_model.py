@@ -40,12 +40,19 @@ class AttributionModel:
       model: the Linen module.
       variables: its variables.
       mesh: the devices.
+      probabilities: a function from logits, [batch, classes], to the probabilities of the classes.
 
     Attributes:
       stages: the names of the stages, from the input to the output.
     """
 
-    def __init__(self, model: ResNet, variables: dict, mesh: Mesh):
+    def __init__(
+        self,
+        model: ResNet,
+        variables: dict,
+        mesh: Mesh,
+        probabilities: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
+    ):
         # The loop that `scan_blocks` makes would hide the blocks from `_add_to_output`. Both settings save memory in
         # training, and do not change any result.
         model = model.clone(scan_blocks=False, remat=False)
@@ -54,6 +61,7 @@ class AttributionModel:
         self.stages = tuple(f"stage{number}" for number in range(1, len(model.stage_sizes) + 1))
         self._model = model
         self._variables = variables
+        self._probabilities = probabilities
         self._logits = compiled(lambda variables, images: model.apply(variables, images, train=False))
         self._input_gradients = compiled(_input_gradients(model))
         self._guided_gradients = compiled(_input_gradients(model.clone(activation=guided(activation))))
@@ -76,7 +84,7 @@ class AttributionModel:
 
     def target_probabilities(self, images: jax.Array, targets: jax.Array) -> jax.Array:
         """Return the probability of each image's target, [batch]."""
-        return _pick(jax.nn.softmax(self.logits(images)), targets)
+        return _pick(self._probabilities(self.logits(images)), targets)
 
     def input_gradients(self, images: jax.Array, targets: jax.Array) -> jax.Array:
         """Return the gradient of each image's target logit with respect to the image; it has the shape of `images`."""

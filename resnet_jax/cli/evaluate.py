@@ -9,12 +9,13 @@ name                  as given on the command line
 split                 the split that is scored
 workdir               the run directory; null for published weights
 checkpoint_step       the number of steps taken before the checkpoint; null for published weights
-temperature           what divides the logits; 1.0 unless the run is calibrated
+temperature           the divisor of the logits; 1.0 unless the run is calibrated
 tta                   `{"flip": ...}`, the same metrics with test-time augmentation; null without `--tta`
 
 and the fields of `evaluation.metrics.ClassificationReport`, with those of its `means` at the top level.
 
-For any number of labels per image, those of `evaluation.multi_label.MultiLabelReport` take their place.
+For any number of labels per image, the fields of `evaluation.multi_label.MultiLabelReport` take their place, and there
+is no `temperature`.
 
 For several models, the keys are `split`, `runs` (a list of such objects), `ensemble` (the metrics of the ensemble) and
 `comparisons` (a list with one object per pair: the fields of `evaluation.model_comparison.McNemar`, and the names
@@ -108,13 +109,15 @@ def _score_multi_label(evaluator) -> tuple[dict, str]:
 def _calibrate(workdirs: list[str], reporter) -> None:
     """Fit and store the temperature of each run."""
     from resnet_jax.evaluation import calibration
+    from resnet_jax.runtime import parallel
     from resnet_jax.studies.study import finished_runs
 
     if not MODEL.workdir.value:
         raise UserError("--calibrate needs the run directory in which to store the temperature. Give --workdir.")
     for workdir in finished_runs([MODEL.workdir.value, *workdirs]):
-        fitted = calibration.calibrate_run(workdir, reporter, DATA_DIR.value)
+        fitted = calibration.calibrate_run(workdir, reporter, None if DATASET.value else DATA_DIR.value)
         reporter.print(f"Calibrated {workdir}: {calibration.describe(fitted)}\n")
+    parallel.wait_for_all("calibrated")  # The other processes read the file that the main process has written.
 
 
 def _describe(name: str, model) -> str:

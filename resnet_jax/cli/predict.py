@@ -17,7 +17,7 @@ With `--format=csv`, the columns are `picture` (the path of the image file), `cl
 `pictures` and `picture` are kept for scripts.
 
 For a model of images with any number of labels, `best` and its columns hold only the classes whose probabilities reach
-their thresholds, which were chosen on the validation split.
+their thresholds: those of `thresholds.json`, or 0.5.
 
 `--features` writes three arrays: `features`, float32 [n, width]; `names` [n], the paths of the readable images; and
 `classes`, the class names.

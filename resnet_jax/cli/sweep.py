@@ -34,7 +34,7 @@ TRIALS = flags.DEFINE_integer("trials", None, "How many runs a search over range
 THEN_REPEAT = flags.DEFINE_integer(
     "then_repeat",
     None,
-    "Train the best settings with this many seeds, from 0, and score these runs on the test split.",
+    "If no run has failed, train the best settings with this many seeds, from 0, and score these on the test split.",
     lower_bound=1,
 )
 
@@ -51,8 +51,9 @@ def run() -> ExitCode:
     with Reporter(active=FORMAT.value == "text") as reporter:
         results = sweep.sweep(WORKDIR.value, recipe, space, TRIALS.value or 0, JOBS.value, reporter)
         best = sweep.best_recipe(recipe, results)
+        is_complete = all(trial.outcome in ("finished", "pruned") for trial in results.trials)
         repeated = None
-        if THEN_REPEAT.value and best:
+        if THEN_REPEAT.value and best and is_complete:
             study, runs = repeat.open_seeds(os.path.join(WORKDIR.value, "best"), best, range(THEN_REPEAT.value))
             repeated = repeat.train_and_summarize(study, runs, JOBS.value, reporter)
     if FORMAT.value == "json":
@@ -60,5 +61,6 @@ def run() -> ExitCode:
     else:
         texts = [sweep.format_results(results), *([repeat.format_summary(repeated)] if repeated else [])]
         print_result("\n\n".join(texts))
-    is_complete = all(trial.outcome != "failed" for trial in results.trials) and not (repeated and repeated.unfinished)
-    return ExitCode.DONE if is_complete else ExitCode.SOME_FAILED
+    if not is_complete or (repeated and repeated.unfinished):
+        return ExitCode.SOME_FAILED
+    return ExitCode.DONE

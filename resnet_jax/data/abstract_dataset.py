@@ -4,6 +4,7 @@ import logging
 from typing import NoReturn
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -89,30 +90,31 @@ def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
     dataset = config.dataset
     is_prepared = is_on_this_machine(dataset.name, dataset.data_dir)
     describe = _describe_available if is_prepared else _describe_unprepared
-    image_shape, size, classes = describe(dataset, config.batch_size, mesh)
+    image_shape, size, classes, label_sets = describe(dataset, config.batch_size, mesh)
+    dataset.multi_label = label_sets is not None
     if dataset.mean is None:
         dataset.mean = dataset.std = (0.5,) * image_shape[-1]
     is_resident = dataset.feed == "resident"
     crops_on_host = not is_resident and dataset.image_size is not None
     feed = AbstractFeed(image_shape, size, config.batch_size, mesh, is_resident, crops_on_host)
-    return Dataset(feed, None, classes)
+    return Dataset(feed, None, classes, label_sets)
 
 
 def _describe_available(
     dataset: ConfigDict, batch_size: int, mesh: Mesh
-) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
-    """Return image shape, number of training examples and classes of a dataset on this machine."""
+) -> tuple[tuple[int, int, int], int, tuple[str, ...], np.ndarray | None]:
+    """Return image shape, number of training examples, classes and `label_sets` of a dataset here."""
     sources = open_sources(dataset.name, dataset.data_dir)
     splits.resolve(dataset, sources)
     train = Subset.from_split(sources, dataset.train_split)
     logger.info(feed_config.resolve(dataset, train, mesh))
     size = len(train) - splits.held_out_size(dataset, len(train))
-    return feed_config.training_image_shape(dataset, train), size, common_classes(sources)
+    return feed_config.training_image_shape(dataset, train), size, common_classes(sources), train.label_sets
 
 
 def _describe_unprepared(
     dataset: ConfigDict, batch_size: int, mesh: Mesh
-) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
+) -> tuple[tuple[int, int, int], int, tuple[str, ...], np.ndarray | None]:
     """Return what `_describe_available` returns, for a TFDS dataset that has not been prepared.
 
     The number of training examples is unknown, so the batch size is returned in its place.
@@ -129,4 +131,5 @@ def _describe_unprepared(
     if dataset.image_size is not None:
         height = width = dataset.image_size
     logger.info(f"Feed: streaming, because {dataset.name} has not been prepared and only its metadata is known.")
-    return (height, width, channels), batch_size, classes  # type: ignore[return-value]  # height and width are known by now
+    # The height and the width are known by now.
+    return (height, width, channels), batch_size, classes, None  # type: ignore[return-value]

@@ -74,7 +74,10 @@ class CsvSource:
 
     @functools.cached_property
     def content_digest(self) -> str:
-        """Hash of the names and labels of all images, and of the sizes of up to `SIZES_HASHED` of them."""
+        """Hash of the names of all images, their combinations of labels, and the sizes of up to `SIZES_HASHED` of them.
+
+        It does not include `labels`, which are compared separately; see `Source`.
+        """
         digest = hashlib.sha256(os.fsencode("\n".join([*self._files, *self.classes])))
         if self.label_sets is not None:
             digest.update(np.packbits(self.label_sets).tobytes())
@@ -114,7 +117,7 @@ def open_csv(name: str, moved_to: str | None = None) -> dict[str, CsvSource]:
             label_sets[number, [numbers[name] for name in combination]] = True
     members: dict[str, dict[str, int]] = {}  # the label of each image, by split
     for row, names in zip(rows, labels, strict=True):
-        split = (row.get("split") or "train").strip()
+        split = row.get("split", "").strip() or "train"
         members.setdefault(split, {})[row["image"]] = combinations[names] if has_sets else numbers[names[0]]
     return {split: CsvSource(root, images, classes, label_sets) for split, images in members.items()}
 
@@ -125,7 +128,7 @@ def _read_rows(path: str) -> list[dict[str, str]]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
-            rows = list(reader)
+            numbered = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise UserError(f"the file {path} cannot be read ({error.strerror}). Check --config.dataset.name.") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -135,16 +138,17 @@ def _read_rows(path: str) -> list[dict[str, str]]:
             f"{path} needs a column image, and either label or labels (it has {', '.join(columns) or 'none'}). Rename "
             "its columns."
         )
+    rows = [row for _, row in numbered]
     if not rows:
         raise UserError(f"{path} lists no images. Add a row for each image.")
-    incomplete = [str(number) for number, row in enumerate(rows, start=2) if None in row or None in row.values()]
+    incomplete = [str(number) for number, row in numbered if None in row or None in row.values()]
     if incomplete:
         raise UserError(f"{path} has rows with too many or too few values (lines {_enumerate(incomplete)}). Fix them.")
     return rows
 
 
 def _check_images(path: str, root: str, rows: Sequence[Mapping[str, str]]) -> None:
-    images = [row["image"] for row in rows]
+    images = [os.path.normpath(row["image"]) for row in rows]
     repeated = [image for image, count in collections.Counter(images).items() if count > 1]
     if repeated:
         raise UserError(f"{path} lists images more than once ({_enumerate(repeated)}). Merge their rows.")

@@ -38,7 +38,8 @@ class Dataset:
       validation: the validation examples; None: no validation.
       classes: the names of the classes.
       label_sets: bool [sets, classes], the distinct combinations of labels; None if each image has one label.
-      labels: int32 [n], the labels of the training examples; None if neither the loss nor the sampler needs them.
+      labels: int32 [n], the labels of the training examples, `NO_LABEL` for unreadable ones; None if they have not been
+        read, because nothing needs them.
       content_digests: a hash of the "training examples" and, if there are any, one of the "validation examples". They
         show whether the data has changed since a run was saved. Empty for data that no run is trained on.
     """
@@ -142,14 +143,16 @@ def _open_streaming(
     reporter: Reporter,
 ) -> Dataset:
     dataset = config.dataset
+    labels = None
+    if splits.is_held_out(dataset) or _needs_labels(config):
+        labels = train.read_labels(reporter, "training examples")
     validation = _open_validation(dataset, sources, reporter)
-    if splits.is_held_out(dataset):
-        kept, held_out = splits.hold_out_validation(dataset, train.read_labels(reporter, "training examples"))
+    if labels is not None and splits.is_held_out(dataset):
+        kept, held_out = splits.hold_out_validation(dataset, labels)
         validation = feed_config.streamed_examples(dataset, train.take(held_out), reporter)
-        train = train.take(kept)
+        train, labels = train.take(kept), labels[kept]
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(feed_config.sample_images(dataset, train, reporter))
-    labels = train.read_labels(reporter, "training examples") if _needs_labels(config) else None
     feed = StreamingFeed(
         feed_config.example_loader(dataset, train, training=True),
         config.batch_size,

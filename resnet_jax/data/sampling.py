@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax import randomness
+from resnet_jax.data.subset import NO_LABEL
 from resnet_jax.errors import unknown_name
 from resnet_jax.randomness import Use
 
@@ -54,12 +55,13 @@ class BalancedSampler:
 
     Args:
       seed: the seed of the run.
-      labels: int [size], the labels of the training examples. Classes without examples are ignored.
+      labels: int [size], the labels of the training examples. Classes without examples are ignored, and so are
+        unreadable examples, whose label is `NO_LABEL`.
     """
 
     def __init__(self, seed: int, labels: np.ndarray):
         self.seed, self.size = seed, len(labels)
-        self._members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        self._members = [np.flatnonzero(labels == label) for label in np.unique(labels) if label != NO_LABEL]
         self._orders: dict[int, np.ndarray] = {}  # of the two epochs that were requested last
 
     def __call__(self, epoch: int) -> np.ndarray:

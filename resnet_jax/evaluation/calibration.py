@@ -8,10 +8,8 @@ import dataclasses
 
 import numpy as np
 
-from resnet_jax.data.dataset import VALIDATION, common_classes, examples_of_run
-from resnet_jax.data.sources import open_sources
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation.evaluate import open_examples, score
+from resnet_jax.evaluation.evaluate import score_own_validation
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 from resnet_jax.workdir.workdir import WorkDir
@@ -24,7 +22,7 @@ class Calibration:
     """The calibration of a run, as `calibration.json` holds it.
 
     Attributes:
-      temperature: what divides the logits; above 1, the model was overconfident.
+      temperature: the divisor of the logits; above 1, the model was overconfident.
       checkpoint_step: the checkpoint that was calibrated.
       examples: the number of validation examples.
       loss_before, loss_after: their mean cross-entropy in nats, without and with the temperature.
@@ -82,17 +80,11 @@ def calibrate_run(workdir: str, reporter: Reporter, data_dir: str | None = None)
       UserError: if the run has no validation examples, or if its data cannot be opened.
     """
     trained = load_run(workdir, calibrated=False)
-    dataset = trained.config.dataset
     if trained.is_multi_label:
         raise UserError(f"{workdir} cannot be calibrated, because its images have any number of labels.")
-    if dataset.validation_split == "none":
+    if trained.config.dataset.validation_split == "none":
         raise UserError(f"{workdir} cannot be calibrated, because it has no validation split. Choose another run.")
-    sources = open_sources(dataset.name, data_dir or dataset.data_dir)
-    common_classes(sources)
-    reporter.max_unreadable = dataset.max_unreadable
-    subset = examples_of_run(dataset, sources, VALIDATION, reporter)
-    examples = open_examples(trained, subset, reporter)
-    metrics = score(trained, examples, subset.classes, reporter, keep_log_probabilities=True)
+    metrics, _, _ = score_own_validation(trained, reporter, data_dir)
     temperature = fit_temperature(metrics.log_probabilities, metrics.label)
     losses = (mean_loss(metrics.log_probabilities, metrics.label, value) for value in (1.0, temperature))
     assert trained.step is not None

@@ -15,11 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.data import class_matching, feed_config
-from resnet_jax.data.dataset import common_classes, open_evaluation_data, select_split
+from resnet_jax.data.dataset import VALIDATION, common_classes, examples_of_run, open_evaluation_data, select_split
 from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.host_batches import NO_POSITION
 from resnet_jax.data.preprocess import Preprocess
-from resnet_jax.data.sources import Source
+from resnet_jax.data.sources import Source, open_sources
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
@@ -252,6 +252,33 @@ def score(
     )
     # The result is None only after an interruption, and nothing interrupts this evaluation.
     return evaluate(trained.variables, examples, reporter=reporter)  # type: ignore[return-value]
+
+
+def score_own_validation(
+    trained: TrainedModel, reporter: Reporter, data_dir: str | None = None
+) -> tuple[ExampleMetrics, Subset, np.ndarray]:
+    """Score a model on the examples on which it was validated, which it was not trained on.
+
+    Args:
+      trained: the model of a run, for one label per image.
+      reporter: shows the progress, and counts the images that cannot be read.
+      data_dir: where the data is; None: where it was in training.
+
+    Returns:
+      The metrics of each example, with the log-probabilities of all classes; the subset; and the position of each
+      example in it, int [n].
+
+    Raises:
+      UserError: if the run has no validation examples, or its data cannot be opened.
+    """
+    dataset = trained.config.dataset
+    sources = open_sources(dataset.name, data_dir or dataset.data_dir)
+    common_classes(sources)
+    reporter.max_unreadable = dataset.max_unreadable
+    subset = examples_of_run(dataset, sources, VALIDATION, reporter)
+    examples = open_examples(trained, subset, reporter)
+    results = score(trained, examples, subset.classes, reporter, keep_log_probabilities=True)
+    return results, subset, examples.subset_positions[results.position]
 
 
 def score_multi_label(

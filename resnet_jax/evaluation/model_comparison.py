@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data import class_matching, splits
-from resnet_jax.data.dataset import common_classes, select_split
+from resnet_jax.data.dataset import VALIDATION, common_classes, select_split
 from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.sources import canonical_name, open_sources
 from resnet_jax.data.subset import Subset
@@ -160,6 +160,8 @@ class Evaluator:
         if split == "none":
             raise UserError(f"there is no test split. Choose a split with --split ({', '.join(sources)}).")
         reporter.max_unreadable = settings.max_unreadable
+        if split == VALIDATION and VALIDATION not in sources and not is_other_dataset:
+            _check_same_validation(models)
         subset = select_split(settings, sources, split, reporter)
         for name, model in models.items():
             if model.is_multi_label != (subset.label_sets is not None):
@@ -208,6 +210,16 @@ class Evaluator:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, by their number in the metrics."""
         return next(iter(self.models.values())).classes
+
+
+def _check_same_validation(models: Mapping[str, TrainedModel]) -> None:
+    """Raise `UserError` if models were validated on different examples, such as different folds."""
+    validated = {(model.config.dataset.train_split, model.config.dataset.validation_split) for model in models.values()}
+    if len(validated) > 1:
+        raise UserError(
+            "these runs were validated on different examples, which some of the others were trained on. Score each run "
+            "alone, or choose another split with --split."
+        )
 
 
 def _renumber_classes(

@@ -1,4 +1,4 @@
-"""What a run reports of an evaluation on its validation split, for one label per image or any number of them."""
+"""Summary of an evaluation on the validation split, for one label per image or any number of them."""
 
 import dataclasses
 from collections.abc import Sequence

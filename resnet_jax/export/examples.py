@@ -91,7 +91,9 @@ class Split:
             readable = info.labels != NO_LABEL
             # If the model normalizes gray images to three channels, the file takes three.
             colored = np.broadcast_to(images[readable], (readable.sum(), *images.shape[1:3], channels))
-            yield colored, labels_of_model[info.labels[readable]]
+            # With any number of labels per image, the labels are numbers of combinations; no proof uses them.
+            labels = info.labels[readable]
+            yield colored, labels if subset.label_sets is not None else labels_of_model[labels]
 
 
 def sample_validation(trained: TrainedModel, size: int, data_dir: str | None, reporter: Reporter) -> Examples:

@@ -34,6 +34,8 @@ def choose_examples(evaluator: Evaluator, choice: str) -> Subset:
     if ranking == "random":
         order = np.random.default_rng(0).permutation(len(subset))
         return subset.take(order[: int(count)])
+    if subset.label_sets is not None:
+        raise UserError(f"--examples={choice} needs images with one label each. Choose random:{count}, or positions.")
     (name,) = evaluator.models
     scored = evaluator.score(name)
     find = worst_mistakes if ranking == "worst" else most_certain_successes

@@ -34,7 +34,7 @@ class ReportedRun:
       config: the resolved settings.
       result: the content of `result.json`; None for an unfinished run.
       step: the step of the checkpoint that was scored.
-      temperature: what divides the logits; 1.0 unless the run is calibrated.
+      temperature: the divisor of the logits; 1.0 unless the run is calibrated.
       parameters: number of parameters of the model.
       curves: training curves by name, such as "train/loss".
       metrics: the metrics of the model on the split.

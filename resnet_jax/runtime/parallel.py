@@ -202,5 +202,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate_steps: int = 1) -> 
 
 
 def is_main_process() -> bool:
-    """Return whether this is the process that writes files and logs, and prints to the terminal."""
-    return jax.process_index() == 0
+    """Return whether this is the process that writes files and logs, and prints to the terminal.
+
+    A process that has not joined others does not touch the devices here: a study leaves them to its runs.
+    """
+    return not jax.distributed.is_initialized() or jax.process_index() == 0

@@ -31,7 +31,9 @@ def device_share(job: int, jobs: int) -> dict[str, str]:
 
 
 def share_environment(job: int, jobs: int, platform: str, count: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what `device_share` does, for `count` devices of a platform and the current environment variables.
+    """Return the environment variables for a share of `count` devices of a platform; see `device_share`.
+
+    If the number of devices is not a multiple of the number of processes, the remaining devices are not used.
 
     Example:
       >>> share_environment(1, 2, "gpu", 4, {})
@@ -51,8 +53,8 @@ def share_environment(job: int, jobs: int, platform: str, count: int, environmen
         return {"TPU_VISIBLE_CHIPS": str(job), **one_chip}
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(count)]
-    each = count // jobs
-    return {"CUDA_VISIBLE_DEVICES": ",".join(names[job * each : (job + 1) * each])}
+    per_job = count // jobs
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[job * per_job : (job + 1) * per_job])}
 
 
 @functools.cache
@@ -62,6 +64,6 @@ def _find_devices() -> tuple[str, int]:
     Another process looks for them, because JAX would reserve the memory of a GPU for the process that does.
     """
     program = "import jax; print(jax.default_backend(), jax.local_device_count())"
-    found = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8", check=True)
-    platform, count = found.stdout.split()
+    finished = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8", check=True)
+    platform, count = finished.stdout.split()
     return platform, int(count)

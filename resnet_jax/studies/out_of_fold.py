@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resnet_jax.data.dataset import VALIDATION, common_classes, examples_of_run
-from resnet_jax.data.sources import open_sources
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation.evaluate import open_examples, score
+from resnet_jax.evaluation.evaluate import score_own_validation
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 
@@ -63,14 +61,7 @@ def predict_held_out(workdirs: Sequence[str], reporter: Reporter, data_dir: str 
         if classes and trained.classes != classes:
             raise UserError(f"{workdir} and {workdirs[0]} have different classes. Give runs of the same classes.")
         classes = trained.classes
-        dataset = trained.config.dataset
-        sources = open_sources(dataset.name, data_dir or dataset.data_dir)
-        common_classes(sources)
-        reporter.max_unreadable = dataset.max_unreadable
-        subset = examples_of_run(dataset, sources, VALIDATION, reporter)
-        examples = open_examples(trained, subset, reporter)
-        metrics = score(trained, examples, subset.classes, reporter, keep_log_probabilities=True)
-        positions = examples.subset_positions[metrics.position]
+        metrics, subset, positions = score_own_validation(trained, reporter, data_dir)
         runs += [pathlib.Path(workdir).name] * len(positions)
         names += [subset.name(int(position)) for position in positions]
         places += [(subset, int(position)) for position in positions]

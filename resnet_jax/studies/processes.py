@@ -6,6 +6,7 @@ interrupted one is resumed when the study is started again.
 
 import contextlib
 import os
+import pathlib
 import queue
 import shlex
 import signal
@@ -14,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import resnet_jax
 from resnet_jax.errors import ExitCode, program
 from resnet_jax.studies.device_shares import device_share
 from resnet_jax.studies.study import Outcome, SubRun
@@ -50,7 +52,7 @@ def train_all(
     free = list(range(jobs))[::-1]
     active: dict[str, _Process] = {}
     output: queue.Queue[tuple[str, str | None]] = queue.Queue()
-    with deferred_signals() as received_signal, _killed_on_error(active):
+    with deferred_signals() as received_signal, _ended_on_error(active):
         while True:
             while free and not received_signal() and (run := next(waiting, None)) is not None:
                 if run.is_pruned or run.is_finished():
@@ -84,14 +86,26 @@ def train_all(
 
 
 @contextlib.contextmanager
-def _killed_on_error(processes: Mapping[str, "_Process"]) -> Iterator[None]:
-    """Kill the processes if an exception ends this context, such as that of a second Ctrl-C."""
+def _ended_on_error(processes: Mapping[str, "_Process"]) -> Iterator[None]:
+    """End the processes if an exception ends this context: let them save, but not after a second Ctrl-C."""
     try:
         yield
+    except Exception:
+        for process in processes.values():
+            process.stop(signal.SIGTERM)
+        for process in processes.values():
+            process.outcome()
+        raise
     except BaseException:
         for process in processes.values():
             process.kill()
         raise
+
+
+def _python_path() -> str:
+    """Return a PYTHONPATH from which this package can be imported in any working directory."""
+    paths = [str(pathlib.Path(resnet_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(filter(None, paths))
 
 
 def _next_line(output: queue.Queue) -> tuple[str | None, str | None]:
@@ -133,7 +147,7 @@ class _Process:
         self._process = subprocess.Popen(
             # The program that is running now: main.py or the installed resnet-jax.
             [sys.executable, "-m", "resnet_jax.studies.worker", sys.argv[0], "train", *run.arguments()],
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, "PYTHONPATH": _python_path()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -145,10 +159,11 @@ class _Process:
 
     def _read(self, output: queue.Queue) -> None:
         assert self._process.stdout is not None
-        with self._process.stdout as lines, open(self.log, "a", encoding="utf-8") as log:
+        with self._process.stdout as lines:
             for line in lines:
-                log.write(line)
-                log.flush()
+                # A full disk must not keep the other runs waiting.
+                with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as log:
+                    log.write(line)
                 self.last_line = line.strip() or self.last_line
                 output.put((self.run.name, line.rstrip("\n")))
         output.put((self.run.name, None))

@@ -50,7 +50,7 @@ def open_folds(path: str, recipe: Recipe, folds: int) -> tuple[Study, list[SubRu
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What several runs of one recipe say together.
+    """The results of several runs of one recipe, and their spread.
 
     Attributes:
       results: the content of `result.json`, by the name of the run.
@@ -71,6 +71,11 @@ class Summary:
     worst: str | None = None
     comparison: McNemar | None = None
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether the runs predict any number of labels per image."""
+        return any("map" in metrics for metrics in self.spreads.values())
+
 
 def train_and_summarize(study: Study, runs: Sequence[SubRun], jobs: int, reporter: Reporter) -> Summary:
     """Train the runs or resume them, and write `summary.json`, and for folds `out_of_fold.csv`.
@@ -89,10 +94,10 @@ def train_and_summarize(study: Study, runs: Sequence[SubRun], jobs: int, reporte
     if not finished:
         raise UserError("no run has finished. The messages above say why.")
     summary = summarize(finished, [run.name for run in runs if run not in finished], reporter)
-    if study.kind == "folds" and not summary.unfinished:
+    study.write("summary.json", json.dumps(as_json(summary), indent=2) + "\n")
+    if study.kind == "folds" and not summary.unfinished and not summary.is_multi_label:
         predictions = out_of_fold.predict_held_out([run.workdir for run in finished], reporter)
         study.write(out_of_fold.FILE, out_of_fold.to_csv(predictions))
-    study.write("summary.json", json.dumps(as_json(summary), indent=2) + "\n")
     return summary
 
 
@@ -117,8 +122,7 @@ def summarize(finished: Sequence[SubRun], unfinished: Sequence[str], reporter: R
     split = next((split for split in ("test", "validation") if split in spreads), None)
     are_folds = finished[0].name.startswith("fold")  # Folds are scored on different examples.
     # McNemar's test is about examples that are correct or not; any number of labels may be partly correct.
-    is_multi_label = split is not None and "map" in spreads[split]
-    if split is None or len(finished) < 2 or are_folds or is_multi_label:
+    if split is None or len(finished) < 2 or are_folds or summary.is_multi_label:
         return summary
     top1 = {name: scores[name][split]["top1"] for name in scores}
     best, worst = max(top1, key=top1.__getitem__), min(reversed(top1), key=top1.__getitem__)
@@ -157,6 +161,8 @@ def as_json(summary: Summary) -> dict[str, object]:
 def format_summary(summary: Summary) -> str:
     """Format the runs, their means, and the comparison of the best and the worst run."""
     splits = list(summary.spreads)
+    if not splits:
+        return "The runs have neither validation nor test metrics."
     # The first metric is the most important one.
     metric, title = next(iter(metric_titles(next(iter(summary.spreads.values()))).items()))
     rows = [
@@ -178,6 +184,11 @@ def format_summary(summary: Summary) -> str:
             f"{test.only_first:,} examples correctly, only the worst {test.only_second:,}. McNemar's test: p = "
             f"{test.p_value:.2g}, which is too small if there are more than two runs, because the pair was chosen by "
             "these accuracies."
+        )
+    if next(iter(summary.results)).startswith("fold"):
+        text.append(
+            "The intervals are too narrow, because the folds share most of their training examples (Bengio & "
+            "Grandvalet 2004)."
         )
     if summary.unfinished:
         text.append(f"Not finished: {', '.join(summary.unfinished)}. Run the same command again to resume.")

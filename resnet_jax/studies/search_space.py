@@ -73,13 +73,17 @@ def parse(texts: Sequence[str]) -> SearchSpace:
         if match and kind in (int, float):
             space[name] = _parse_range(name, kind, match)
         else:
-            space[name] = Choices(tuple(_parse_value(name, kind, value) for value in _split(values)))
+            choices = tuple(_parse_value(name, kind, value) for value in _split(values))
+            if len(set(choices)) < len(choices):
+                raise UserError(f"--set={text} gives a value twice. Remove the repetition.")
+            space[name] = Choices(choices)
     return space
 
 
 def _parse_range(name: str, kind: type, match: re.Match) -> Range:
     low, high = (_parse_value(name, kind, match[bound]) for bound in ("low", "high"))
-    assert isinstance(low, int | float) and isinstance(high, int | float)
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        raise UserError(f"the range of {name} ({match[0]}) needs two numbers. Correct its bounds.")
     if not low < high or (match["log"] and low <= 0):
         raise UserError(
             f"the range of {name} ({match[0]}) is empty or reaches zero on a logarithmic scale. Correct its bounds."
@@ -131,11 +135,6 @@ def is_grid(space: SearchSpace) -> bool:
     return all(isinstance(values, Choices) for values in space.values())
 
 
-def grid_size(space: SearchSpace) -> int:
-    """Return the number of combinations of a grid."""
-    return sum(1 for _ in grid(space))
-
-
 def run_name(changes: Mapping[str, object]) -> str:
     """Return the name of the run directory for these settings.
 
@@ -159,7 +158,10 @@ def check(space: SearchSpace, config: ConfigDict) -> None:
         raise UserError(
             "there is nothing to vary. Add --set=SETTING=VALUES, such as --set=optimizer.learning_rate=0.1,0.3."
         )
-    for name in ("dataset.test_split", "dataset.validation_split", "checkpoint.best_metric"):
+    for name in (
+        *("dataset.name", "dataset.train_split", "dataset.validation_split", "dataset.test_split"),
+        "checkpoint.best_metric",
+    ):
         if name in space:
             raise UserError(f"a sweep cannot vary {name}, because its runs would not be comparable. Remove it.")
     if config.dataset.validation_split == "none":

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -129,7 +130,8 @@ class Study:
             raise UserError(f"{path} is the directory of a single run. Choose another --workdir.")
         directory.make()
         stored = _read(self.path)
-        self._fixed = {"kind": kind, "recipe": recipe.path, **(fixed or {})}
+        file, colon, argument = recipe.path.partition(":")
+        self._fixed = {"kind": kind, "recipe": f"{os.path.realpath(file)}{colon}{argument}", **(fixed or {})}
         for name, value in self._fixed.items():
             if stored and stored.get(name) != value:
                 raise UserError(
@@ -138,7 +140,10 @@ class Study:
         self.changes: dict[str, dict[str, object]] = {}
         self.outcomes: dict[str, Outcome] = {}
         for run in stored.get("runs", ()):
-            self.changes[run["name"]] = run["changes"]
+            # JSON has no tuples.
+            self.changes[run["name"]] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in run["changes"].items()
+            }
             if run["outcome"]:
                 self.outcomes[run["name"]] = Outcome(run["outcome"])
         self._recipe = recipe
@@ -174,7 +179,7 @@ def _read(path: pathlib.Path) -> dict:
         if not all(run.keys() >= {"name", "changes", "outcome"} for run in content["runs"]):
             raise ValueError("a run lacks a key")
         return content
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(f"{path / STUDY_FILE} is damaged. Restore the file, or choose another --workdir.") from None
@@ -188,7 +193,7 @@ def finished_runs(workdirs: Sequence[str]) -> list[str]:
     """
     expanded: list[str] = []
     for workdir in workdirs:
-        path = pathlib.Path(workdir)
+        path = pathlib.Path(workdir).expanduser()
         content = _read(path)
         if not content:
             expanded.append(workdir)

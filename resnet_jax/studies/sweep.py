@@ -80,7 +80,7 @@ def sweep(path: str, recipe: Recipe, space: SearchSpace, num_trials: int, jobs: 
         strategy = _Search(recipe.config, space, study, num_trials)
     trials = {}
     for run, outcome in train_all(strategy.runs(), jobs, reporter, strategy.prune):
-        strategy.record(run, outcome)
+        outcome = strategy.record(run, outcome)
         study.record(run.name, outcome)
         trials[run.name] = _trial(run, study.changes[run.name], outcome)
     metric = recipe.config.checkpoint.best_metric
@@ -115,8 +115,9 @@ class _Grid:
         for changes in search_space.grid(self._space):
             yield self._study.add(search_space.run_name(changes), changes)
 
-    def record(self, run: SubRun, outcome: Outcome) -> None:
-        """Do nothing: the combinations do not depend on outcomes."""
+    def record(self, run: SubRun, outcome: Outcome) -> Outcome:
+        """Return the outcome: the combinations do not depend on outcomes."""
+        return outcome
 
     def prune(self, run: SubRun) -> bool:
         """Return False: all combinations are trained to their end."""
@@ -126,11 +127,12 @@ class _Grid:
 class _Search:
     """Values from ranges, chosen by Optuna from the outcomes so far.
 
-    The tree-structured Parzen estimator (Bergstra et al. 2011) chooses the values. A run is stopped if its validation
-    metric is worse than the median of the earlier runs after as many epochs.
+    The tree-structured Parzen estimator (Bergstra et al. 2011) chooses the values. After each evaluation, a run is
+    pruned if its best validation metric so far is worse than the median that the earlier runs had after as many
+    evaluations. Optuna does so only once five runs have finished.
 
-    Each choice has a random seed of its own, so that with one job a resumed search makes the same choices as an
-    uninterrupted one.
+    Each choice has a random seed of its own, and each evaluation is judged in order. So with one job, a resumed search
+    makes the same choices as an uninterrupted one.
     """
 
     def __init__(self, config: ConfigDict, space: SearchSpace, study: Study, num_trials: int):
@@ -145,19 +147,20 @@ class _Search:
         direction = directions.MINIMIZE if self._metric == "loss" else directions.MAXIMIZE
         self._search = optuna.create_study(direction=direction, pruner=optuna.pruners.MedianPruner())
         self._trials: dict[str, Any] = {}  # by the name of the run
-        self._num_reported: dict[str, int] = {}  # how many validation metrics Optuna knows, by the name of the run
+        self._num_judged: dict[str, int] = {}  # how many evaluations have been judged, by the name of the run
+        self._to_prune: set[str] = set()  # the names of the runs that were judged to be pruned
 
     def _distribution(self, values):
         distributions = self._optuna.distributions
-        if isinstance(values, Choices):
-            return distributions.CategoricalDistribution(values.values)
+        if isinstance(values, Choices):  # Optuna takes no tuples, so it chooses the position of the value.
+            return distributions.CategoricalDistribution(range(len(values.values)))
         kind = distributions.IntDistribution if isinstance(values.low, int) else distributions.FloatDistribution
         return kind(values.low, values.high, log=values.log)
 
     def runs(self) -> Iterator[SubRun]:
         """Iterate over the runs of an earlier start, and then over new ones."""
         for name, changes in list(self._study.changes.items()):
-            self._search.enqueue_trial(changes)
+            self._search.enqueue_trial({setting: self._encode(setting, value) for setting, value in changes.items()})
             yield self._add(name)
         while len(self._trials) < self._num_trials:
             yield self._add(f"trial{len(self._trials) + 1}")
@@ -166,33 +169,47 @@ class _Search:
         """Let Optuna choose values, unless some are enqueued, and return the run with these values."""
         self._search.sampler = self._optuna.samplers.TPESampler(seed=self._seed + len(self._trials))
         trial = self._search.ask(self._distributions)
-        self._trials[name], self._num_reported[name] = trial, 0
-        return self._study.add(name, {setting: trial.params[setting] for setting in self._space})
+        self._trials[name], self._num_judged[name] = trial, 0
+        return self._study.add(name, {setting: self._decode(setting, trial.params[setting]) for setting in self._space})
 
-    def record(self, run: SubRun, outcome: Outcome) -> None:
-        """Tell Optuna how a run has ended. A run that was stopped with the study is resumed later."""
+    def _encode(self, setting: str, value: object) -> object:
+        """Return the value of a setting as Optuna knows it."""
+        values = self._space[setting]
+        return values.values.index(value) if isinstance(values, Choices) else value
+
+    def _decode(self, setting: str, value: Any) -> object:
+        values = self._space[setting]
+        return values.values[value] if isinstance(values, Choices) else value
+
+    def record(self, run: SubRun, outcome: Outcome) -> Outcome:
+        """Report to Optuna how a run has ended, unless it was stopped with the study and will be resumed.
+
+        Returns:
+          The outcome. A run that should have been pruned, and finished before it could be stopped, counts as pruned.
+        """
         states = self._optuna.trial.TrialState
         trial = self._trials[run.name]
-        self._report(run)
+        if self.prune(run) and outcome == Outcome.FINISHED:
+            outcome = Outcome.PRUNED
         if outcome == Outcome.FINISHED:
             self._search.tell(trial, run.result()["validation"][self._metric])
         elif outcome == Outcome.PRUNED:
             self._search.tell(trial, state=states.PRUNED)
         elif outcome == Outcome.FAILED:
             self._search.tell(trial, state=states.FAIL)
+        return outcome
 
     def prune(self, run: SubRun) -> bool:
-        """Return whether the run is worse than the median of the earlier runs."""
-        return self._report(run) and self._trials[run.name].should_prune()
-
-    def _report(self, run: SubRun) -> bool:
-        """Tell Optuna the validation metrics of a run so far, and return whether there is a new one."""
+        """Judge the evaluations of a run that are new, in order, and return whether the run is to be pruned."""
         curve = read_curves(run.directory.path).get(f"validation/{self._metric}", Curve([], []))
-        known = self._num_reported[run.name]
-        for step, value in list(zip(curve.steps, curve.values, strict=True))[known:]:
-            self._trials[run.name].report(value, step)
-        self._num_reported[run.name] = max(known, len(curve.steps))
-        return len(curve.steps) > known
+        trial = self._trials[run.name]
+        while run.name not in self._to_prune and self._num_judged[run.name] < len(curve.values):
+            number = self._num_judged[run.name]
+            trial.report(curve.values[number], number)
+            self._num_judged[run.name] += 1
+            if trial.should_prune():
+                self._to_prune.add(run.name)
+        return run.name in self._to_prune
 
 
 # --- The summary ------------------------------------------------------------------------------------------------------

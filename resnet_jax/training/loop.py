@@ -150,6 +150,9 @@ class Loop:
         # If validation metrics exist, an earlier resume has already repeated the interrupted evaluation.
         self._evaluation_pending = saved["owes_evaluation"] and self.step not in self._checkpoints.metrics
         self._early_stopping = EarlyStopping(self._config.early_stopping, saved.get("early_stopping"))
+        validation = self._checkpoints.metrics.for_step(self.step)
+        if saved["owes_evaluation"] and validation is not None:  # The evaluation came after the save.
+            self._early_stopping.update(validation)
         self._saved_metrics_state = saved["monitor"]  # The name of the key is historical.
         self.timer = PhaseTimer(self._saved_metrics_state.get("spent", {}))
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from resnet_jax.data.subset import NO_LABEL
 from resnet_jax.errors import UserError, unknown_name
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]  # maps logits and labels to the mean loss of the batch
@@ -125,7 +126,8 @@ def from_config(loss: ConfigDict, class_weights: np.ndarray | None = None) -> Lo
     def mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         losses = LOSSES[loss.name](logits, labels, **options)
         if class_weights is not None:
-            losses *= class_weights[labels] if labels.ndim == 1 else labels @ class_weights
+            weights = jnp.asarray(class_weights)
+            losses *= weights[labels] if labels.ndim == 1 else labels @ weights
         return losses.mean()
 
     return mean_loss
@@ -184,14 +186,15 @@ def resolve_class_weights(class_weights: str | None, classes: int, labels: np.nd
       UserError: if there are more or fewer numbers than classes.
 
     Example:
-      >>> resolve_class_weights("balanced", 3, np.array([0, 0, 0, 1])).round(3).tolist()
-      [0.667, 2.0, 0.0]
+      >>> resolve_class_weights("balanced", 3, np.array([0, 0, 0, 1])).round(3)
+      array([0.667, 2.   , 0.   ], dtype=float32)
     """
     if class_weights is None:
         return None
     if class_weights == "balanced":
         if labels is None:
             return np.ones(classes, np.float32)
+        labels = labels[labels != NO_LABEL]  # Without unreadable examples.
         counts = np.bincount(labels, minlength=classes)
         return np.where(counts > 0, len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)), 0).astype(
             np.float32

@@ -51,12 +51,14 @@ def make_recalibrate(experiment: Experiment) -> Callable[[TrainState, int], Trai
     def recalibrate(state: TrainState, step: int) -> TrainState:
         ema = state.ema
         mean = jax.tree.map(jnp.zeros_like, ema["batch_stats"])
+        # Calls that do not depend on one another run at the same time on CPU, and each of them takes memory.
+        pace = parallel.Pace(0 if experiment.mesh.devices.flat[0].platform == "cpu" else parallel.CALLS_AHEAD)
         steps = range(max(0, step - experiment.config.ema_recalibrate_steps), step)
         for count, earlier_step in enumerate(steps, start=1):
             inputs = experiment.feed.inputs(earlier_step)
-            mean = update_mean(
-                mean, compiled_statistics(ema["params"], ema["batch_stats"], inputs, earlier_step), count
-            )
+            statistics = compiled_statistics(ema["params"], ema["batch_stats"], inputs, earlier_step)
+            mean = update_mean(mean, statistics, count)
+            pace(mean)
         return dataclasses.replace(state, ema={**ema, "batch_stats": mean})
 
     return recalibrate

@@ -92,6 +92,8 @@ def test_content_digest_changes_with_the_labels(write):
         ("image,labels\na.png\n", r"too many or too few values \(lines 2\)"),
         ("image,label\na.png,\n", r"images without a label \(a\.png\)"),
         ("image,labels\na.png,\n", "has no labels"),
+        ("image,labels\na.png,x\n./a.png,y\n", r"lists images more than once \(a\.png\)"),
+        ("image,labels\n\na.png,x\nb.png\n", r"too many or too few values \(lines 4\)"),
     ],
 )
 def test_mistakes_are_named(write, text, message):

@@ -43,6 +43,11 @@ class TestBalancedSampler:
         order = LABELS[BalancedSampler(0, LABELS)(0)]
         assert len(set(order[:10])) == 3
 
+    def test_unreadable_examples_are_not_a_class(self):
+        labels = np.where(np.arange(100) < 7, -1, LABELS)
+        visited = BalancedSampler(0, labels)(0)
+        assert len(visited) == 100 and not np.isin(np.arange(7), visited).any()
+
     def test_copy_in_a_worker_draws_the_same_order(self):
         sampler = BalancedSampler(0, LABELS)
         copy = pickle.loads(pickle.dumps(sampler))

@@ -53,7 +53,7 @@ def test_array_source_can_be_pickled():
     [("folder:/pets", ("folder", "folder:/pets", "/data")), ("cifar10", ("tfds", "cifar10", "/data"))],
 )
 def test_dataset_name_selects_the_source(monkeypatch, name, opened):
-    monkeypatch.setattr(sources, "open_folder", lambda *arguments: ("folder", *arguments))
+    monkeypatch.setattr(sources.folder, "open_folder", lambda *arguments: ("folder", *arguments))
     monkeypatch.setattr(sources, "open_tfds", lambda *arguments: ("tfds", *arguments))
     assert open_sources(name, "/data") == opened
 

@@ -3,6 +3,8 @@
 import csv
 import json
 
+import jax
+import jax.export
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,6 +109,26 @@ def test_report_shows_average_precision_and_no_confusion_matrix(workdir, tmp_pat
     text = page.read_text()
     assert "mean average precision" in text and "Macro-F1" in text
     assert "Confusion matrix" not in text and "Most often confused" not in text
+
+
+def test_exported_file_gives_a_probability_per_class(workdir, dataset, tmp_path):
+    exported = run("export", f"--workdir={workdir}", f"--to={tmp_path}/model.stablehlo", **WITHOUT_TENSORFLOW)
+    assert exported.returncode == 0, exported.stderr
+    program = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
+    images = np.stack([np.asarray(Image.open(dataset / f"{number}.png")) for number in range(4)])[..., None]
+    (probabilities,) = jax.tree.leaves(program.call(images))[:1]
+    np.testing.assert_allclose(
+        probabilities, load_run(str(workdir)).predict(images).probabilities, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_explain_draws_examples_without_labels(workdir, tmp_path):
+    arguments = ("explain", f"--workdir={workdir}", "--split=test")
+    explained = run(*arguments, f"--to={tmp_path}/maps", "--examples=random:2", **WITHOUT_TENSORFLOW)
+    assert explained.returncode == 0, explained.stderr
+    refused = run(*arguments, f"--to={tmp_path}/refused", "--examples=worst:2", **WITHOUT_TENSORFLOW)
+    assert refused.returncode == 2
+    assert "--examples=worst:2 needs images with one label each" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,13 @@ class TestEvaluator:
             open_evaluator({"run": run, "other": other})
 
 
+def test_runs_validated_on_different_examples_are_not_scored_on_validation(run):
+    other = dataclasses.replace(run, config=run.config.copy_and_resolve_references())
+    other.config.dataset.validation_split = "fold:2/5"
+    with pytest.raises(UserError, match="validated on different examples"):
+        open_evaluator({"run": run, "other": other}, split="validation")
+
+
 class TestCompare:
     def test_renumbers_classes_of_models_that_order_them_differently(self, run):
         evaluator = open_evaluator({"run": run, "again": with_reversed_classes(run)})

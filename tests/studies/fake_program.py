@@ -23,6 +23,12 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     values(argv)
     config, workdir = holder.value, pathlib.Path(values.workdir)
+
+    def stop(signum, frame):
+        (workdir / "stopped").touch()
+        sys.exit(ExitCode.RESUMABLE)
+
+    signal.signal(signal.SIGTERM, stop)
     if config.seed == 13:
         print("error: this seed brings bad luck. Choose another.", file=sys.stderr)
         return ExitCode.USER_ERROR
@@ -44,6 +50,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.RESUMABLE))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(ExitCode.INTERRUPTED))
     sys.exit(main([argument for argument in sys.argv if argument != "train"]))

@@ -49,6 +49,28 @@ def test_finished_run_with_more_epochs_is_trained_further(tmp_path, recipe, fake
     assert len((tmp_path / "seed0" / "metrics.jsonl").read_text().splitlines()) == 5
 
 
+def test_runs_start_in_any_working_directory(tmp_path, recipe, fake_program, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.chdir(tmp_path)
+    assert outcomes(seed_runs(tmp_path, recipe, (0,))) == {"seed0": Outcome.FINISHED}
+
+
+def test_error_in_the_study_lets_running_jobs_save(tmp_path, recipe, fake_program, monkeypatch):
+    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "0.3")
+    monkeypatch.setattr("resnet_jax.studies.device_shares._find_devices", lambda: ("cpu", 1))
+    (run,) = seed_runs(tmp_path, recipe.changed({"num_epochs": 100}), (0,))
+
+    def runs():
+        yield run
+        while not (tmp_path / "seed0" / "metrics.jsonl").exists():
+            time.sleep(0.1)
+        raise UserError("the second run cannot be started")
+
+    with pytest.raises(UserError, match="cannot be started"):
+        outcomes(runs(), jobs=2)
+    assert (tmp_path / "seed0" / "stopped").exists()
+
+
 def test_directory_with_a_run_of_other_settings_is_refused(tmp_path, recipe, fake_program):
     outcomes(seed_runs(tmp_path, recipe, (0,)))
     other = recipe.changed({"optimizer.learning_rate": 0.3})

@@ -36,6 +36,8 @@ def test_values_have_the_type_of_their_setting(text, expected):
             "unknown setting 'optimizer.learningrate'. Did you mean optimizer.learning_rate",
         ),
         (["seed=0", "seed=1"], "gives seed twice"),
+        (["optimizer.learning_rate=0.1,0.10"], "gives a value twice"),
+        (["early_stopping.patience=None..5"], "needs two numbers"),
         (["seed=0.5,1"], "'0.5', which is not of type int"),
         (["batch_size=1.5..3"], "'1.5', which is not of type int"),
         (["optimizer.learning_rate=fast"], "'fast', which is not of type float"),
@@ -61,7 +63,9 @@ def test_names_of_runs_are_distinct_and_safe():
     assert not any(set(name) & set("/*?[\\'\" ") for name in names)
 
 
-@pytest.mark.parametrize("text", ["dataset.test_split=test", "checkpoint.best_metric=top1,loss"])
+@pytest.mark.parametrize(
+    "text", ["dataset.test_split=test", "dataset.train_split=train", "checkpoint.best_metric=top1,loss"]
+)
 def test_settings_that_would_spoil_the_comparison_are_rejected(text):
     with pytest.raises(UserError, match="would not be comparable"):
         search_space.check(search_space.parse([text]), settings.default())

@@ -118,6 +118,14 @@ class TestSearch:
         assert json.loads((tmp_path / "study.json").read_text()) == study
         assert again.trials == results.trials
 
+    def test_search_with_tuples_is_resumed(self, tmp_path, recipe, fake_program):
+        space = search_space.parse(["augment.randaugment=(),(2, 9)", "optimizer.learning_rate=0.01..1:log"])
+        first = run_sweep(tmp_path, recipe, space, num_trials=3)
+        again = run_sweep(tmp_path, recipe, space, num_trials=4)
+        assert {trial.name: trial.changes for trial in again.trials}.items() >= {
+            trial.name: trial.changes for trial in first.trials
+        }.items()
+
     def test_another_search_space_is_refused(self, tmp_path, recipe, fake_program):
         run_sweep(tmp_path, recipe, RANGE, num_trials=1)
         from resnet_jax.errors import UserError

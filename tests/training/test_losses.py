@@ -136,6 +136,12 @@ class TestClassWeights:
         assert self.loss(LABELS, weights) == pytest.approx(float(expected), rel=1e-6)
         assert self.loss(np.eye(5, dtype=np.float32)[LABELS], weights) == pytest.approx(float(expected), rel=1e-6)
 
+    @pytest.mark.parametrize("labels", [LABELS, SOFT])
+    def test_weights_work_in_a_compiled_step(self, labels):
+        weights = np.float32([1, 2, 3, 0, 5])
+        loss = jax.jit(losses.from_config(settings.default().loss, weights))(LOGITS, labels)
+        assert float(loss) == pytest.approx(self.loss(labels, weights), rel=1e-6)
+
     def test_soft_labels_have_the_mean_weight_of_their_classes(self):
         weights = np.float32([1, 2, 3, 0, 5])
         expected = (SOFT @ weights * losses.softmax_cross_entropy(LOGITS, SOFT)).mean()
