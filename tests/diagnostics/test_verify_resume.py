@@ -61,9 +61,8 @@ class TestProcedure:
         assert verdict.differences == ()
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("feed", ["resident", "streaming"])
-    def test_verify_resume_finds_no_difference_with_balanced_classes(self, verify, tiny_config, feed):
-        tiny_config.dataset.update(sampler="balanced", feed=feed)
+    def test_verify_resume_finds_no_difference_with_balanced_classes(self, verify, tiny_config):
+        tiny_config.dataset.sampler = "balanced"
         tiny_config.loss.update(class_weights="balanced", focal_gamma=2.0)
         verdict = verify(9, (2, 7))
         assert verdict.differences == ()

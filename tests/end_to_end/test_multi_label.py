@@ -83,6 +83,7 @@ def test_evaluate_reports_what_training_did(workdir):
     assert values["tta"]["flip"]["map"] != values["map"]
 
 
+@pytest.mark.slow
 def test_predict_names_the_classes_above_their_thresholds(workdir, dataset):
     predicted = run("predict", f"--workdir={workdir}", "--format=json", str(dataset), **WITHOUT_TENSORFLOW)
     assert predicted.returncode == 0, predicted.stderr
@@ -101,6 +102,7 @@ def test_predict_names_the_classes_above_their_thresholds(workdir, dataset):
     ]
 
 
+@pytest.mark.slow
 def test_report_shows_average_precision_and_no_confusion_matrix(workdir, tmp_path):
     pytest.importorskip("plotly")
     page = tmp_path / "report.html"
@@ -111,6 +113,7 @@ def test_report_shows_average_precision_and_no_confusion_matrix(workdir, tmp_pat
     assert "Confusion matrix" not in text and "Most often confused" not in text
 
 
+@pytest.mark.slow
 def test_exported_file_gives_a_probability_per_class(workdir, dataset, tmp_path):
     exported = run("export", f"--workdir={workdir}", f"--to={tmp_path}/model.stablehlo", **WITHOUT_TENSORFLOW)
     assert exported.returncode == 0, exported.stderr
@@ -122,6 +125,7 @@ def test_exported_file_gives_a_probability_per_class(workdir, dataset, tmp_path)
     assert not np.allclose(expected.sum(axis=-1), 1, atol=0.01)
 
 
+@pytest.mark.slow
 def test_explain_draws_examples_without_labels(workdir, tmp_path):
     arguments = ("explain", f"--workdir={workdir}", "--split=test")
     explained = run(*arguments, f"--to={tmp_path}/maps", "--examples=random:2", **WITHOUT_TENSORFLOW)

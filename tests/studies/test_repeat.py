@@ -63,6 +63,7 @@ def test_all_failed_runs_are_an_error(tmp_path, recipe, fake_program):
     assert study.outcomes == {"seed13": Outcome.FAILED}
 
 
+@pytest.mark.slow
 def test_folds_predict_every_training_example_once(tmp_path):
     finished = run_main("repeat", RECIPE, "--folds=2", f"--workdir={tmp_path}")
     assert finished.returncode == 0, finished.stderr

@@ -63,7 +63,7 @@ def test_number_of_devices_does_not_matter(averaged_config, single_device):
         np.testing.assert_allclose(value, flatten_dict(expected.ema["batch_stats"])[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("feed", ["resident", "streaming"])
+@pytest.mark.parametrize("feed", ["resident", pytest.param("streaming", marks=pytest.mark.slow)])
 def test_run_evaluates_and_saves_recalibrated_statistics(averaged_config, tmp_path, feed):
     """A large decay leaves the averaged statistics at their initial values: means of zero."""
     averaged_config.ema_decay, averaged_config.dataset.feed = 0.0, feed
