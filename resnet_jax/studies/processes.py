@@ -188,6 +188,8 @@ class _Process:
         code = self._process.wait()
         if code == ExitCode.DONE:
             return Outcome.FINISHED
-        if code in (ExitCode.INTERRUPTED, ExitCode.RESUMABLE):
+        # While it starts or ends, the program does not handle signals, so the signal itself ends it.
+        ended_by_signal = self._signal is not None and code == -self._signal
+        if ended_by_signal or code in (ExitCode.INTERRUPTED, ExitCode.RESUMABLE):
             return Outcome.PRUNED if self._is_pruned else Outcome.STOPPED
         return Outcome.FAILED

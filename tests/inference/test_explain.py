@@ -149,6 +149,8 @@ def test_unknown_names_are_reported(trained, digits, arguments, message):
 class Examples:
     """A subset that remembers which positions were taken from it."""
 
+    label_sets = None
+
     def __len__(self):
         return 6
 

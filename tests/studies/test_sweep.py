@@ -24,7 +24,7 @@ def read_summary(path):
     return json.loads((path / "summary.json").read_text())["runs"]
 
 
-def run_and_stop(path, recipe, space, num_trials, last):
+def run_and_stop(path, recipe, space, num_trials, last, jobs=1):
     """Run a sweep until the run `last` has begun, and stop it with SIGTERM."""
 
     def interrupt():
@@ -35,7 +35,7 @@ def run_and_stop(path, recipe, space, num_trials, last):
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(Preempted):
-        run_sweep(path, recipe, space, num_trials)
+        run_sweep(path, recipe, space, num_trials, jobs)
     thread.join()
 
 
@@ -92,6 +92,15 @@ def test_stopped_sweep_continues_to_the_same_table(tmp_path, recipe, fake_progra
     run_and_stop(tmp_path / "stopped", recipe, space, 6, last=names[3])
     assert not (tmp_path / "stopped" / "summary.json").exists()
     run_sweep(tmp_path / "stopped", recipe, space, num_trials=6)
+    assert read_summary(tmp_path / "stopped") == read_summary(tmp_path / "whole")
+
+
+def test_sweep_stopped_with_two_jobs_continues_to_the_same_table(tmp_path, recipe, fake_program, monkeypatch):
+    monkeypatch.setattr("resnet_jax.studies.device_shares._find_devices", lambda: ("cpu", 1))
+    run_sweep(tmp_path / "whole", recipe, GRID)
+    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "0.05")
+    run_and_stop(tmp_path / "stopped", recipe, GRID, 0, last="learning_rate=0.1,seed=0", jobs=2)
+    run_sweep(tmp_path / "stopped", recipe, GRID, jobs=2)
     assert read_summary(tmp_path / "stopped") == read_summary(tmp_path / "whole")
 
 
