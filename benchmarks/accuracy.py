@@ -40,7 +40,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
         raise app.UsageError("Give one recipe, such as digits or cifar10:resnet20.")
     if any(override.startswith("--config.seed=") for override in overrides):
         raise app.UsageError("--config.seed cannot be given, because each run has its own seed. Use --seeds=NUMBER.")
-    recipe, overrides = recipe_path(argv[1]), sorted(overrides)
+    recipe, overrides = recipe_settings.recipe_path(argv[1]), sorted(overrides)
     directory = _directory(RUNS.value, recipe, overrides)
     seeds = range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
     measured = measure(recipe, overrides, seeds, directory)
@@ -117,12 +117,6 @@ def _read_result(workdir: pathlib.Path, seed: int) -> dict:
 
 def _read_settings(workdir: pathlib.Path) -> dict:
     return recipe_settings.as_json(settings.from_json((workdir / "config.json").read_text(encoding="utf-8")))
-
-
-def recipe_path(name: str) -> str:
-    """Return the path of a recipe: "cifar10:resnet20" means "configs/cifar10.py:resnet20"."""
-    file, colon, variant = name.partition(":")
-    return name if file.endswith(".py") else f"configs/{file}.py{colon}{variant}"
 
 
 def _directory(runs: str, recipe: str, overrides: Sequence[str]) -> pathlib.Path:

@@ -15,8 +15,7 @@ import tempfile
 from absl import app, flags, logging
 
 from benchmarks import results, run_program
-from benchmarks.accuracy import recipe_path
-from benchmarks.recipe_settings import load
+from benchmarks.recipe_settings import load, recipe_path
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds: 0, 1, 2, ...", lower_bound=2)
 MAX_RATE = flags.DEFINE_float("max_rate", 10.0, "The highest learning rate of the test.", lower_bound=0)

@@ -20,6 +20,12 @@ WITHOUT_EFFECT = (
 )
 
 
+def recipe_path(name: str) -> str:
+    """Return the path of a recipe: "cifar10:resnet20" means "configs/cifar10.py:resnet20"."""
+    file, colon, variant = name.partition(":")
+    return name if file.endswith(".py") else f"configs/{file}.py{colon}{variant}"
+
+
 def load(recipe: str, overrides: Sequence[str]) -> ConfigDict:
     """Return the settings that `python main.py --config=RECIPE OVERRIDES` would train with.
 

@@ -1,10 +1,12 @@
-"""Write the screenshots of the docs: a report, and a terminal during training.
+"""Write the screenshots of the docs: a report and a terminal during training, or learning-rate range tests.
 
     python docs/screenshots.py --run=/tmp/run
+    python docs/screenshots.py --find_lr
 
 The report on the run directory gives docs/report.png and docs/report_dark.png, its top in light and dark, and
 docs/confusion_matrix.png and docs/reliability_diagram.png. docs/progress.png shows a terminal during training on
-digits; the script starts that run and stops it. It needs Chromium (apt-get install chromium).
+digits; the script starts that run and stops it. With --find_lr, the script writes docs/learning_rate_digits.png and
+docs/learning_rate_cifar10.png. It needs Chromium (apt-get install chromium).
 """
 
 import argparse
@@ -34,6 +36,10 @@ COLORS = 128  # a palette makes the files a third as large
 ROWS, COLUMNS = 16, 112  # of the terminal
 DIGITS = ("--config=configs/digits.py", "--workdir=/tmp/digits")
 STOP_AT = "\repoch 12/30  step "  # the beginning of the live line at which the run is stopped
+RANGE_TESTS = {
+    "learning_rate_digits": "configs/digits.py",
+    "learning_rate_cifar10": "configs/cifar10.py:resnet20",
+}
 
 TERMINAL = """
 <style>
@@ -48,8 +54,17 @@ TERMINAL = """
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", required=True, help="the directory of a finished run")
-    run = parser.parse_args().run
+    parser.add_argument("--run", help="the directory of a finished run")
+    parser.add_argument("--find_lr", action="store_true", help="write the charts of learning-rate range tests")
+    arguments = parser.parse_args()
+    if arguments.run:
+        write_report(arguments.run)
+    if arguments.find_lr:
+        write_range_tests()
+
+
+def write_report(run: str) -> None:
+    """Write the screenshots of a report on a run, and of a terminal during training."""
     with chromium() as browser, tempfile.TemporaryDirectory() as directory:
         report = pathlib.Path(directory) / "report.html"
         subprocess.run([sys.executable, PROGRAM, "report", f"--workdir={run}", f"--to={report}"], check=True)
@@ -62,6 +77,21 @@ def main() -> None:
         page = open_page(browser, "dark")
         page.set_content(TERMINAL % html.escape("\n".join(training_output())))
         save("progress", page.locator("div").screenshot(omit_background=True))
+
+
+def write_range_tests() -> None:
+    """Write the charts of the range tests of `RANGE_TESTS`."""
+    with chromium() as browser, tempfile.TemporaryDirectory() as directory:
+        for name, recipe in RANGE_TESTS.items():
+            chart = pathlib.Path(directory) / f"{name}.html"
+            subprocess.run(
+                [sys.executable, PROGRAM, "find_lr", f"--config={recipe}", f"--to={chart}"],
+                cwd=PROGRAM.parent,
+                check=True,
+            )
+            page = browser.new_page(viewport={"width": 760, "height": 380}, device_scale_factor=PIXEL_RATIO)
+            page.goto(chart.as_uri())
+            save(name, page.screenshot())
 
 
 @contextlib.contextmanager

@@ -338,4 +338,4 @@ def test_run_directories_are_named_by_recipe_and_overrides():
 
 def test_recipe_is_named_with_or_without_its_directory():
     names = ("digits", "cifar10:resnet20", "configs/mnist.py:adam")
-    assert [*map(accuracy.recipe_path, names)] == ["configs/digits.py", RESNET20, "configs/mnist.py:adam"]
+    assert [*map(recipe_settings.recipe_path, names)] == ["configs/digits.py", RESNET20, "configs/mnist.py:adam"]
