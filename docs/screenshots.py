@@ -89,7 +89,7 @@ def write_range_tests() -> None:
                 cwd=PROGRAM.parent,
                 check=True,
             )
-            page = browser.new_page(viewport={"width": 760, "height": 380}, device_scale_factor=PIXEL_RATIO)
+            page = browser.new_page(viewport={"width": 760, "height": 440}, device_scale_factor=PIXEL_RATIO)
             page.goto(chart.as_uri())
             save(name, page.screenshot())
 
