@@ -46,4 +46,6 @@ def page(learning_rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, s
         text=f"{low:.2g} to {high:.2g}",
         showarrow=False,
     )
-    return chart.to_html(include_plotlyjs=True, config={"responsive": True, "displaylogo": False})
+    # Less than the window, because the page has a margin.
+    options = {"responsive": True, "displaylogo": False}
+    return chart.to_html(include_plotlyjs=True, config=options, default_height="95vh")
