@@ -101,9 +101,7 @@ def _score_multi_label(evaluator) -> tuple[dict, str]:
     from resnet_jax.evaluation.multi_label_comparison import as_json, compare, format_comparison
 
     comparison = compare(evaluator, TTA.value)
-    return as_json(comparison, {name: model.step for name, model in evaluator.models.items()}), format_comparison(
-        comparison
-    )
+    return as_json(comparison, evaluator.models), format_comparison(comparison)
 
 
 def _calibrate(workdirs: list[str], reporter) -> None:

@@ -75,7 +75,9 @@ def _inspect_dataset() -> ExitCode:
     contact_sheet.check(CONTACT_SHEET.value)
     sources = open_sources(config.dataset.name, config.dataset.data_dir)
     if any(getattr(source, "label_sets", None) is not None for source in sources.values()):
-        raise UserError("inspect checks images with one label each, and these have any number of labels.")
+        raise UserError(
+            "inspect checks images with one label each, and these have any number of labels. Train without it."
+        )
     with Reporter(active=FORMAT.value == "text" and parallel.is_main_process()) as reporter:
         num_workers = feed_config.num_workers(config.dataset)
         scanned = scan_images(sources, num_workers, reporter, config.dataset.bit_depth)

@@ -7,8 +7,8 @@ The runs are ordinary run directories, --workdir/seed0 and so on. The same comma
 interrupted ones. With more seeds, it trains the new ones.
 
 With `--format=json`, the keys are `study`, `runs`, `unfinished`, `means` (by split and metric: the fields of
-`studies.statistics.Spread`) and `comparison` (McNemar's test of the best and the worst run). The same values are in
-`summary.json`.
+`studies.statistics.Spread`) and `comparison` (McNemar's test of the best and the worst run). `summary.json` holds the
+same values except `study`.
 """
 
 import json

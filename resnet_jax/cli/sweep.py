@@ -9,7 +9,7 @@ The runs are ordinary run directories in --workdir. The same command skips finis
 The test split stays closed, except for `--then_repeat`.
 
 With `--format=json`, the keys are `study`, `searched`, `runs` (the fields of `studies.sweep.Trial`, the best run first)
-and `repeat` (null, or what `repeat` prints). The same values are in `summary.json`.
+and `repeat` (null, or what `repeat` prints without `study`). `summary.json` holds the same values except `repeat`.
 """
 
 import json

@@ -309,8 +309,8 @@ def as_json(comparison: Comparison, trained: Mapping[str, TrainedModel]) -> dict
             "workdir": None if trained[name].step is None else name,
             "checkpoint_step": trained[name].step,
             "temperature": trained[name].temperature,
-            **_report_as_json(report),
-            "tta": {comparison.tta: _report_as_json(comparison.tta_reports[name])} if comparison.tta else None,
+            **report_as_json(report),
+            "tta": {comparison.tta: report_as_json(comparison.tta_reports[name])} if comparison.tta else None,
         }
         for name, report in comparison.reports.items()
     ]
@@ -319,14 +319,14 @@ def as_json(comparison: Comparison, trained: Mapping[str, TrainedModel]) -> dict
     return {
         "split": comparison.split,
         "runs": models,
-        "ensemble": _report_as_json(comparison.ensemble),
+        "ensemble": report_as_json(comparison.ensemble),
         "comparisons": [
             {"first": first, "second": second, **vars(test)} for (first, second), test in comparison.mcnemar.items()
         ],
     }
 
 
-def _report_as_json(report: ClassificationReport) -> dict[str, object]:
+def report_as_json(report: ClassificationReport | MultiLabelReport) -> dict[str, object]:
     """Return a report as one flat dict, in which the fields of its `means` stand beside its other fields."""
     values = dataclasses.asdict(report)
     return {**values.pop("means"), **values}

@@ -4,10 +4,11 @@ import dataclasses
 import operator
 from collections.abc import Mapping
 
-from resnet_jax.evaluation.model_comparison import Evaluator
+from resnet_jax.evaluation.model_comparison import Evaluator, report_as_json
 from resnet_jax.evaluation.multi_label import MultiLabelReport
 from resnet_jax.evaluation.tables import MAX_CLASSES, WORST_CLASSES, format_ratio
 from resnet_jax.terminal import table
+from resnet_jax.trained_model import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,31 +46,25 @@ def compare(evaluator: Evaluator, tta: str | None = None) -> MultiLabelCompariso
     )
 
 
-def as_json(comparison: MultiLabelComparison, steps: Mapping[str, int | None]) -> dict[str, object]:
+def as_json(comparison: MultiLabelComparison, trained: Mapping[str, TrainedModel]) -> dict[str, object]:
     """Return JSON values: the metrics of a single model, or of several models as `{"split": ..., "runs": [...]}`.
 
     Args:
       comparison: the results.
-      steps: how many steps each model has been trained for, by name; None for pretrained weights.
+      trained: the trained models, by name.
     """
     models = [
         {
             "name": name,
             "split": comparison.split,
-            "workdir": None if steps[name] is None else name,
-            "checkpoint_step": steps[name],
-            **_report_as_json(report),
-            "tta": {comparison.tta: _report_as_json(comparison.tta_reports[name])} if comparison.tta else None,
+            "workdir": None if trained[name].step is None else name,
+            "checkpoint_step": trained[name].step,
+            **report_as_json(report),
+            "tta": {comparison.tta: report_as_json(comparison.tta_reports[name])} if comparison.tta else None,
         }
         for name, report in comparison.reports.items()
     ]
     return models[0] if len(models) == 1 else {"split": comparison.split, "runs": models}
-
-
-def _report_as_json(report: MultiLabelReport) -> dict[str, object]:
-    """Return a report as one flat dict, in which the fields of its `means` stand beside its other fields."""
-    values = dataclasses.asdict(report)
-    return {**values.pop("means"), **values}
 
 
 def format_comparison(comparison: MultiLabelComparison) -> str:
