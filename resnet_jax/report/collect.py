@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from resnet_jax.data import splits
 from resnet_jax.data.dataset import VALIDATION
 from resnet_jax.errors import UserError
+from resnet_jax.evaluation import multi_label
 from resnet_jax.evaluation.evaluate import multi_label_results
 from resnet_jax.evaluation.metrics import ClassificationReport, confusion_matrix
 from resnet_jax.evaluation.model_comparison import Evaluator, McNemar, check_distinct, compare
@@ -128,10 +129,7 @@ def collect(
         )
 
     if evaluator.subset.label_sets is not None:
-        scored_runs = [
-            describe_run(name, evaluator.score_multi_label(name), None, _multi_label_galleries(evaluator, name))
-            for name in models
-        ]
+        scored_runs = [describe_run(name, *_score_multi_label(evaluator, name)) for name in models]
         return ReportData(evaluator.split, evaluator.classes, tuple(scored_runs), ensemble=None, mcnemar={})
 
     comparison = compare(evaluator)
@@ -153,12 +151,14 @@ def collect(
     )
 
 
-def _multi_label_galleries(evaluator: Evaluator, name: str) -> list[Gallery]:
+def _score_multi_label(evaluator: Evaluator, name: str) -> tuple[MultiLabelReport, None, list[Gallery]]:
+    """Return the metrics of a model, None in place of a confusion matrix, and the gallery of its worst mistakes."""
     model = evaluator.models[name]
     examples = evaluator.open_examples(model)
     results, label_sets = multi_label_results(model, examples, evaluator.subset, evaluator.reporter)
+    metrics = multi_label.report(results, label_sets, model.classes, len(evaluator.subset), model.thresholds)
     mistakes = worst_mistakes(results, label_sets, model.classes, model.thresholds)
-    return multi_label_gallery(mistakes, examples, evaluator.subset.name)
+    return metrics, None, multi_label_gallery(mistakes, examples, evaluator.subset.name)
 
 
 def _validation_split(dataset: ConfigDict) -> str:
