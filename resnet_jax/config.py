@@ -62,7 +62,7 @@ def default() -> ConfigDict:
     config.seed = 0  # initial weights, example order and augmentation are functions of (seed, step)
 
     config.dataset = ConfigDict()
-    config.dataset.name = "digits"  # "digits", "folder:/path", "csv:/path/file.csv", or a TFDS name such as "cifar10"
+    config.dataset.name = "digits"  # or "folder:/path", "csv:/path/file.csv", "multi_label_folder:/path", a TFDS name
     config.dataset.data_dir = placeholder(str)  # TFDS directory, default $TFDS_DATA_DIR; or where "folder:/path" moved
     config.dataset.multi_label = placeholder(bool)  # whether images have any number of labels; unset: from the data
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"

@@ -12,16 +12,11 @@ With the column `label`, each image has one label. With the column `labels`, it 
 
 import collections
 import csv
-import functools
-import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from resnet_jax.data.decode import read_file
-from resnet_jax.data.folder import SIZES_HASHED, canonical_path, file_size, interleave
+from resnet_jax.data.folder import canonical_path
+from resnet_jax.data.image_list import ImageList, open_image_lists
 from resnet_jax.errors import UserError
 
 PREFIX = "csv:"
@@ -29,64 +24,7 @@ SEPARATOR = "|"
 MAX_NAMES_LISTED = 5
 
 
-class CsvSource:
-    """The images of one split.
-
-    The images are ordered so that every slice contains all labels in proportion; see `folder.interleave`.
-
-    Args:
-      root: the directory of the CSV file.
-      images: the label of each image, by its path relative to `root`; see `labels`.
-      classes: the names of the classes.
-      label_sets: bool [sets, classes]; None if each image has one label.
-
-    Attributes:
-      classes: the names of the classes.
-      labels: int32 [n]: the class of each image, or, with `label_sets`, the number of its row there.
-      label_sets: bool [sets, classes]: the distinct combinations of labels that images have, for all splits.
-    """
-
-    channels = 3
-
-    def __init__(
-        self, root: str, images: Mapping[str, int], classes: Sequence[str], label_sets: np.ndarray | None = None
-    ):
-        self.classes = tuple(classes)
-        self.label_sets = label_sets
-        self._root = root
-        members: dict[int, list[str]] = {}
-        for file, label in images.items():
-            members.setdefault(label, []).append(file)
-        numbers = sorted(members)
-        self._files, order = interleave([members[number] for number in numbers])
-        self.labels = np.array([numbers[index] for index in order], np.int32)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> tuple[bytes, int]:
-        """Return the bytes of an image file and its label; raises `Unreadable` if the file cannot be opened."""
-        return read_file(self.name(index)), int(self.labels[index])
-
-    def name(self, index: int) -> str:
-        """Return the path of an image."""
-        return os.path.join(self._root, self._files[index])
-
-    @functools.cached_property
-    def content_digest(self) -> str:
-        """Hash of the names of all images, their combinations of labels, and the sizes of up to `SIZES_HASHED` of them.
-
-        It does not include `labels`, which are compared separately; see `Source`.
-        """
-        digest = hashlib.sha256(os.fsencode("\n".join([*self._files, *self.classes])))
-        if self.label_sets is not None:
-            digest.update(np.packbits(self.label_sets).tobytes())
-        for index in range(0, len(self), math.ceil(len(self) / SIZES_HASHED)):
-            digest.update(f" {file_size(self.name(index))}".encode())
-        return digest.hexdigest()
-
-
-def open_csv(name: str, moved_to: str | None = None) -> dict[str, CsvSource]:
+def open_csv(name: str, moved_to: str | None = None) -> dict[str, ImageList]:
     """Return the splits of the dataset `csv:/path/labels.csv`.
 
     Args:
@@ -105,21 +43,12 @@ def open_csv(name: str, moved_to: str | None = None) -> dict[str, CsvSource]:
     unlabeled = [row["image"] for row, names in zip(rows, labels, strict=True) if not has_sets and not names[0]]
     if unlabeled:
         raise UserError(f"{path} has images without a label ({_enumerate(unlabeled)}). Add their labels.")
-    classes = sorted({name for names in labels for name in names})
-    if not classes:
+    if has_sets and not any(labels):
         raise UserError(f"{path} has no labels. Fill in the column labels.")
-    numbers = {name: number for number, name in enumerate(classes)}
-    combinations = {combination: number for number, combination in enumerate(dict.fromkeys(labels))}
-    label_sets = None
-    if has_sets:
-        label_sets = np.zeros((len(combinations), len(classes)), bool)
-        for combination, number in combinations.items():
-            label_sets[number, [numbers[name] for name in combination]] = True
-    members: dict[str, dict[str, int]] = {}  # the label of each image, by split
+    splits: dict[str, dict[str, tuple[str, ...]]] = {}  # the labels of each image, by split
     for row, names in zip(rows, labels, strict=True):
-        split = row.get("split", "").strip() or "train"
-        members.setdefault(split, {})[row["image"]] = combinations[names] if has_sets else numbers[names[0]]
-    return {split: CsvSource(root, images, classes, label_sets) for split, images in members.items()}
+        splits.setdefault(row.get("split", "").strip() or "train", {})[row["image"]] = names
+    return open_image_lists(root, splits, multi_label=has_sets)
 
 
 def _read_rows(path: str) -> list[dict[str, str]]:

@@ -76,7 +76,7 @@ class FolderSource:
     def __init__(self, root: str, classes: Sequence[str]):
         self.classes = tuple(map(_decode_name, classes))
         self._root = root
-        images, self.ignored = _find_images(root)
+        images, self.ignored = find_images(root)
         self._files, labels = interleave([images.get(name, []) for name in classes])
         self.labels = np.array(labels, np.int32)
 
@@ -124,7 +124,7 @@ def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSourc
     layout = f"Put images into {root}/train/CLASS/IMAGE.jpg and {root}/val/CLASS/IMAGE.jpg."
     if not os.path.isdir(root):
         raise UserError(f"there is no folder {root}. {layout}")
-    splits = _find_splits(root) or {"train": root}
+    splits = find_splits(root) or {"train": root}
     classes = sorted({name for directory in splits.values() for name in _list_directories(directory)})
     sources = {split: FolderSource(directory, classes) for split, directory in splits.items()}
     for split, source in sources.items():
@@ -188,10 +188,11 @@ def _is_visible(directory: str) -> bool:
     return not directory.startswith(".") and directory.lower() not in SYSTEM_DIRECTORIES
 
 
-def _find_splits(root: str, max_nesting: int = MAX_NESTING) -> dict[str, str]:
+def find_splits(root: str, max_nesting: int = MAX_NESTING) -> dict[str, str]:
     """Return the directories of the splits; empty if there are none.
 
-    They are directories in `root` or, as in some archives, in the only directory in `root`, and so on.
+    They are directories in `root` or, as in some archives, in the only directory in `root`, and so on. Raises
+    `UserError` if a split has two directories.
     """
     directories = _list_directories(root)
     found: dict[str, str] = {}
@@ -202,7 +203,7 @@ def _find_splits(root: str, max_nesting: int = MAX_NESTING) -> dict[str, str]:
         if split:
             found[split] = _innermost(os.path.join(root, name))
     if not found and len(directories) == 1 and max_nesting:
-        return _find_splits(os.path.join(root, directories[0]), max_nesting - 1)
+        return find_splits(os.path.join(root, directories[0]), max_nesting - 1)
     return {split: found[split] for split in SPLITS.values() if split in found}
 
 
@@ -270,7 +271,7 @@ def file_size(path: str) -> int | None:
         return None
 
 
-def _find_images(root: str) -> tuple[dict[str, list[str]], list[str]]:
+def find_images(root: str) -> tuple[dict[str, list[str]], list[str]]:
     """Return the images of each class, as paths relative to `root`, and the paths of all other files."""
     images: dict[str, list[str]] = {}
     ignored = []

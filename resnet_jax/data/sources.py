@@ -15,12 +15,16 @@ from typing import Protocol
 
 import numpy as np
 
-from resnet_jax.data import csv_file, folder, splits
+from resnet_jax.data import csv_file, folder, multi_label_folder, splits
 from resnet_jax.data.tfds import is_prepared, open_tfds
 from resnet_jax.errors import UserError
 
 IMAGES_HASHED = 1000  # of a source in memory, which may be a memory-mapped file of any size
-LOCAL_PREFIXES = (folder.PREFIX, csv_file.PREFIX)  # of the names of datasets that are files of the user
+LOCAL_DATASETS = {  # files of the user: the functions that open them, by the prefixes of their names
+    folder.PREFIX: folder.open_folder,
+    csv_file.PREFIX: csv_file.open_csv,
+    multi_label_folder.PREFIX: multi_label_folder.open_multi_label_folder,
+}
 NUMBERS = "biuf"  # kinds of NumPy's dtypes: bool, int, uint and float
 EXAMPLE = (
     "An example is (image, label): a uint8 array [height, width, channels] with 1 or 3 channels, or the bytes of an "
@@ -101,7 +105,7 @@ def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]
     """Return the base splits of a dataset.
 
     Args:
-      name: "digits", "folder:/path", "csv:/path/labels.csv", or a TFDS name.
+      name: "digits", "folder:/path", "csv:/path/labels.csv", "multi_label_folder:/path", or a TFDS name.
       data_dir: for TFDS, the directory of prepared datasets (None: the default of TFDS); for a folder or a CSV file,
         its new path if it has been moved.
 
@@ -115,9 +119,10 @@ def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]
     """
     if name == "digits":
         return _digits()
-    if name.startswith(folder.PREFIX):
-        return folder.open_folder(name, data_dir)
-    return csv_file.open_csv(name, data_dir) if name.startswith(csv_file.PREFIX) else open_tfds(name, data_dir)
+    for prefix, open_local in LOCAL_DATASETS.items():
+        if name.startswith(prefix):
+            return open_local(name, data_dir)
+    return open_tfds(name, data_dir)
 
 
 def canonical_name(name: str) -> str:
@@ -126,7 +131,7 @@ def canonical_name(name: str) -> str:
     Raises:
       UserError: if the path is a URL.
     """
-    for prefix in LOCAL_PREFIXES:
+    for prefix in LOCAL_DATASETS:
         if name.startswith(prefix) and name != prefix:
             return prefix + folder.canonical_path(name.removeprefix(prefix))
     return name
@@ -141,7 +146,7 @@ def is_on_this_machine(name: str, data_dir: str | None = None) -> bool:
     Raises:
       UserError: if the name is unknown.
     """
-    return name == "digits" or name.startswith(LOCAL_PREFIXES) or is_prepared(name, data_dir)
+    return name == "digits" or name.startswith(tuple(LOCAL_DATASETS)) or is_prepared(name, data_dir)
 
 
 def open_local_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]:
