@@ -305,11 +305,41 @@ def learning_rate(lines: Lines) -> str:
     return _markdown(header, rows, newest)
 
 
+def early_stopping(lines: Lines) -> str:
+    """Format the newest line: the steps and the accuracy with each patience."""
+    newest = lines[-1:]
+    rows = [
+        (
+            "unset" if patience == "None" else patience,
+            f"{_spread([run['steps'] for run in runs], '.0f')} ({len(runs)})",
+            _accuracy([run["top1"] for run in runs]),
+            _measured(line),
+        )
+        for line in newest
+        for patience, runs in line["runs"].items()
+    ]
+    return _markdown(("`early_stopping.patience`", "steps", "test top-1 (seeds)", "measured"), rows, newest)
+
+
+def multi_label(lines: Lines) -> str:
+    """Format the newest line: the metrics of images with any number of labels."""
+    newest = lines[-1:]
+    rows = [
+        (
+            *(_accuracy([run[metric] for run in line["runs"]]) for metric in ("map", "f1", "top1")),
+            f"{line['images']['test']:,}",
+            _measured(line, f"{line['epochs']} epochs of {line['images']['train']:,} images"),
+        )
+        for line in newest
+    ]
+    return _markdown(("test mAP (seeds)", "macro-F1", "top-1", "test images", "measured"), rows, newest)
+
+
 TABLES: dict[str, Format] = {
     format_table.__name__: format_table
     for format_table in (
         *(accuracy, ablation, train_step, loop, numerics, start_up, evaluation, exported, compiled_step),
-        *(imbalance, learning_rate),
+        *(imbalance, learning_rate, early_stopping, multi_label),
     )
 }
 PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
@@ -317,6 +347,8 @@ PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
     HERE.parent / "README.md": {"accuracy": accuracy_summary},
     HERE.parent / "docs" / "imbalance.md": TABLES,
     HERE.parent / "docs" / "learning_rate.md": TABLES,
+    HERE.parent / "docs" / "studies.md": TABLES,
+    HERE.parent / "docs" / "your_own_images.md": TABLES,
 }
 
 

@@ -51,9 +51,8 @@ def run() -> ExitCode:
     with Reporter(active=FORMAT.value == "text") as reporter:
         results = sweep.sweep(WORKDIR.value, recipe, space, TRIALS.value or 0, JOBS.value, reporter)
         best = sweep.best_recipe(recipe, results)
-        is_complete = all(trial.outcome in ("finished", "pruned") for trial in results.trials)
         repeated = None
-        if THEN_REPEAT.value and best and is_complete:
+        if THEN_REPEAT.value and best and results.is_complete:
             study, runs = repeat.open_seeds(os.path.join(WORKDIR.value, "best"), best, range(THEN_REPEAT.value))
             repeated = repeat.train_and_summarize(study, runs, JOBS.value, reporter)
     if FORMAT.value == "json":
@@ -61,6 +60,6 @@ def run() -> ExitCode:
     else:
         texts = [sweep.format_results(results), *([repeat.format_summary(repeated)] if repeated else [])]
         print_result("\n\n".join(texts))
-    if not is_complete or (repeated and repeated.unfinished):
+    if not results.is_complete or (repeated and repeated.unfinished):
         return ExitCode.SOME_FAILED
     return ExitCode.DONE

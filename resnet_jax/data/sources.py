@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from resnet_jax.data.tfds import is_prepared, open_tfds
 from resnet_jax.errors import UserError
 
 IMAGES_HASHED = 1000  # of a source in memory, which may be a memory-mapped file of any size
-LOCAL_DATASETS = {  # files of the user: the functions that open them, by the prefixes of their names
+LOCAL_DATASETS: dict[str, "Opener"] = {  # files of the user, by the prefixes of their names
     folder.PREFIX: folder.open_folder,
     csv_file.PREFIX: csv_file.open_csv,
     multi_label_folder.PREFIX: multi_label_folder.open_multi_label_folder,
@@ -30,6 +30,9 @@ EXAMPLE = (
     "An example is (image, label): a uint8 array [height, width, channels] with 1 or 3 channels, or the bytes of an "
     "image file; and an int, the index of its class."
 )
+
+
+Opener = Callable[[str, str | None], Mapping[str, "Source"]]  # see `open_sources`
 
 
 class Source(Protocol):

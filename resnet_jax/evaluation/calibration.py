@@ -81,7 +81,9 @@ def calibrate_run(workdir: str, reporter: Reporter, data_dir: str | None = None)
     """
     trained = load_run(workdir, calibrated=False)
     if trained.is_multi_label:
-        raise UserError(f"{workdir} cannot be calibrated, because its images have any number of labels.")
+        raise UserError(
+            f"{workdir} cannot be calibrated, because its images have any number of labels. Leave out --calibrate."
+        )
     if trained.config.dataset.validation_split == "none":
         raise UserError(f"{workdir} cannot be calibrated, because it has no validation split. Choose another run.")
     metrics, _, _ = score_own_validation(trained, reporter, data_dir)

@@ -55,6 +55,11 @@ class Results:
     metric: str
     trials: tuple[Trial, ...]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether no run has failed."""
+        return not any(trial.outcome == Outcome.FAILED for trial in self.trials)
+
 
 def sweep(path: str, recipe: Recipe, space: SearchSpace, num_trials: int, jobs: int, reporter: Reporter) -> Results:
     """Train the runs of a sweep, or resume it, and write `summary.json`.
@@ -242,8 +247,10 @@ def format_results(results: Results) -> str:
         else:
             scores = (f"{trial.validation[metric]:.2%}", f"{trial.validation['loss']:.4f}", duration(trial.seconds))
         rows.append((trial.name, *(_short(trial.changes[name]) for name in names), *scores))
-    header = ("run", *names, f"validation {title}", "loss", "time")
-    return f"{table(rows, header=header)}\n\n{describe(results)}"
+    text = [table(rows, header=("run", *names, f"validation {title}", "loss", "time")), describe(results)]
+    if not results.is_complete:
+        text.append("Run the same command again to resume the failed runs. --then_repeat waits until none has failed.")
+    return "\n\n".join(text)
 
 
 def _short(value: object) -> str:

@@ -74,6 +74,7 @@ def test_failed_run_comes_last_and_is_counted(tmp_path, recipe, fake_program):
     results = run_sweep(tmp_path, recipe, search_space.parse(["seed=13,0"]))
     assert [trial.outcome for trial in results.trials] == [Outcome.FINISHED, Outcome.FAILED]
     assert "2 runs, 1 failed" in describe(results)
+    assert "Run the same command again to resume the failed runs. --then_repeat waits" in format_results(results)
 
 
 def test_two_jobs_give_the_same_table_as_one(tmp_path, recipe, fake_program, monkeypatch):
