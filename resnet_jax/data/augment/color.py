@@ -6,7 +6,7 @@ factor, shift or threshold is one number for all images, or an array [batch] wit
 
 The functions are our own because PIL and torchvision process images on the host, while these run on whole batches
 inside the compiled train step. Tests compare them with PIL: `equalize`, `posterize` and `solarize` give equal results,
-the others agree within one level (`adjust_hue` is compared with `colorsys`).
+the others agree within one level (`adjust_hue` is compared with `colorsys`, `gaussian_blur` with SciPy).
 """
 
 import functools
@@ -16,11 +16,20 @@ import jax.numpy as jnp
 
 from resnet_jax.data.augment.pixels import per_image, to_dtype
 
+BLUR_SIGMA = (0.1, 2.0)  # pixels
+BLUR_WIDTH = 0.1  # of the kernel, as a share of the smaller side of the image; at least 3 pixels
+SOLARIZE_THRESHOLD = 128
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue in gray: ITU-R BT.601, as in PIL
 
 
 def color_jitter(
-    key: jax.Array, images: jax.Array, brightness: float, contrast: float, saturation: float, hue: float
+    key: jax.Array,
+    images: jax.Array,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    share: float = 1.0,
 ) -> jax.Array:
     """Change brightness, contrast, saturation and hue of each image at random, in random order.
 
@@ -32,6 +41,7 @@ def color_jitter(
       images: [batch, height, width, channels] in [0, 255].
       brightness, contrast, saturation: with strength s, the factor of an image is uniform in [max(0, 1 - s), 1 + s].
       hue: the shift is uniform in [-hue, hue], as a fraction of the color circle, at most 0.5.
+      share: the probability of changing an image at all.
 
     Returns:
       Images of the same shape and dtype.
@@ -53,7 +63,29 @@ def color_jitter(
 
     order = jax.random.permutation(order_key, len(adjustments))
     pixels, _ = jax.lax.scan(adjust_next, images.astype(jnp.float32), order)
-    return to_dtype(pixels, images.dtype)
+    adjusted = to_dtype(pixels, images.dtype)
+    return adjusted if share == 1 else _for_some(jax.random.fold_in(key, 0), share, images, adjusted)
+
+
+def random_grayscale(key: jax.Array, images: jax.Array, share: float) -> jax.Array:
+    """Turn each image gray with probability `share`."""
+    return _for_some(key, share, images, grayscale(images))
+
+
+def random_blur(key: jax.Array, images: jax.Array, share: float) -> jax.Array:
+    """Blur each image with probability `share`, with a sigma uniform in `BLUR_SIGMA`.
+
+    As in SimCLR (Chen et al. 2020, appendix A): the kernel is a tenth as wide as the image.
+    """
+    choice_key, sigma_key = jax.random.split(key)
+    sigma = jax.random.uniform(sigma_key, images.shape[:1], minval=BLUR_SIGMA[0], maxval=BLUR_SIGMA[1])
+    radius = max(1, int(BLUR_WIDTH * min(images.shape[1:3]) / 2))
+    return _for_some(choice_key, share, images, gaussian_blur(images, sigma, radius))
+
+
+def random_solarize(key: jax.Array, images: jax.Array, share: float) -> jax.Array:
+    """Invert the values of at least 128 of each image with probability `share` (Grill et al. 2020, appendix B)."""
+    return _for_some(key, share, images, solarize(images, SOLARIZE_THRESHOLD))
 
 
 def adjust_brightness(images: jax.Array, factor: jax.Array | float) -> jax.Array:
@@ -146,6 +178,41 @@ def solarize(images: jax.Array, threshold: jax.Array | float) -> jax.Array:
     """Invert values of at least `threshold`: 256 changes nothing, 0 gives the negative."""
     pixels = images.astype(jnp.float32)
     return to_dtype(jnp.where(pixels >= per_image(threshold), 255 - pixels, pixels), images.dtype)
+
+
+def grayscale(images: jax.Array) -> jax.Array:
+    """Replace each pixel by its gray in all channels. Grayscale images stay unchanged."""
+    return to_dtype(jnp.broadcast_to(_gray(images), images.shape), images.dtype)
+
+
+def gaussian_blur(images: jax.Array, sigma: jax.Array | float, radius: int) -> jax.Array:
+    """Convolve each image with a Gaussian kernel, as torchvision does. The border mirrors the image.
+
+    Args:
+      images: [batch, height, width, channels] in [0, 255].
+      sigma: the standard deviation of the kernel in pixels, a positive number or an array [batch].
+      radius: the kernel covers this many pixels on either side of a pixel, fewer than the smaller side of the images.
+
+    Returns:
+      Images of the same shape and dtype.
+    """
+    offsets = jnp.arange(-radius, radius + 1)
+    weights = jnp.exp(-0.5 * (offsets / per_image(sigma)) ** 2)
+    weights /= weights.sum(-1, keepdims=True)  # [1 or batch, 1, 1, 2 * radius + 1]
+    pixels = images.astype(jnp.float32)
+    for axis in (1, 2):
+        padding = [(radius, radius) if other == axis else (0, 0) for other in range(4)]
+        padded, length = jnp.pad(pixels, padding, "reflect"), images.shape[axis]
+        pixels = jnp.zeros_like(pixels)
+        for start in range(len(offsets)):
+            shifted = jax.lax.slice_in_dim(padded, start, start + length, axis=axis)
+            pixels += weights[..., start, None] * shifted
+    return to_dtype(pixels, images.dtype)
+
+
+def _for_some(key: jax.Array, share: float, images: jax.Array, changed: jax.Array) -> jax.Array:
+    """Return for each image with probability `share` its changed version, and otherwise the image itself."""
+    return jnp.where(jax.random.bernoulli(key, share, (len(images), 1, 1, 1)), changed, images)
 
 
 def _gray(images: jax.Array) -> jax.Array:

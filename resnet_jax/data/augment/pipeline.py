@@ -26,6 +26,9 @@ class Stream(enum.IntEnum):
     RANDOM_ERASING = 6
     CUTOUT = 7
     MIXING = 8
+    GRAYSCALE = 9
+    BLUR = 10
+    SOLARIZE = 11
 
 
 def from_config(
@@ -82,7 +85,14 @@ def from_config(
             # The setting has at most three values, so that none of them is passed as `fill`. mypy does not know this.
             images = randaugment(randaugment_key, images, *augment.randaugment, fill=fill)  # type: ignore[misc]
         if augment.color_jitter:
-            images = color.color_jitter(keys[Stream.COLOR_JITTER], images, *augment.color_jitter)
+            strengths = (*augment.color_jitter, augment.color_jitter_share)
+            images = color.color_jitter(keys[Stream.COLOR_JITTER], images, *strengths)
+        if augment.grayscale:
+            images = color.random_grayscale(keys[Stream.GRAYSCALE], images, augment.grayscale)
+        if augment.blur:
+            images = color.random_blur(keys[Stream.BLUR], images, augment.blur)
+        if augment.solarize:
+            images = color.random_solarize(keys[Stream.SOLARIZE], images, augment.solarize)
         if augment.random_erasing:
             images = erasing.random_erasing(keys[Stream.RANDOM_ERASING], images, augment.random_erasing, fill)
         if augment.cutout:
@@ -118,8 +128,9 @@ def check(augment: ConfigDict, batch_size: int) -> None:
     if operations and not (_are_numbers(operations, (2, 3)) and _is_randaugment(*operations)):
         valid = "the number of operations, a magnitude from 0 to 10 and optionally its std, such as '(2, 9)'"
         raise _invalid(augment, "randaugment", valid)
-    if not 0 <= augment.random_erasing <= 1:
-        raise _invalid(augment, "random_erasing", "a probability from 0 to 1")
+    for name in ("random_erasing", "color_jitter_share", "grayscale", "blur", "solarize"):
+        if not 0 <= augment[name] <= 1:
+            raise _invalid(augment, name, "a probability from 0 to 1")
     for name in ("cutout", "mixup", "cutmix"):
         if not 0 <= augment[name] < math.inf:
             raise _invalid(augment, name, "0 (off) or positive")

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
+from scipy import ndimage
 
 from resnet_jax.data.augment import color
 
@@ -96,6 +97,47 @@ def test_adjust_hue_agrees_with_colorsys():
 def test_adjust_hue_keeps_grayscale_images(noise):
     gray = noise[..., :1]
     np.testing.assert_array_equal(color.adjust_hue(gray, 0.3), gray)
+
+
+def test_grayscale_agrees_with_pil(noise):
+    """Allow one level of difference, since PIL rounds down."""
+    gray = np.asarray(jax.jit(color.grayscale)(noise))
+    expected = apply_with_pil(noise, lambda image: image.convert("L").convert("RGB"))
+    assert gray.dtype == np.uint8
+    assert np.abs(gray.astype(int) - expected).max() <= 1
+
+
+def test_grayscale_keeps_images_with_one_channel(noise):
+    np.testing.assert_array_equal(color.grayscale(noise[..., :1]), noise[..., :1])
+
+
+@pytest.mark.parametrize("radius", [1, 4])
+def test_gaussian_blur_agrees_with_scipy(noise, radius):
+    """Each image of the batch has its own sigma. Rounding may differ by a level."""
+    sigmas = np.array([0.1, 0.5, 1.0, 1.5, 2.0], np.float32)
+    blurred = np.asarray(jax.jit(color.gaussian_blur, static_argnums=2)(noise, sigmas, radius))
+    assert blurred.dtype == np.uint8
+    for result, image, sigma in zip(blurred, noise, sigmas, strict=True):
+        expected = ndimage.gaussian_filter(image.astype(float), sigma, axes=(0, 1), mode="mirror", radius=radius)
+        assert np.abs(result - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("augment", "change"),
+    [
+        (color.random_grayscale, color.grayscale),
+        (color.random_solarize, lambda images: color.solarize(images, 128)),
+        (lambda *args: color.color_jitter(args[0], args[1], 0, 0, 0, 0.5, share=args[2]), None),
+        (color.random_blur, None),
+    ],
+)
+def test_share_is_the_probability_of_changing_an_image(noise, augment, change):
+    images = np.tile(noise[:1], (400, 1, 1, 1))
+    augmented = np.asarray(jax.jit(augment, static_argnums=2)(jax.random.key(0), images, 0.3))
+    changed = (augmented != images).any((1, 2, 3))
+    assert 0.23 < changed.mean() < 0.37  # 3 standard deviations
+    if change is not None:
+        np.testing.assert_array_equal(augmented[changed], np.asarray(change(images))[changed])
 
 
 jitter = jax.jit(color.color_jitter)

@@ -17,6 +17,9 @@ ON = {
     "rotation": 15.0,
     "randaugment": (2, 9, 0.5),
     "color_jitter": (0.4, 0.4, 0.4, 0.1),
+    "grayscale": 0.5,
+    "blur": 0.5,
+    "solarize": 0.5,
     "random_erasing": 0.5,
     "cutout": 6,
     "mixup": 0.2,
@@ -85,6 +88,9 @@ def calls(monkeypatch):
     spy(geometry, "random_rotation", "rotation")
     spy(pipeline, "randaugment", "randaugment")
     spy(color, "color_jitter", "color_jitter")
+    spy(color, "random_grayscale", "grayscale")
+    spy(color, "random_blur", "blur")
+    spy(color, "random_solarize", "solarize")
     spy(erasing, "random_erasing", "random_erasing")
     spy(erasing, "cutout", "cutout")
     spy(mixing, "mixup_or_cutmix", "mixup")
@@ -99,7 +105,7 @@ def record_calls(calls, images, crops_on_host=False, **chosen):
 
 def test_random_key_of_an_augmentation_does_not_depend_on_other_augmentations(calls, images):
     together = record_calls(calls, images, **ON)
-    assert len(set(together.values())) == len(together) == 9
+    assert len(set(together.values())) == len(together) == 12
     for name in together:
         assert record_calls(calls, images, **{name: ON[name]}) == {name: together[name]}
 
@@ -185,6 +191,10 @@ def test_check_accepts_valid_settings(chosen):
         ("randaugment", (2, 11), "a magnitude from 0 to 10"),
         ("randaugment", (2, 9, -0.5), "optionally its std"),
         ("randaugment", (2, 9, 0.5, 1), "optionally its std"),
+        ("color_jitter_share", 1.5, "a probability from 0 to 1"),
+        ("grayscale", -0.1, "a probability from 0 to 1"),
+        ("blur", 1.1, "a probability from 0 to 1"),
+        ("solarize", 2.0, "a probability from 0 to 1"),
         ("random_erasing", 1.5, "a probability from 0 to 1"),
         ("random_erasing", -0.1, "a probability from 0 to 1"),
         ("cutout", -1, "0 (off) or positive"),
