@@ -326,13 +326,13 @@ def multi_label(lines: Lines) -> str:
     newest = lines[-1:]
     rows = [
         (
-            *(_accuracy([run[metric] for run in line["runs"]]) for metric in ("map", "f1", "top1")),
+            *(_accuracy([run[metric] for run in line["runs"]]) for metric in ("map", "f1")),
             f"{line['images']['test']:,}",
             _measured(line, f"{line['epochs']} epochs of {line['images']['train']:,} images"),
         )
         for line in newest
     ]
-    return _markdown(("test mAP (seeds)", "macro-F1", "top-1", "test images", "measured"), rows, newest)
+    return _markdown(("test mAP (seeds)", "macro-F1", "test images", "measured"), rows, newest)
 
 
 TABLES: dict[str, Format] = {

@@ -12,6 +12,7 @@ import jax
 
 from resnet_jax.runtime import cpu_info, cpu_tuning
 
+RESULTS = "benchmarks/results.jsonl"  # Benchmarks append to it, so it differs from the commit that they measure.
 # Runs are bit-reproducible only if all of these agree.
 REPRODUCIBLE_WITHIN = ("machine", "cpu_count", "cpu_is_tuned", "device", "device_count", "process_count", "jaxlib")
 
@@ -45,7 +46,8 @@ def differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
 def _commit() -> str | None:
     """Return the commit of this checkout, with "+changes" if the work tree differs; None outside a git checkout.
 
-    The result of the first call is kept, because this process does not run edits made later.
+    Results that benchmarks have recorded do not count as changes. The result of the first call is kept, because this
+    process does not run edits made later.
     """
     root = pathlib.Path(__file__).parent.parent
 
@@ -55,7 +57,8 @@ def _commit() -> str | None:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        changes = git("status", "--porcelain", "--", ":/", f":(top,exclude){RESULTS}")
+        return git("rev-parse", "--short", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

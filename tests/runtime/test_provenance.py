@@ -1,5 +1,6 @@
 import json
 import pathlib
+import subprocess
 
 import pytest
 
@@ -24,6 +25,27 @@ def test_old_run_without_the_key_counts_as_not_tuned():
     before = {key: value for key, value in now.items() if key != "cpu_is_tuned"}
     assert provenance.differences(before, {**now, "cpu_is_tuned": False}) == []
     assert provenance.differences(before, {**now, "cpu_is_tuned": True}) == ["cpu_is_tuned False -> True"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "counts"), [(None, False), ("benchmarks/results.jsonl", False), ("main.py", True), ("new.py", True)]
+)
+def test_changes_of_the_work_tree_are_marked_except_for_recorded_results(tmp_path, monkeypatch, changed, counts):
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True)
+
+    (tmp_path / "resnet_jax" / "runtime").mkdir(parents=True)
+    (tmp_path / "benchmarks").mkdir()
+    for file in ("main.py", "benchmarks/results.jsonl"):
+        (tmp_path / file).write_text("")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    if changed:
+        (tmp_path / changed).write_text("changed")
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "resnet_jax" / "runtime" / "provenance.py"))
+    assert provenance._commit.__wrapped__().endswith("+changes") == counts
 
 
 @pytest.mark.parametrize(
