@@ -3,11 +3,10 @@
     python -m benchmarks.learning_rate digits
     python -m benchmarks.learning_rate cifar10:resnet20 --seeds=3 --config.num_epochs=2
 
-The suggestion is a range; the middle of its logarithms is tried. Both rates are trained with several seeds by the
-command `repeat`, and compared on validation. The test split is not read.
+The suggestion is a range, whose upper end is meant for schedules that fall to zero, as those of these recipes do. Both
+rates are trained with several seeds by the command `repeat`, and compared on validation. The test split is not read.
 """
 
-import math
 import pathlib
 import sys
 import tempfile
@@ -32,7 +31,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
         found = run_program.run_command("find_lr", *config, page, f"--max_rate={MAX_RATE.value}")
         rates = {
             "recipe": load(recipe, overrides).optimizer.learning_rate,
-            "find_lr": math.sqrt(found["suggested"][0] * found["suggested"][1]),
+            "find_lr": found["suggested"][1],
         }
         top1 = {name: train(config, rate, pathlib.Path(directory, name)) for name, rate in rates.items()}
     results.add(

@@ -299,7 +299,7 @@ def learning_rate(lines: Lines) -> str:
             )
         )
     header = (
-        *("recipe", "suggested range", "its middle: validation top-1 (seeds)", "the recipe's rate"),
+        *("recipe", "suggested range", "its upper end: validation top-1 (seeds)", "the recipe's rate"),
         *("difference, points", "measured"),
     )
     return _markdown(header, rows, newest)

@@ -29,17 +29,18 @@ def test_gradient_descent_on_a_noisy_quadratic_explodes_at_two_over_its_curvatur
     assert test.suggested[1] < 2 / curvature
 
 
-def test_suggestion_lies_between_the_steepest_descent_and_a_tenth_of_the_minimum():
+def test_suggestion_lies_between_a_tenth_of_the_rate_with_the_lowest_loss_and_this_rate():
     rates = np.geomspace(1e-3, 1.0, 7)
     losses = np.array([2.0, 1.9, 1.0, 0.8, 0.6, 0.5, 3.0])
     test = RangeTest(rates, losses, losses, exploded=True)
     assert test.lowest == pytest.approx(rates[5])
     assert test.steepest == pytest.approx(rates[2])  # Around it, the loss falls from 1.9 to 0.8.
-    assert test.suggested == pytest.approx((rates[2], rates[5] / 10))
+    assert test.suggested == pytest.approx((rates[5] / 10, rates[5]))
     text = format_range_test(test)
-    assert text.splitlines()[0] == "Suggested learning rate: 0.01 to 0.032."
-    assert "  0.01: where the loss falls fastest" in text
-    assert "  0.032: a tenth of 0.32, where the loss is lowest" in text
+    assert text.splitlines()[0] == "Suggested learning rate: 0.032 to 0.32."
+    assert "  0.32: where the loss is lowest; as the peak of a schedule that falls to zero" in text
+    assert "  0.032: a tenth of it; as a constant rate" in text
+    assert "The loss falls fastest at 0.01." in text
     assert text.endswith("The loss exploded at a learning rate of 1.")
 
 
