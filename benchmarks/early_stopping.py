@@ -1,4 +1,4 @@
-"""Early stopping: how long digits are trained and how well, with and without it.
+"""Early stopping: steps and test accuracy on digits, with and without it.
 
     python -m benchmarks.early_stopping
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.multi_label
 
-Each image has room for two of scikit-learn's digits, side by side, and shows none to two of them, as MultiMNIST
-(Sabour et al. 2017, section 6) does with MNIST. Images for testing are made of the digits of the test split. Several
-seeds are trained by the command `repeat`, and scored with the thresholds that each has chosen on validation.
+Each image has room for two of scikit-learn's digits, side by side, and shows none to two of them. Images for testing
+are made of the digits of the test split. Several seeds are trained by the command `repeat`, and scored with the
+thresholds that each has chosen on validation.
 """
 
 import pathlib

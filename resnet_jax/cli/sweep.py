@@ -34,7 +34,8 @@ TRIALS = flags.DEFINE_integer("trials", None, "How many runs a search over range
 THEN_REPEAT = flags.DEFINE_integer(
     "then_repeat",
     None,
-    "If no run has failed, train the best settings with this many seeds, from 0, and score these on the test split.",
+    "Once all runs are finished, train the best settings with this many seeds, from 0, and score these on the test "
+    "split.",
     lower_bound=1,
 )
 

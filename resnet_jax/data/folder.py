@@ -118,8 +118,6 @@ def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSourc
       UserError: if the path is not a directory, or the folder has no classes or images; the message describes the
         expected layout.
     """
-    if name == PREFIX:
-        raise UserError("no folder given. Use --config.dataset.name=folder:/path/to/images.")
     root = canonical_path(moved_to or name.removeprefix(PREFIX))
     layout = f"Put images into {root}/train/CLASS/IMAGE.jpg and {root}/val/CLASS/IMAGE.jpg."
     if not os.path.isdir(root):
@@ -131,7 +129,7 @@ def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSourc
         if not len(source):
             raise UserError(f"the folder {splits[split]} has no images in class directories. {layout}")
     if root in splits.values():
-        _check_classes(root, [os.path.relpath(source.name(index), root) for index in range(len(source))])
+        check_classes(root, [os.path.relpath(source.name(index), root) for index in range(len(source))])
     else:
         beside = iter_files(root, without=splits.values())
         next(iter(sources.values())).ignored += [os.path.join(root, file) for file in beside]
@@ -215,7 +213,7 @@ def _innermost(path: str) -> str:
     return _innermost(inner) if is_nested else path
 
 
-def _check_classes(root: str, files: Sequence[str]) -> None:
+def check_classes(root: str, files: Sequence[str]) -> None:
     """Raise `UserError` if directories look like splits or groups of images rather than classes.
 
     All images of such directories are in subdirectories, and these have the same names in several of them, or the names

@@ -1,7 +1,7 @@
 """A folder of images with any number of labels each, as a dataset: `multi_label_folder:/path`.
 
-The layouts are those of `folder`. An image that is in several class directories, with the same path inside each, has
-all of their labels. An image beside the class directories has none:
+The layouts are those of `folder`. An image that is in several class directories, as copies of the same path inside
+each, has all of their labels. An image beside the class directories has none:
 
     train/beach/a.jpg
     train/sea/a.jpg       has the labels beach and sea
@@ -9,10 +9,11 @@ all of their labels. An image beside the class directories has none:
     train/c.jpg           has no label
 """
 
+import filecmp
 import os
 
 from resnet_jax.data.decode import is_image_name
-from resnet_jax.data.folder import canonical_path, file_size, find_images, find_splits
+from resnet_jax.data.folder import canonical_path, check_classes, find_images, find_splits
 from resnet_jax.data.image_list import ImageList, open_image_lists
 from resnet_jax.errors import UserError
 
@@ -27,35 +28,35 @@ def open_multi_label_folder(name: str, moved_to: str | None = None) -> dict[str,
       moved_to: the new path of the folder, if it has been moved.
 
     Raises:
-      UserError: if the path is not a directory, a split has no labels, or two files with the same path inside their
-        class directories differ in size.
+      UserError: if the path is not a directory, a split has no labels, directories do not look like classes, or two
+        files with the same path inside their class directories differ.
     """
     root = canonical_path(moved_to or name.removeprefix(PREFIX))
     layout = f"Put images into {root}/train/CLASS/IMAGE.jpg, once for each of their classes."
     if not os.path.isdir(root):
         raise UserError(f"there is no folder {root}. {layout}")
-    splits = {}
-    for split, directory in (find_splits(root) or {"train": root}).items():
-        splits[split] = _labels_by_image(root, directory)
-        if not any(splits[split].values()):
-            raise UserError(f"the folder {directory} has no images in class directories. {layout}")
+    directories = find_splits(root) or {"train": root}
+    splits = {split: _labels_by_image(root, directory) for split, directory in directories.items()}
+    for split, labels in splits.items():
+        if not any(labels.values()):
+            raise UserError(f"the folder {directories[split]} has no images in class directories. {layout}")
+    if root in directories.values():
+        check_classes(root, [image for image, labels in splits["train"].items() if labels])
     return open_image_lists(root, splits, multi_label=True)
 
 
 def _labels_by_image(root: str, directory: str) -> dict[str, tuple[str, ...]]:
     """Return the labels of each image in the directory of a split, by its path relative to `root`."""
     images, others = find_images(directory)
-    first: dict[str, str] = {}  # the first file of each image, by its path inside the class directory
-    labels: dict[str, list[str]] = {}
-    for class_name, files in sorted(images.items()):
-        for file in files:
-            path = os.path.join(directory, file)
-            same = first.setdefault(os.path.relpath(file, class_name), path)
-            if file_size(path) != file_size(same):
-                raise UserError(
-                    f"{path} and {same} should be the same image, because of their names, but differ in size. Rename "
-                    "one of them."
-                )
-            labels.setdefault(same, []).append(class_name)
+    files = [(class_name, os.path.join(directory, file)) for class_name, files in images.items() for file in files]
     beside = [path for path in others if os.path.dirname(path) == directory and is_image_name(os.path.basename(path))]
-    return {os.path.relpath(path, root): tuple(labels.get(path, ())) for path in [*labels, *beside]}
+    first: dict[str, str] = {}  # the first file of each image, by its path inside the class directory
+    labels: dict[str, set[str]] = {}
+    for class_name, path in [*sorted(files), *((None, path) for path in sorted(beside))]:
+        same = first.setdefault(os.path.relpath(path, os.path.join(directory, class_name or "")), path)
+        if path != same and not filecmp.cmp(path, same, shallow=False):
+            raise UserError(
+                f"{path} and {same} should be the same image, because of their names, but differ. Rename one of them."
+            )
+        labels.setdefault(same, set()).update([class_name] if class_name else [])
+    return {os.path.relpath(path, root): tuple(sorted(names)) for path, names in labels.items()}

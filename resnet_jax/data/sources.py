@@ -123,6 +123,8 @@ def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]
     if name == "digits":
         return _digits()
     for prefix, open_local in LOCAL_DATASETS.items():
+        if name == prefix:
+            raise UserError(f"no path given. Use --config.dataset.name={prefix}/path.")
         if name.startswith(prefix):
             return open_local(name, data_dir)
     return open_tfds(name, data_dir)

@@ -4,8 +4,9 @@ A label is doubtful if a model that was not trained on the example is confident 
 different for each class: the probability of the class is at least its mean over the examples that have this label. So
 classes that a model finds hard, or is never sure of, do not make all of their labels doubtful.
 
-These are the examples off the diagonal of the "confident joint", as the package cleanlab computes it; a test compares
-the two. We do not use the package, because its license (AGPL) would extend to every program that imports it.
+These are the examples off the diagonal of the "confident joint", as the package cleanlab computes it; where it
+is installed, a test compares the two. We do not use the package, because its license (AGPL) would extend to every
+program that imports it.
 """
 
 import dataclasses

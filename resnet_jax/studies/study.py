@@ -13,6 +13,7 @@ from resnet_jax import config as settings
 from resnet_jax import files
 from resnet_jax.data.sources import canonical_name
 from resnet_jax.errors import UserError
+from resnet_jax.training import nan_capture
 from resnet_jax.workdir.workdir import WorkDir
 
 STUDY_FILE = "study.json"
@@ -23,8 +24,9 @@ class Outcome(enum.StrEnum):
 
     FINISHED = "finished"
     FAILED = "failed"
+    DIVERGED = "diverged"  # failed because a loss was not finite, as it would again
     PRUNED = "pruned"  # stopped because other runs were better
-    STOPPED = "stopped"  # stopped with the study
+    STOPPED = "stopped"  # stopped by a signal, and to be resumed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,10 @@ class SubRun:
         except UserError as error:
             raise UserError(f"{self.workdir}: {error}") from None
         return self.directory.result() is not None and requested.num_epochs == stored.num_epochs
+
+    def has_diverged(self) -> bool:
+        """Return whether the run ended because a loss or a gradient norm was not finite."""
+        return (self.directory.path / nan_capture.FOLDER).exists()
 
     def result(self) -> dict:
         """Return the result of the finished run."""

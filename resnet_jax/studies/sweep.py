@@ -46,8 +46,9 @@ class Results:
     Attributes:
       study: the directory of the study.
       space: the settings that were varied.
-      metric: the validation metric by which the runs are sorted: "top1" or "loss".
-      trials: the runs, the best first; those that are not finished come last.
+      metric: the validation metric by which the runs are sorted, such as "top1" or "loss".
+      trials: the runs, the best first, and equally good ones in the order of their start; those that are not finished
+        come last.
     """
 
     study: str
@@ -57,8 +58,8 @@ class Results:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no run has failed."""
-        return not any(trial.outcome == Outcome.FAILED for trial in self.trials)
+        """Whether there is no run that the same command would continue."""
+        return not any(trial.outcome in (Outcome.FAILED, Outcome.STOPPED) for trial in self.trials)
 
 
 def sweep(path: str, recipe: Recipe, space: SearchSpace, num_trials: int, jobs: int, reporter: Reporter) -> Results:
@@ -85,11 +86,14 @@ def sweep(path: str, recipe: Recipe, space: SearchSpace, num_trials: int, jobs: 
         strategy = _Search(recipe.config, space, study, num_trials)
     trials = {}
     for run, outcome in train_all(strategy.runs(), jobs, reporter, strategy.prune):
+        if outcome == Outcome.FAILED and run.has_diverged():
+            outcome = Outcome.DIVERGED
         outcome = strategy.record(run, outcome)
         study.record(run.name, outcome)
         trials[run.name] = _trial(run, study.changes[run.name], outcome)
     metric = recipe.config.checkpoint.best_metric
-    ranked = tuple(sorted(trials.values(), key=lambda trial: _rank(trial, metric)))
+    in_order = [trials[name] for name in study.changes if name in trials]  # With several jobs, runs end in any order.
+    ranked = tuple(sorted(in_order, key=lambda trial: _rank(trial, metric)))
     results = Results(str(study.path), space, metric, ranked)
     study.write("summary.json", json.dumps(as_json(results), indent=2) + "\n")
     return results
@@ -105,7 +109,7 @@ def _trial(run: SubRun, changes: Mapping[str, object], outcome: Outcome) -> Tria
 def _rank(trial: Trial, metric: str) -> tuple:
     """Return a key that sorts finished trials by their validation metric, and all others after them."""
     if trial.validation is None:
-        return (1, trial.name)
+        return (1,)
     return (0, trial.validation[metric] if metric == "loss" else -trial.validation[metric])
 
 
@@ -200,7 +204,7 @@ class _Search:
             self._search.tell(trial, run.result()["validation"][self._metric])
         elif outcome == Outcome.PRUNED:
             self._search.tell(trial, state=states.PRUNED)
-        elif outcome == Outcome.FAILED:
+        elif outcome in (Outcome.FAILED, Outcome.DIVERGED):
             self._search.tell(trial, state=states.FAIL)
         return outcome
 
@@ -226,7 +230,9 @@ def describe(results: Results) -> str:
     searched = "; ".join(f"{name}: {values}" for name, values in results.space.items())
     kind = "all combinations" if search_space.is_grid(results.space) else "a search by TPE with median pruning"
     others = ", ".join(
-        f"{outcomes.count(outcome)} {outcome}" for outcome in (Outcome.PRUNED, Outcome.FAILED) if outcome in outcomes
+        f"{outcomes.count(outcome)} {outcome}"
+        for outcome in (Outcome.PRUNED, Outcome.DIVERGED, Outcome.FAILED, Outcome.STOPPED)
+        if outcome in outcomes
     )
     title = METRIC_TITLES.get(results.metric, results.metric)
     return (
@@ -238,8 +244,10 @@ def describe(results: Results) -> str:
 def format_results(results: Results) -> str:
     """Format a table of the runs, and what was searched."""
     names = [] if search_space.is_grid(results.space) else list(results.space)  # In a grid, the name says them.
-    # The first metric is the most important one.
-    metric, title = next(iter(metric_titles(results.trials[0].validation or {"top1": None}).items()))
+    # The loss has a column of its own. The first of the other metrics is the most important one.
+    titles = metric_titles(results.trials[0].validation or {"top1": None})
+    metric = results.metric if results.metric in titles else next(iter(titles))
+    title = titles[metric]
     rows = []
     for trial in results.trials:
         if trial.validation is None or trial.seconds is None:
@@ -249,7 +257,7 @@ def format_results(results: Results) -> str:
         rows.append((trial.name, *(_short(trial.changes[name]) for name in names), *scores))
     text = [table(rows, header=("run", *names, f"validation {title}", "loss", "time")), describe(results)]
     if not results.is_complete:
-        text.append("Run the same command again to resume the failed runs. --then_repeat waits until none has failed.")
+        text.append("Not all runs are finished. Run the same command again to resume.")
     return "\n\n".join(text)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from resnet_jax.data import folder, splits
 from resnet_jax.data.decode import Unreadable
-from resnet_jax.data.sources import canonical_name
+from resnet_jax.data.sources import canonical_name, open_sources
 from resnet_jax.errors import UserError
 
 
@@ -243,8 +243,8 @@ class TestErrors:
             canonical_name("folder:gs://bucket/images")
 
     def test_name_without_path_is_rejected(self):
-        with pytest.raises(UserError, match="no folder given"):
-            folder.open_folder("folder:")
+        with pytest.raises(UserError, match=r"no path given\. Use --config\.dataset\.name=folder:/path"):
+            open_sources("folder:")
 
     def test_file_in_place_of_a_folder_is_rejected(self, tmp_path):
         write(tmp_path, "pets.zip")

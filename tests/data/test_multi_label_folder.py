@@ -70,11 +70,22 @@ def test_example_is_a_file_with_its_label(make):
     assert label == source.labels[0]
 
 
-def test_different_images_of_the_same_name_are_rejected(make, tmp_path):
-    name = make({"beach/a.png": 0, "sea/a.png": 0})
-    Image.fromarray(np.zeros((40, 50), np.uint8)).save(tmp_path / "sea" / "a.png")
-    with pytest.raises(UserError, match=r"sea/a.png and .*beach/a.png should be the same image.*Rename"):
-        open_sources(name)
+@pytest.mark.parametrize("other", ["sea/a.bmp", "a.bmp"])
+def test_different_images_of_the_same_name_are_rejected(make, other):
+    """Even if they have the same size."""
+    with pytest.raises(UserError, match=rf"{other} and .*beach/a.bmp should be the same image.*Rename"):
+        open_sources(make({"beach/a.bmp": 0, other: 1}))
+
+
+def test_copy_beside_the_class_directories_is_the_same_image(make, tmp_path):
+    source = open_sources(make({"train/a.png": 0, "train/sea/a.png": 0}))["train"]
+    assert labels_by_image(source, tmp_path) == {"train/sea/a.png": {"sea"}}
+
+
+def test_directories_that_do_not_look_like_classes_are_rejected(make):
+    folds = {f"fold{fold}/{name}/{fold}.png": fold for fold in (1, 2) for name in ("beach", "sea")}
+    with pytest.raises(UserError, match="does not look like a class"):
+        open_sources(make(folds))
 
 
 @pytest.mark.parametrize("images", [{}, {"train/a.png": 0}])

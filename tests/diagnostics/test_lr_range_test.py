@@ -5,6 +5,7 @@ from resnet_jax.data.sources import open_sources
 from resnet_jax.diagnostics.lr_range_test import RangeTest, format_range_test, range_test, run_range_test, smooth
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import Reporter
+from resnet_jax.training.optimizer import OPTIMIZERS
 
 RATES = np.geomspace(1e-4, 1e3, 400)
 
@@ -84,7 +85,12 @@ def test_range_test_that_reaches_the_last_rate_says_so():
     )
 
 
-@pytest.mark.parametrize("name", ["sgd", "muon"])
+QUICK = ("sgd", "muon")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS]
+)
 def test_range_test_of_a_recipe_depends_on_nothing_but_its_seed(tiny_config, name):
     tiny_config.optimizer.name = name
 

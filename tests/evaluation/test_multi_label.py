@@ -52,6 +52,15 @@ def test_report_agrees_with_scikit_learn():
     )
 
 
+def test_average_precision_is_the_area_under_the_curve_of_precision_over_recall():
+    """The sum of the precision at each example of the class, ranked by probability, over their number."""
+    report = multi_label.report(examples(), LABEL_SETS, CLASSES, 200)
+    for number in range(3):
+        ranked = TARGETS[np.argsort(-LOGITS[:, number]), number]
+        precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
+        assert report.classes[number].average_precision == pytest.approx(precision[ranked].mean())
+
+
 def test_top1_counts_examples_whose_most_probable_class_is_one_of_their_labels():
     report = multi_label.report(examples(), LABEL_SETS, CLASSES, 200)
     expected = np.mean([TARGETS[index, LOGITS[index].argmax()] for index in range(200)])

@@ -35,6 +35,14 @@ def test_program_computes_the_predictions_of_the_model(trained):
     np.testing.assert_allclose(outputs["features"], expected.features, rtol=1e-5, atol=1e-6)
 
 
+def test_program_applies_the_temperature_of_a_calibrated_model(trained):
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    calibrated = trained.with_temperature(2.5)
+    exported = make_program(calibrated, ["probabilities"], (8, 8, 1)).function(images)["probabilities"]
+    np.testing.assert_allclose(exported, calibrated.predict(images).probabilities, rtol=1e-5)
+    assert not np.allclose(exported, trained.predict(images).probabilities, rtol=1e-2)
+
+
 def test_program_computes_in_float32_even_if_the_model_does_not(trained):
     in_bfloat16 = dataclasses.replace(trained, model=trained.model.clone(dtype=jnp.bfloat16))
     images = random_images(3)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -8,9 +9,12 @@ import pytest
 
 from resnet_jax.errors import Preempted
 from resnet_jax.studies import search_space
+from resnet_jax.studies.processes import train_all
 from resnet_jax.studies.study import Outcome
 from resnet_jax.studies.sweep import best_recipe, describe, format_results, sweep
 from resnet_jax.terminal import Reporter
+from tests.end_to_end.program import WITHOUT_TENSORFLOW, start
+from tests.faults.run_comparison import saved_steps, wait_for
 
 GRID = search_space.parse(["optimizer.learning_rate=0.01,0.1,1", "seed=0,1"])
 RANGE = search_space.parse(["optimizer.learning_rate=0.001..10:log", "seed=0,1"])
@@ -74,7 +78,34 @@ def test_failed_run_comes_last_and_is_counted(tmp_path, recipe, fake_program):
     results = run_sweep(tmp_path, recipe, search_space.parse(["seed=13,0"]))
     assert [trial.outcome for trial in results.trials] == [Outcome.FINISHED, Outcome.FAILED]
     assert "2 runs, 1 failed" in describe(results)
-    assert "Run the same command again to resume the failed runs. --then_repeat waits" in format_results(results)
+    assert "Not all runs are finished. Run the same command again to resume." in format_results(results)
+    assert not results.is_complete
+
+
+def test_diverged_run_is_a_result(tmp_path, recipe, fake_program):
+    """It would diverge again, so `--then_repeat` does not wait for it."""
+    (tmp_path / "seed=13" / "nan").mkdir(parents=True)
+    results = run_sweep(tmp_path, recipe, search_space.parse(["seed=13,0"]))
+    assert [trial.outcome for trial in results.trials] == [Outcome.FINISHED, Outcome.DIVERGED]
+    assert "2 runs, 1 diverged" in describe(results)
+    assert results.is_complete
+
+
+def test_equally_good_runs_keep_the_order_of_the_grid(tmp_path, recipe, fake_program, monkeypatch):
+    """Even if they end in another order. The rates 0.01 and 1 have the same validation top-1."""
+    space = search_space.parse(["optimizer.learning_rate=0.01,1"])
+    monkeypatch.setattr("resnet_jax.studies.sweep.train_all", lambda *args: reversed(list(train_all(*args))))
+    assert [trial.changes["optimizer.learning_rate"] for trial in run_sweep(tmp_path, recipe, space).trials] == [
+        0.01,
+        1,
+    ]
+
+
+def test_runs_with_several_labels_show_the_metric_by_which_they_are_sorted(tmp_path, recipe, fake_program):
+    results = run_sweep(tmp_path, recipe, search_space.parse(["seed=0,1"]))
+    trials = [dataclasses.replace(trial, validation={**trial.validation, "map": 0.123}) for trial in results.trials]
+    assert "12.30%" not in format_results(dataclasses.replace(results, trials=tuple(trials)))
+    assert "12.30%" in format_results(dataclasses.replace(results, trials=tuple(trials), metric="map"))
 
 
 def test_two_jobs_give_the_same_table_as_one(tmp_path, recipe, fake_program, monkeypatch):
@@ -142,3 +173,45 @@ class TestSearch:
 
         with pytest.raises(UserError, match="holds another study"):
             run_sweep(tmp_path, recipe, search_space.parse(["optimizer.learning_rate=0.01..1:log"]), num_trials=2)
+
+
+@pytest.mark.slow
+def test_killed_sweep_with_two_jobs_gives_the_same_table_and_then_opens_the_test_split_once(tmp_path):
+    """The study and its runs are killed without warning, as by a power cut."""
+    settings = ("--config=tests/studies/tiny_recipe.py", "--set=optimizer.learning_rate=0.03,0.1", "--set=seed=0,1")
+    arguments = ("sweep", *settings, "--jobs=2", "--then_repeat=2", "--format=json")
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", **WITHOUT_TENSORFLOW}
+    tables = {}
+    for name in ("whole", "killed"):
+        started = start(*arguments, f"--workdir={tmp_path / name}", program="main.py", **devices)
+        if name == "killed":
+            wait_for(lambda: saved_steps(tmp_path / "killed" / "learning_rate=0.1,seed=0"), started)
+            started.kill()
+            started.communicate()
+            started = start(*arguments, f"--workdir={tmp_path / name}", program="main.py", **devices)
+        stdout, stderr = started.communicate(timeout=600)
+        assert started.returncode == 0, stderr
+        values = json.loads(stdout.splitlines()[-1])
+        tables[name] = [(run["name"], run["validation"]) for run in values["runs"]], values["repeat"]["means"]
+    assert tables["killed"] == tables["whole"]
+    assert len(tables["whole"][0]) == 4
+    results = {path.parent: json.loads(path.read_text()) for path in (tmp_path / "whole").rglob("result.json")}
+    tested = [str(run.relative_to(tmp_path / "whole")) for run, result in results.items() if result["test"]]
+    assert sorted(tested) == ["best/seed0", "best/seed1"]
+
+
+@pytest.mark.slow
+def test_evaluate_and_report_take_the_directory_of_a_study(tmp_path):
+    recipe = ("--config=tests/studies/tiny_recipe.py", "--set=seed=0,1")
+    swept = start("sweep", *recipe, f"--workdir={tmp_path}/study", program="main.py", **WITHOUT_TENSORFLOW)
+    assert swept.wait(600) == 0, swept.communicate()
+    commands = {
+        "evaluate": ("--split=validation", "--format=json"),
+        "report": ("--split=validation", f"--to={tmp_path}/report.html"),
+    }
+    for command, flags in commands.items():
+        scored = start(command, f"--workdir={tmp_path}/study", *flags, program="main.py", **WITHOUT_TENSORFLOW)
+        stdout, stderr = scored.communicate(timeout=600)
+        assert scored.returncode == 0, stderr
+        shown = stdout if command == "evaluate" else (tmp_path / "report.html").read_text()
+        assert "seed=0" in shown and "seed=1" in shown
