@@ -73,7 +73,8 @@ def test_benchmark_compiles_for_a_tpu_that_is_not_present():
 
 def test_find_lr_suggests_a_range_and_writes_a_page(tmp_path):
     page = tmp_path / "learning_rate.html"
-    finished = run("find_lr", "--config=configs/digits.py", f"--to={page}", "--steps=60", "--format=json")
+    recipe = ("--config=configs/digits.py", "--config.model.name=tiny")
+    finished = run("find_lr", *recipe, f"--to={page}", "--steps=60", "--format=json")
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
     low, high = result["suggested"]

@@ -63,6 +63,7 @@ def workdir(config, finished):
     return finished
 
 
+@pytest.mark.slow
 def test_model_learns_all_labels_of_an_image(workdir):
     result = json.loads((workdir / "result.json").read_text())
     assert result["test"]["map"] > 0.9
@@ -70,6 +71,7 @@ def test_model_learns_all_labels_of_an_image(workdir):
     assert result["validation"]["examples"] == 45  # A tenth of the training split.
 
 
+@pytest.mark.slow
 def test_evaluate_reports_what_training_did(workdir):
     evaluated = run("evaluate", f"--workdir={workdir}", "--format=json", "--tta=flip", **WITHOUT_TENSORFLOW)
     assert evaluated.returncode == 0, evaluated.stderr
@@ -164,6 +166,7 @@ def test_class_that_no_training_image_has_is_rejected(config, dataset, tmp_path)
         resnet_jax.train(config, str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["calibrate", "folds"])
 def test_tools_for_one_label_refuse(workdir, command):
     from resnet_jax.evaluation.calibration import calibrate_run

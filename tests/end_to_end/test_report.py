@@ -2,9 +2,12 @@
 
 import shutil
 
+import pytest
+
 from tests.end_to_end.program import ASCII_LOCALE, run
 
 
+@pytest.mark.slow
 def test_report_is_written_to_the_workdir_or_to_the_requested_path(finished_run, tmp_path):
     workdir = shutil.copytree(finished_run, tmp_path / "copied")
     of_one_run = run("report", f"--workdir={workdir}", **ASCII_LOCALE)
