@@ -48,14 +48,13 @@ def test_array_source_can_be_pickled():
     assert (label, type(label)) == (0, int)
 
 
-@pytest.mark.parametrize(
-    ("name", "opened"),
-    [("folder:/pets", ("folder", "folder:/pets", "/data")), ("cifar10", ("tfds", "cifar10", "/data"))],
-)
-def test_dataset_name_selects_the_source(monkeypatch, name, opened):
-    monkeypatch.setattr(sources.folder, "open_folder", lambda *arguments: ("folder", *arguments))
-    monkeypatch.setattr(sources, "open_tfds", lambda *arguments: ("tfds", *arguments))
-    assert open_sources(name, "/data") == opened
+@pytest.mark.parametrize("name", ["folder:/pets", "csv:/pets.csv", "multi_label_folder:/pets", "cifar10"])
+def test_dataset_name_selects_the_source(monkeypatch, name):
+    for prefix in sources.LOCAL_DATASETS:
+        monkeypatch.setitem(sources.LOCAL_DATASETS, prefix, lambda *args, prefix=prefix: (prefix, *args))
+    monkeypatch.setattr(sources, "open_tfds", lambda *args: ("tfds", *args))
+    opener = f"{name.partition(':')[0]}:" if ":" in name else "tfds"
+    assert open_sources(name, "/data") == (opener, name, "/data")
 
 
 def test_missing_folder_is_rejected(tmp_path):
