@@ -33,7 +33,7 @@ ROWS = [
     ({"rotation": 30.0}, "rotated by up to 30 degrees; gaps get the mean color of the dataset"),
     ({"color_jitter": (0.4, 0.4, 0.4, 0.1)}, "brightness, contrast, saturation and hue changed"),
     ({"grayscale": 0.5}, "turned gray with probability 0.5"),
-    ({"blur": 0.5}, "blurred with probability 0.5, with a sigma of 0.1 to 2 pixels"),
+    ({"gaussian_blur": 0.5}, "blurred with probability 0.5, with a sigma of 0.1 to 2 pixels"),
     ({"solarize": 0.5}, "values of at least 128 inverted with probability 0.5"),
     ({"randaugment": (1, 9)}, "one of 14 operations, at magnitude 9 of 10"),
     ({"randaugment": (2, 9)}, "two operations"),

@@ -89,7 +89,7 @@ def default() -> ConfigDict:
     config.augment.color_jitter = ()  # strengths of brightness, contrast, saturation, hue, such as (0.4, 0.4, 0.4, 0.1)
     config.augment.color_jitter_share = 1.0  # probability of the color jitter
     config.augment.grayscale = 0.0  # probability of turning an image gray
-    config.augment.blur = 0.0  # probability of a Gaussian blur with a sigma of 0.1 to 2 pixels
+    config.augment.gaussian_blur = 0.0  # probability of a blur with a sigma of 0.1 to 2 pixels
     config.augment.solarize = 0.0  # probability of inverting all pixel values of at least 128
     config.augment.randaugment = ()  # (operations per image, magnitude 0 to 10[, std of the magnitude]), such as (2, 9)
     config.augment.random_erasing = 0.0  # probability of erasing a random rectangle of an image

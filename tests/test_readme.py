@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from resnet_jax import config as settings
+from resnet_jax.data.sources import LOCAL_DATASETS
 from resnet_jax.data.tfds import COMMON_NAMES
 from resnet_jax.models.factory import create_model
 from resnet_jax.models.resnet import ResidualBlock
@@ -29,7 +30,8 @@ def test_readme_names_every_recipe():
 
 def test_models_and_datasets_in_readme_exist():
     assert set(re.findall(r"\w*resne\w*\d\w*|bit_\w+", README)) <= VARIANTS.keys()
-    assert set(re.findall(r"dataset\.name=(\w+)", TEXT)) <= {"csv", "folder", *COMMON_NAMES}
+    prefixes = {prefix.removesuffix(":") for prefix in LOCAL_DATASETS}
+    assert set(re.findall(r"dataset\.name=(\w+)", TEXT)) <= {*prefixes, *COMMON_NAMES}
 
 
 def test_settings_in_docs_exist():

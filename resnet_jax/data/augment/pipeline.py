@@ -89,8 +89,8 @@ def from_config(
             images = color.color_jitter(keys[Stream.COLOR_JITTER], images, *strengths)
         if augment.grayscale:
             images = color.random_grayscale(keys[Stream.GRAYSCALE], images, augment.grayscale)
-        if augment.blur:
-            images = color.random_blur(keys[Stream.BLUR], images, augment.blur)
+        if augment.gaussian_blur:
+            images = color.random_blur(keys[Stream.BLUR], images, augment.gaussian_blur)
         if augment.solarize:
             images = color.random_solarize(keys[Stream.SOLARIZE], images, augment.solarize)
         if augment.random_erasing:
@@ -128,7 +128,7 @@ def check(augment: ConfigDict, batch_size: int) -> None:
     if operations and not (_are_numbers(operations, (2, 3)) and _is_randaugment(*operations)):
         valid = "the number of operations, a magnitude from 0 to 10 and optionally its std, such as '(2, 9)'"
         raise _invalid(augment, "randaugment", valid)
-    for name in ("random_erasing", "color_jitter_share", "grayscale", "blur", "solarize"):
+    for name in ("random_erasing", "color_jitter_share", "grayscale", "gaussian_blur", "solarize"):
         if not 0 <= augment[name] <= 1:
             raise _invalid(augment, name, "a probability from 0 to 1")
     for name in ("cutout", "mixup", "cutmix"):

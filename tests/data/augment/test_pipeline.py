@@ -18,7 +18,7 @@ ON = {
     "randaugment": (2, 9, 0.5),
     "color_jitter": (0.4, 0.4, 0.4, 0.1),
     "grayscale": 0.5,
-    "blur": 0.5,
+    "gaussian_blur": 0.5,
     "solarize": 0.5,
     "random_erasing": 0.5,
     "cutout": 6,
@@ -89,7 +89,7 @@ def calls(monkeypatch):
     spy(pipeline, "randaugment", "randaugment")
     spy(color, "color_jitter", "color_jitter")
     spy(color, "random_grayscale", "grayscale")
-    spy(color, "random_blur", "blur")
+    spy(color, "random_blur", "gaussian_blur")
     spy(color, "random_solarize", "solarize")
     spy(erasing, "random_erasing", "random_erasing")
     spy(erasing, "cutout", "cutout")
@@ -193,7 +193,7 @@ def test_check_accepts_valid_settings(chosen):
         ("randaugment", (2, 9, 0.5, 1), "optionally its std"),
         ("color_jitter_share", 1.5, "a probability from 0 to 1"),
         ("grayscale", -0.1, "a probability from 0 to 1"),
-        ("blur", 1.1, "a probability from 0 to 1"),
+        ("gaussian_blur", 1.1, "a probability from 0 to 1"),
         ("solarize", 2.0, "a probability from 0 to 1"),
         ("random_erasing", 1.5, "a probability from 0 to 1"),
         ("random_erasing", -0.1, "a probability from 0 to 1"),
