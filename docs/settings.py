@@ -19,6 +19,7 @@ SECTIONS = {
     "optimizer": "The update of the parameters.",
     "schedule": "The learning rate over time.",
     "loss": "The loss, and knowledge distillation from a teacher.",
+    "pretrain": "Self-supervised pre-training; see [pretraining.md](pretraining.md).",
     "batch_norm": "Batch normalization.",
     "early_stopping": "An earlier end of runs that no longer improve. The schedule does not follow it.",
     "checkpoint": "What is saved, and when.",

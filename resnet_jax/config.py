@@ -62,7 +62,7 @@ def default() -> ConfigDict:
     config.seed = 0  # initial weights, example order and augmentation are functions of (seed, step)
 
     config.dataset = ConfigDict()
-    config.dataset.name = "digits"  # or "folder:/path", "csv:/path/file.csv", "multi_label_folder:/path", a TFDS name
+    config.dataset.name = "digits"  # a TFDS name; or "folder:", "csv:", "multi_label_folder:", "images:" and a path
     config.dataset.data_dir = placeholder(str)  # TFDS directory, default $TFDS_DATA_DIR; or where "folder:/path" moved
     config.dataset.multi_label = placeholder(bool)  # whether images have any number of labels; unset: from the data
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
@@ -150,6 +150,14 @@ def default() -> ConfigDict:
     config.loss.distill_weight = 0.5  # weight of the teacher's soft targets in the loss; the labels get the rest
     config.loss.temperature = 4.0  # divides the logits of teacher and student for the soft targets
 
+    config.pretrain = ConfigDict()
+    config.pretrain.method = placeholder(str)  # "barlow_twins", "byol", "simclr", "simsiam", "vicreg"; unset: none
+    config.pretrain.projector = ()  # widths of the projector, such as (2048, 2048); (): those of the method's paper
+    config.pretrain.predictor = ()  # widths of the predictor of "byol" and "simsiam"; (): those of the method's paper
+    config.pretrain.temperature = 0.5  # divides the similarities of "simclr"
+    config.pretrain.second_gaussian_blur = placeholder(float)  # that of the second view; unset: augment.gaussian_blur
+    config.pretrain.second_solarize = placeholder(float)  # that of the second view; unset: augment.solarize
+
     config.batch_norm = ConfigDict()
     config.batch_norm.momentum = 0.9  # decay of the running statistics: new = momentum * old + (1 - momentum) * batch
     config.batch_norm.epsilon = 1e-5  # added to the variance
@@ -159,12 +167,12 @@ def default() -> ConfigDict:
     config.init_key = placeholder(str)  # which copy in a weights file, such as "state_dict"; unset: moving average
     config.init_skip = ()  # patterns of names of weights not to load; ('head*',) starts from a new head
     config.freeze = ()  # patterns of names of parameters not to train; ('stem*', 'stage*') trains only the head
-    config.ema_decay = placeholder(float)  # decay of the moving average of weights that is evaluated; unset: no average
+    config.ema_decay = placeholder(float)  # decay of the average of weights that is evaluated, or of BYOL's target
     config.ema_recalibrate_steps = 0  # training batches that measure batch statistics of the average before evaluations
 
     config.early_stopping = ConfigDict()
     config.early_stopping.patience = placeholder(int)  # evaluations without improvement that end the run; unset: never
-    config.early_stopping.metric = "top1"  # "top1", "loss", or "map" for several labels; on the validation split
+    config.early_stopping.metric = "top1"  # "top1", "loss", "map" for several labels, "knn" in pre-training
     config.early_stopping.min_delta = 0.0  # an improvement is larger than this
 
     config.tta = placeholder(str)  # "flip" or "mirror_translate": add test metrics with test-time augmentation
@@ -176,7 +184,7 @@ def default() -> ConfigDict:
     config.checkpoint.every_epochs = 1  # epochs between saves; every new best and the last step are saved too
     config.checkpoint.every_minutes = 10.0  # longest time between two saves, also within an epoch
     config.checkpoint.keep = 2  # how many of the newest checkpoints to keep; the best one is kept too
-    config.checkpoint.best_metric = "top1"  # "top1", "loss", or "map" for several labels; on the validation split
+    config.checkpoint.best_metric = "top1"  # "top1", "loss", "map" for several labels, "knn" in pre-training
 
     return config.lock()
 

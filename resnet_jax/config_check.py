@@ -32,7 +32,7 @@ RANGES = (
             *("optimizer.learning_rate", "optimizer.grad_clip", "optimizer.accumulate_steps"),
             *("optimizer.backbone_scale", "optimizer.layer_decay", "schedule.step_factor", "loss.temperature"),
             *("batch_norm.epsilon", "checkpoint.every_epochs", "checkpoint.every_minutes", "checkpoint.keep"),
-            "early_stopping.patience",
+            *("early_stopping.patience", "pretrain.temperature"),
         ),
     ),
     Range(
@@ -54,7 +54,11 @@ RANGES = (
     ),
     Range("from 8 to 16", lambda value: 8 <= value <= 16, ("dataset.bit_depth",)),
     Range("in [0, 2**63)", lambda value: 0 <= value < 2**63, ("seed",)),
-    Range("in [0, 1]", lambda value: 0 <= value <= 1, ("loss.distill_weight",)),
+    Range(
+        "in [0, 1]",
+        lambda value: 0 <= value <= 1,
+        ("loss.distill_weight", "pretrain.second_gaussian_blur", "pretrain.second_solarize"),
+    ),
 )
 MAY_BE_INFINITE = ("checkpoint.every_minutes", "optimizer.grad_clip")  # infinite: save only per epoch; never clip
 
@@ -82,7 +86,7 @@ def check(config: ConfigDict) -> None:
         raise UserError("loss.distill_model has no effect without loss.distill_from. Set both or neither.")
     _check_choice(config, "model.dtype", ("float32", "bfloat16"))
     for key in ("checkpoint.best_metric", "early_stopping.metric"):
-        _check_choice(config, key, ("top1", "loss", "map"))
+        _check_choice(config, key, ("top1", "loss", "map", "knn"))
     _check_groups(config.batch_size, config.optimizer.accumulate_steps, config.batch_norm.group_size)
     epochs = config.schedule.step_epochs
     if config.schedule.name == "step" and not (_are_numbers(epochs) and min(epochs) > 0):

@@ -398,7 +398,7 @@ class ResNet(nn.Module):
     Attributes:
       stage_sizes: the number of blocks per stage. Every stage but the first halves the resolution and, without
         `stage_widths`, doubles the width.
-      num_classes: the number of logits.
+      num_classes: the number of logits; 0: no head, and the pooled features take the place of the logits.
       block: the kind of residual block, which says where norms and activations go.
       residual: `basic` or `bottleneck`: a function from width and stride to the convolutions of a block.
       width: the width of the blocks of the first stage.
@@ -500,7 +500,7 @@ class ResNet(nn.Module):
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         features["pooled"] = x
 
-        logits = nn.Dense(self.num_classes, kernel_init=self.head_init, name="head")(x)
+        logits = nn.Dense(self.num_classes, kernel_init=self.head_init, name="head")(x) if self.num_classes else x
         return (logits, features) if return_features else logits
 
     def _stage(self, x: jax.Array, stage: int, layers: Layers) -> jax.Array:

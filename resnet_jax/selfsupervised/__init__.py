@@ -1,0 +1,1 @@
+"""Self-supervised learning: methods, their losses and networks, and what their embeddings are worth."""
