@@ -70,10 +70,11 @@ def grid(images: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str], col
 def labeled_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = COLUMNS) -> np.ndarray:
     """Arrange a training batch in a grid, each image captioned with its class.
 
-    With soft labels, it is the class with the largest share, or all classes that share the first place.
+    With soft labels, it is the class with the largest share, or all classes that share the first place. The two views
+    of an image in pre-training are captioned as such.
 
     Args:
-      images: [batch, height, width, channels] in [0, 255], of any dtype.
+      images: [batch, height, width, channels] in [0, 255], of any dtype; in pre-training, [batch, 2, ...].
       labels: int [batch], or float [batch, classes].
       classes: the class names.
       columns: images per row.
@@ -81,7 +82,10 @@ def labeled_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str],
     Returns:
       uint8 [grid_height, grid_width, 3].
     """
-    if labels.ndim == 1:
+    if images.ndim == 5:
+        captions = ["first view", "second view"] * len(images)
+        images = images.reshape(-1, *images.shape[2:])
+    elif labels.ndim == 1:
         captions = [classes[label] for label in labels]
     else:
         largest = (labels == labels.max(axis=-1, keepdims=True)) & (labels > 0)

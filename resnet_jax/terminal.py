@@ -58,7 +58,7 @@ def _is_number(cell: object) -> bool:
 
 
 # How metrics that are fractions are called in texts, by their names in dicts.
-METRIC_TITLES = {"map": "mAP", "f1": "F1", "top1": "top-1", "top5": "top-5"}
+METRIC_TITLES = {"knn": "kNN top-1", "map": "mAP", "f1": "F1", "top1": "top-1", "top5": "top-5"}
 
 
 def metric_titles(means: Mapping[str, object]) -> dict[str, str]:
@@ -71,14 +71,26 @@ def metric_titles(means: Mapping[str, object]) -> dict[str, str]:
     return {name: title for name, title in METRIC_TITLES.items() if name in means}
 
 
+def primary_metric(means: Mapping[str, object]) -> tuple[str, str]:
+    """Return the most important metric that is a fraction: its name and its title.
+
+    Example:
+      >>> primary_metric({"loss": 0.5, "top1": 0.9, "top5": 1.0})
+      ('top1', 'top-1')
+    """
+    return next(iter(metric_titles(means).items()))
+
+
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Format the loss and the other metrics of each split as a table, with fractions in percent."""
-    titles = metric_titles(next(iter(scores.values())))
+    """Format the loss, if there is one, and the other metrics of each split as a table, with fractions in percent."""
+    first = next(iter(scores.values()))
+    titles = metric_titles(first)
+    losses = {split: [f"{means['loss']:.4f}"] if "loss" in first else [] for split, means in scores.items()}
     rows = [
-        (split, f"{means['loss']:.4f}", *(f"{means[name]:.2%}" for name in titles), means["examples"])
+        (split, *losses[split], *(f"{means[name]:.2%}" for name in titles), means["examples"])
         for split, means in scores.items()
     ]
-    return table(rows, header=("split", "loss", *titles.values(), "examples"))
+    return table(rows, header=("split", *(["loss"] if "loss" in first else []), *titles.values(), "examples"))
 
 
 def printable(text: str) -> str:

@@ -30,6 +30,7 @@ from resnet_jax.errors import UserError, unknown_name
 from resnet_jax.models import factory
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runtime import parallel
+from resnet_jax.selfsupervised import methods, networks
 from resnet_jax.workdir.checkpoints import Checkpoints
 from resnet_jax.workdir.workdir import WorkDir
 
@@ -131,6 +132,15 @@ class TrainedModel:
         """Whether an image may have any number of labels, so that each class has a probability of its own."""
         return self.config.dataset.multi_label is True
 
+    def require_head(self) -> None:
+        """Raise `UserError` if the model was pre-trained without labels, so that it predicts no classes."""
+        if not self.classes:
+            raise UserError(
+                f"this model was pre-trained by {self.config.pretrain.method} and predicts no classes. Use its "
+                "features (`probe`, `predict --features`, `predict --similar_to`, `export --outputs=features`), or "
+                "fine-tune it with --config.init_from."
+            )
+
     @property
     def decision_thresholds(self) -> tuple[float, ...] | None:
         """The probability from which each class is predicted; None for one label per image."""
@@ -162,8 +172,9 @@ class TrainedModel:
           images: uint8 [n, height, width, channels] with 1 or 3 channels, or paths of image files.
 
         Raises:
-          UserError: for a file that cannot be read, and for images that do not fit the model.
+          UserError: for a file that cannot be read, for images that do not fit the model, and if the model has no head.
         """
+        self.require_head()
         examples: EvaluationData
         if isinstance(images, np.ndarray | jax.Array):
             images = np.asarray(images)
@@ -276,6 +287,7 @@ class TrainedModel:
 
     def check_attribution(self, methods: Sequence[str], target: str | None, stage: str | None) -> None:
         """Raise `UserError` if there is no such method, class or stage; see `explain`."""
+        self.require_head()
         attribution_methods.check(methods)
         if stage is not None:
             self.attribution_model.check_stage(stage)
@@ -421,14 +433,17 @@ def restore_chosen(directory: WorkDir, checkpoints: Checkpoints, mesh: Mesh | No
     config, classes = directory.config(), directory.classes()
     model = factory.from_config(config, len(classes))
     mesh = mesh or parallel.make_mesh()
-    variables = parallel.abstract(abstract_variables(model, len(config.dataset.mean)), parallel.replicated(mesh))
+    saved = abstract_variables(networks.network_of_run(config, len(classes)), len(config.dataset.mean))
+    variables = parallel.abstract(saved, parallel.replicated(mesh))
     if checkpoints.latest_step() is None:
         raise UserError(f"{directory.path} has no checkpoint yet. Train it first.")
-    if config.ema_decay is None:
+    if config.ema_decay is None or methods.has_target(config.pretrain):
         step, variables, metadata = checkpoints.restore_chosen(variables)
     else:
         step, items, metadata = checkpoints.restore_chosen({"ema": {"batch_stats": {}, **variables}})
         variables = items["ema"]
+    if config.pretrain.method is not None:
+        variables = networks.without_added_modules(variables)
     return TrainedModel(
         config,
         classes,

@@ -112,6 +112,8 @@ def _export_program(trained, reporter) -> ExitCode:
     from resnet_jax.export.program import class_scores, make_program
     from resnet_jax.terminal import print_result
 
+    if class_scores(OUTPUTS.value) is not None:
+        trained.require_head()
     examples = sample_validation(trained, CHECKED_IMAGES, DATA_DIR.value, reporter)
     program = make_program(trained, OUTPUTS.value, examples.images.shape[1:])
     quantization = None

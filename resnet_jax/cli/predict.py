@@ -20,7 +20,7 @@ For a model of images with any number of labels, `best` and its columns hold onl
 their thresholds: those of `thresholds.json`, or 0.5.
 
 `--features` writes three arrays: `features`, float32 [n, width]; `names` [n], the paths of the readable images; and
-`classes`, the class names.
+`classes`, the class names. For a model that was pre-trained without labels, there are no classes, and `best` is empty.
 
 Progress is shown on stderr if that is a terminal. The exit code is 1 if any image could not be read.
 """
@@ -107,7 +107,10 @@ def _ranking(trained, candidates: list[str], reporter):
     from resnet_jax.inference.features import Features
     from resnet_jax.terminal import printable
 
+    if not candidates and not trained.classes and FEATURES.value:
+        return formatters.CLASS_COLUMNS, (), lambda outputs: [[]] * len(outputs.features), 0
     if not candidates:
+        trained.require_head()
         rank = predict.rank_by_probability(trained.classes, TOP.value, trained.decision_thresholds)
         return formatters.CLASS_COLUMNS, trained.classes, rank, 0
     features = Features.collect(predict.model_outputs(trained, candidates, reporter, "the folder"))

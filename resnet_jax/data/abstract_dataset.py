@@ -95,7 +95,8 @@ def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
     if dataset.mean is None:
         dataset.mean = dataset.std = (0.5,) * image_shape[-1]
     is_resident = dataset.feed == "resident"
-    crops_on_host = not is_resident and dataset.image_size is not None
+    # In pre-training, each image is cropped twice, on the devices.
+    crops_on_host = not is_resident and dataset.image_size is not None and config.pretrain.method is None
     feed = AbstractFeed(image_shape, size, config.batch_size, mesh, is_resident, crops_on_host)
     return Dataset(feed, None, classes, label_sets)
 

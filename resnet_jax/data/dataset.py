@@ -25,6 +25,7 @@ from resnet_jax.terminal import Reporter
 # Names for the examples on which a run was trained, and for those on which it was validated; see `examples_of_run`.
 TRAINING = "training"
 VALIDATION = "validation"
+BANK_SIZE = 10_000  # examples among which nearest neighbors are searched
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Dataset:
       label_sets: bool [sets, classes], the distinct combinations of labels; None if each image has one label.
       labels: int32 [n], the labels of the training examples, `NO_LABEL` for unreadable ones; None if they have not been
         read, because nothing needs them.
+      bank: for pre-training, the first `BANK_SIZE` training examples; otherwise None.
       content_digests: a hash of the "training examples" and, if there are any, one of the "validation examples". They
         show whether the data has changed since a run was saved. Empty for data that no run is trained on.
     """
@@ -50,6 +52,7 @@ class Dataset:
     label_sets: np.ndarray | None = None
     labels: np.ndarray | None = None
     content_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    bank: EvaluationData | None = None
 
 
 def open_dataset(
@@ -78,8 +81,8 @@ def open_dataset(
     check_sources(sources)
     classes = common_classes(sources)
     splits.resolve(dataset, sources)
-    _check_splits(dataset, sources)
-    if is_new:
+    check_splits(dataset, sources)
+    if is_new and config.pretrain.method is None:
         class_checks.check(dataset, sources)
     train = Subset.from_split(sources, dataset.train_split)
     _resolve_multi_label(dataset, train)
@@ -131,7 +134,10 @@ def _open_resident(
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(train.images)
     feed = ResidentFeed(train, config.batch_size, _make_sampler(config, len(train), train.labels), mesh)
-    return Dataset(feed, validation, classes, subset.label_sets, train.labels, _content_digests(train, validation))
+    bank = train.take(np.arange(min(len(train), BANK_SIZE))) if config.pretrain.method is not None else None
+    return Dataset(
+        feed, validation, classes, subset.label_sets, train.labels, _content_digests(train, validation), bank
+    )
 
 
 def _open_streaming(
@@ -157,13 +163,16 @@ def _open_streaming(
         feed_config.example_loader(dataset, train, training=True),
         config.batch_size,
         _make_sampler(config, len(train), labels),
-        config.augment.random_resized_crop,
+        config.augment.random_resized_crop if config.pretrain.method is None else (),  # Two crops are made on devices.
         config.num_epochs,
         feed_config.num_workers(dataset),
         mesh,
         reporter,
     )
-    return Dataset(feed, validation, classes, train.label_sets, labels, _content_digests(train, validation))
+    bank = None
+    if config.pretrain.method is not None:
+        bank = feed_config.streamed_examples(dataset, train.take(np.arange(min(len(train), BANK_SIZE))), reporter)
+    return Dataset(feed, validation, classes, train.label_sets, labels, _content_digests(train, validation), bank)
 
 
 def _needs_labels(config: ConfigDict) -> bool:
@@ -281,7 +290,7 @@ def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
     return next(iter(classes.values()))
 
 
-def _check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
+def check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
     """Raise `UserError` if splits overlap or lack labels for scoring."""
     configured = splits.configured(dataset)
     for message in splits.overlaps(configured.values(), {name: len(source) for name, source in sources.items()}):

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from resnet_jax.data import csv_file, folder, multi_label_folder, splits
+from resnet_jax.data import csv_file, folder, multi_label_folder, splits, unlabeled_folder
 from resnet_jax.data.tfds import is_prepared, open_tfds
 from resnet_jax.errors import UserError
 
@@ -24,6 +24,7 @@ LOCAL_DATASETS: dict[str, "Opener"] = {  # files of the user, by the prefixes of
     folder.PREFIX: folder.open_folder,
     csv_file.PREFIX: csv_file.open_csv,
     multi_label_folder.PREFIX: multi_label_folder.open_multi_label_folder,
+    unlabeled_folder.PREFIX: unlabeled_folder.open_unlabeled_folder,
 }
 NUMBERS = "biuf"  # kinds of NumPy's dtypes: bool, int, uint and float
 EXAMPLE = (
@@ -104,11 +105,46 @@ class ArraySource:
         return digest.hexdigest()
 
 
+class WithoutLabels:
+    """The images of another source, whose labels are never read: all labels are 0."""
+
+    classes = unlabeled_folder.CLASSES
+
+    def __init__(self, source: Source):
+        self._source = source
+        self.channels = getattr(source, "channels", 3)
+        if hasattr(source, "name"):
+            self.name = source.name
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray | bytes, int]:
+        return self._source[index][0], 0
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[np.ndarray | bytes, int]]:
+        """Return several examples, in the fastest way that the source has."""
+        if hasattr(self._source, "__getitems__"):
+            return [(image, 0) for image, _ in self._source.__getitems__(indices)]
+        return [self[index] for index in indices]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """That of the source, marked: decoded examples are cached with their labels."""
+        fingerprint = getattr(self._source, "fingerprint", None)
+        return fingerprint and f"{fingerprint} without labels"
+
+    @property
+    def content_digest(self) -> str:
+        """That of the source, which does not include the labels."""
+        return getattr(self._source, "content_digest", "")
+
+
 def open_sources(name: str, data_dir: str | None = None) -> Mapping[str, Source]:
     """Return the base splits of a dataset.
 
     Args:
-      name: "digits", "folder:/path", "csv:/path/labels.csv", "multi_label_folder:/path", or a TFDS name.
+      name: "digits", a TFDS name, or a prefix of `LOCAL_DATASETS` and a path, such as "folder:/path".
       data_dir: for TFDS, the directory of prepared datasets (None: the default of TFDS); for a folder or a CSV file,
         its new path if it has been moved.
 

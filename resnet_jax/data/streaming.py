@@ -53,7 +53,7 @@ class StreamingFeed:
     ):
         check_batch_size(batch_size, len(loader.subset))
         self.image_shape = loader.shape
-        self.crops_on_host = loader.resized
+        self.crops_on_host = loader.resized and bool(scale)
         self.size = len(loader.subset)
         self.steps_per_epoch = self.size // batch_size
         rows = parallel.local_rows(mesh, batch_size)

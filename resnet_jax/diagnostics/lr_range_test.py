@@ -110,7 +110,9 @@ def run_range_test(
             break
         losses.append(loss)
         show_progress(step + 1, len(learning_rates))
-        if np.mean(losses[-window:]) > EXPLODED * np.mean(losses[:window]):
+        first = np.mean(losses[:window])
+        # A loss that may be negative, as in pre-training, explodes if it rises by 1.
+        if np.mean(losses[-window:]) > (EXPLODED * first if first > 0.5 else first + 1):
             exploded = True
             break
     if len(losses) < 2 * window:

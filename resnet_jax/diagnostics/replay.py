@@ -32,8 +32,8 @@ class NonFiniteStep:
       step: the number of steps taken before this one.
       first: the first value of the step that was not finite in the run, such as "stage1_block1/conv1"; None if all
         values were finite when the run replayed the step.
-      state: the state before the step, without optimizer state and averages.
-      images: augmented images, [batch, height, width, channels] in [0, 255].
+      state: the state before the step, without optimizer state.
+      images: augmented images, [batch, height, width, channels] in [0, 255]; in pre-training, [batch, 2, ...].
       labels: int32 [batch], or soft labels float32 [batch, classes].
     """
 
@@ -60,10 +60,10 @@ def load(directory: WorkDir) -> NonFiniteStep:
         record = json.loads((folder / "nan.json").read_text(encoding="utf-8"))
         arrays = safetensors.numpy.load((folder / "state.safetensors").read_bytes())
         batch = safetensors.numpy.load((folder / "batch.safetensors").read_bytes())
-        needed = {name: arrays[name] for name in arrays if name.startswith(("params/", "batch_stats/"))}
-        variables = {"batch_stats": {}, **unflatten_dict(needed, sep="/")}
+        needed = {name: arrays[name] for name in arrays if name.startswith(("params/", "batch_stats/", "ema/"))}
+        variables = {"batch_stats": {}, "ema": {}, **unflatten_dict(needed, sep="/")}
         step = np.int32(record["step"])  # It and the arrays become `jax.Array`s when they are placed on devices.
-        state = TrainState(step, **variables, opt_state=(), ema={})  # type: ignore[arg-type]
+        state = TrainState(step, **variables, opt_state=())  # type: ignore[arg-type]
         return NonFiniteStep(record["step"], record["first_not_finite"], state, batch["images"], batch["labels"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise UserError(
@@ -81,7 +81,7 @@ def replay(saved_step: NonFiniteStep, config: ConfigDict, classes: tuple[str, ..
     batch_size = len(saved_step.images)
     mesh = parallel.make_mesh(devices[: math.gcd(len(devices), batch_size)])
     is_resident = config.dataset.feed == "resident"
-    feed = AbstractFeed(saved_step.images.shape[1:], batch_size, batch_size, mesh, is_resident)
+    feed = AbstractFeed(saved_step.images.shape[-3:], batch_size, batch_size, mesh, is_resident)
     experiment = experiments.assemble(config, mesh, Dataset(feed, None, classes))
     state = parallel.place(saved_step.state, parallel.replicated(mesh))
     images, labels = parallel.place((saved_step.images, saved_step.labels), parallel.batch_sharded(mesh))

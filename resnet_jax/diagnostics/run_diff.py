@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax.models import factory
 from resnet_jax.runtime import parallel
+from resnet_jax.selfsupervised import networks
 from resnet_jax.trained_model import abstract_variables
 from resnet_jax.training.freezing import Freezing
 from resnet_jax.training.optimizer import make_optimizer, make_schedule
@@ -138,7 +138,7 @@ def _difference(leaf: str, expected: np.ndarray, actual: np.ndarray) -> Differen
 
 def _abstract_items(config: ConfigDict, num_classes: int) -> Mapping[str, object]:
     """Return the shapes and dtypes of the items in a run's checkpoints."""
-    model = factory.from_config(config, num_classes)
+    model = networks.network_of_run(config, num_classes)
     variables = abstract_variables(model, len(config.dataset.mean))
     optimizer = make_optimizer(config, make_schedule(config, steps_per_epoch=1), model.stage_sizes)
     use_ema = config.ema_decay is not None

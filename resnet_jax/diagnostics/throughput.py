@@ -23,6 +23,7 @@ from resnet_jax.runtime import parallel, tpu_topology
 from resnet_jax.runtime.parallel import CALLS_AHEAD
 from resnet_jax.terminal import Reporter, table
 from resnet_jax.training import experiment as experiments
+from resnet_jax.training import pretraining
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.loop import Loop
 from resnet_jax.training.state import TrainState
@@ -246,7 +247,8 @@ def _summarize(experiment: Experiment, timer: LoopTimer) -> Throughput:
     device = mesh.devices.flat[0]
     image = jax.ShapeDtypeStruct((1, *experiment.feed.image_shape), np.uint8)
     preprocessed_shape = jax.eval_shape(experiment.preprocess, image).shape[1:]
-    flops = 6.0 * config.batch_size * cost(experiment.model, preprocessed_shape).multiply_adds
+    multiply_adds = cost(experiment.model, preprocessed_shape).multiply_adds
+    flops = 6.0 * config.batch_size * pretraining.passes(config.pretrain) * multiply_adds
     seconds = statistics.median(timer.loop_seconds)
     peak = peak_of(device, config.model.dtype)
     computing, waiting, other = shares(timer.loop_seconds, timer.step_seconds, timer.input_seconds)

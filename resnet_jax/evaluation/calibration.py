@@ -80,6 +80,7 @@ def calibrate_run(workdir: str, reporter: Reporter, data_dir: str | None = None)
       UserError: if the run has no validation examples, or if its data cannot be opened.
     """
     trained = load_run(workdir, calibrated=False)
+    trained.require_head()
     if trained.is_multi_label:
         raise UserError(
             f"{workdir} cannot be calibrated, because its images have any number of labels. Leave out --calibrate."

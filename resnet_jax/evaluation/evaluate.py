@@ -204,7 +204,8 @@ def open_external_examples(trained: TrainedModel, subset: Subset, reporter: Repo
 
 def _fit(trained: TrainedModel, subset: Subset) -> Subset:
     """Return the examples with as many channels as the model takes; raises `UserError` if they do not fit the model."""
-    unknown = class_matching.missing(subset.classes, trained.classes)
+    # A model that was pre-trained without labels knows no classes, and is asked for none.
+    unknown = class_matching.missing(subset.classes, trained.classes) if trained.classes else []
     if unknown:
         names = ", ".join(unknown[:MAX_CLASSES_LISTED])
         raise UserError(
@@ -271,6 +272,7 @@ def score_own_validation(
     Raises:
       UserError: if the run has no validation examples, or its data cannot be opened.
     """
+    trained.require_head()
     dataset = trained.config.dataset
     sources = open_sources(dataset.name, data_dir or dataset.data_dir)
     common_classes(sources)

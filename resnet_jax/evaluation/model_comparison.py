@@ -141,6 +141,7 @@ class Evaluator:
         """
         first_name, first = next(iter(models.items()))
         for name, model in models.items():
+            model.require_head()
             if sorted(model.classes) != sorted(first.classes):
                 raise UserError(f"{name} and {first_name} have different classes. Compare models of the same classes.")
         settings = first.config.dataset.copy_and_resolve_references()

@@ -1,12 +1,14 @@
-"""Summary of an evaluation on the validation split, for one label per image or any number of them."""
+"""Validation during a run: mean metrics and the worst mistakes, for one label per image or any number of them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from resnet_jax.data.feed import EvaluationData
 from resnet_jax.evaluation import metrics, multi_label
+from resnet_jax.evaluation.evaluate import Evaluate
 from resnet_jax.evaluation.metrics import ExampleMetrics
 from resnet_jax.evaluation.multi_label import MultiLabelExamples
 from resnet_jax.trained_model import DEFAULT_THRESHOLD
@@ -26,6 +28,40 @@ class Mistake(NamedTuple):
     position: int
     label: str
     prediction: str
+
+
+class ValidationResult(NamedTuple):
+    """Result of a validation: mean metrics by name, and the worst mistakes."""
+
+    metrics: dict[str, float]
+    mistakes: list[Mistake]
+
+
+# Validates variables of the model. Returns None if the second argument, which is called after each batch, has returned
+# a true value.
+Validate = Callable[[dict, Callable[[], object]], ValidationResult | None]
+
+
+def make_validate(
+    evaluate: Evaluate, examples: EvaluationData, label_sets: np.ndarray | None, classes: Sequence[str]
+) -> Validate:
+    """Return a function that scores the validation examples.
+
+    Args:
+      evaluate: scores examples.
+      examples: the validation examples.
+      label_sets, classes: see `summarize` and `worst_mistakes`.
+    """
+
+    def validate(variables: dict, interrupted: Callable[[], object]) -> ValidationResult | None:
+        results = evaluate(variables, examples, interrupted)
+        if results is None:
+            return None
+        return ValidationResult(
+            summarize(results, label_sets, len(examples)), worst_mistakes(results, label_sets, classes)
+        )
+
+    return validate
 
 
 def summarize(

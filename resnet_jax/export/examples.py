@@ -85,15 +85,16 @@ class Split:
 
     def _read(self, subset: Subset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         examples = open_external_examples(self._trained, subset, self._reporter)
-        labels_of_model = np.asarray(class_matching.match(subset.classes, self._trained.classes), np.int32)
+        # No proof uses the labels of models without classes, or with any number of labels per image.
+        uses_labels = bool(self._trained.classes) and subset.label_sets is None
+        labels_of_model = class_matching.match(subset.classes, self._trained.classes) if uses_labels else []
         channels = len(self._trained.preprocess.mean)
         for images, info in examples.batches(batch_size, np.arange(batch_size)):
             readable = info.labels != NO_LABEL
             # If the model normalizes gray images to three channels, the file takes three.
             colored = np.broadcast_to(images[readable], (readable.sum(), *images.shape[1:3], channels))
-            # With any number of labels per image, the labels are numbers of combinations; no proof uses them.
             labels = info.labels[readable]
-            yield colored, labels if subset.label_sets is not None else labels_of_model[labels]
+            yield colored, np.asarray(labels_of_model, np.int32)[labels] if uses_labels else labels
 
 
 def sample_validation(trained: TrainedModel, size: int, data_dir: str | None, reporter: Reporter) -> Examples:

@@ -61,7 +61,7 @@ class Pretrained:
       image_size: height and width in pixels of the images that the weights were trained on or, for public weights, were
         scored on; None if unknown.
       eval_resize: for public weights, the short side in pixels of these images before the center crop; else None.
-      classes: the names of the classes; None if unknown.
+      classes: the names of the classes; None if unknown; empty after pre-training without labels.
       model: the name of the model; None if unknown.
       settings: the values of the settings in `SETTINGS_NOT_IMPLIED_BY_SHAPES`; empty if unknown.
       values_from: where `mean`, `std` and `image_size` come from; completes "the values that ...".
@@ -108,7 +108,7 @@ class Pretrained:
         Raises:
           UserError: if the weights have no head.
         """
-        if self.classes is not None:
+        if self.classes:
             return self.classes
         bias = self.arrays.get(f"{self.scheme.modules['head']}.bias")
         if bias is None:

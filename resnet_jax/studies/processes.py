@@ -19,7 +19,7 @@ import resnet_jax
 from resnet_jax.errors import ExitCode, program
 from resnet_jax.studies.device_shares import device_share
 from resnet_jax.studies.study import Outcome, SubRun
-from resnet_jax.terminal import Reporter
+from resnet_jax.terminal import Reporter, primary_metric
 from resnet_jax.training.interruption import EXCEPTION_BY_SIGNAL, deferred_signals
 
 POLL_SECONDS = 0.5
@@ -120,7 +120,8 @@ def _describe_end(process: "_Process", outcome: Outcome) -> str:
     """Return a line about the end of a run, such as "seed0: finished. validation 97.20%, test 98.05%"."""
     if outcome == Outcome.FINISHED:
         result = process.run.result()
-        scores = [f"{split} {result[split]['top1']:.2%}" for split in ("validation", "test") if result[split]]
+        scored = {split: result[split] for split in ("validation", "test") if result[split]}
+        scores = [f"{split} {metrics[primary_metric(metrics)[0]]:.2%}" for split, metrics in scored.items()]
         return f"{process.run.name}: finished. {', '.join(scores)}"
     reason = f"{process.last_line} All output is in {process.log}." if outcome == Outcome.FAILED else ""
     return f"{process.run.name}: {outcome}. {reason}".rstrip()

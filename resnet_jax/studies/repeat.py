@@ -10,7 +10,7 @@ from resnet_jax.studies import out_of_fold
 from resnet_jax.studies.processes import train_all
 from resnet_jax.studies.statistics import Spread, spread
 from resnet_jax.studies.study import Outcome, Recipe, Study, SubRun
-from resnet_jax.terminal import Reporter, duration, metric_titles, table
+from resnet_jax.terminal import Reporter, duration, metric_titles, primary_metric, table
 from resnet_jax.trained_model import load_run
 
 # --- The runs ---------------------------------------------------------------------------------------------------------
@@ -115,14 +115,17 @@ def summarize(finished: Sequence[SubRun], unfinished: Sequence[str], reporter: R
         split: {
             metric: spread([scores[name][split][metric] for name in scores])
             for metric in ("loss", *metric_titles(first_scores))
+            if metric in first_scores  # Pre-training has no validation loss.
         }
         for split, first_scores in next(iter(scores.values())).items()
     }
     summary = Summary(results, spreads, tuple(unfinished))
     split = next((split for split in ("test", "validation") if split in spreads), None)
     are_folds = finished[0].name.startswith("fold")  # Folds are scored on different examples.
-    # McNemar's test is about examples that are correct or not; any number of labels may be partly correct.
-    if split is None or len(finished) < 2 or are_folds or summary.is_multi_label:
+    if split is None or len(finished) < 2 or are_folds:
+        return summary
+    # McNemar's test is about examples that a model classifies correctly or not.
+    if primary_metric(spreads[split])[0] != "top1":
         return summary
     top1 = {name: scores[name][split]["top1"] for name in scores}
     best, worst = max(top1, key=top1.__getitem__), min(reversed(top1), key=top1.__getitem__)
@@ -164,18 +167,20 @@ def format_summary(summary: Summary) -> str:
     if not splits:
         return "The runs have neither validation nor test metrics."
     # The first metric is the most important one.
-    metric, title = next(iter(metric_titles(next(iter(summary.spreads.values()))).items()))
+    first = next(iter(summary.spreads.values()))
+    metric, title = primary_metric(first)
     rows = [
         (name, *(f"{dict(_scores(result))[split][metric]:.2%}" for split in splits), duration(result["seconds"]))
         for name, result in summary.results.items()
     ]
     text = [table(rows, header=("run", *(f"{split} {title}" for split in splits), "time"))]
+    columns = {metric: title, **({"loss": "loss"} if "loss" in first else {})}
     mean_rows = [
-        (split, *_format_spread(values[metric], percent=True), *_format_spread(values["loss"], percent=False))
+        (split, *(text for name in columns for text in _format_spread(values[name], percent=name != "loss")))
         for split, values in summary.spreads.items()
     ]
     count = len(summary.results)
-    header = ("", f"{title} ± std", "mean (95 %)", "loss ± std", "mean (95 %)")
+    header = ("", *(text for title in columns.values() for text in (f"{title} ± std", "mean (95 %)")))
     text.append(f"Mean of {count} {'run' if count == 1 else 'runs'}:\n\n{table(mean_rows, header=header)}")
     if summary.comparison is not None:
         test = summary.comparison

@@ -16,7 +16,7 @@ from resnet_jax.studies import search_space
 from resnet_jax.studies.processes import train_all
 from resnet_jax.studies.search_space import Choices, SearchSpace
 from resnet_jax.studies.study import Outcome, Recipe, Study, SubRun
-from resnet_jax.terminal import METRIC_TITLES, Reporter, duration, metric_titles, table
+from resnet_jax.terminal import METRIC_TITLES, Reporter, duration, metric_titles, primary_metric, table
 from resnet_jax.training.metrics_writer import Curve, read_curves
 
 
@@ -245,17 +245,20 @@ def format_results(results: Results) -> str:
     """Format a table of the runs, and what was searched."""
     names = [] if search_space.is_grid(results.space) else list(results.space)  # In a grid, the name says them.
     # The loss has a column of its own. The first of the other metrics is the most important one.
-    titles = metric_titles(results.trials[0].validation or {"top1": None})
-    metric = results.metric if results.metric in titles else next(iter(titles))
+    first: Mapping[str, float | None] = results.trials[0].validation or {"top1": None, "loss": None}
+    titles, with_loss = metric_titles(first), "loss" in first  # Pre-training has no validation loss.
+    metric = results.metric if results.metric in titles else primary_metric(first)[0]
     title = titles[metric]
     rows = []
     for trial in results.trials:
         if trial.validation is None or trial.seconds is None:
-            scores = (str(trial.outcome), "-", "-")
+            scores = [str(trial.outcome), *(["-"] if with_loss else []), "-"]
         else:
-            scores = (f"{trial.validation[metric]:.2%}", f"{trial.validation['loss']:.4f}", duration(trial.seconds))
+            loss = [f"{trial.validation['loss']:.4f}"] if with_loss else []
+            scores = [f"{trial.validation[metric]:.2%}", *loss, duration(trial.seconds)]
         rows.append((trial.name, *(_short(trial.changes[name]) for name in names), *scores))
-    text = [table(rows, header=("run", *names, f"validation {title}", "loss", "time")), describe(results)]
+    header = ("run", *names, f"validation {title}", *(["loss"] if with_loss else []), "time")
+    text = [table(rows, header=header), describe(results)]
     if not results.is_complete:
         text.append("Not all runs are finished. Run the same command again to resume.")
     return "\n\n".join(text)

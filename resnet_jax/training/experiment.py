@@ -32,9 +32,10 @@ from resnet_jax.models.whitening import patch_whitening_kernel
 from resnet_jax.pretrained.load import Pretrained, address_of_initial_weights, load_teacher, open_initial_weights
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
+from resnet_jax.selfsupervised import methods, networks
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import abstract_variables
-from resnet_jax.training import early_stopping, losses, optimizer
+from resnet_jax.training import early_stopping, losses, optimizer, pretraining
 from resnet_jax.training.distillation import Teacher, make_teacher
 from resnet_jax.training.freezing import Freezing, merge
 from resnet_jax.training.losses import Loss
@@ -62,6 +63,7 @@ class Experiment:
       model: the Linen module.
       preprocess: resizing and normalization.
       augment: maps (key, images, labels) to augmented images and labels.
+      second_augment: in pre-training, the augmentation of the second view of each image; otherwise None.
       loss: maps (logits, labels) to the mean loss.
       optimizer: maps gradients of the trainable parameters to updates.
       schedule: the optimizer's learning rate as a function of the step, for the log.
@@ -70,6 +72,7 @@ class Experiment:
       teacher: the model to distill from; None if there is none.
       pretrained: the initial weights, if the run is new and `config.init_from` names a weights file.
       content_digests: those of the `Dataset` and, if there is a teacher, a hash of its variables.
+      bank: in pre-training, training examples among which nearest neighbors are searched; otherwise None.
     """
 
     config: ConfigDict
@@ -88,6 +91,8 @@ class Experiment:
     teacher: Teacher | None = None
     pretrained: Pretrained | None = None
     content_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    second_augment: Augment | None = None
+    bank: EvaluationData | None = None
 
     # --- Steps and calls. A call of the compiled step takes one or several steps.
 
@@ -126,6 +131,8 @@ class Experiment:
     def batch(self, inputs: Inputs, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the augmented images, not normalized, and the labels of a step. Pure, for use in compiled functions.
 
+        In pre-training, the images are two views of each image: [batch, 2, height, width, channels].
+
         Args:
           inputs: what `Feed.inputs` returned for the call to which the step belongs.
           step: int32.
@@ -136,7 +143,10 @@ class Experiment:
             images = geometry.alternating_flip(key, images, positions, epoch)
         if self.label_sets is not None:
             labels = jnp.asarray(self.label_sets)[labels].astype(jnp.float32)
-        return self.augment(randomness.key(self.config.seed, Use.AUGMENTATION, step), images, labels)
+        key = randomness.key(self.config.seed, Use.AUGMENTATION, step)
+        if self.second_augment is not None:
+            return pretraining.augment_views(self.augment, self.second_augment, key, images), labels
+        return self.augment(key, images, labels)
 
     @functools.cached_property
     def compiled_batch(self) -> Callable[[Inputs, int], tuple[jax.Array, jax.Array]]:
@@ -148,6 +158,22 @@ class Experiment:
         return self.compiled_batch(self.feed.inputs(step), step)
 
     # --- State.
+
+    def ema_decay(self, step: jax.Array) -> jax.Array:
+        """Return the decay of the moving averages at a step, if the run keeps any.
+
+        It is `config.ema_decay`, but at most (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage, so
+        that the initial weights soon lose their influence. For the target of a self-supervised method, it instead rises
+        from `config.ema_decay` to 1 along a cosine (Grill et al. 2020, section 3.3).
+        """
+        decay = self.config.ema_decay
+        if not methods.has_target(self.config.pretrain):
+            return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+        return 1 - (1 - decay) * (jnp.cos(jnp.pi * step / self.total_steps) + 1) / 2
+
+    def evaluated_variables(self, state: TrainState) -> dict:
+        """Return the variables to evaluate: the moving averages, if there are any that are not only a target."""
+        return state.variables if not methods.has_target(self.config.pretrain) else state.online_variables
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, on all devices.
@@ -163,7 +189,8 @@ class Experiment:
             # `build` opens the weights only for a new run. A resumed run without a checkpoint needs them as well.
             weights = self.pretrained or open_initial_weights(self.config)
             channels = len(self.config.dataset.mean)
-            variables, report = weights.variables(self.model, channels, self.classes, self.config.init_skip)
+            model = factory.from_config(self.config, len(self.classes))  # In pre-training, the ResNet alone.
+            variables, report = weights.variables(model, channels, self.classes, self.config.init_skip)
             logger.info(f"Weights of {weights.path}: {report}")
             if weights.classes is None and "head" in variables["params"]:
                 logger.info(
@@ -227,6 +254,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     losses.from_config(config.loss)
     losses.check_class_weights(config.loss.class_weights)
     early_stopping.check(config)
+    pretraining.check(config)
     if config.tta is not None and config.tta not in tta.AUGMENTATIONS:
         raise unknown_name("tta", config.tta, tta.AUGMENTATIONS)
     splits.check(config.dataset)
@@ -272,6 +300,9 @@ def build(
     """
     config = config.copy_and_resolve_references()
     pretrained = _open_pretrained(config) if is_new else None
+    if config.pretrain.method is not None:
+        sources = pretraining.without_labels(config.dataset, sources)
+        early_stopping.check(config)
     dataset = open_dataset(config, sources, mesh, reporter, is_new)
     return assemble(config, mesh, dataset, pretrained)
 
@@ -297,7 +328,8 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         )
     preprocess = Preprocess.from_config(config.dataset)
     preprocess.check(feed.image_shape[-1])
-    model = factory.from_config(config, len(dataset.classes))
+    is_pretraining = config.pretrain.method is not None
+    model = networks.network_of_run(config, len(dataset.classes))
     freezing = Freezing(config.freeze)
     if config.freeze or config.optimizer.rate_factors:
         params = abstract_variables(model, len(config.dataset.mean))["params"]
@@ -310,26 +342,34 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         for key in ("checkpoint.best_metric", "early_stopping.metric"):
             if settings.get(config, key) == "map":
                 raise UserError(f"{key}=map needs images with any number of labels. Choose top1 or loss.")
+    for key in ("checkpoint.best_metric", "early_stopping.metric"):
+        if dataset.validation is not None and is_pretraining != (settings.get(config, key) == "knn"):
+            metrics = "knn" if is_pretraining else "top1, loss or map"
+            raise UserError(f"{key} ({settings.get(config, key)}) must be {metrics} in this run. Set it.")
     class_weights = losses.resolve_class_weights(config.loss.class_weights, len(dataset.classes), dataset.labels)
     content_digests = dict(dataset.content_digests)
     teacher = _open_teacher(config, dataset, mesh) if config.loss.distill_from else None
     if teacher:
         content_digests["teacher"] = digest_of_arrays(teacher.variables)
+
+    def make_augment(augment: ConfigDict) -> Augment:
+        return pipeline.from_config(
+            augment,
+            len(dataset.classes),
+            fill=preprocess.mean_pixel(feed.image_shape[-1]),
+            crops_on_host=feed.crops_on_host,
+            image_size=preprocess.image_size,
+        )
+
     return Experiment(
         config=config,
-        classes=dataset.classes,
+        classes=() if is_pretraining else dataset.classes,
         mesh=mesh,
         feed=feed,
         validation=dataset.validation,
         model=model,
         preprocess=preprocess,
-        augment=pipeline.from_config(
-            config.augment,
-            len(dataset.classes),
-            fill=preprocess.mean_pixel(feed.image_shape[-1]),
-            crops_on_host=feed.crops_on_host,
-            image_size=preprocess.image_size,
-        ),
+        augment=make_augment(config.augment),
         loss=losses.from_config(config.loss, class_weights),
         optimizer=optimizer.make_optimizer(config, schedule, model.stage_sizes),
         schedule=schedule,
@@ -338,6 +378,8 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         teacher=teacher,
         pretrained=pretrained,
         content_digests=content_digests,
+        second_augment=make_augment(pretraining.second_augmentation(config)) if is_pretraining else None,
+        bank=dataset.bank,
     )
 
 

@@ -11,8 +11,9 @@ import jax
 from resnet_jax import config_check
 from resnet_jax.data.feed import Inputs
 from resnet_jax.errors import UserError
+from resnet_jax.evaluation import nearest_neighbors
 from resnet_jax.evaluation.evaluate import make_evaluate
-from resnet_jax.evaluation.validation import summarize, worst_mistakes
+from resnet_jax.evaluation.validation import Validate, make_validate
 from resnet_jax.runtime import cluster, cpu_tuning, parallel, provenance
 from resnet_jax.terminal import Reporter, duration
 from resnet_jax.training import early_stopping, metrics_logger, nan_capture
@@ -188,13 +189,7 @@ class Loop:
     def _open_logs(self) -> Iterator[None]:
         """Open the metrics writer and the profiler. When the context ends, close them and the feed."""
         experiment, config = self.experiment, self._config
-        self._evaluate = make_evaluate(
-            experiment.model,
-            experiment.preprocess,
-            config.batch_size,
-            experiment.mesh,
-            label_sets=experiment.label_sets,
-        )
+        self._validate = _make_validate(experiment)
         self._recalibrate = make_recalibrate(experiment)
         self._writer = MetricsWriter(self._directory.path, self.step, evaluated=not self._evaluation_pending)
         self._metrics = MetricsLogger(
@@ -238,13 +233,12 @@ class Loop:
                 self.state = self._recalibrate(self.state, self.step)
             if examples is None:
                 return None
-            example_metrics = self._evaluate(self.state.variables, examples, self._stop_requested)
-            if example_metrics is None:
+            validated = self._validate(self.experiment.evaluated_variables(self.state), self._stop_requested)
+            if validated is None:
                 return None
-            metrics = summarize(example_metrics, self.experiment.label_sets, len(examples))
-            mistakes = worst_mistakes(example_metrics, self.experiment.label_sets, self.experiment.classes)
+            metrics = validated.metrics
             is_best = self._checkpoints.metrics.is_best(metrics)
-            self._metrics.log_validation(metrics, is_best, mistakes, examples)
+            self._metrics.log_validation(metrics, is_best, validated.mistakes, examples)
             self._early_stopping.update(metrics)
         self._evaluation_pending = False
         return Validation(metrics, is_best)
@@ -327,6 +321,20 @@ class Loop:
                 self._reporter,
                 self._received_signal,
             ) from None
+
+
+def _make_validate(experiment: Experiment) -> Validate:
+    """Return the function that validates a run; without validation examples, it is never called."""
+    if experiment.validation is None:
+        return lambda variables, interrupted: None
+    model, preprocess, mesh = experiment.model, experiment.preprocess, experiment.mesh
+    batch_size = experiment.config.batch_size
+    if experiment.bank is not None:
+        return nearest_neighbors.make_validate(
+            model, preprocess, batch_size, mesh, experiment.bank, experiment.validation
+        )
+    evaluate = make_evaluate(model, preprocess, batch_size, mesh, label_sets=experiment.label_sets)
+    return make_validate(evaluate, experiment.validation, experiment.label_sets, experiment.classes)
 
 
 def _format_sizes(split_sizes: Mapping[str, int]) -> str:

@@ -107,10 +107,11 @@ def _out_of_memory_error(
         remedies.append(f"--config.batch_size={batch_size}")
     if not config.model.remat:
         remedies.append("--config.model.remat=True, which computes activations twice")
-    remedies.append("--config.optimizer.accumulate_steps, which divides each batch into microbatches")
+    if config.pretrain.method is None:
+        remedies.append("--config.optimizer.accumulate_steps, which divides each batch into microbatches")
     return UserError(
         f"the train step needs {needed / 1e9:,.2f} GB on each device, but only {free / 1e9:,.2f} GB are free. "
-        f"Try {', or '.join(remedies)}."
+        f"Try {', or '.join(remedies) or 'a smaller model'}."
     )
 
 

@@ -17,6 +17,7 @@ from resnet_jax import image_grid
 from resnet_jax.data.feed import EvaluationData
 from resnet_jax.evaluation.validation import Mistake
 from resnet_jax.runtime.parallel import CALLS_AHEAD, fetch
+from resnet_jax.selfsupervised.embeddings import COLLAPSED_RANK, COLLAPSED_STD
 from resnet_jax.terminal import Reporter, duration, metric_titles, scores_table, table
 from resnet_jax.training.metrics_writer import MetricsWriter
 from resnet_jax.training.phase_timer import PhaseTimer
@@ -85,6 +86,7 @@ class MetricsLogger:
         self._reporter = reporter
         self._timer = timer
         self._unfetched: list[_Call] = []
+        self._has_collapsed = False
         self.resume(0, {})
 
     def resume(self, step: int, saved: Mapping[str, Any]) -> None:
@@ -208,11 +210,27 @@ class MetricsLogger:
         elapsed = time.monotonic() - self._timer.started
         seconds_per_step = elapsed / (self._steps_finished - self._first_step)
         remaining = duration(seconds_per_step * (self._total_steps - self._steps_finished))
+        if "top1" in means:
+            quality = f"top-1 {means['top1']:.2%}"
+        else:
+            quality = f"embedding std {means['embedding_std']:.2f}  effective rank {means['effective_rank']:.1f}"
+            self._warn_of_collapse(means["embedding_std"], means["effective_rank"])
         self._reporter.update(
             f"{self._epoch()}  step {self._steps_fetched:,}/{self._total_steps:,}  loss {means['loss']:.4f}  "
-            f"top-1 {means['top1']:.2%}  learning rate {means['learning_rate']:.4g}  "
+            f"{quality}  learning rate {means['learning_rate']:.4g}  "
             f"{means['images_per_second']:,.0f} images/s  ETA {remaining}"
         )
+
+    def _warn_of_collapse(self, embedding_std: float, effective_rank: float) -> None:
+        """Log when embeddings become nearly the same for all images, or differ along a single line."""
+        has_collapsed = embedding_std < COLLAPSED_STD or effective_rank < COLLAPSED_RANK
+        if has_collapsed and not self._has_collapsed:
+            logger.warning(
+                f"The embeddings have collapsed by step {self._steps_fetched:,}: they hardly differ between images "
+                f"(embedding std {embedding_std:.3f}, effective rank {effective_rank:.2f}). Lower the learning rate or "
+                "change the method."
+            )
+        self._has_collapsed = has_collapsed
 
     # --- The first batch, and validation.
 
@@ -238,7 +256,7 @@ class MetricsLogger:
           examples: the validation examples.
         """
         titles = metric_titles(metrics)
-        scalars = {f"validation/{name}": metrics[name] for name in ("loss", *titles)}
+        scalars = {f"validation/{name}": metrics[name] for name in ("loss", *titles) if name in metrics}
         self._writer.scalars(self._steps_fetched, scalars)
         if mistakes:
             # Class names have lines of their own, because captions wider than an image are cut off.
@@ -246,9 +264,10 @@ class MetricsLogger:
             images = examples.images_at(np.array([mistake.position for mistake in mistakes]))
             self._writer.image(self._steps_fetched, "validation/mistakes", image_grid.grid(images, captions))
         best = "  (best so far)" if is_best else ""
+        loss = f"loss {metrics['loss']:.4f}  " if "loss" in metrics else ""
         scores = "  ".join(f"{title} {metrics[name]:.2%}" for name, title in titles.items())
         logger.info(
-            f"{self._epoch()}  validation loss {metrics['loss']:.4f}  {scores}  after "
+            f"{self._epoch()}  validation {loss}{scores}  after "
             f"{duration(self._timer.seconds_without_compilation())}{best}"
         )
 
@@ -321,5 +340,5 @@ def _row_title(row: str, modules: dict) -> str:
 
 def _in_forward_order(rows: Iterable[str]) -> list[str]:
     """Sort rows in the order in which the model applies their layers."""
-    order = ("stem", "stage", "final", "head")
+    order = ("stem", "stage", "final", "head", "projector", "predictor")
     return sorted(rows, key=lambda row: ([row.startswith(start) for start in order].index(True), row))

@@ -47,8 +47,9 @@ def triage(experiment: Experiment, state: TrainState, images: jax.Array, labels:
 
     Args:
       experiment: what is trained.
-      state: the state before the step, replicated; its optimizer state and averages are not used.
-      images: augmented, [batch, height, width, channels] in [0, 255], sharded.
+      state: the state before the step, replicated; its optimizer state is not used, and its averages only if they are
+        the target of a self-supervised method.
+      images: augmented, [batch, height, width, channels] in [0, 255], sharded; in pre-training, [batch, 2, ...].
       labels: int32 [batch], or soft labels float32 [batch, classes].
     """
     unrolled = dataclasses.replace(experiment, model=experiment.model.clone(scan_blocks=False))
@@ -60,7 +61,7 @@ def triage(experiment: Experiment, state: TrainState, images: jax.Array, labels:
     def step(state: TrainState, images: jax.Array, labels: jax.Array, teacher_variables: dict | None) -> dict:
         trainable, _ = experiment.freezing.split(state.params)
         with nn.intercept_methods(_record_outputs(layers)):
-            (loss, (logits, updated)), gradients = loss_and_gradients(
+            (loss, (logits, _, updated)), gradients = loss_and_gradients(
                 trainable, state, images, labels, teacher_variables
             )
         values = {
@@ -106,7 +107,9 @@ def _record_outputs(layers: list[str]) -> Callable:
     def intercept(call: Callable, arguments: tuple, kwargs: dict, context: nn.module.InterceptorContext):
         output = call(*arguments, **kwargs)
         module = context.module
+        # In pre-training, the output of the whole model is not an array; its layers are listed one by one.
         is_layer = context.method_name == "__call__" and not isinstance(module, nn.Dropout)
+        is_layer = is_layer and isinstance(output, jax.Array)
         if is_layer and module.sow(COLLECTION, COLLECTION, _statistics(output), lambda _, newest: newest, tuple):
             layers.append("/".join(module.path))
         return output

@@ -312,9 +312,10 @@ def scale_by_layer(
 def learning_rate_factors(params: dict, backbone_scale: float, layer_decay: float, stage_sizes: Sequence[int]) -> dict:
     """Return the factor of the learning rate for each parameter.
 
-    The factor is 1 for the head. For all other layers it is `backbone_scale * layer_decay**distance`, as in Clark et
-    al. 2020, "ELECTRA". The distance is counted from the head, and each block is one layer: the last block has distance
-    1, the block before it 2, and the stem has the largest. A norm before the head belongs to the last block.
+    The factor is 1 for the head, and for the projector and the predictor in pre-training. For all other layers it is
+    `backbone_scale * layer_decay**distance`, as in Clark et al. 2020, "ELECTRA". The distance is counted from the head,
+    and each block is one layer: the last block has distance 1, the block before it 2, and the stem has the largest. A
+    norm before the head belongs to the last block.
 
     Args:
       params: parameters by module name. Frozen parameters may be missing; their layers still count for the distance.
@@ -330,7 +331,7 @@ def learning_rate_factors(params: dict, backbone_scale: float, layer_decay: floa
     num_blocks = sum(stage_sizes)
 
     def factor(module: str) -> float:
-        if module == "head":
+        if module in ("head", "projector", "predictor"):
             return 1.0
         if module == "final_norm":
             return backbone_scale * layer_decay

@@ -17,6 +17,7 @@ from resnet_jax import randomness
 from resnet_jax.data.feed import Inputs
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
+from resnet_jax.training import pretraining
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.state import TrainState
 
@@ -32,6 +33,8 @@ def make_recalibrate(experiment: Experiment) -> Callable[[TrainState, int], Trai
 
     def batch_statistics(params: dict, batch_stats: dict, inputs: Inputs, step: jax.Array) -> dict:
         images, _ = experiment.batch(inputs, step)
+        if experiment.second_augment is not None:
+            images = pretraining.as_images(images)
         with nn.intercept_methods(experiment.freezing.batch_norm_interceptor()):
             _, updated = model.apply(
                 {"params": params, "batch_stats": batch_stats},

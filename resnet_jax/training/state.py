@@ -33,9 +33,14 @@ class TrainState:
     ema: dict
 
     @property
+    def online_variables(self) -> dict:
+        """The variables that the optimizer updates, for `model.apply`."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
     def variables(self) -> dict:
-        """The variables to evaluate, for `model.apply`: the moving averages if there are any."""
-        return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
+        """The moving averages if there are any, otherwise `online_variables`."""
+        return self.ema or self.online_variables
 
     @property
     def checkpoint_items(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from resnet_jax import randomness
 from resnet_jax.data.feed import Inputs
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
-from resnet_jax.training import memory_estimate
+from resnet_jax.training import memory_estimate, pretraining
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.freezing import merge
 from resnet_jax.training.state import TrainState
@@ -41,8 +41,8 @@ def train_step(
         not become constants of the compiled program.
 
     Returns:
-      The next state, and the metrics of this step, each a float32 scalar: `loss`, `top1` (see `is_correct`),
-      `learning_rate` and `gradient_norm`.
+      The next state, and the metrics of this step, each a float32 scalar: `loss`, those of `loss_fn`, `learning_rate`
+      and `gradient_norm`.
     """
     config = experiment.config
     images, labels = experiment.batch(inputs, state.step)
@@ -55,11 +55,10 @@ def train_step(
         microbatch: tuple[jax.Array, jax.Array], index: jax.Array | None
     ) -> tuple[dict, dict, Metrics]:
         images, labels = microbatch
-        (loss, (logits, updated)), gradients = loss_and_gradients(
+        (loss, (_, metrics, updated)), gradients = loss_and_gradients(
             trainable, state, images, labels, teacher_variables, index
         )
-        top1 = jnp.mean(is_correct(logits, labels, config.dataset.multi_label), dtype=jnp.float32)
-        return gradients, updated.get("batch_stats", {}), {"loss": loss, "top1": top1}
+        return gradients, updated.get("batch_stats", {}), {"loss": loss, **metrics}
 
     gradients, batch_stats, metrics = mean_over_microbatches(
         forward_and_backward, (images, labels), config.optimizer.accumulate_steps, experiment.mesh
@@ -74,7 +73,8 @@ def train_step(
     # Moving averages of the parameters and statistics. Evaluation uses these averages.
     ema = state.ema
     if config.ema_decay is not None:
-        ema = update_ema(ema, {"params": params, "batch_stats": batch_stats}, config.ema_decay, state.step)
+        decay = experiment.ema_decay(state.step)
+        ema = update_ema(ema, {"params": params, "batch_stats": batch_stats}, decay)
 
     return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
 
@@ -88,40 +88,54 @@ def loss_fn(
     teacher_variables: dict | None = None,
     microbatch_index: jax.Array | None = None,
     extra_collections: Sequence[str] = (),
-) -> tuple[jax.Array, tuple[jax.Array, Mapping]]:
+) -> tuple[jax.Array, tuple[jax.Array, Metrics, Mapping]]:
     """Return the mean loss of a batch, to be differentiated with respect to `trainable`.
 
     Args:
       experiment: as in `train_step`; only model, preprocessing, loss, freezing, teacher and seed are used.
       trainable: the parameters that are not frozen. Their values in `state` are not used.
       state: the state before the step; its frozen parameters, statistics and step are used.
-      images: augmented, not normalized, [batch, height, width, channels] in [0, 255].
-      labels: int32 [batch], or soft labels float32 [batch, classes].
+      images: augmented, not normalized, [batch, height, width, channels] in [0, 255]; in pre-training, [batch, 2, ...].
+      labels: int32 [batch], or soft labels float32 [batch, classes]; not used in pre-training.
       teacher_variables: as in `train_step`.
       microbatch_index: int32, so that each microbatch draws its own dropout masks. None if the batch is not divided.
       extra_collections: Linen collections that the model may write to, besides "batch_stats".
 
     Returns:
-      (loss, (logits float32 [batch, classes], the collections that the model wrote)).
+      (loss, (logits float32 [batch, classes], metrics, the collections that the model wrote)). The metrics are float32
+      scalars: `top1`, see `is_correct`. In pre-training, the features take the place of the logits, and the metrics are
+      those of `pretraining.loss`.
     """
     _, frozen = experiment.freezing.split(state.params)
     variables = {"params": merge(trainable, frozen), "batch_stats": state.batch_stats}
     key = randomness.key(experiment.config.seed, Use.DROPOUT, state.step)
     if microbatch_index is not None:
         key = jax.random.fold_in(key, microbatch_index)
-    with nn.intercept_methods(experiment.freezing.batch_norm_interceptor()):
-        logits, updated = experiment.model.apply(
-            variables,
-            experiment.preprocess(images),
-            train=True,
-            mutable=["batch_stats", *extra_collections],
-            rngs={"dropout": key},
-        )
+
+    def apply(variables: dict, images: jax.Array):
+        with nn.intercept_methods(experiment.freezing.batch_norm_interceptor()):
+            return experiment.model.apply(
+                variables,
+                experiment.preprocess(images),
+                train=True,
+                mutable=["batch_stats", *extra_collections],
+                rngs={"dropout": key},
+            )
+
+    if experiment.second_augment is not None:
+        images = pretraining.as_images(images)
+        outputs, updated = apply(variables, images)
+        pretrain = experiment.config.pretrain
+        loss, metrics = pretraining.loss(pretrain, outputs, lambda: apply(state.ema, images)[0])
+        return loss, (outputs.features, metrics, updated)
+
+    logits, updated = apply(variables, images)
     loss = experiment.loss(logits, labels)
     if experiment.teacher is not None:
         assert teacher_variables is not None
         loss = experiment.teacher.loss(logits, experiment.teacher.logits(teacher_variables, images), loss)
-    return loss, (logits, updated)
+    top1 = jnp.mean(is_correct(logits, labels, experiment.config.dataset.multi_label), dtype=jnp.float32)
+    return loss, (logits, {"top1": top1}, updated)
 
 
 def is_correct(logits: jax.Array, labels: jax.Array, multi_label: bool | None) -> jax.Array:
@@ -141,12 +155,10 @@ def is_correct(logits: jax.Array, labels: jax.Array, multi_label: bool | None) -
     return predictions == (labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1))
 
 
-def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: jax.Array) -> dict:
+def update_ema(averages: dict, variables: dict, decay: float | jax.Array) -> dict:
     """Return decay * averages + (1 - decay) * variables.
 
-    Polyak & Juditsky 1992, with the exponential weights of Szegedy et al. 2015 (section 8). The decay is at most
-    (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage, so that the initial weights soon lose their
-    influence.
+    Polyak & Juditsky 1992, with the exponential weights of Szegedy et al. 2015 (section 8).
 
     We do not use `optax.incremental_update`, because it rounds differently: existing runs would no longer resume bit
     for bit.
@@ -155,13 +167,11 @@ def update_ema(averages: dict, variables: dict, decay: float | jax.Array, step: 
       averages: a tree of float32 arrays.
       variables: a tree of the same structure, after the step.
       decay: in [0, 1).
-      step: int32, the number of steps taken before this one.
 
     Example:
-      >>> float(update_ema({"kernel": jnp.array(2.0)}, {"kernel": jnp.array(10.0)}, 0.5, jnp.int32(8))["kernel"])
+      >>> float(update_ema({"kernel": jnp.array(2.0)}, {"kernel": jnp.array(10.0)}, 0.5)["kernel"])
       6.0
     """
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda average, value: average + (1 - decay) * (value - average), averages, variables)
 
 

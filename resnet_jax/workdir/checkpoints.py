@@ -41,7 +41,7 @@ class Checkpoints:
     Args:
       workdir: the run directory.
       keep: how many of the newest checkpoints to keep. The best one is kept as well.
-      best_metric: the validation metric that decides which checkpoint is best: "top1", "loss" or "map".
+      best_metric: the validation metric that decides which checkpoint is best: "top1", "loss", "map" or "knn".
       read_only: change nothing on disk, not even the leftovers of an interrupted save.
 
     Attributes:
@@ -302,7 +302,7 @@ class ValidationMetrics:
 
     Args:
       workdir: the run directory.
-      best_metric: "loss", whose smallest value is best, or "top1" or "map", whose largest value is best.
+      best_metric: "loss", whose smallest value is best, or "top1", "map" or "knn", whose largest value is best.
       steps: the steps of the checkpoints. Stored metrics of any other step are ignored, because a process that was
         killed during a save may have left them.
 

@@ -51,6 +51,18 @@ class TestProcedure:
         assert verdict.provenance["backend"] == "cpu"
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("method", ["simclr", "byol"])
+    def test_verify_resume_finds_no_difference_in_pretraining(self, verify, tiny_config, method):
+        recipe_config = recipe.load(f"{ROOT}/configs/pretrain.py:{method}")
+        for section in ("augment", "pretrain", "optimizer", "ema_decay"):
+            tiny_config[section] = recipe_config[section]
+        tiny_config.augment.mixup, tiny_config.dataset.test_split = 0.0, "none"
+        tiny_config.checkpoint.best_metric = tiny_config.early_stopping.metric = "knn"
+        verdict = verify(9, (2, 7))
+        assert verdict.differences == ()
+        assert verdict.leaves > 50
+
+    @pytest.mark.slow
     def test_verify_resume_finds_no_difference_with_the_ingredients_of_the_speedrun(self, verify, tiny_config):
         speedrun = recipe.load(f"{ROOT}/configs/cifar10_speedrun.py")
         for section in ("augment", "optimizer", "batch_norm", "freeze", "ema_decay"):

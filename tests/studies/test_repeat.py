@@ -113,3 +113,18 @@ def table(stdout):
     values = json.loads(stdout.splitlines()[-1])
     del values["study"]
     return {**values, "runs": [{**run, "seconds": None} for run in values["runs"]]}
+
+
+def test_pretrained_runs_are_summarized_by_nearest_neighbors(tmp_path, recipe):
+    _, runs = repeat.open_seeds(str(tmp_path), recipe, (0, 1))
+    for number, run in enumerate(runs):
+        run.directory.path.mkdir(parents=True)
+        validation = {"knn": 0.5 + 0.1 * number, "examples": 100, "unreadable": 0}
+        result = {"validation": validation, "test": None, "test_tta": None, "seconds": 2.0}
+        (run.directory.path / "result.json").write_text(json.dumps(result))
+    summary = repeat.summarize(runs, [], Reporter(active=False))
+    assert summary.spreads["validation"].keys() == {"knn"}
+    assert summary.comparison is None
+    text = repeat.format_summary(summary)
+    assert "validation kNN top-1" in text
+    assert "loss" not in text

@@ -178,14 +178,14 @@ class TestSearch:
 @pytest.mark.slow
 def test_killed_sweep_with_two_jobs_gives_the_same_table_and_then_opens_the_test_split_once(tmp_path):
     """The study and its runs are killed without warning, as by a power cut."""
-    settings = ("--config=tests/studies/tiny_recipe.py", "--set=optimizer.learning_rate=0.03,0.1", "--set=seed=0,1")
-    arguments = ("sweep", *settings, "--jobs=2", "--then_repeat=2", "--format=json")
+    settings = ("--config=tests/studies/tiny_recipe.py", "--set=seed=0,1,2")
+    arguments = ("sweep", *settings, "--jobs=2", "--then_repeat=1", "--format=json")
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", **WITHOUT_TENSORFLOW}
     tables = {}
     for name in ("whole", "killed"):
         started = start(*arguments, f"--workdir={tmp_path / name}", program="main.py", **devices)
         if name == "killed":
-            wait_for(lambda: saved_steps(tmp_path / "killed" / "learning_rate=0.1,seed=0"), started)
+            wait_for(lambda: saved_steps(tmp_path / "killed" / "seed=2"), started)
             started.kill()
             started.communicate()
             started = start(*arguments, f"--workdir={tmp_path / name}", program="main.py", **devices)
@@ -194,10 +194,10 @@ def test_killed_sweep_with_two_jobs_gives_the_same_table_and_then_opens_the_test
         values = json.loads(stdout.splitlines()[-1])
         tables[name] = [(run["name"], run["validation"]) for run in values["runs"]], values["repeat"]["means"]
     assert tables["killed"] == tables["whole"]
-    assert len(tables["whole"][0]) == 4
+    assert len(tables["whole"][0]) == 3
     results = {path.parent: json.loads(path.read_text()) for path in (tmp_path / "whole").rglob("result.json")}
     tested = [str(run.relative_to(tmp_path / "whole")) for run, result in results.items() if result["test"]]
-    assert sorted(tested) == ["best/seed0", "best/seed1"]
+    assert tested == ["best/seed0"]
 
 
 @pytest.mark.slow

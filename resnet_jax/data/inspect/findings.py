@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from resnet_jax.data import class_matching
+from resnet_jax.data import class_matching, unlabeled_folder
 from resnet_jax.data.class_checks import single_class_error
 from resnet_jax.data.decode import MAX_BIT_DEPTH
 from resnet_jax.data.feed import batch_size_error
@@ -124,7 +124,9 @@ def _single_class(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
     training = plan.subsets.get("training", np.arange(0))
     labels = scanned.records["label"][training[scanned.readable[training]]]
     error = single_class_error(scanned.subset.classes, labels.tolist())
-    if error:
+    if scanned.subset.classes == unlabeled_folder.CLASSES:
+        yield Finding(False, "The images have no labels. They can be used for pre-training only.")
+    elif error:
         yield Finding(True, error)
 
 

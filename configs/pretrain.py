@@ -1,0 +1,54 @@
+"""Pre-training on CIFAR-10 without labels. They serve only to validate, by nearest neighbors.
+
+    python main.py --config=configs/pretrain.py:simclr --workdir=/tmp/pretrained
+    python main.py probe --workdir=/tmp/pretrained
+
+The variant is the method: byol, simclr, barlow_twins, vicreg or simsiam. Views are made with the strengths of its
+paper, without blur, as SimCLR and SimSiam do for the small images of CIFAR-10; for larger images, set
+augment.gaussian_blur=0.5. All methods have the same optimizer: SGD with the weight decay of SimSiam's experiments on
+CIFAR-10 (Chen & He 2021, appendix D), and a learning rate of 0.06 for 256 images, as in the benchmark of the library
+lightly. The model and the number of epochs are chosen so that a run takes about an hour on two CPU cores, and the
+projector is narrower than in the papers because the model is small. docs/pretraining.md has the results.
+"""
+
+from resnet_jax.config import default
+from resnet_jax.errors import unknown_name
+
+# For each method: the smallest crop as a share of the area, the color jitter, and the probabilities of solarization of
+# the first and the second view.
+VIEWS = {
+    "barlow_twins": (0.08, (0.4, 0.4, 0.2, 0.1), 0.0, 0.2),  # Zbontar et al. 2021, appendix C
+    "byol": (0.08, (0.4, 0.4, 0.2, 0.1), 0.0, 0.2),  # Grill et al. 2020, appendix B
+    "simclr": (0.08, (0.4, 0.4, 0.4, 0.1), 0.0, 0.0),  # Chen et al. 2020, appendix B.9
+    "simsiam": (0.2, (0.4, 0.4, 0.4, 0.1), 0.0, 0.0),  # Chen & He 2021, appendices A and D
+    "vicreg": (0.08, (0.4, 0.4, 0.2, 0.1), 0.1, 0.1),  # Bardes et al. 2022, appendix C.1
+}
+
+
+def get_config(method: str = "simclr"):
+    if method not in VIEWS:
+        raise unknown_name("variant", method, VIEWS)
+    config = default()
+    config.dataset.name = "cifar10"
+    config.dataset.test_split = "none"
+    smallest_crop, config.augment.color_jitter, config.augment.solarize, second_solarize = VIEWS[method]
+    config.augment.random_resized_crop = (smallest_crop, 1.0)
+    config.augment.horizontal_flip = True
+    config.augment.color_jitter_share = 0.8
+    config.augment.grayscale = 0.2
+    config.model.name = "resnet20"
+    config.model.stem = "cifar"
+    config.pretrain.method = method
+    config.pretrain.projector = (512, 512, 512)
+    config.pretrain.predictor = (128, 512) if method in ("byol", "simsiam") else ()
+    config.pretrain.second_solarize = second_solarize
+    config.ema_decay = 0.99 if method == "byol" else None
+    config.batch_size = 256
+    config.num_epochs = 20
+    config.optimizer.learning_rate = 0.06
+    config.optimizer.nesterov = False
+    config.optimizer.weight_decay = 5e-4
+    config.schedule.warmup_epochs = 1.0
+    config.checkpoint.best_metric = "knn"
+    config.early_stopping.metric = "knn"
+    return config

@@ -1,0 +1,137 @@
+"""Features of examples, and validation of features by nearest neighbors."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from resnet_jax.data.feed import EvaluationData
+from resnet_jax.data.host_batches import NO_POSITION
+from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.data.subset import NO_LABEL
+from resnet_jax.evaluation.validation import Validate, ValidationResult
+from resnet_jax.runtime import parallel
+from resnet_jax.selfsupervised.embeddings import NEIGHBORS, nearest_neighbor_classes
+
+QUERIES_AT_ONCE = 1000
+
+
+class Features(NamedTuple):
+    """Features of the n examples that can be read.
+
+    Attributes:
+      values: float32 [n, width].
+      labels: int32 [n].
+      positions: int32 [n], the position of each example in the evaluation data.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    positions: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Features":
+        """Return the features in these rows."""
+        return Features(self.values[rows], self.labels[rows], self.positions[rows])
+
+
+class FeaturesOf(Protocol):
+    """Function that computes features; see `make_features_of`."""
+
+    def __call__(
+        self, variables: dict, examples: EvaluationData, interrupted: Callable[[], object] = lambda: False
+    ) -> Features | None:
+        """Return the features of the examples, or None if `interrupted`, called after each batch, returns true."""
+
+
+def make_features_of(apply: Callable[[dict, jax.Array], jax.Array], batch_size: int, mesh: Mesh) -> FeaturesOf:
+    """Return a function that computes the features of examples.
+
+    Args:
+      apply: maps variables and uint8 images [batch, height, width, channels] to features, float32 [batch, width].
+      batch_size: images per batch over all devices; it is rounded up to a multiple of their number.
+      mesh: the devices.
+    """
+    batch_size = math.ceil(batch_size / mesh.size) * mesh.size
+
+    def compute(variables: dict, images: jax.Array, labels: jax.Array, positions: jax.Array) -> tuple[jax.Array, ...]:
+        return apply(variables, images), labels, positions
+
+    compiled = parallel.jit(compute, mesh)  # All results are replicated, so that every process can read them.
+    # Calls that do not depend on one another run at the same time on CPU, and each of them takes memory.
+    calls_ahead = 0 if mesh.devices.flat[0].platform == "cpu" else parallel.CALLS_AHEAD
+    local_rows = parallel.local_rows(mesh, batch_size)
+
+    def features_of(
+        variables: dict, examples: EvaluationData, interrupted: Callable[[], object] = lambda: False
+    ) -> Features | None:
+        pace = parallel.Pace(calls_ahead)
+        batches = []
+        for images, info in examples.batches(batch_size, local_rows):
+            rows = (images, info.labels, info.positions.astype(np.int32))
+            batches.append(compiled(variables, *parallel.place_rows(rows, mesh, batch_size)))
+            pace(batches[-1])
+            if interrupted():
+                return None
+        features = Features(*map(np.concatenate, zip(*parallel.fetch(batches), strict=True)))
+        return features.take(np.flatnonzero((features.labels != NO_LABEL) & (features.positions != NO_POSITION)))
+
+    return features_of
+
+
+def make_validate(
+    model: nn.Module,
+    preprocess: Preprocess,
+    batch_size: int,
+    mesh: Mesh,
+    bank: EvaluationData,
+    examples: EvaluationData,
+) -> Validate:
+    """Return a function that classifies the validation examples by their nearest neighbors in the bank.
+
+    Args:
+      model: a `networks.PretrainingResNet`.
+      preprocess: the preprocessing of its images.
+      batch_size: images per batch over all devices.
+      mesh: the devices.
+      bank: training examples.
+      examples: the validation examples.
+    """
+
+    def apply(variables: dict, images: jax.Array) -> jax.Array:
+        embeddings: Any = model.apply(variables, preprocess(images), train=False)
+        return embeddings.features
+
+    features_of = make_features_of(apply, batch_size, mesh)
+
+    def validate(variables: dict, interrupted: Callable[[], object]) -> ValidationResult | None:
+        bank_features = features_of(variables, bank, interrupted)
+        queries = None if bank_features is None else features_of(variables, examples, interrupted)
+        if bank_features is None or queries is None:
+            return None
+        correct = classify(bank_features, queries) == queries.labels
+        metrics = {
+            "knn": float(correct.mean()),
+            "examples": len(correct),
+            "unreadable": len(examples) - len(correct),
+        }
+        return ValidationResult(metrics, [])
+
+    return validate
+
+
+def classify(bank: Features, queries: Features) -> np.ndarray:
+    """Return the classes of m queries by their nearest neighbors in the bank: int32 [m].
+
+    See `embeddings.nearest_neighbor_classes`.
+    """
+    num_classes, neighbors = int(bank.labels.max()) + 1, min(NEIGHBORS, len(bank.labels))
+    vote = jax.jit(nearest_neighbor_classes, static_argnums=(3, 4))
+    parts = [
+        vote(queries.values[start : start + QUERIES_AT_ONCE], bank.values, bank.labels, num_classes, neighbors)
+        for start in range(0, len(queries.labels), QUERIES_AT_ONCE)
+    ]
+    return np.concatenate(parts)
