@@ -18,7 +18,9 @@ from resnet_jax.evaluation.model_comparison import Evaluator, McNemar, check_dis
 from resnet_jax.evaluation.multi_label import MultiLabelReport
 from resnet_jax.evaluation.validation import worst_mistakes
 from resnet_jax.inference.overlays import grad_cam_overlays
+from resnet_jax.report import pretraining_images
 from resnet_jax.report.example_images import Gallery, choose_galleries, multi_label_gallery
+from resnet_jax.report.pretraining_images import Composite
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel, load_run
 from resnet_jax.training.metrics_writer import Curve, read_curves
@@ -38,10 +40,11 @@ class ReportedRun:
       temperature: the divisor of the logits; 1.0 unless the run is calibrated.
       parameters: number of parameters of the model.
       curves: training curves by name, such as "train/loss".
-      metrics: the metrics of the model on the split.
+      metrics: the metrics of the model on the split; None after pre-training, whose model predicts nothing.
       confusion: number of examples of each class (rows) by predicted class (columns): int [classes, classes]; None for
-        any number of labels per image.
+        any number of labels per image, and after pre-training.
       galleries: example images with their predictions.
+      composites: composite images of a pre-trained model.
     """
 
     name: str
@@ -52,9 +55,10 @@ class ReportedRun:
     temperature: float
     parameters: int
     curves: Mapping[str, Curve]
-    metrics: ClassificationReport | MultiLabelReport
+    metrics: ClassificationReport | MultiLabelReport | None
     confusion: np.ndarray | None
     galleries: Sequence[Gallery]
+    composites: Sequence[Composite] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +84,11 @@ class ReportData:
         """Whether an image may have any number of labels."""
         return isinstance(self.runs[0].metrics, MultiLabelReport)
 
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the runs were pre-trained without labels."""
+        return self.runs[0].metrics is None
+
 
 def collect(
     workdirs: Sequence[str], reporter: Reporter, split: str | None = None, data_dir: str | None = None
@@ -101,17 +110,13 @@ def collect(
     directories = {name: WorkDir(workdir) for name, workdir in _run_names(workdirs).items()}
     models = {name: load_run(str(directory.path)) for name, directory in directories.items()}
     results = {name: directory.result() for name, directory in directories.items()}
-    if split is None:
-        dataset = next(iter(models.values())).config.dataset
-        if dataset.test_split == "none" or not all(results.values()):
-            split = _validation_split(dataset)
-    evaluator = Evaluator.open(models, reporter, split, data_dir=data_dir)
 
     def describe_run(
         name: str,
-        metrics: ClassificationReport | MultiLabelReport,
+        metrics: ClassificationReport | MultiLabelReport | None,
         confusion: np.ndarray | None,
         galleries: Sequence[Gallery],
+        composites: Sequence[Composite] = (),
     ) -> ReportedRun:
         model = models[name]
         return ReportedRun(
@@ -126,7 +131,21 @@ def collect(
             metrics=metrics,
             confusion=confusion,
             galleries=galleries,
+            composites=composites,
         )
+
+    if not any(model.classes for model in models.values()):
+        pretrained_runs = (
+            describe_run(name, None, None, (), pretraining_images.draw(model, reporter, data_dir))
+            for name, model in models.items()
+        )
+        return ReportData("", (), tuple(pretrained_runs), ensemble=None, mcnemar={})
+
+    if split is None:
+        dataset = next(iter(models.values())).config.dataset
+        if dataset.test_split == "none" or not all(results.values()):
+            split = _validation_split(dataset)
+    evaluator = Evaluator.open(models, reporter, split, data_dir=data_dir)
 
     if evaluator.subset.label_sets is not None:
         scored_runs = [describe_run(name, *_score_multi_label(evaluator, name)) for name in models]

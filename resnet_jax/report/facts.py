@@ -35,13 +35,16 @@ def caveats(data: ReportData) -> list[str]:
     if unfinished:
         subject = "This run is" if len(data.runs) == 1 else f"{', '.join(unfinished)}: training is"
         sentences.append(f"{subject} not finished, so these metrics are preliminary.")
+    if data.is_pretraining:
+        return sentences
     dataset = data.runs[0].config.dataset
     if data.split in (VALIDATION, dataset.validation_split) and data.split != dataset.test_split:
         sentences.append(
             "The metrics are on the validation split, by which the checkpoint was chosen, so they are slightly "
             "optimistic. This report did not read the test split."
         )
-    unreadable = data.runs[0].metrics.means.unreadable
+    metrics = data.runs[0].metrics
+    unreadable = metrics.means.unreadable if metrics else 0
     if unreadable:
         sentences.append(f"{unreadable:,} examples could not be read and are not included in the metrics.")
     return sentences
@@ -56,6 +59,7 @@ def facts(run: ReportedRun) -> list[tuple[str, str]]:
     result = run.result or {}
     provenance = result.get("provenance", {})
     entries = [
+        *([("Method", config.pretrain.method)] if config.pretrain.method else []),
         ("Model", f"{config.model.name}, {run.parameters:,} parameters, {config.model.dtype}"),
         ("Data", f"{config.dataset.name}: {_describe_splits(run)}"),
         (

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from resnet_jax import config as settings
-from resnet_jax.evaluation.multi_label import MultiLabelReport
+from resnet_jax.evaluation.metrics import ClassificationReport
 from resnet_jax.report import chart_style, facts, prediction_charts, training_charts
 from resnet_jax.report.collect import ReportData, ReportedRun
 from resnet_jax.runtime import provenance
@@ -70,15 +70,31 @@ def _training_charts(data: ReportData) -> Iterator[Chart]:
             "Lower is better. The training loss (dotted) is measured on augmented images and includes label smoothing "
             "and the like, so it may be higher than the validation loss."
         )
-        yield Chart("Loss", _html(training_charts.loss(runs), "loss"), "wide", caption)
+        if data.is_pretraining:
+            caption = "Lower is better, but only for the same method and batch size."
+        chart = training_charts.loss(runs, unit="" if data.is_pretraining else "nats")
+        yield Chart("Loss", _html(chart, "loss"), "wide", caption)
     if recorded & {"train/top1", "validation/top1"}:
         caption = "The share of images that are classified correctly. Training images (dotted) are augmented."
         yield Chart("Top-1 accuracy", _html(training_charts.top1(runs), "top1"), "wide", caption)
     if "validation/map" in recorded:
         caption = "The mean over the classes of the average precision, on the validation split."
         yield Chart("mAP", _html(training_charts.mean_average_precision(runs), "map"), "wide", caption)
+    if "validation/knn" in recorded:
+        caption = "The share of validation images whose 20 most similar training images vote for the right class."
+        yield Chart("Nearest neighbors", _html(training_charts.knn(runs), "knn"), "wide", caption)
+    if "train/embedding_std" in recorded:
+        caption = (
+            "How much projections differ in direction (1: in all directions alike; near 0: collapsed), and how many "
+            "directions they use."
+        )
+        yield Chart("Embedding std", _html(training_charts.training_curve(runs, "embedding_std"), "std"), "low", "")
+        rank = training_charts.training_curve(runs, "effective_rank")
+        yield Chart("Effective rank", _html(rank, "rank"), "low", caption)
     if "train/learning_rate" in recorded:
-        yield Chart("Learning rate", _html(training_charts.learning_rate(runs), "learning_rate"), "low", "")
+        yield Chart(
+            "Learning rate", _html(training_charts.training_curve(runs, "learning_rate"), "learning_rate"), "low", ""
+        )
 
 
 def _time_chart(data: ReportData) -> Chart | None:
@@ -97,9 +113,9 @@ def _time_chart(data: ReportData) -> Chart | None:
 def _prediction_charts(run: ReportedRun, classes: tuple[str, ...], number: int) -> Iterator[Chart]:
     """Yield the reliability diagram and the confusion matrix of the run with this number on the page.
 
-    With any number of labels per image, there are none.
+    With any number of labels per image, and after pre-training, there are none.
     """
-    if isinstance(run.metrics, MultiLabelReport) or run.confusion is None:
+    if not isinstance(run.metrics, ClassificationReport) or run.confusion is None:
         return
     caption = (
         "Accuracy by confidence, the probability of the predicted class. In a calibrated model, the bars end at the "

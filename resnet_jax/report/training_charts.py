@@ -15,18 +15,19 @@ STEP_AXIS = {"title_text": "step", "unifiedhovertitle_text": "step %{x:,}"}
 Curves = Mapping[str, Mapping[str, Curve]]  # by run name and metric name
 
 
-def loss(runs: Curves) -> go.Figure:
-    """Draw the loss on training examples (dotted) and on validation examples, in nats.
+def loss(runs: Curves, unit: str = "nats") -> go.Figure:
+    """Draw the loss on training examples (dotted) and on validation examples.
 
-    The scale is logarithmic if the loss falls by more than a factor of 10.
+    The scale is logarithmic if the loss falls by more than a factor of 10 and is never negative.
     """
     chart = _metric_chart(runs, "loss", 1, ":.4g}")
     values = [value for trace in chart.data for value in trace.y if value > 0]
-    span = max(values) / min(values) if values else 1
+    is_negative = any(value < 0 for trace in chart.data for value in trace.y)
+    span = max(values) / min(values) if values and not is_negative else 1
     if span > 10:
-        chart.update_yaxes(type="log", dtick=1 if span > 50 else "D2", title_text="nats (logarithmic)")
+        chart.update_yaxes(type="log", dtick=1 if span > 50 else "D2", title_text=f"{unit} (logarithmic)".strip())
     else:
-        chart.update_yaxes(title_text="nats")
+        chart.update_yaxes(title_text=unit)
     return chart
 
 
@@ -40,15 +41,20 @@ def mean_average_precision(runs: Curves) -> go.Figure:
     return _metric_chart(runs, "map", 100, ":.2f} %").update_yaxes(ticksuffix=" %")
 
 
-def learning_rate(runs: Curves) -> go.Figure:
-    """Draw the learning rate."""
+def knn(runs: Curves) -> go.Figure:
+    """Draw the accuracy of nearest neighbors on validation examples, in percent."""
+    return _metric_chart(runs, "knn", 100, ":.2f} %").update_yaxes(ticksuffix=" %")
+
+
+def training_curve(runs: Curves, metric: str) -> go.Figure:
+    """Draw a metric of the train step, such as "learning_rate"."""
     chart = chart_style.empty_chart(xaxis=STEP_AXIS, yaxis={"rangemode": "tozero"}, showlegend=len(runs) > 1)
     for number, (run, curves) in enumerate(runs.items()):
-        curve = curves.get("train/learning_rate", Curve([], []))
+        curve = curves.get(f"train/{metric}", Curve([], []))
         chart.add_scatter(
             x=curve.steps,
             y=curve.values,
-            name=chart_style.escape(run) if len(runs) > 1 else "learning rate",
+            name=chart_style.escape(run) if len(runs) > 1 else metric.replace("_", " "),
             mode="lines" if len(curve.steps) > 1 else "markers",
             line={"color": _color(number), "width": 2},
             hovertemplate="%{y:.4g}",

@@ -1,0 +1,115 @@
+"""Pre-training without labels and what follows it, by the commands that users type."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax.data.sources import open_sources
+from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
+
+PRETRAIN = (
+    "--config=configs/pretrain.py:simclr",
+    "--config.dataset.name=digits",
+    "--config.model.name=tiny",
+    "--config.augment.horizontal_flip=False",
+    "--config.batch_size=64",
+    "--config.num_epochs=2",
+    "--config.pretrain.projector=(16,16)",
+    "--config.log_every_steps=5",
+)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """The directory of a finished run."""
+    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
+    finished = run(*PRETRAIN, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
+    assert finished.returncode == 0, finished.stderr
+    assert "kNN top-1" in finished.stdout
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder with six digits."""
+    folder = tmp_path_factory.mktemp("pictures")
+    source = open_sources("digits")["test"]
+    for index in range(6):
+        Image.fromarray(source[index][0][..., 0]).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_probe_prints_a_table(pretrained):
+    probed = run("probe", f"--workdir={pretrained}", "--fractions=1,0.1", **WITHOUT_TENSORFLOW)
+    assert probed.returncode == 0, probed.stderr
+    assert "linear top-1" in probed.stdout
+    assert probed.stdout.splitlines()[-1].startswith("random weights")
+
+
+@pytest.mark.slow
+def test_probe_takes_the_labels_from_another_dataset_and_prints_json(pretrained, tiny_run):
+    arguments = ("--config=configs/digits.py", "--fractions=1", "--format=json", str(tiny_run))
+    probed = run("probe", f"--workdir={pretrained}", *arguments, **WITHOUT_TENSORFLOW)
+    assert probed.returncode == 0, probed.stderr
+    values = json.loads(probed.stdout.splitlines()[-1])
+    assert values["dataset"] == "digits"
+    assert values["splits"]["test"] == "test"
+    names = [result["features"] for result in values["results"]]
+    assert names == [str(pretrained), str(tiny_run), "random weights"]
+
+
+@pytest.mark.slow
+def test_features_can_be_written_and_compared(pretrained, pictures, tmp_path):
+    features = ("--features", str(tmp_path / "features.npz"))
+    written = run("predict", f"--workdir={pretrained}", *features, str(pictures), **WITHOUT_TENSORFLOW)
+    assert written.returncode == 0, written.stderr
+    assert np.load(tmp_path / "features.npz")["features"].shape == (6, 16)
+    similar = ("--similar_to", str(pictures), "--top=1", "--format=json", str(pictures / "0.png"))
+    found = run("predict", f"--workdir={pretrained}", *similar, **WITHOUT_TENSORFLOW)
+    assert found.returncode == 0, found.stderr
+    assert "0.png" in found.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["predict", "evaluate", "explain", "export"])
+def test_commands_that_need_classes_say_what_to_do(pretrained, pictures, tmp_path, command):
+    arguments = {
+        "predict": (str(pictures),),
+        "evaluate": ("--split=train",),
+        "explain": (f"--to={tmp_path}/maps", str(pictures)),
+        "export": (f"--to={tmp_path}/model.stablehlo",),
+    }
+    refused = run(command, f"--workdir={pretrained}", *arguments[command], **WITHOUT_TENSORFLOW)
+    assert refused.returncode == 2, refused.stderr
+    assert "was pre-trained by simclr and predicts no classes" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_weights_and_features_can_be_exported(pretrained, tmp_path):
+    for target in ("model.safetensors", "model.stablehlo"):
+        outputs = () if target.endswith("safetensors") else ("--outputs=features",)
+        to = (f"--to={tmp_path / target}", *outputs)
+        exported = run("export", f"--workdir={pretrained}", *to, **WITHOUT_TENSORFLOW)
+        assert exported.returncode == 0, exported.stderr
+
+
+@pytest.mark.slow
+def test_pretrained_weights_are_fine_tuned(pretrained, tmp_path):
+    recipe = ("--config=configs/digits.py", "--config.model.name=tiny", "--config.num_epochs=1")
+    tuned = run(*recipe, f"--config.init_from={pretrained}", f"--workdir={tmp_path}/tuned", **WITHOUT_TENSORFLOW)
+    assert tuned.returncode == 0, tuned.stderr
+    assert f"Weights of {pretrained}" in tuned.stdout
+
+
+@pytest.mark.slow
+def test_report_shows_curves_views_and_neighbors(pretrained, tmp_path):
+    written = run("report", f"--workdir={pretrained}", f"--to={tmp_path}/report.html", **WITHOUT_TENSORFLOW)
+    assert written.returncode == 0, written.stderr
+    page = (tmp_path / "report.html").read_text()
+    for text in ("kNN top-1", "Effective rank", ">Views<", ">Nearest neighbors<", "simclr"):
+        assert text in page
+    assert "Confusion matrix" not in page
