@@ -27,6 +27,8 @@ REFERENCES = {
 }
 TFDS_NAMES = {"CIFAR-10": "cifar10", "ImageNet-1k": "imagenet2012"}  # of the datasets in `VARIANTS`
 
+PROBE_COLUMNS = (("top1", 1.0), ("knn", 1.0), ("top1", 0.01))  # of the table `pretraining`: metrics and fractions
+
 
 def fill_tables(text: str, lines: Iterable[dict], formats: Mapping[str, Format]) -> str:
     """Return Markdown with its tables filled from these lines of results. Later lines replace earlier ones.
@@ -335,11 +337,50 @@ def multi_label(lines: Lines) -> str:
     return _markdown(("test mAP (seeds)", "macro-F1", "test images", "measured"), rows, newest)
 
 
+def pretraining(lines: Lines) -> str:
+    """Format the newest line of each command: features, with all and with few labels, and fine-tuning with few."""
+    newest = list({line["command"]: line for line in lines}.values())
+    rows = []
+    for line in newest:
+
+        def probed(features: str, metric: str, fraction: float, runs: Sequence[dict] = line["runs"]) -> str:
+            chosen = [
+                result[metric]["value"]
+                for run in runs
+                for result in run["probe"]
+                if (result["features"] == "random weights") == (features == "random") and result["fraction"] == fraction
+            ]
+            return _accuracy(chosen)
+
+        few = {
+            start: _accuracy([run["few_labels"][start] for run in line["runs"]]) for start in ("pretrained", "scratch")
+        }
+        rows += [
+            (
+                f"{line['method']}, {line['model']}",
+                *(probed("pretrained", *column) for column in PROBE_COLUMNS),
+                few["pretrained"],
+                _measured(line, f"{line['epochs']} epochs, batch size {line['batch_size']}"),
+            ),
+            (
+                f"not pre-trained, {line['model']}",
+                *(probed("random", *column) for column in PROBE_COLUMNS),
+                few["scratch"],
+                "the same",
+            ),
+        ]
+    header = (
+        *("features", "linear, all labels", "kNN, all labels", "linear, 1 % of the labels"),
+        *("training with 1 % of the labels", "measured"),
+    )
+    return _markdown(header, rows, newest)
+
+
 TABLES: dict[str, Format] = {
     format_table.__name__: format_table
     for format_table in (
         *(accuracy, ablation, train_step, loop, numerics, start_up, evaluation, exported, compiled_step),
-        *(imbalance, learning_rate, early_stopping, multi_label),
+        *(imbalance, learning_rate, early_stopping, multi_label, pretraining),
     )
 }
 PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
@@ -347,6 +388,7 @@ PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
     HERE.parent / "README.md": {"accuracy": accuracy_summary},
     HERE.parent / "docs" / "imbalance.md": TABLES,
     HERE.parent / "docs" / "learning_rate.md": TABLES,
+    HERE.parent / "docs" / "pretraining.md": TABLES,
     HERE.parent / "docs" / "studies.md": TABLES,
     HERE.parent / "docs" / "your_own_images.md": TABLES,
 }
