@@ -3,7 +3,7 @@
     python -m benchmarks.pretraining simclr
     python -m benchmarks.pretraining byol --seeds=1 --config.num_epochs=10
 
-Each seed is pre-trained by `configs/pretrain.py`, and its features are probed. Then the same network is trained on 500
+Each seed is pre-trained by `configs/pretrain.py`, and its features are probed. Then the same model is trained on 500
 labeled images twice: from the pre-trained weights, and from scratch. For each of the two, the command `sweep` chooses
 the learning rate on validation, and scores the test split once. The runs stay in --runs, so the same command resumes.
 """
@@ -65,7 +65,6 @@ def measure(recipe: str, overrides: list[str], seed: int) -> dict:
     }
     return {
         "seed": seed,
-        "workdir": workdir.name,
         "probe": probed["results"],
         "few_labels": {name: sweep["repeat"]["runs"][0]["test"]["top1"] for name, sweep in tuned.items()},
     }

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from benchmarks import recipe_settings
+from resnet_jax.evaluation.probe import RANDOM
 from resnet_jax.models.variants import PAPER, VARIANTS
 from resnet_jax.studies.statistics import spread
 from resnet_jax.terminal import duration
@@ -342,33 +343,11 @@ def pretraining(lines: Lines) -> str:
     newest = list({line["command"]: line for line in lines}.values())
     rows = []
     for line in newest:
-
-        def probed(features: str, metric: str, fraction: float, runs: Sequence[dict] = line["runs"]) -> str:
-            chosen = [
-                result[metric]["value"]
-                for run in runs
-                for result in run["probe"]
-                if (result["features"] == "random weights") == (features == "random") and result["fraction"] == fraction
-            ]
-            return _accuracy(chosen)
-
-        few = {
-            start: _accuracy([run["few_labels"][start] for run in line["runs"]]) for start in ("pretrained", "scratch")
-        }
-        rows += [
-            (
-                f"{line['method']}, {line['model']}",
-                *(probed("pretrained", *column) for column in PROBE_COLUMNS),
-                few["pretrained"],
-                _measured(line, f"{line['epochs']} epochs, batch size {line['batch_size']}"),
-            ),
-            (
-                f"not pre-trained, {line['model']}",
-                *(probed("random", *column) for column in PROBE_COLUMNS),
-                few["scratch"],
-                "the same",
-            ),
-        ]
+        measured = _measured(line, f"{line['epochs']} epochs, batch size {line['batch_size']}")
+        for title, start in ((line["method"], "pretrained"), ("not pre-trained", "scratch")):
+            probed = (_probed(line["runs"], start == "scratch", *column) for column in PROBE_COLUMNS)
+            few = _accuracy([run["few_labels"][start] for run in line["runs"]])
+            rows.append((f"{title}, {line['model']}", *probed, few, measured))
     header = (
         *("features", "linear, all labels", "kNN, all labels", "linear, 1 % of the labels"),
         *("training with 1 % of the labels", "measured"),
@@ -415,6 +394,18 @@ def _join_seeds(lines: Lines) -> Lines:
         commands = dict.fromkeys(command for _, command in runs.values())  # `_markdown` adds the outer backquotes.
         joined.append({**newest, "runs": [run for run, _ in runs.values()], "command": "`, `".join(commands)})
     return joined
+
+
+def _probed(runs: Sequence[dict], is_random: bool, metric: str, fraction: float) -> str:
+    """Format what `probe` found for the features of pre-trained or of random weights."""
+    return _accuracy(
+        [
+            result[metric]["value"]
+            for run in runs
+            for result in run["probe"]
+            if (result["features"] == RANDOM) == is_random and result["fraction"] == fraction
+        ]
+    )
 
 
 def _recipe(line: dict) -> str:

@@ -155,8 +155,8 @@ def default() -> ConfigDict:
     config.pretrain.projector = ()  # widths of the projector, such as (2048, 2048); (): those of the method's paper
     config.pretrain.predictor = ()  # widths of the predictor of "byol" and "simsiam"; (): those of the method's paper
     config.pretrain.temperature = 0.5  # divides the similarities of "simclr"
-    config.pretrain.second_gaussian_blur = placeholder(float)  # that of the second view; unset: augment.gaussian_blur
-    config.pretrain.second_solarize = placeholder(float)  # that of the second view; unset: augment.solarize
+    config.pretrain.second_gaussian_blur = placeholder(float)  # probability for the second view; unset: the same
+    config.pretrain.second_solarize = placeholder(float)  # probability for the second view; unset: the same
 
     config.batch_norm = ConfigDict()
     config.batch_norm.momentum = 0.9  # decay of the running statistics: new = momentum * old + (1 - momentum) * batch

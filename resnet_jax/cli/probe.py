@@ -4,7 +4,7 @@
     python main.py probe --workdir=/tmp/pretrained --config=configs/cifar10.py /tmp/supervised
 
 The features are the inputs of the head, which stay fixed. The regularization of the classifier is chosen on validation,
-and the test split is scored once. The same network with random weights, and any further run, serve as references.
+and the test split is scored once. The same model with random weights, and any further run, serve as references.
 
 With `--format=json`, the keys are `dataset`, `splits` and `results`, a list with the fields of
 `evaluation.probe.ProbeResult`.

@@ -54,7 +54,37 @@ logger = logging.getLogger(__name__)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class FolderSource:
+class ImageFiles:
+    """Image files with their labels, as a source of examples.
+
+    Args:
+      root: the directory to which the paths are relative.
+      files: n paths.
+      labels: n labels.
+
+    Attributes:
+      labels: int32 [n].
+    """
+
+    channels = 3
+
+    def __init__(self, root: str, files: Sequence[str], labels: Sequence[int]):
+        self._root, self._files = root, files
+        self.labels = np.array(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        """Return the bytes of an image file and its label; raises `Unreadable` if the file cannot be opened."""
+        return read_file(self.name(index)), int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """Return the path of an image."""
+        return os.path.join(self._root, self._files[index])
+
+
+class FolderSource(ImageFiles):
     """The image files of one split.
 
     The files are ordered so that every slice contains all classes in proportion: `train[:80%]` is stratified. The order
@@ -71,25 +101,10 @@ class FolderSource:
         first split, also the paths of all files outside the directories of the splits.
     """
 
-    channels = 3
-
     def __init__(self, root: str, classes: Sequence[str]):
         self.classes = tuple(map(_decode_name, classes))
-        self._root = root
         images, self.ignored = find_images(root)
-        self._files, labels = interleave([images.get(name, []) for name in classes])
-        self.labels = np.array(labels, np.int32)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> tuple[bytes, int]:
-        """Return the bytes of an image file and its label; raises `Unreadable` if the file cannot be opened."""
-        return read_file(self.name(index)), int(self.labels[index])
-
-    def name(self, index: int) -> str:
-        """Return the path of an image."""
-        return os.path.join(self._root, self._files[index])
+        super().__init__(root, *interleave([images.get(name, []) for name in classes]))
 
     @functools.cached_property
     def content_digest(self) -> str:

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from resnet_jax.data.decode import read_file
-from resnet_jax.data.folder import SIZES_HASHED, file_size, interleave
+from resnet_jax.data.folder import SIZES_HASHED, ImageFiles, file_size, interleave
 
 
-class ImageList:
+class ImageList(ImageFiles):
     """The images of one split.
 
     The images are ordered so that every slice contains all labels in proportion; see `folder.interleave`.
@@ -29,31 +28,17 @@ class ImageList:
       label_sets: bool [sets, classes]: the distinct combinations of labels that images have, for all splits.
     """
 
-    channels = 3
-
     def __init__(
         self, root: str, images: Mapping[str, int], classes: Sequence[str], label_sets: np.ndarray | None = None
     ):
         self.classes = tuple(classes)
         self.label_sets = label_sets
-        self._root = root
         members: dict[int, list[str]] = {}
         for file, label in images.items():
             members.setdefault(label, []).append(file)
         numbers = sorted(members)
-        self._files, order = interleave([members[number] for number in numbers])
-        self.labels = np.array([numbers[index] for index in order], np.int32)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> tuple[bytes, int]:
-        """Return the bytes of an image file and its label; raises `Unreadable` if the file cannot be opened."""
-        return read_file(self.name(index)), int(self.labels[index])
-
-    def name(self, index: int) -> str:
-        """Return the path of an image."""
-        return os.path.join(self._root, self._files[index])
+        files, order = interleave([members[number] for number in numbers])
+        super().__init__(root, files, [numbers[index] for index in order])
 
     @functools.cached_property
     def content_digest(self) -> str:

@@ -130,13 +130,13 @@ class WithoutLabels:
 
     @property
     def fingerprint(self) -> str | None:
-        """That of the source, marked: decoded examples are cached with their labels."""
+        """The fingerprint of the source, changed, because decoded examples are cached together with their labels."""
         fingerprint = getattr(self._source, "fingerprint", None)
         return fingerprint and f"{fingerprint} without labels"
 
     @property
     def content_digest(self) -> str:
-        """That of the source, which does not include the labels."""
+        """The content digest of the source, which does not depend on the labels."""
         return getattr(self._source, "content_digest", "")
 
 

@@ -75,7 +75,7 @@ class RangeTest:
         """The range of rates to try: from a tenth of `lowest`, for a constant rate, to `lowest`.
 
         The upper end is meant as the peak of a schedule that falls to zero, because such a schedule trains mostly at
-        lower rates. The often quoted `steepest` proved to be too low for both recipes of docs/learning_rate.md.
+        lower rates.
         """
         return self.lowest / 10, self.lowest
 

@@ -213,6 +213,11 @@ def _fit(trained: TrainedModel, subset: Subset) -> Subset:
             f"{_list_classes(trained.classes)}; the data has {_list_classes(subset.classes)}. Choose other data or "
             "another run."
         )
+    return with_channels_of(trained, subset)
+
+
+def with_channels_of(trained: TrainedModel, subset: Subset) -> Subset:
+    """Return the examples with as many channels as the model takes; raises `UserError` if that is impossible."""
     if subset.channels > len(trained.preprocess.mean):
         subset = subset.as_grayscale()
     trained.preprocess.check(subset.image_shape[-1])

@@ -23,6 +23,7 @@ from resnet_jax.data.sources import Source
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import linear_probe, nearest_neighbors
+from resnet_jax.evaluation.evaluate import with_channels_of
 from resnet_jax.evaluation.metrics import Interval, wilson_interval
 from resnet_jax.evaluation.nearest_neighbors import Features
 from resnet_jax.randomness import Use
@@ -118,7 +119,7 @@ def with_random_weights(trained: TrainedModel, images: Subset) -> TrainedModel:
     With the initial batch statistics, the features of deep models would be useless, and the reference too weak.
     """
     key = randomness.key(trained.config.seed, Use.INITIAL_WEIGHTS)
-    images = _with_channels(images, trained)
+    images = with_channels_of(trained, images)
     examples = feed_config.external_examples(trained.config.dataset, images, num_workers=0, reporter=None)
     positions = np.arange(min(STATISTICS_IMAGES, len(images)))
     batch = trained.preprocess(jnp.asarray(examples.images_at(positions)))
@@ -149,18 +150,10 @@ def _read_features(
 def _open(trained: TrainedModel, name: str, subset: Subset, reporter: Reporter) -> EvaluationData:
     """Open examples as the model takes them; those of another dataset are resized."""
     own = trained.config.dataset
-    subset = _with_channels(subset, trained)
+    subset = with_channels_of(trained, subset)
     if name == own.name:
         return open_evaluation_data(own, subset, reporter)
     return feed_config.external_examples(own, subset, feed_config.num_workers(own), reporter)
-
-
-def _with_channels(subset: Subset, trained: TrainedModel) -> Subset:
-    """Return the examples with as many channels as the model takes."""
-    if subset.channels > len(trained.preprocess.mean):
-        subset = subset.as_grayscale()
-    trained.preprocess.check(subset.image_shape[-1])
-    return subset
 
 
 def _score(name: str, fraction: float, train: Features, validation: Features, test: Features) -> ProbeResult:

@@ -24,7 +24,7 @@ class Outcome(enum.StrEnum):
 
     FINISHED = "finished"
     FAILED = "failed"
-    DIVERGED = "diverged"  # failed because a loss was not finite, as it would again
+    DIVERGED = "diverged"  # failed because a loss was not finite, which would happen again
     PRUNED = "pruned"  # stopped because other runs were better
     STOPPED = "stopped"  # stopped by a signal, and to be resumed
 
