@@ -53,6 +53,7 @@ def gradients(dtype, options):
         preprocess=Preprocess((0.5,) * 3, (0.25,) * 3),
         loss=losses.from_config(settings.default().loss),
         freezing=NOTHING_FROZEN,
+        second_augment=None,
         teacher=None,
     )
     gradient = jax.grad(functools.partial(loss_fn, experiment), has_aux=True)
