@@ -23,9 +23,9 @@ FEW_LABELS = (
     "--config.dataset.train_split=train[:500]",
     "--config.dataset.validation_split=train[45000:]",
     "--config.batch_size=50",
-    "--config.num_epochs=100",
+    "--config.num_epochs=50",
     "--config.evaluate_every_epochs=10",
-    "--set=optimizer.learning_rate=0.003,0.01,0.03,0.1",
+    "--set=optimizer.learning_rate=0.01,0.03,0.1",
     "--then_repeat=1",
 )
 

@@ -6,7 +6,7 @@
 The variant is the method: byol, simclr, barlow_twins, vicreg or simsiam. Views are made with the strengths of its
 paper, without blur, as SimCLR and SimSiam do for the small images of CIFAR-10; for larger images, set
 augment.gaussian_blur=0.5. All methods have the same optimizer: SGD with the weight decay of SimSiam's experiments on
-CIFAR-10 (Chen & He 2021, appendix D), and a learning rate of 0.06 for 256 images, as in the benchmark of the library
+CIFAR-10 (Chen & He 2021, appendix D), and a learning rate of 0.06 for 128 images, as in the benchmark of the library
 lightly. The projector is narrower than in the papers, because the model is small. Not measured on CIFAR-10 yet.
 """
 
@@ -43,8 +43,8 @@ def get_config(method: str = "simclr"):
     config.pretrain.second_solarize = second_solarize
     config.ema_decay = 0.99 if method == "byol" else None
     config.batch_size = 256
-    config.num_epochs = 20
-    config.optimizer.learning_rate = 0.06
+    config.num_epochs = 10
+    config.optimizer.learning_rate = 0.12
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 5e-4
     config.schedule.warmup_epochs = 1.0
