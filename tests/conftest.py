@@ -86,11 +86,11 @@ def tiny_run(tiny_run_path, tiny_config) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> pathlib.Path:
-    """The directory of an uninterrupted run of `SHORT_DIGITS`. Tests must not change it."""
-    from tests.end_to_end.program import SHORT_DIGITS, run
+    """The directory of an uninterrupted run of `SHORT_DIGITS`, with TensorBoard. Tests must not change it."""
+    from tests.end_to_end.program import SHORT_DIGITS, WITH_TENSORFLOW, run
 
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    finished = run(*SHORT_DIGITS, f"--workdir={workdir}")
+    finished = run(*SHORT_DIGITS, f"--workdir={workdir}", **WITH_TENSORFLOW)
     assert finished.returncode == 0, finished.stderr
     return workdir
 

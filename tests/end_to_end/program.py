@@ -23,22 +23,24 @@ SHORT_DIGITS = (
 )
 
 # Environment variables that hide TensorFlow and TensorBoard from a program, as if they were not installed: when Python
-# starts, it runs the module `sitecustomize` that lies on this path. A run without TensorBoard starts in half the time.
+# starts, it runs the module `sitecustomize` that lies on this path. A run without TensorBoard starts in half the time,
+# so this is the default.
 WITHOUT_TENSORFLOW = {"PYTHONPATH": os.pathsep.join([str(HERE / "without_tensorflow"), str(ROOT)])}
+WITH_TENSORFLOW = {"PYTHONPATH": str(ROOT)}
 
 # Environment variables of a locale in which text is ASCII, and so is the text that Python reads and writes by default.
 ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def start(*arguments: str, program: str = TINY_PROGRAM, **environment: str) -> subprocess.Popen:
-    """Start the program on a single device.
+    """Start the program on a single device, without TensorFlow.
 
     Args:
       *arguments: the command line, without the program.
       program: a Python file, such as `main.py`.
       **environment: environment variables to add or replace.
     """
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
+    environment = {**os.environ, "XLA_FLAGS": "", **WITHOUT_TENSORFLOW, **environment}
     return subprocess.Popen(
         [sys.executable, program, *arguments],
         cwd=ROOT,
@@ -57,7 +59,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def start_processes(num_processes, *arguments, program=TINY_PROGRAM, arguments_of=lambda process: (), **environment):
-    """Start the processes of one run, without TensorBoard, and return them.
+    """Start the processes of one run, without TensorFlow, and return them.
 
     Args:
       num_processes: the number of processes.

@@ -71,6 +71,7 @@ def test_benchmark_compiles_for_a_tpu_that_is_not_present():
         assert 0 < expected["efficiency"] <= expected["efficiency_overlapped"] <= 1
 
 
+@pytest.mark.slow
 def test_find_lr_suggests_a_range_and_writes_a_page(tmp_path):
     page = tmp_path / "learning_rate.html"
     recipe = ("--config=configs/digits.py", "--config.model.name=tiny")

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.end_to_end.fake_storage import FakeStorage, Object
-from tests.end_to_end.program import SHORT_DIGITS, run, start
+from tests.end_to_end.program import SHORT_DIGITS, WITH_TENSORFLOW, run, start
 from tests.faults.run_comparison import assert_equal_runs
 
 WORKDIR = "--workdir=gs://bucket/run"
@@ -17,6 +17,7 @@ WORKDIR = "--workdir=gs://bucket/run"
 @pytest.fixture
 def storage(tmp_path):
     with FakeStorage(str(tmp_path / "authority.pem")).serving() as storage:
+        storage.environment |= WITH_TENSORFLOW
         yield storage
 
 
@@ -84,5 +85,5 @@ def test_run_in_a_bucket_that_is_killed_stopped_and_damaged_ends_with_the_same_p
     assert evaluated.returncode == 0, evaluated.stderr
     result = json.loads((finished_run / "result.json").read_text())
     assert json.loads(evaluated.stdout.splitlines()[-1])["top1"] == result["test"]["top1"]
-    assert_equal_runs(download(storage, tmp_path), finished_run)
+    assert_equal_runs(download(storage, tmp_path), finished_run, with_events=True)
     assert storage.unsupported_requests == []

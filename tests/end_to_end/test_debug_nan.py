@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.program import SHORT_DIGITS, WITHOUT_TENSORFLOW, run
+from tests.end_to_end.program import SHORT_DIGITS, run
 
 # Eight steps per epoch. From the second epoch on, the learning rate is far too high.
 DIVERGING = (
@@ -20,7 +20,7 @@ DIVERGING = (
 @pytest.mark.slow
 @pytest.mark.parametrize("feed", ["resident", "streaming"])
 def test_debug_nan_explains_the_step_that_a_diverged_run_saved(tmp_path, feed):
-    diverged = run(*DIVERGING, f"--config.dataset.feed={feed}", f"--workdir={tmp_path}", **WITHOUT_TENSORFLOW)
+    diverged = run(*DIVERGING, f"--config.dataset.feed={feed}", f"--workdir={tmp_path}")
     assert diverged.returncode == 2
     assert "Traceback" not in diverged.stderr
     assert f"python main.py debug_nan --workdir={tmp_path}" in diverged.stderr

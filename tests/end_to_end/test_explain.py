@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from resnet_jax.attribution.methods import METHODS
-from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
+from tests.end_to_end.program import run
 
 
 def explain(*arguments):
-    return run("explain", *arguments, **WITHOUT_TENSORFLOW)
+    return run("explain", *arguments)
 
 
 def records(directory):

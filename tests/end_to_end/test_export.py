@@ -10,7 +10,7 @@ import pytest
 
 from resnet_jax.export.weights import export_weights
 from resnet_jax.trained_model import load_run
-from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
+from tests.end_to_end.program import WITH_TENSORFLOW, run
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ print(model.call(np.zeros((3, 8, 8, 1), np.uint8))["probabilities"].tolist())
 
 def test_stablehlo_file_runs_with_jax_alone(finished_run, tmp_path):
     path = tmp_path / "model.stablehlo"
-    finished = run("export", f"--workdir={finished_run}", f"--to={path}", JAX_PLATFORMS="cuda", **WITHOUT_TENSORFLOW)
+    finished = run("export", f"--workdir={finished_run}", f"--to={path}", JAX_PLATFORMS="cuda")
     assert finished.returncode == 0, finished.stderr  # It computes on the CPU anyway.
     lines = finished.stdout.splitlines()
     assert lines[0].startswith(f"Wrote the weights of step {load_run(str(finished_run)).step} to {path} (")
@@ -43,7 +43,7 @@ def test_onnx_file_in_int8_reports_its_accuracy_as_json(finished_run, tmp_path):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
     arguments = (f"--workdir={finished_run}", f"--to={path}", "--quantize=int8", "--max_drop=0.3", "--format=json")
-    finished = run("export", *arguments, **WITHOUT_TENSORFLOW)
+    finished = run("export", *arguments)
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
     assert result["file"] == str(path)
@@ -74,9 +74,8 @@ def test_published_weights_are_exported_without_their_dataset(finished_run, tmp_
 def test_tensorflow_formats_equal_the_model(finished_run, tmp_path, to, runtime):
     pytest.importorskip("tensorflow")
     outputs = "--outputs=logits,probabilities,features"
-    finished = run(
-        "export", f"--workdir={finished_run}", f"--to={tmp_path}/{to}", outputs, "--batch=4", "--format=json"
-    )
+    arguments = (f"--workdir={finished_run}", f"--to={tmp_path}/{to}", outputs, "--batch=4", "--format=json")
+    finished = run("export", *arguments, **WITH_TENSORFLOW)
     assert finished.returncode == 0, finished.stderr
     proof = json.loads(finished.stdout)["proof"]
     assert proof["runtime"].startswith(runtime)
@@ -106,7 +105,7 @@ def test_errors_are_one_sentence_and_leave_nothing(finished_run, tmp_path, argum
         (tmp_path / name).write_text("old")
     before = sorted(tmp_path.iterdir())
     arguments = [argument.replace("DIR", str(tmp_path)) for argument in arguments]
-    finished = run("export", f"--workdir={finished_run}", *arguments, **WITHOUT_TENSORFLOW)
+    finished = run("export", f"--workdir={finished_run}", *arguments)
     assert finished.returncode == 2
     assert message in finished.stderr.splitlines()[-1]
     assert sorted(tmp_path.iterdir()) == before
@@ -116,7 +115,7 @@ def test_errors_are_one_sentence_and_leave_nothing(finished_run, tmp_path, argum
 def test_run_without_checkpoint_cannot_be_exported(finished_run, tmp_path):
     for name in ("config.json", "classes.json"):
         (tmp_path / name).write_bytes((finished_run / name).read_bytes())
-    finished = run("export", f"--workdir={tmp_path}", f"--to={tmp_path}/model.stablehlo", **WITHOUT_TENSORFLOW)
+    finished = run("export", f"--workdir={tmp_path}", f"--to={tmp_path}/model.stablehlo")
     assert finished.returncode == 2
     assert "has no checkpoint yet. Train it first." in finished.stderr
     assert not (tmp_path / "model.stablehlo").exists()

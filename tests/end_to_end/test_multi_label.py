@@ -14,7 +14,7 @@ from resnet_jax.data.sources import open_sources
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
-from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
+from tests.end_to_end.program import run
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_model_learns_all_labels_of_an_image(workdir):
 
 @pytest.mark.slow
 def test_evaluate_reports_what_training_did(workdir):
-    evaluated = run("evaluate", f"--workdir={workdir}", "--format=json", "--tta=flip", **WITHOUT_TENSORFLOW)
+    evaluated = run("evaluate", f"--workdir={workdir}", "--format=json", "--tta=flip")
     assert evaluated.returncode == 0, evaluated.stderr
     values = json.loads(evaluated.stdout.splitlines()[-1])
     expected = json.loads((workdir / "result.json").read_text())["test"]
@@ -87,7 +87,7 @@ def test_evaluate_reports_what_training_did(workdir):
 
 @pytest.mark.slow
 def test_predict_names_the_classes_above_their_thresholds(workdir, dataset):
-    predicted = run("predict", f"--workdir={workdir}", "--format=json", str(dataset), **WITHOUT_TENSORFLOW)
+    predicted = run("predict", f"--workdir={workdir}", "--format=json", str(dataset))
     assert predicted.returncode == 0, predicted.stderr
     pictures = json.loads(predicted.stdout.splitlines()[-1])["pictures"]
     with (dataset / "labels.csv").open() as file:
@@ -108,7 +108,7 @@ def test_predict_names_the_classes_above_their_thresholds(workdir, dataset):
 def test_report_shows_average_precision_and_no_confusion_matrix(workdir, tmp_path):
     pytest.importorskip("plotly")
     page = tmp_path / "report.html"
-    reported = run("report", f"--workdir={workdir}", f"--to={page}", **WITHOUT_TENSORFLOW)
+    reported = run("report", f"--workdir={workdir}", f"--to={page}")
     assert reported.returncode == 0, reported.stderr
     text = page.read_text()
     assert "mean average precision" in text and "Macro-F1" in text
@@ -117,7 +117,7 @@ def test_report_shows_average_precision_and_no_confusion_matrix(workdir, tmp_pat
 
 @pytest.mark.slow
 def test_exported_file_gives_a_probability_per_class(workdir, dataset, tmp_path):
-    exported = run("export", f"--workdir={workdir}", f"--to={tmp_path}/model.stablehlo", **WITHOUT_TENSORFLOW)
+    exported = run("export", f"--workdir={workdir}", f"--to={tmp_path}/model.stablehlo")
     assert exported.returncode == 0, exported.stderr
     program = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
     images = np.stack([np.asarray(Image.open(dataset / f"{number}.png").convert("RGB")) for number in range(4)])
@@ -130,9 +130,9 @@ def test_exported_file_gives_a_probability_per_class(workdir, dataset, tmp_path)
 @pytest.mark.slow
 def test_explain_draws_examples_without_labels(workdir, tmp_path):
     arguments = ("explain", f"--workdir={workdir}", "--split=test")
-    explained = run(*arguments, f"--to={tmp_path}/maps", "--examples=random:2", **WITHOUT_TENSORFLOW)
+    explained = run(*arguments, f"--to={tmp_path}/maps", "--examples=random:2")
     assert explained.returncode == 0, explained.stderr
-    refused = run(*arguments, f"--to={tmp_path}/refused", "--examples=worst:2", **WITHOUT_TENSORFLOW)
+    refused = run(*arguments, f"--to={tmp_path}/refused", "--examples=worst:2")
     assert refused.returncode == 2
     assert "--examples=worst:2 needs images with one label each" in refused.stderr
 
@@ -180,8 +180,6 @@ def test_tools_for_one_label_refuse(workdir, command):
 
 
 def test_run_for_one_label_is_not_scored_on_images_with_any_number(tiny_run, dataset):
-    evaluated = run(
-        "evaluate", f"--workdir={tiny_run}", f"--dataset=csv:{dataset}/labels.csv", "--split=test", **WITHOUT_TENSORFLOW
-    )
+    evaluated = run("evaluate", f"--workdir={tiny_run}", f"--dataset=csv:{dataset}/labels.csv", "--split=test")
     assert evaluated.returncode == 2
     assert "predicts one label per image, and the data has any number of labels per image" in evaluated.stderr

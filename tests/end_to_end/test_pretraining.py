@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data.sources import open_sources
-from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
+from tests.end_to_end.program import run
 
 PRETRAIN = (
     "--config=configs/pretrain.py:simclr",
@@ -25,7 +25,7 @@ PRETRAIN = (
 def pretrained(tmp_path_factory):
     """The directory of a finished run."""
     workdir = tmp_path_factory.mktemp("runs") / "pretrained"
-    finished = run(*PRETRAIN, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
+    finished = run(*PRETRAIN, f"--workdir={workdir}")
     assert finished.returncode == 0, finished.stderr
     assert "kNN top-1" in finished.stdout
     return workdir
@@ -43,7 +43,7 @@ def pictures(tmp_path_factory):
 
 @pytest.mark.slow
 def test_probe_prints_a_table(pretrained):
-    probed = run("probe", f"--workdir={pretrained}", "--fractions=1,0.1", **WITHOUT_TENSORFLOW)
+    probed = run("probe", f"--workdir={pretrained}", "--fractions=1,0.1")
     assert probed.returncode == 0, probed.stderr
     assert "linear top-1" in probed.stdout
     assert probed.stdout.splitlines()[-1].startswith("random weights")
@@ -52,7 +52,7 @@ def test_probe_prints_a_table(pretrained):
 @pytest.mark.slow
 def test_probe_takes_the_labels_from_another_dataset_and_prints_json(pretrained, tiny_run):
     arguments = ("--config=configs/digits.py", "--fractions=1", "--format=json", str(tiny_run))
-    probed = run("probe", f"--workdir={pretrained}", *arguments, **WITHOUT_TENSORFLOW)
+    probed = run("probe", f"--workdir={pretrained}", *arguments)
     assert probed.returncode == 0, probed.stderr
     values = json.loads(probed.stdout.splitlines()[-1])
     assert values["dataset"] == "digits"
@@ -64,11 +64,11 @@ def test_probe_takes_the_labels_from_another_dataset_and_prints_json(pretrained,
 @pytest.mark.slow
 def test_features_can_be_written_and_compared(pretrained, pictures, tmp_path):
     features = ("--features", str(tmp_path / "features.npz"))
-    written = run("predict", f"--workdir={pretrained}", *features, str(pictures), **WITHOUT_TENSORFLOW)
+    written = run("predict", f"--workdir={pretrained}", *features, str(pictures))
     assert written.returncode == 0, written.stderr
     assert np.load(tmp_path / "features.npz")["features"].shape == (6, 16)
     similar = ("--similar_to", str(pictures), "--top=1", "--format=json", str(pictures / "0.png"))
-    found = run("predict", f"--workdir={pretrained}", *similar, **WITHOUT_TENSORFLOW)
+    found = run("predict", f"--workdir={pretrained}", *similar)
     assert found.returncode == 0, found.stderr
     assert "0.png" in found.stdout
 
@@ -82,7 +82,7 @@ def test_commands_that_need_classes_say_what_to_do(pretrained, pictures, tmp_pat
         "explain": (f"--to={tmp_path}/maps", str(pictures)),
         "export": (f"--to={tmp_path}/model.stablehlo",),
     }
-    refused = run(command, f"--workdir={pretrained}", *arguments[command], **WITHOUT_TENSORFLOW)
+    refused = run(command, f"--workdir={pretrained}", *arguments[command])
     assert refused.returncode == 2, refused.stderr
     assert "was pre-trained by simclr and predicts no classes" in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -93,21 +93,21 @@ def test_weights_and_features_can_be_exported(pretrained, tmp_path):
     for target in ("model.safetensors", "model.stablehlo"):
         outputs = () if target.endswith("safetensors") else ("--outputs=features",)
         to = (f"--to={tmp_path / target}", *outputs)
-        exported = run("export", f"--workdir={pretrained}", *to, **WITHOUT_TENSORFLOW)
+        exported = run("export", f"--workdir={pretrained}", *to)
         assert exported.returncode == 0, exported.stderr
 
 
 @pytest.mark.slow
 def test_pretrained_weights_are_fine_tuned(pretrained, tmp_path):
     recipe = ("--config=configs/digits.py", "--config.model.name=tiny", "--config.num_epochs=1")
-    tuned = run(*recipe, f"--config.init_from={pretrained}", f"--workdir={tmp_path}/tuned", **WITHOUT_TENSORFLOW)
+    tuned = run(*recipe, f"--config.init_from={pretrained}", f"--workdir={tmp_path}/tuned")
     assert tuned.returncode == 0, tuned.stderr
     assert f"Weights of {pretrained}" in tuned.stdout
 
 
 @pytest.mark.slow
 def test_report_shows_curves_views_and_neighbors(pretrained, tmp_path):
-    written = run("report", f"--workdir={pretrained}", f"--to={tmp_path}/report.html", **WITHOUT_TENSORFLOW)
+    written = run("report", f"--workdir={pretrained}", f"--to={tmp_path}/report.html")
     assert written.returncode == 0, written.stderr
     page = (tmp_path / "report.html").read_text()
     for text in ("kNN top-1", "Effective rank", ">Views<", ">Nearest neighbors<", "simclr"):

@@ -16,6 +16,7 @@ from tests.end_to_end.program import (
     ROOT,
     SHORT_DIGITS,
     TINY_PROGRAM,
+    WITH_TENSORFLOW,
     WITHOUT_TENSORFLOW,
     start_processes,
     wait_for_processes,
@@ -29,7 +30,7 @@ LOG_EVERY_STEP = (
     "--config.schedule.name=constant",
 )
 # Settings of a run to interrupt. It takes some seconds, most of them for its steps.
-LONG = ("--config.num_epochs=8", "--config.evaluate_every_epochs=2", "--config.checkpoint.every_epochs=2")
+LONG = ("--config.num_epochs=4", "--config.evaluate_every_epochs=2", "--config.checkpoint.every_epochs=2")
 
 
 def train(num_processes, workdir, epochs, *arguments, **environment):
@@ -58,7 +59,7 @@ def test_losses_do_not_depend_on_the_number_of_processes(tmp_path):
     """
     save_often = ("--config.checkpoint.every_minutes=0.001", "--config.checkpoint.keep=50")
     stdout = {count: train(count, tmp_path / str(count), 1) for count in (1, 4)}
-    stdout[2] = train(2, tmp_path / "2", 1, *save_often, PYTHONPATH=str(ROOT))  # With TensorBoard.
+    stdout[2] = train(2, tmp_path / "2", 1, *save_often, **WITH_TENSORFLOW)
     expected = losses(tmp_path / "1")
     for count in (2, 4):
         workdir = tmp_path / str(count)
@@ -112,7 +113,7 @@ def test_killed_process_ends_the_others_and_the_run_resumes(tmp_path, victim):
 @pytest.mark.slow
 def test_signal_to_one_process_stops_all_at_the_same_step_and_the_run_resumes(tmp_path):
     uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
-    train(2, uninterrupted, 8, *LONG)
+    train(2, uninterrupted, 4, *LONG)
     processes = start_processes(2, *LOG_EVERY_STEP, *LONG, f"--workdir={stopped}")
     while not (stopped / "metrics.jsonl").exists():
         assert all(process.poll() is None for process in processes), wait_for_processes(processes)
@@ -123,7 +124,7 @@ def test_signal_to_one_process_stops_all_at_the_same_step_and_the_run_resumes(tm
     assert "".join(stderr).count("Traceback") == 0
     assert "Run the same command again to resume" in stdout[0]
     assert not (stopped / "result.json").exists()
-    train(2, stopped, 8, *LONG)
+    train(2, stopped, 4, *LONG)
     assert losses(stopped) == losses(uninterrupted)
 
 

@@ -7,12 +7,11 @@ import json
 
 import pytest
 
-from tests.end_to_end.program import SHORT_DIGITS, WITHOUT_TENSORFLOW, run
+from tests.end_to_end.program import SHORT_DIGITS, run
 
 
 def train_and_evaluate(tmp_path, *arguments, **environment):
     workdir = f"--workdir={tmp_path}/run"
-    environment = {**WITHOUT_TENSORFLOW, **environment}
     trained = run(*arguments, workdir, **environment)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.count("TensorBoard is off") == 1
@@ -52,7 +51,6 @@ def test_preparing_a_tfds_dataset_without_tensorflow_fails_with_advice(tmp_path)
         f"--workdir={tmp_path}/run",
         f"--config.dataset.data_dir={tmp_path}/data",
         program="main.py",
-        **WITHOUT_TENSORFLOW,
     )
     assert finished.returncode == 2
     assert "Preparing it needs TensorFlow, which is not installed" in finished.stderr

@@ -10,7 +10,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.evaluation.calibration import calibrate_run, fit_temperature, mean_loss
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
-from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
+from tests.end_to_end.program import run
 
 
 def sample(temperature, size=20_000):
@@ -73,7 +73,7 @@ class TestRun:
         assert "is not used, because it belongs to step 3" in caplog.text
 
     def test_command_stores_and_reports_the_temperature(self, workdir):
-        finished = run("evaluate", f"--workdir={workdir}", "--calibrate", **WITHOUT_TENSORFLOW)
+        finished = run("evaluate", f"--workdir={workdir}", "--calibrate")
         assert finished.returncode == 0, finished.stderr
         assert "which changes the validation loss from" in finished.stdout
         assert "(temperature " in finished.stdout.splitlines()[-1]

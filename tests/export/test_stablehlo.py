@@ -37,12 +37,11 @@ def test_logits_match_flax(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("odd", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_logits_of_all_families_match_flax(name, odd, tmp_path, monkeypatch):
-    """A file for a single platform, to save time."""
+def test_logits_of_all_families_match_flax(name, tmp_path, monkeypatch):
+    """A file for a single platform, to save time. The sides of the images are odd numbers."""
     monkeypatch.setattr(stablehlo, "PLATFORMS", ("cpu",))
-    check_file(name, odd, (1, 3, 32), tmp_path / "model.stablehlo")
+    check_file(name, True, (1, 3, 32), tmp_path / "model.stablehlo")
 
 
 def test_file_names_no_python_file_of_this_machine(tmp_path):

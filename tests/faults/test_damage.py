@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.end_to_end.program import SHORT_DIGITS, WITHOUT_TENSORFLOW, run
+from tests.end_to_end.program import SHORT_DIGITS, run
 from tests.faults.run_comparison import assert_equal_runs, saved_steps
 
 
@@ -32,12 +32,12 @@ def damage(checkpoint, how):
 @pytest.mark.parametrize("how", ["truncated", "flipped"])
 def test_damaged_checkpoint_is_set_aside_and_the_previous_one_is_restored(workdir, finished_run, how):
     damage(workdir / "checkpoints" / "32", how)
-    resumed = run(*SHORT_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
+    resumed = run(*SHORT_DIGITS, f"--workdir={workdir}")
     assert resumed.returncode == 0, resumed.stderr
     assert "Checkpoint 32 is damaged (" in resumed.stdout
     assert "Resuming from step 24 of 32" in resumed.stdout
     assert (workdir / "damaged" / "32" / "params").exists()
-    assert_equal_runs(workdir, finished_run, with_events=False)
+    assert_equal_runs(workdir, finished_run)
 
 
 @pytest.mark.slow

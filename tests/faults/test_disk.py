@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.end_to_end.program import ROOT, WITHOUT_TENSORFLOW, run, start
+from tests.end_to_end.program import ROOT, run, start
 from tests.faults.run_comparison import LONG_DIGITS, assert_equal_runs, saved_steps, wait_for
 
 
@@ -96,7 +96,7 @@ def test_full_disk_ends_the_run_with_one_sentence_and_the_run_resumes_with_free_
 @pytest.mark.slow
 def test_failed_save_ends_the_run_with_one_sentence_and_the_run_resumes(tmp_path, uninterrupted):
     # Without TensorBoard, whose event files would be too large as well.
-    process = start(*LONG_DIGITS, f"--workdir={tmp_path}", **WITHOUT_TENSORFLOW)
+    process = start(*LONG_DIGITS, f"--workdir={tmp_path}")
     wait_for(lambda: len(saved_steps(tmp_path)) > 1, process)
     # Space is free, but the files of a checkpoint's arrays (14 to 20 kB) exceed this limit.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
@@ -105,10 +105,10 @@ def test_failed_save_ends_the_run_with_one_sentence_and_the_run_resumes(tmp_path
     (line,) = stderr.splitlines()
     assert "cannot save a checkpoint in" in line
     assert "File too large" in line
-    resumed = run(*LONG_DIGITS, f"--workdir={tmp_path}", **WITHOUT_TENSORFLOW)
+    resumed = run(*LONG_DIGITS, f"--workdir={tmp_path}")
     assert resumed.returncode == 0, resumed.stderr
     assert "Resuming from step " in resumed.stdout
-    assert_equal_runs(tmp_path, uninterrupted, with_events=False)
+    assert_equal_runs(tmp_path, uninterrupted)
 
 
 @pytest.mark.slow

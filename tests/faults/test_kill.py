@@ -6,36 +6,37 @@ import time
 
 import pytest
 
-from tests.end_to_end.program import WITHOUT_TENSORFLOW, run, start
+from tests.end_to_end.program import WITH_TENSORFLOW, run, start
 from tests.faults.run_comparison import LONG_DIGITS, assert_equal_runs, saved_steps, wait_for
 
-KILLS = 10
-LONGER_DIGITS = (*LONG_DIGITS, "--config.num_epochs=60")
-KILLS_AT_START = (4, 9)  # numbers of the kills that hit a run while it starts
-
-
-def test_killed_run_resumes_to_bit_identical_parameters(tmp_path, uninterrupted):
-    workdir = tmp_path / "killed"
-    process = start(*LONG_DIGITS, f"--workdir={workdir}")
-    wait_for(lambda: 16 in saved_steps(workdir), process)  # Of 128 steps.
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (workdir / "result.json").exists()
-    resumed = run(*LONG_DIGITS, f"--workdir={workdir}")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Resuming from step " in resumed.stdout
-    assert_equal_runs(workdir, uninterrupted)
+KILLS = 6
+LONGER_DIGITS = (*LONG_DIGITS, "--config.num_epochs=40")
+KILLS_AT_START = (2, 4)  # numbers of the kills that hit a run while it starts
 
 
 @pytest.mark.slow
-def test_run_killed_at_ten_random_moments_resumes_to_bit_identical_parameters(tmp_path):
-    """Four kills hit a save, and two hit the start of the run. Unfinished checkpoints are ignored and removed.
+def test_killed_run_resumes_to_bit_identical_parameters(tmp_path, uninterrupted):
+    workdir = tmp_path / "killed"
+    process = start(*LONG_DIGITS, f"--workdir={workdir}", **WITH_TENSORFLOW)
+    wait_for(lambda: 16 in saved_steps(workdir), process)  # Of 80 steps.
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (workdir / "result.json").exists()
+    resumed = run(*LONG_DIGITS, f"--workdir={workdir}", **WITH_TENSORFLOW)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming from step " in resumed.stdout
+    assert_equal_runs(workdir, uninterrupted, with_events=True)
+
+
+@pytest.mark.slow
+def test_run_killed_at_six_random_moments_resumes_to_bit_identical_parameters(tmp_path):
+    """Three kills hit a save, and two hit the start of the run. Unfinished checkpoints are ignored and removed.
 
     These runs write no event files for TensorBoard. `test_killed_run_resumes_to_bit_identical_parameters` compares
     event files.
     """
     uninterrupted = tmp_path / "uninterrupted"
-    assert run(*LONGER_DIGITS, f"--workdir={uninterrupted}", **WITHOUT_TENSORFLOW).returncode == 0
+    assert run(*LONGER_DIGITS, f"--workdir={uninterrupted}").returncode == 0
     seed = random.randrange(2**32)
     print(f"Random seed: {seed}")
     generator = random.Random(seed)
@@ -46,7 +47,7 @@ def test_run_killed_at_ten_random_moments_resumes_to_bit_identical_parameters(tm
         if kill in KILLS_AT_START:
             # The killed process left its lock file. A new lock file will show that the next process has started.
             (workdir / ".lock").unlink()
-        process = start(*LONGER_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
+        process = start(*LONGER_DIGITS, f"--workdir={workdir}")
         if kill in KILLS_AT_START:
             wait_for((workdir / ".lock").exists, process)
             time.sleep(generator.uniform(0, 0.5))
@@ -62,7 +63,7 @@ def test_run_killed_at_ten_random_moments_resumes_to_bit_identical_parameters(tm
             assert f"Resuming from step {steps_before[-1]:,} of" in stdout
         num_unfinished += any(workdir.glob("checkpoints/*tmp*"))
     assert num_unfinished
-    resumed = run(*LONGER_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
+    resumed = run(*LONGER_DIGITS, f"--workdir={workdir}")
     assert resumed.returncode == 0, resumed.stderr
     assert not list(workdir.glob("checkpoints/*tmp*"))
-    assert_equal_runs(workdir, uninterrupted, with_events=False)
+    assert_equal_runs(workdir, uninterrupted)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.end_to_end.program import ROOT, TINY_PROGRAM, WITHOUT_TENSORFLOW, run, start
+from tests.end_to_end.program import ROOT, TINY_PROGRAM, WITH_TENSORFLOW, WITHOUT_TENSORFLOW, run, start
 from tests.faults.run_comparison import LONG_DIGITS, assert_equal_runs, saved_steps, untimed_records, wait_for
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
@@ -38,14 +38,14 @@ def assert_resumes(workdir, uninterrupted, **environment):
     assert not (workdir / "result.json").exists()
     resumed = run(*LONG_DIGITS, f"--workdir={workdir}", **environment)
     assert resumed.returncode == 0, resumed.stderr
-    assert_equal_runs(workdir, uninterrupted, with_events=not environment)
+    assert_equal_runs(workdir, uninterrupted, with_events=bool(environment))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "environment"),
-    [(signal.SIGTERM, {}), (signal.SIGINT, WITHOUT_TENSORFLOW)],
-    ids=["SIGTERM", "SIGINT without TensorBoard"],
+    [(signal.SIGTERM, WITH_TENSORFLOW), (signal.SIGINT, {})],
+    ids=["SIGTERM with TensorBoard", "SIGINT"],
 )
 def test_stop_between_steps_saves_and_resumes_to_the_same_parameters(tmp_path, uninterrupted, signum, environment):
     workdir = tmp_path / "stopped"
@@ -85,7 +85,7 @@ def test_closed_terminal_stops_the_run_which_saves_and_resumes_to_the_same_param
     os.close(terminal)
     assert process.wait(timeout=120) == 75, output
     assert saved_steps(workdir)
-    assert_resumes(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
+    assert_resumes(workdir, uninterrupted)
 
 
 @pytest.mark.slow
@@ -101,30 +101,30 @@ def test_stop_during_an_evaluation_saves_and_the_resumed_run_repeats_the_evaluat
 @pytest.mark.slow
 def test_stop_during_a_save_completes_the_checkpoint(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
-    process = start(*LONG_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
+    process = start(*LONG_DIGITS, f"--workdir={workdir}")
     wait_for(lambda: any(workdir.glob("checkpoints/*tmp*")), process)
     stop(process, signal.SIGTERM)
     assert saved_steps(workdir)
     assert not list(workdir.glob("checkpoints/*tmp*"))
-    assert_resumes(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
+    assert_resumes(workdir, uninterrupted)
 
 
 @pytest.mark.slow
 def test_stop_before_the_first_step_saves_nothing_and_the_run_resumes(tmp_path, uninterrupted):
     workdir = tmp_path / "stopped"
-    process = start(*LONG_DIGITS, f"--workdir={workdir}", **WITHOUT_TENSORFLOW)
+    process = start(*LONG_DIGITS, f"--workdir={workdir}")
     wait_for((workdir / ".lock").exists, process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
     assert (process.returncode, stderr) == (75, "")
-    assert_resumes(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
+    assert_resumes(workdir, uninterrupted)
 
 
 @pytest.mark.slow
 def test_second_ctrl_c_stops_without_saving_and_the_run_can_be_repeated(tmp_path, uninterrupted):
     """Both signals arrive in the first evaluation, before the first checkpoint. The next process starts at step 0."""
     workdir = tmp_path / "stopped"
-    process = start_evaluating(workdir, **WITHOUT_TENSORFLOW)
+    process = start_evaluating(workdir)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -133,4 +133,4 @@ def test_second_ctrl_c_stops_without_saving_and_the_run_can_be_repeated(tmp_path
     assert "Traceback" not in stderr
     assert "Nothing was saved. Run the same command again to start from the first step." in stdout
     assert saved_steps(workdir) == []  # After a single Ctrl-C, the run would save step 8, the end of the first epoch.
-    assert_resumes(workdir, uninterrupted, **WITHOUT_TENSORFLOW)
+    assert_resumes(workdir, uninterrupted)

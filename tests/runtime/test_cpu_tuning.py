@@ -20,7 +20,7 @@ from resnet_jax.training import losses
 from resnet_jax.training.freezing import NOTHING_FROZEN
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.train_step import loss_fn
-from tests.end_to_end.program import ROOT, SHORT_DIGITS, WITHOUT_TENSORFLOW, run
+from tests.end_to_end.program import ROOT, SHORT_DIGITS, run
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +225,7 @@ def test_tuned_process_reuses_freed_memory():
 def test_run_logs_and_records_whether_it_is_tuned(tmp_path, tuned):
     arguments = (*SHORT_DIGITS, "--config.num_epochs=1", f"--workdir={tmp_path}/run")
     flag = () if tuned else ("--notune_cpu",)
-    finished = run(*arguments, *flag, JAX_PLATFORMS="cpu", **WITHOUT_TENSORFLOW)
+    finished = run(*arguments, *flag, JAX_PLATFORMS="cpu")
     assert finished.returncode == 0, finished.stderr
     assert ("Tuned for the CPU" in finished.stdout) == tuned
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -9,7 +9,7 @@ from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 from resnet_jax.studies import label_errors
 from resnet_jax.studies.out_of_fold import HeldOutPredictions
-from tests.end_to_end.program import WITHOUT_TENSORFLOW, run
+from tests.end_to_end.program import run
 
 
 def noisy_predictions(size=2000, noise=0.1, classes=4):
@@ -112,12 +112,14 @@ def test_planted_label_errors_are_found_with_high_precision_and_recall(tmp_path)
         f"--config.dataset.name=folder:{tmp_path}/images",
         "--config.dataset.train_split=train",
         "--config.num_epochs=40",
+        "--config.evaluate_every_epochs=10",
+        "--config.checkpoint.every_epochs=40",
         "--config.augment.crop_padding=1",
     )
-    folds = run("repeat", *recipe, "--folds=4", f"--workdir={tmp_path}/folds", **WITHOUT_TENSORFLOW)
+    folds = run("repeat", *recipe, "--folds=4", f"--workdir={tmp_path}/folds")
     assert folds.returncode == 0, folds.stderr
     sheet = f"--contact_sheet={tmp_path}/sheet.png"
-    inspected = run("inspect", f"--labels={tmp_path}/folds", "--format=json", sheet, **WITHOUT_TENSORFLOW)
+    inspected = run("inspect", f"--labels={tmp_path}/folds", "--format=json", sheet)
     assert inspected.returncode == 0, inspected.stderr
     values = json.loads(inspected.stdout.splitlines()[-1])
     found = {entry["example"].rpartition("/")[2] for entry in values["doubtful"]}

@@ -9,7 +9,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.studies import repeat
 from resnet_jax.studies.study import Outcome
 from resnet_jax.terminal import Reporter
-from tests.end_to_end.program import WITHOUT_TENSORFLOW, start
+from tests.end_to_end.program import start
 from tests.faults.run_comparison import assert_equal_runs, saved_steps, wait_for
 
 RECIPE = "--config=tests/studies/tiny_recipe.py"
@@ -17,7 +17,7 @@ RECIPE = "--config=tests/studies/tiny_recipe.py"
 
 def run_main(*arguments, **environment):
     """Run main.py, whose recipe knows the tiny model, without TensorBoard."""
-    process = start(*arguments, program="main.py", **WITHOUT_TENSORFLOW, **environment)
+    process = start(*arguments, program="main.py", **environment)
     stdout, stderr = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
@@ -83,7 +83,7 @@ def test_repeat_killed_in_the_third_seed_gives_the_same_table(tmp_path):
     """The study and the run are killed without warning, as by a power cut."""
     arguments = ("repeat", RECIPE, "--seeds=0:5", "--format=json")
     uninterrupted = run_main(*arguments, f"--workdir={tmp_path}/whole")
-    process = start(*arguments, f"--workdir={tmp_path}/killed", program="main.py", **WITHOUT_TENSORFLOW)
+    process = start(*arguments, f"--workdir={tmp_path}/killed", program="main.py")
     wait_for(lambda: saved_steps(tmp_path / "killed" / "seed2"), process)
     process.kill()
     process.communicate()
@@ -93,7 +93,7 @@ def test_repeat_killed_in_the_third_seed_gives_the_same_table(tmp_path):
     assert table(resumed.stdout) == table(uninterrupted.stdout)
     assert [run["name"] for run in table(resumed.stdout)["runs"]] == [f"seed{seed}" for seed in range(5)]
     for seed in range(5):
-        assert_equal_runs(tmp_path / "killed" / f"seed{seed}", tmp_path / "whole" / f"seed{seed}", with_events=False)
+        assert_equal_runs(tmp_path / "killed" / f"seed{seed}", tmp_path / "whole" / f"seed{seed}")
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_two_jobs_on_two_devices_train_the_same_runs_as_one_device(tmp_path):
         finished = run_main(*arguments, XLA_FLAGS=devices)
         assert finished.returncode == 0, finished.stderr
     for seed in (0, 1):
-        assert_equal_runs(tmp_path / "1" / f"seed{seed}", tmp_path / "2" / f"seed{seed}", with_events=False)
+        assert_equal_runs(tmp_path / "1" / f"seed{seed}", tmp_path / "2" / f"seed{seed}")
 
 
 def table(stdout):

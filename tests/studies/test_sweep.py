@@ -13,7 +13,7 @@ from resnet_jax.studies.processes import train_all
 from resnet_jax.studies.study import Outcome
 from resnet_jax.studies.sweep import best_recipe, describe, format_results, sweep
 from resnet_jax.terminal import Reporter
-from tests.end_to_end.program import TINY_PROGRAM, WITHOUT_TENSORFLOW, start
+from tests.end_to_end.program import TINY_PROGRAM, start
 from tests.faults.run_comparison import saved_steps, wait_for
 
 GRID = search_space.parse(["optimizer.learning_rate=0.01,0.1,1", "seed=0,1"])
@@ -180,7 +180,7 @@ def test_killed_sweep_with_two_jobs_gives_the_same_table_and_then_opens_the_test
     """The study and its runs are killed without warning, as by a power cut."""
     settings = ("--config=tests/studies/tiny_recipe.py", "--set=seed=0,1,2")
     arguments = ("sweep", *settings, "--jobs=2", "--then_repeat=1", "--format=json")
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", **WITHOUT_TENSORFLOW}
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     tables = {}
     for name in ("whole", "killed"):
         started = start(*arguments, f"--workdir={tmp_path / name}", program="main.py", **devices)
@@ -210,7 +210,7 @@ def test_evaluate_and_report_take_the_directory_of_a_study(tmp_path):
     }
     for command, flags in commands.items():
         program = "main.py" if command == "sweep" else TINY_PROGRAM  # Only a recipe makes main.py know the tiny model.
-        process = start(command, study, *flags, program=program, **WITHOUT_TENSORFLOW)
+        process = start(command, study, *flags, program=program)
         stdout, stderr = process.communicate(timeout=600)
         assert process.returncode == 0, stderr
         shown = (tmp_path / "report.html").read_text() if command == "report" else stdout

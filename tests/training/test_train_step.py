@@ -50,7 +50,6 @@ def take_steps(config, mesh, calls, steps_per_call=1):
 @pytest.mark.parametrize(
     ("devices", "settings"),
     [
-        pytest.param(8, {"model.name": "resnet20"}, marks=pytest.mark.slow),
         (8, {"model.name": "tiny"}),
         pytest.param(
             8, {"model.name": "tiny", "model.stochastic_depth": 0.5, "model.dropout": 0.2}, marks=pytest.mark.slow
