@@ -20,6 +20,7 @@ SECTIONS = {
     "schedule": "The learning rate over time.",
     "loss": "The loss, and knowledge distillation from a teacher.",
     "pretrain": "Self-supervised pre-training; see [pretraining.md](pretraining.md).",
+    "federated": "Federated training. An epoch is then a round; see [federated.md](federated.md).",
     "batch_norm": "Batch normalization.",
     "early_stopping": "An earlier end of runs that no longer improve. The schedule does not follow it.",
     "checkpoint": "What is saved, and when.",

@@ -46,6 +46,7 @@ RESOLVED_AT_START = (
     "dataset.std",
     "dataset.feed",
     "steps_per_call",
+    "federated.clients",
 )
 UNRESOLVED = (None, "", "auto")  # values of a setting that is still to be determined
 
@@ -62,7 +63,7 @@ def default() -> ConfigDict:
     config.seed = 0  # initial weights, example order and augmentation are functions of (seed, step)
 
     config.dataset = ConfigDict()
-    config.dataset.name = "digits"  # a TFDS name; or "folder:", "csv:", "multi_label_folder:", "images:" and a path
+    config.dataset.name = "digits"  # a TFDS name; or "folder:", "csv:", "images:", "clients:" ... and a path
     config.dataset.data_dir = placeholder(str)  # TFDS directory, default $TFDS_DATA_DIR; or where "folder:/path" moved
     config.dataset.multi_label = placeholder(bool)  # whether images have any number of labels; unset: from the data
     config.dataset.train_split = "train"  # TFDS syntax: "train", "train[:80%]", "train[:45000]", "train+test"
@@ -157,6 +158,28 @@ def default() -> ConfigDict:
     config.pretrain.temperature = 0.5  # divides the similarities of "simclr"
     config.pretrain.second_gaussian_blur = placeholder(float)  # probability for the second view; unset: the same
     config.pretrain.second_solarize = placeholder(float)  # probability for the second view; unset: the same
+
+    config.federated = ConfigDict()
+    config.federated.partition = placeholder(str)  # "iid", "dirichlet", "shards", "directories"; unset: not federated
+    config.federated.clients = placeholder(int)  # number of clients; unset with "directories": one per directory
+    config.federated.alpha = 1.0  # "dirichlet" only: the smaller, the fewer classes has a client
+    config.federated.shards = 2  # "shards" only: number of shards per client
+    config.federated.share = 1.0  # share of the clients that take part in a round, chosen at random
+    config.federated.dropout = 0.0  # probability that a client takes part but does not answer
+    config.federated.straggling = 0.0  # probability that a client has time for only a part of its steps
+    config.federated.local_epochs = 1  # passes of a client over its examples per round
+    config.federated.local_steps = placeholder(int)  # steps of a client per round, in place of local_epochs
+    config.federated.proximal = 0.0  # factor of FedProx's penalty on the distance to the model of the server; 0: none
+    config.federated.batch_norm = "averaged"  # statistics: "averaged", "recomputed"; "local": also scale and bias
+    config.federated.server = "average"  # "average" (FedAvg), "momentum" (FedAvgM), "adam" or "yogi"
+    config.federated.server_rate = 1.0  # learning rate of the server
+    config.federated.server_momentum = 0.9  # used by "momentum", "adam" and "yogi"
+    config.federated.server_epsilon = 1e-3  # "adam" and "yogi": added to the root of the second moment
+    config.federated.compression = "none"  # of updates on their way to the server: "none", "int8" or "top_k"
+    config.federated.top_k_share = 0.01  # "top_k" only: share of the entries of an update that are sent
+    config.federated.clip_norm = placeholder(float)  # largest norm of a client's update; unset: no clipping
+    config.federated.noise_multiplier = 0.0  # std of the noise on the sum of updates, in units of clip_norm
+    config.federated.delta = 1e-5  # probability with which the reported epsilon of differential privacy may not hold
 
     config.batch_norm = ConfigDict()
     config.batch_norm.momentum = 0.9  # decay of the running statistics: new = momentum * old + (1 - momentum) * batch

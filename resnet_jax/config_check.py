@@ -33,6 +33,8 @@ RANGES = (
             *("optimizer.backbone_scale", "optimizer.layer_decay", "schedule.step_factor", "loss.temperature"),
             *("batch_norm.epsilon", "checkpoint.every_epochs", "checkpoint.every_minutes", "checkpoint.keep"),
             *("early_stopping.patience", "pretrain.temperature"),
+            *("federated.clients", "federated.alpha", "federated.shards", "federated.local_epochs"),
+            *("federated.local_steps", "federated.server_rate", "federated.server_epsilon", "federated.clip_norm"),
         ),
     ),
     Range(
@@ -42,6 +44,7 @@ RANGES = (
             *("dataset.num_workers", "dataset.max_unreadable", "augment.crop_padding"),
             *("optimizer.weight_decay", "schedule.warmup_epochs", "batch_norm.group_size", "loss.focal_gamma"),
             *("early_stopping.min_delta", "ema_recalibrate_steps"),
+            *("federated.proximal", "federated.noise_multiplier"),
         ),
     ),
     Range(
@@ -49,7 +52,7 @@ RANGES = (
         lambda value: 0 <= value < 1,
         (
             *("model.stochastic_depth", "model.dropout", "optimizer.momentum", "loss.label_smoothing"),
-            *("batch_norm.momentum", "ema_decay"),
+            *("batch_norm.momentum", "ema_decay", "federated.dropout", "federated.server_momentum"),
         ),
     ),
     Range("from 8 to 16", lambda value: 8 <= value <= 16, ("dataset.bit_depth",)),
@@ -57,8 +60,13 @@ RANGES = (
     Range(
         "in [0, 1]",
         lambda value: 0 <= value <= 1,
-        ("loss.distill_weight", "pretrain.second_gaussian_blur", "pretrain.second_solarize"),
+        (
+            *("loss.distill_weight", "pretrain.second_gaussian_blur", "pretrain.second_solarize"),
+            "federated.straggling",
+        ),
     ),
+    Range("in (0, 1]", lambda value: 0 < value <= 1, ("federated.share", "federated.top_k_share")),
+    Range("in (0, 1)", lambda value: 0 < value < 1, ("federated.delta",)),
 )
 MAY_BE_INFINITE = ("checkpoint.every_minutes", "optimizer.grad_clip")  # infinite: save only per epoch; never clip
 

@@ -21,6 +21,10 @@ class Use(enum.IntEnum):
     DROPOUT = 4  # counter: the step
     FLIPPING = 5  # no counter: one draw per example decides its flips in all epochs
     SAMPLING = 6  # counters: the epoch, and the number of the class
+    PARTITION = 7  # counters: see `data.partition`
+    PARTICIPATION = 8  # counters: the round, and which of the draws in it
+    COMPRESSION = 9  # counter: the visit; see `data.sampling.ClientSampler`
+    PRIVACY = 10  # counter: the round
 
 
 def key(seed: int, use: Use, counter: jax.Array | int = 0) -> jax.Array:

@@ -17,6 +17,7 @@ EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 # Packages that the extras install and that the core must not need, by the names under which Python imports them.
 OPTIONAL = (
     "clu",
+    "dp_accounting",
     "google.cloud.storage",
     "huggingface_hub",
     "jinja2",

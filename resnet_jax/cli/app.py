@@ -37,6 +37,7 @@ COMMANDS = {
     "export": "write a model as ONNX, StableHLO, TensorFlow or TFLite, or its weights as .safetensors",
     "models": "list the models with parameters, multiply-adds, paper and published accuracy",
     "probe": "measure what the features of a pre-trained or any other model are worth",
+    "federate": "train on clients that keep their data, simulated on this machine",
     "repeat": "train a recipe with several seeds or folds, and report the mean and its uncertainty",
     "sweep": "train a recipe with different settings, and compare the runs on validation",
     "find_lr": "find a range of learning rates for a recipe",

@@ -1,5 +1,6 @@
 """Datasets without their images: shapes, counts and class names, which are enough to compile a train step."""
 
+import copy
 import logging
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ from resnet_jax.data.feed import Batch, Inputs, check_batch_size
 from resnet_jax.data.sources import is_on_this_machine, open_sources
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
+from resnet_jax.runtime import parallel
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +48,18 @@ class AbstractFeed:
         self.supports_several_steps, self.crops_on_host = is_resident, crops_on_host
         self._batch_size, self._mesh, self._is_resident = batch_size, mesh, is_resident
 
+    def on_device(self, device: jax.Device) -> "AbstractFeed":
+        """Return the same feed for a single device."""
+        feed = copy.copy(self)
+        feed._mesh = parallel.make_mesh([device])
+        return feed
+
     def abstract_inputs(self) -> Inputs:
         """Return the shapes, dtypes and shardings of the inputs of a step."""
         if self._is_resident:
-            return resident.abstract_inputs(self.size, self.image_shape, self._batch_size, self._mesh)
+            return resident.abstract_inputs(
+                self.size, self.steps_per_epoch, self.image_shape, self._batch_size, self._mesh
+            )
         return streaming.abstract_inputs(self.image_shape, self._batch_size, self._mesh)
 
     def streamed_inputs(self) -> Inputs:

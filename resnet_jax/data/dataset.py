@@ -8,14 +8,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax.data import class_checks, feed_config, splits
+from resnet_jax.data import class_checks, feed_config, partition, splits
 from resnet_jax.data.bit_depth import measure_bit_depth
 from resnet_jax.data.decode import MAX_BIT_DEPTH, Unreadable
 from resnet_jax.data.feed import EvaluationData, Feed
 from resnet_jax.data.in_memory import InMemoryExamples, read_examples
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.resident import ResidentFeed
-from resnet_jax.data.sampling import BalancedSampler, Sampler, UniformSampler
+from resnet_jax.data.sampling import BalancedSampler, ClientSampler, Sampler, UniformSampler
 from resnet_jax.data.sources import Source, check_sources, class_names
 from resnet_jax.data.streaming import StreamingFeed
 from resnet_jax.data.subset import Subset
@@ -42,6 +42,7 @@ class Dataset:
       labels: int32 [n], the labels of the training examples, `NO_LABEL` for unreadable ones; None if they have not been
         read, because nothing needs them.
       bank: for pre-training, the first `BANK_SIZE` training examples; otherwise None.
+      clients: in a federated run, the examples of each client; otherwise None.
       content_digests: a hash of the "training examples" and, if there are any, one of the "validation examples". They
         show whether the data has changed since a run was saved. Empty for data that no run is trained on.
     """
@@ -53,6 +54,7 @@ class Dataset:
     labels: np.ndarray | None = None
     content_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bank: EvaluationData | None = None
+    clients: ClientSampler | None = None
 
 
 def open_dataset(
@@ -64,7 +66,7 @@ def open_dataset(
 ) -> Dataset:
     """Open the data of a run, and resolve `config.dataset`: fill in the settings that it leaves open.
 
-    These settings are the splits, the feed, the image sizes, the bit depth, and mean and std.
+    These settings are the splits, the feed, the image sizes, the bit depth, mean and std, and the number of clients.
 
     Args:
       config: the settings.
@@ -86,6 +88,7 @@ def open_dataset(
         class_checks.check(dataset, sources)
     train = Subset.from_split(sources, dataset.train_split)
     _resolve_multi_label(dataset, train)
+    _resolve_clients(config.federated, train)
     if is_new:
         _resolve_bit_depth(dataset, train)
     train.bit_depth = dataset.bit_depth or MAX_BIT_DEPTH
@@ -104,6 +107,26 @@ def _resolve_multi_label(dataset: ConfigDict, train: Subset) -> None:
             f"{'any number of labels' if is_multi_label else 'one label each'}. Leave it unset."
         )
     dataset.multi_label = is_multi_label
+
+
+def _resolve_clients(federated: ConfigDict, train: Subset) -> None:
+    """Set `federated.clients` to the number of directories if each client has one.
+
+    Raises:
+      UserError: if the dataset has no such directories, or another number of them.
+    """
+    if federated.partition != "directories":
+        return
+    directories = train.listed_directories()
+    if directories is None:
+        raise UserError(
+            "federated.partition=directories needs a dataset with one directory per client. Use "
+            "--config.dataset.name=clients:/path."
+        )
+    count = int(directories.max()) + 1
+    if federated.clients not in (None, count):
+        raise UserError(f"there are {count} directories of clients, not {federated.clients}. Unset federated.clients.")
+    federated.clients = count
 
 
 def _resolve_bit_depth(dataset: ConfigDict, train: Subset) -> None:
@@ -133,10 +156,21 @@ def _open_resident(
         train, validation = train.take(kept), train.take(held_out)
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(train.images)
-    feed = ResidentFeed(train, config.batch_size, _make_sampler(config, len(train), train.labels), mesh)
+    directories = subset.listed_directories()
+    if directories is not None:
+        directories = directories[train.subset_positions]
+    sampler = _make_sampler(config, len(train), train.labels, directories)
+    feed = ResidentFeed(train, config.batch_size, sampler, mesh)
     bank = train.take(np.arange(min(len(train), BANK_SIZE))) if config.pretrain.method is not None else None
     return Dataset(
-        feed, validation, classes, subset.label_sets, train.labels, _content_digests(train, validation), bank
+        feed,
+        validation,
+        classes,
+        subset.label_sets,
+        train.labels,
+        _content_digests(train, validation),
+        bank,
+        sampler if isinstance(sampler, ClientSampler) else None,
     )
 
 
@@ -159,12 +193,13 @@ def _open_streaming(
         train, labels = train.take(kept), labels[kept]
     if dataset.mean is None:
         dataset.mean, dataset.std = channel_statistics(feed_config.sample_images(dataset, train, reporter))
+    sampler = _make_sampler(config, len(train), labels, train.listed_directories())
     feed = StreamingFeed(
         feed_config.example_loader(dataset, train, training=True),
         config.batch_size,
-        _make_sampler(config, len(train), labels),
+        sampler,
         config.augment.random_resized_crop if config.pretrain.method is None else (),  # Two crops are made on devices.
-        config.num_epochs,
+        config.num_epochs * (config.federated.clients or 1),
         feed_config.num_workers(dataset),
         mesh,
         reporter,
@@ -172,16 +207,33 @@ def _open_streaming(
     bank = None
     if config.pretrain.method is not None:
         bank = feed_config.streamed_examples(dataset, train.take(np.arange(min(len(train), BANK_SIZE))), reporter)
-    return Dataset(feed, validation, classes, train.label_sets, labels, _content_digests(train, validation), bank)
+    return Dataset(
+        feed,
+        validation,
+        classes,
+        train.label_sets,
+        labels,
+        _content_digests(train, validation),
+        bank,
+        sampler if isinstance(sampler, ClientSampler) else None,
+    )
 
 
 def _needs_labels(config: ConfigDict) -> bool:
     """Return whether the labels of the training examples must be known before training."""
-    return config.dataset.sampler == "balanced" or config.loss.class_weights == "balanced"
+    is_federated = config.federated.partition is not None
+    return is_federated or config.dataset.sampler == "balanced" or config.loss.class_weights == "balanced"
 
 
-def _make_sampler(config: ConfigDict, size: int, labels: np.ndarray | None) -> Sampler:
-    """Return the sampler that `dataset.sampler` names, for `size` training examples."""
+def _make_sampler(config: ConfigDict, size: int, labels: np.ndarray | None, directories: np.ndarray | None) -> Sampler:
+    """Return the sampler of a federated run, or the one that `dataset.sampler` names, for `size` training examples."""
+    federated = config.federated
+    if federated.partition is not None:
+        parts = partition.divide(federated, config.seed, size, labels, directories)
+        assert labels is not None
+        return ClientSampler(
+            config.seed, parts, labels, config.batch_size, federated.local_epochs, federated.local_steps
+        )
     if config.dataset.sampler == "uniform":
         return UniformSampler(config.seed, size)
     assert labels is not None

@@ -60,6 +60,9 @@ class Feed(Protocol):
     @property
     def max_prefetched(self) -> int: ...
 
+    def on_device(self, device: jax.Device) -> "Feed":
+        """Return a feed of the same examples for a single device of the mesh."""
+
     def inputs(self, step: int) -> Inputs:
         """Return the arrays on the devices that the compiled program needs for `step`."""
 

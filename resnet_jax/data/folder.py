@@ -138,7 +138,7 @@ def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSourc
     if not os.path.isdir(root):
         raise UserError(f"there is no folder {root}. {layout}")
     splits = find_splits(root) or {"train": root}
-    classes = sorted({name for directory in splits.values() for name in _list_directories(directory)})
+    classes = sorted({name for directory in splits.values() for name in list_directories(directory)})
     sources = {split: FolderSource(directory, classes) for split, directory in splits.items()}
     for split, source in sources.items():
         if not len(source):
@@ -207,7 +207,7 @@ def find_splits(root: str, max_nesting: int = MAX_NESTING) -> dict[str, str]:
     They are directories in `root` or, as in some archives, in the only directory in `root`, and so on. Raises
     `UserError` if a split has two directories.
     """
-    directories = _list_directories(root)
+    directories = list_directories(root)
     found: dict[str, str] = {}
     for name in directories:
         split = SPLITS.get(name.lower())
@@ -224,7 +224,7 @@ def _innermost(path: str) -> str:
     """Return the directory of classes for `path`, which may be nested in directories of its own name."""
     name = os.path.basename(path)
     inner = os.path.join(path, name)
-    is_nested = _list_directories(path) == [name] and _list_directories(inner)
+    is_nested = list_directories(path) == [name] and list_directories(inner)
     return _innermost(inner) if is_nested else path
 
 
@@ -257,7 +257,8 @@ def check_classes(root: str, files: Sequence[str]) -> None:
             )
 
 
-def _list_directories(path: str) -> list[str]:
+def list_directories(path: str) -> list[str]:
+    """Return the names of the directories in `path` that hold a user's files, sorted."""
     try:
         return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and _is_visible(entry.name))
     except OSError as error:

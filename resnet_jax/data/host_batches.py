@@ -149,8 +149,7 @@ class TrainingBatchLoader:
 
     def __call__(self, step: int, images: np.ndarray) -> BatchInfo:
         """Write the images of a step into `images`, uint8 of shape `self.shape`."""
-        size = len(self.loader.subset)
-        epoch, step_in_epoch = divmod(step, size // self.batch_size)
+        epoch, step_in_epoch = divmod(step, self.sampler.size // self.batch_size)
         order = self.sampler(epoch)
         info = BatchInfo.padding(len(self.rows))
         for row, order_index in enumerate(step_in_epoch * self.batch_size + self.rows):

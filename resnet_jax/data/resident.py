@@ -1,5 +1,6 @@
 """The resident feed: the dataset is stored on the devices as uint8, and each step gathers its batch there."""
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -47,12 +48,20 @@ class ResidentFeed:
         check_batch_size(batch_size, len(examples))
         self.image_shape = examples.images.shape[1:]
         self.size = len(examples)
-        self.steps_per_epoch = len(examples) // batch_size
+        self.steps_per_epoch = sampler.size // batch_size
         self._batch_size, self._sampler, self._mesh = batch_size, sampler, mesh
         pixels = examples.images.reshape(len(examples), -1)
         self._pixels, self._labels = parallel.place((pixels, examples.labels), parallel.replicated(mesh))
         self._last_epoch: int | None = None
         self._last_inputs: EpochInputs  # The inputs of `_last_epoch`.
+
+    def on_device(self, device: jax.Device) -> "ResidentFeed":
+        """Return a feed of the same examples for a single device, which must be one of the mesh."""
+        feed = copy.copy(self)
+        feed._mesh, feed._last_epoch = parallel.make_mesh([device]), None
+        replicated = parallel.replicated(feed._mesh)
+        feed._pixels, feed._labels = jax.device_put((self._pixels, self._labels), replicated)
+        return feed
 
     def inputs(self, step: int) -> EpochInputs:
         """Return the arrays for `step`, which are the same for all steps of an epoch."""
@@ -70,7 +79,7 @@ class ResidentFeed:
 
     def abstract_inputs(self) -> EpochInputs:
         """Return the shapes, dtypes and shardings of `inputs`."""
-        return abstract_inputs(self.size, self.image_shape, self._batch_size, self._mesh)
+        return abstract_inputs(self.size, self.steps_per_epoch, self.image_shape, self._batch_size, self._mesh)
 
     def streamed_inputs(self) -> tuple[()]:
         """Return an empty tuple: no array is copied to the devices at every step."""
@@ -84,11 +93,13 @@ class ResidentFeed:
         """Do nothing: there are no workers."""
 
 
-def abstract_inputs(size: int, image_shape: tuple[int, int, int], batch_size: int, mesh: Mesh) -> EpochInputs:
+def abstract_inputs(
+    size: int, steps_per_epoch: int, image_shape: tuple[int, int, int], batch_size: int, mesh: Mesh
+) -> EpochInputs:
     """Return the shapes, dtypes and shardings of the inputs for a dataset of `size` images."""
     pixels = jax.ShapeDtypeStruct((size, math.prod(image_shape)), np.uint8)
     labels = jax.ShapeDtypeStruct((size,), np.int32)
-    order = jax.ShapeDtypeStruct((size // batch_size, batch_size), np.int32)
+    order = jax.ShapeDtypeStruct((steps_per_epoch, batch_size), np.int32)
     shapes = EpochInputs(pixels, labels, order)  # type: ignore[arg-type]  # shapes in place of arrays
     return parallel.abstract(shapes, parallel.replicated(mesh))
 

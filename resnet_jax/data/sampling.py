@@ -1,6 +1,8 @@
 """The order in which each epoch visits the training examples: a function of (seed, epoch) alone."""
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,13 +21,13 @@ class Sampler(Protocol):
 
     Attributes:
       seed: the seed of the run.
-      size: the number of training examples, which is also the number of examples in an epoch.
+      size: the number of examples in an epoch.
     """
 
     seed: int
     size: int
 
-    def __call__(self, epoch: int) -> np.ndarray:
+    def __call__(self, epoch: int, /) -> np.ndarray:
         """Return the positions of the examples of an epoch, in the order of their use: int64 [size]."""
 
 
@@ -79,6 +81,64 @@ class BalancedSampler:
             order = randomness.permutation(self.seed, Use.SAMPLING, (epoch, number), len(members))
             chosen.append(members[np.resize(order, count)])
         return np.concatenate(chosen)[epoch_order(self.seed, epoch, self.size)]
+
+
+class ClientSampler:
+    """Visits, in place of an epoch, the examples that one client of a federated run uses in one round.
+
+    The visits are numbered: visit `round * clients + client`. A visit has `num_steps(client)` steps, which go through
+    the client's examples in random order, `local_epochs` times. As in an epoch, examples that do not fill a batch are
+    skipped, and differ from time to time. A client with fewer examples than a batch repeats some of them.
+
+    All visits have as many examples as that of the largest client. Those of a smaller client are repeated at the end,
+    in steps that are not taken.
+
+    Args:
+      seed: the seed of the run.
+      parts: the positions of each client's examples.
+      labels: int [n], the labels of all training examples.
+      batch_size: examples per step.
+      local_epochs: how often a client goes through its examples per round.
+      local_steps: the number of steps of each client, in place of `local_epochs`; None: not set.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        parts: Sequence[np.ndarray],
+        labels: np.ndarray,
+        batch_size: int,
+        local_epochs: int = 1,
+        local_steps: int | None = None,
+    ):
+        self.seed, self.parts, self.labels, self.batch_size = seed, parts, labels, batch_size
+        self._local_epochs, self._local_steps = local_epochs, local_steps
+        self.steps_per_visit = max(map(self.num_steps, range(len(parts))))
+        self.size = self.steps_per_visit * batch_size
+
+    @property
+    def clients(self) -> int:
+        return len(self.parts)
+
+    def num_steps(self, client: int) -> int:
+        """Return how many steps a client takes per round; 0 if it has no examples."""
+        if not len(self.parts[client]):
+            return 0
+        return self._local_steps or self._local_epochs * self._steps_per_epoch(client)
+
+    def _steps_per_epoch(self, client: int) -> int:
+        return max(1, len(self.parts[client]) // self.batch_size)
+
+    def __call__(self, visit: int) -> np.ndarray:
+        """Return the positions of a visit's examples, in the order of their use: int64 [size]."""
+        part = self.parts[visit % self.clients]
+        if not len(part):
+            return np.zeros(self.size, np.int64)
+        steps = self._steps_per_epoch(visit % self.clients)
+        epochs = math.ceil(self.num_steps(visit % self.clients) / steps)
+        orders = [epoch_order(self.seed, visit * epochs + epoch, len(part)) for epoch in range(epochs)]
+        order = np.concatenate([np.resize(order, steps * self.batch_size) for order in orders])
+        return part[np.resize(order, self.size)]
 
 
 @functools.lru_cache(maxsize=2)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from resnet_jax.data import csv_file, folder, multi_label_folder, splits, unlabeled_folder
+from resnet_jax.data import client_folders, csv_file, folder, multi_label_folder, splits, unlabeled_folder
 from resnet_jax.data.tfds import is_prepared, open_tfds
 from resnet_jax.errors import UserError
 
@@ -25,6 +25,7 @@ LOCAL_DATASETS: dict[str, "Opener"] = {  # files of the user, by the prefixes of
     csv_file.PREFIX: csv_file.open_csv,
     multi_label_folder.PREFIX: multi_label_folder.open_multi_label_folder,
     unlabeled_folder.PREFIX: unlabeled_folder.open_unlabeled_folder,
+    client_folders.PREFIX: client_folders.open_clients,
 }
 NUMBERS = "biuf"  # kinds of NumPy's dtypes: bool, int, uint and float
 EXAMPLE = (
@@ -45,6 +46,7 @@ class Source(Protocol):
       labels: int [n], the labels of all examples, if they are known without reading the examples.
       label_sets: bool [sets, classes], for several labels per image: the distinct combinations of classes, the same for
         all splits. The label of an example is then the number of its row, an int in [0, sets).
+      directories: int [n], the number of each example's client, for `federated.partition="directories"`.
       channels: 1 or 3, number of channels to which image files are decoded; 3 if absent.
       name(index): returns the name of an example for messages, such as the path of its file.
       fingerprint: text that changes whenever the examples change; it allows decoded examples to be cached.

@@ -1,6 +1,7 @@
 """Streaming: workers read and decode examples while the devices compute, for datasets that are too large for memory."""
 
 import contextlib
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ class StreamingFeed:
         self.image_shape = loader.shape
         self.crops_on_host = loader.resized and bool(scale)
         self.size = len(loader.subset)
-        self.steps_per_epoch = self.size // batch_size
+        self.steps_per_epoch = sampler.size // batch_size
         rows = parallel.local_rows(mesh, batch_size)
         self._load_batch = TrainingBatchLoader(loader, batch_size, rows, sampler, scale)
         self._total_steps = num_epochs * self.steps_per_epoch
@@ -64,6 +65,13 @@ class StreamingFeed:
         self._next_step: int | None = None
         self._last_inputs: Batch  # The inputs of step `_next_step` - 1.
         self._last_positions: np.ndarray  # The positions of the same step.
+
+    def on_device(self, device: jax.Device) -> "StreamingFeed":
+        """Return a feed of the same examples, with workers of its own, for a single device of this process."""
+        feed = copy.copy(self)
+        feed._mesh, feed._next_step, feed._running_workers = parallel.make_mesh([device]), None, contextlib.ExitStack()
+        feed._load_batch = dataclasses.replace(self._load_batch, rows=np.arange(self._load_batch.batch_size))
+        return feed
 
     def inputs(self, step: int) -> Batch:
         """Return the batch of `step`; its transfer to the devices overlaps with earlier steps.

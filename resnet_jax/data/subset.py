@@ -206,6 +206,17 @@ class Subset:
             labels[from_source] = np.asarray(source_labels)[self._indices[from_source]]
         return labels
 
+    def listed_directories(self) -> np.ndarray | None:
+        """Return the number of each example's directory, int32 [n], if the sources have one directory per client."""
+        directories = np.empty(len(self), np.int32)
+        for number in np.unique(self._source_numbers):
+            source_directories = getattr(self._sources[self._names[number]], "directories", None)
+            if source_directories is None:
+                return None
+            from_source = self._source_numbers == number
+            directories[from_source] = source_directories[self._indices[from_source]]
+        return directories
+
     def read_labels(self, reporter: Reporter | None = None, what: str = "examples") -> np.ndarray:
         """Return the labels, int32 [n]; examples are read only if a source does not list its labels."""
         listed = self.listed_labels()

@@ -19,6 +19,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.runtime import compilation_cache, library_messages, parallel
 from resnet_jax.terminal import print_if_possible
 from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.federated_rounds import FederatedExperiment
 from resnet_jax.training.train import train
 from resnet_jax.training.train_step import Inputs
 
@@ -57,10 +58,14 @@ def watched_run(job: Job) -> None:
         if job.kill_at is not None and step >= job.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         stop_at = min(job.stop_at or _default_steps(experiment), experiment.total_steps)
+        is_federated = isinstance(experiment, FederatedExperiment)
+        if is_federated and step == stop_at:  # A stop in the middle of a round abandons the round.
+            signal.raise_signal(signal.SIGINT)
+            return
         with pathlib.Path(job.notes).open("a", encoding="utf-8") as notes:
-            notes.write(json.dumps(describe_inputs(experiment, range(step, step + steps), inputs)) + "\n")
+            notes.write(json.dumps(describe_inputs(experiment, range(step, step + steps))) + "\n")
         print(f"step {step + steps:,} of {stop_at:,}", flush=True)  # noqa: T201  Fails if the parent process has ended.
-        if step + steps >= stop_at:
+        if step + steps >= stop_at and not is_federated:
             signal.raise_signal(signal.SIGINT)
 
     try:
@@ -89,7 +94,7 @@ def _default_steps(experiment: Experiment) -> int:
     return max(steps, MIN_CALLS * experiment.config.steps_per_call)
 
 
-def describe_inputs(experiment: Experiment, steps: range, inputs: Inputs) -> dict[str, list]:
+def describe_inputs(experiment: Experiment, steps: range) -> dict[str, list]:
     """Describe the inputs of a call of the train step.
 
     Returns:
@@ -97,7 +102,7 @@ def describe_inputs(experiment: Experiment, steps: range, inputs: Inputs) -> dic
       `examples` [steps, batch]: the positions of the examples in the training split.
       `images` [steps, batch]: digests of the augmented images with their labels.
     """
-    batches = [parallel.fetch(experiment.compiled_batch(inputs, step)) for step in steps]
+    batches = [parallel.fetch(experiment.batch_at(step)) for step in steps]
     return {
         "steps": list(steps),
         "examples": [experiment.feed.positions(step).tolist() for step in steps],

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax.federated.server import make_server_optimizer
 from resnet_jax.runtime import parallel
 from resnet_jax.selfsupervised import networks
 from resnet_jax.trained_model import abstract_variables
+from resnet_jax.training.federated_rounds import with_local_batch_norms
 from resnet_jax.training.freezing import Freezing
 from resnet_jax.training.optimizer import make_optimizer, make_schedule
 from resnet_jax.training.state import TrainState, train_state_from_variables
@@ -140,11 +142,17 @@ def _abstract_items(config: ConfigDict, num_classes: int) -> Mapping[str, object
     """Return the shapes and dtypes of the items in a run's checkpoints."""
     model = networks.network_of_run(config, num_classes)
     variables = abstract_variables(model, len(config.dataset.mean))
-    optimizer = make_optimizer(config, make_schedule(config, steps_per_epoch=1), model.stage_sizes)
+    is_federated = config.federated.partition is not None
+    optimizer = (
+        make_server_optimizer(config.federated)
+        if is_federated
+        else make_optimizer(config, make_schedule(config, steps_per_epoch=1), model.stage_sizes)
+    )
     use_ema = config.ema_decay is not None
 
     def begin(variables: dict) -> TrainState:
-        return train_state_from_variables(variables, optimizer, Freezing(config.freeze), use_ema)
+        state = train_state_from_variables(variables, optimizer, Freezing(config.freeze), use_ema)
+        return with_local_batch_norms(state, config.federated) if is_federated else state
 
     return jax.eval_shape(begin, variables).checkpoint_items
 

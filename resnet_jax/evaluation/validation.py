@@ -43,7 +43,11 @@ Validate = Callable[[dict, Callable[[], object]], ValidationResult | None]
 
 
 def make_validate(
-    evaluate: Evaluate, examples: EvaluationData, label_sets: np.ndarray | None, classes: Sequence[str]
+    evaluate: Evaluate,
+    examples: EvaluationData,
+    label_sets: np.ndarray | None,
+    classes: Sequence[str],
+    client_shares: np.ndarray | None = None,
 ) -> Validate:
     """Return a function that scores the validation examples.
 
@@ -51,15 +55,19 @@ def make_validate(
       evaluate: scores examples.
       examples: the validation examples.
       label_sets, classes: see `summarize` and `worst_mistakes`.
+      client_shares: in a federated run, the share of each class among the examples of each client, float [clients,
+        classes]. The metrics then include `worst_decile`, see `worst_decile_top1`.
     """
 
     def validate(variables: dict, interrupted: Callable[[], object]) -> ValidationResult | None:
         results = evaluate(variables, examples, interrupted)
         if results is None:
             return None
-        return ValidationResult(
-            summarize(results, label_sets, len(examples)), worst_mistakes(results, label_sets, classes)
-        )
+        means = summarize(results, label_sets, len(examples))
+        if client_shares is not None:
+            assert isinstance(results, ExampleMetrics)
+            means["worst_decile"] = worst_decile_top1(results, client_shares)
+        return ValidationResult(means, worst_mistakes(results, label_sets, classes))
 
     return validate
 
@@ -79,6 +87,24 @@ def summarize(
         names = [str(number) for number in range(label_sets.shape[1])]
         return dataclasses.asdict(multi_label.report(examples, label_sets, names, total).means)
     return dataclasses.asdict(metrics.summarize(examples, total))
+
+
+def worst_decile_top1(examples: ExampleMetrics, client_shares: np.ndarray) -> float:
+    """Return the accuracy below which a tenth of the clients of a federated run lie.
+
+    The accuracy of a client is that on validation examples whose classes are as frequent as among its own examples: the
+    mean of the accuracies of the classes, weighted by their shares.
+
+    Args:
+      examples: metrics as host arrays.
+      client_shares: float [clients, classes]. Classes without validation examples do not count.
+    """
+    is_correct = (examples.prediction == examples.label).astype(float)
+    counts = np.bincount(examples.label, minlength=client_shares.shape[1])
+    accuracies = np.bincount(examples.label, is_correct, len(counts)) / np.maximum(counts, 1)
+    shares = np.where(counts > 0, client_shares, 0.0)
+    totals = shares.sum(axis=1)
+    return float(np.quantile((shares @ accuracies)[totals > 0] / totals[totals > 0], 0.1))
 
 
 def worst_mistakes(

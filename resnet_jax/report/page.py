@@ -91,6 +91,12 @@ def _training_charts(data: ReportData) -> Iterator[Chart]:
         yield Chart("Embedding std", _html(training_charts.training_curve(runs, "embedding_std"), "std"), "low", "")
         rank = training_charts.training_curve(runs, "effective_rank")
         yield Chart("Effective rank", _html(rank, "rank"), "low", caption)
+    if "validation/worst_decile" in recorded:
+        caption = "The top-1 accuracy that a tenth of the clients do not exceed, on validation images of their classes."
+        yield Chart("Worst clients", _html(training_charts.worst_decile(runs), "worst_decile"), "wide", caption)
+    if "train/drift" in recorded:
+        caption = "How far the clients' parameters are from their average at the end of a round."
+        yield Chart("Drift", _html(training_charts.training_curve(runs, "drift"), "drift"), "low", caption)
     if "train/learning_rate" in recorded:
         yield Chart(
             "Learning rate", _html(training_charts.training_curve(runs, "learning_rate"), "learning_rate"), "low", ""

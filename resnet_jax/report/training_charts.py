@@ -46,6 +46,11 @@ def knn(runs: Curves) -> go.Figure:
     return _metric_chart(runs, "knn", 100, ":.2f} %").update_yaxes(ticksuffix=" %")
 
 
+def worst_decile(runs: Curves) -> go.Figure:
+    """Draw the accuracy that a tenth of the clients of a federated run do not exceed, in percent."""
+    return _metric_chart(runs, "worst_decile", 100, ":.2f} %").update_yaxes(ticksuffix=" %")
+
+
 def training_curve(runs: Curves, metric: str) -> go.Figure:
     """Draw a metric of the train step, such as "learning_rate"."""
     chart = chart_style.empty_chart(xaxis=STEP_AXIS, yaxis={"rangemode": "tozero"}, showlegend=len(runs) > 1)

@@ -22,6 +22,7 @@ from resnet_jax.data.augment.pipeline import Augment
 from resnet_jax.data.dataset import Dataset, open_dataset
 from resnet_jax.data.feed import EvaluationData, Feed, Inputs
 from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.data.sampling import ClientSampler
 from resnet_jax.data.sources import Source
 from resnet_jax.errors import UserError, unknown_name
 from resnet_jax.evaluation import tta
@@ -73,6 +74,7 @@ class Experiment:
       pretrained: the initial weights, if the run is new and `config.init_from` names a weights file.
       content_digests: those of the `Dataset` and, if there is a teacher, a hash of its variables.
       bank: in pre-training, training examples among which nearest neighbors are searched; otherwise None.
+      clients: in a federated run, the examples of each client; otherwise None. See `federated_rounds`.
     """
 
     config: ConfigDict
@@ -93,6 +95,7 @@ class Experiment:
     content_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     second_augment: Augment | None = None
     bank: EvaluationData | None = None
+    clients: ClientSampler | None = None
 
     # --- Steps and calls. A call of the compiled step takes one or several steps.
 
@@ -336,6 +339,8 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         freezing.check(params)
         optimizer.check_rate_factors(config.optimizer.rate_factors, freezing.split(params)[0])
     schedule = optimizer.make_schedule(config, feed.steps_per_epoch)
+    if dataset.clients is not None:
+        schedule = optimizer.by_round(schedule, dataset.clients.steps_per_visit, dataset.clients.clients)
     if dataset.label_sets is not None:
         losses.check_multi_label(config)
     else:
@@ -380,6 +385,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         content_digests=content_digests,
         second_augment=make_augment(pretraining.second_augmentation(config)) if is_pretraining else None,
         bank=dataset.bank,
+        clients=dataset.clients,
     )
 
 

@@ -19,6 +19,7 @@ from resnet_jax.terminal import Reporter, duration
 from resnet_jax.training import early_stopping, metrics_logger, nan_capture
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.federated_rounds import FederatedExperiment, Round
 from resnet_jax.training.interruption import EXCEPTION_BY_SIGNAL, deferred_signals
 from resnet_jax.training.metrics_logger import MetricsLogger, NonFiniteMetric
 from resnet_jax.training.metrics_writer import MetricsWriter
@@ -182,7 +183,10 @@ class Loop:
         logger.info("Compiling the train step ...")
         started = time.monotonic()
         with self.timer.measure("compilation"):
-            self.train_steps = compile_train_steps(self.experiment, state=self.state)
+            if isinstance(self.experiment, FederatedExperiment):
+                self.train_steps = {1: Round(self.experiment, self._reporter, self._save_or_stop_if_requested)}
+            else:
+                self.train_steps = compile_train_steps(self.experiment, state=self.state)
         logger.info(f"... compiled in {duration(time.monotonic() - started)}.")
 
     @contextlib.contextmanager
@@ -334,7 +338,8 @@ def _make_validate(experiment: Experiment) -> Validate:
             model, preprocess, batch_size, mesh, experiment.bank, experiment.validation
         )
     evaluate = make_evaluate(model, preprocess, batch_size, mesh, label_sets=experiment.label_sets)
-    return make_validate(evaluate, experiment.validation, experiment.label_sets, experiment.classes)
+    client_shares = experiment.label_shares() if isinstance(experiment, FederatedExperiment) else None
+    return make_validate(evaluate, experiment.validation, experiment.label_sets, experiment.classes, client_shares)
 
 
 def _format_sizes(split_sizes: Mapping[str, int]) -> str:

@@ -202,7 +202,7 @@ class MetricsLogger:
             self._images_per_second = images / (self._finished_at - self._window_started)
             self._window_step = self._steps_finished
             self._window_started = self._finished_at
-        means["images_per_second"] = self._images_per_second
+        means.setdefault("images_per_second", self._images_per_second)  # A federated round measures its own.
         self._since_report = {}
         self._writer.scalars(self._steps_fetched, {f"train/{name}": value for name, value in means.items()})
         self._writer.write_if_due()
@@ -256,7 +256,8 @@ class MetricsLogger:
           examples: the validation examples.
         """
         titles = metric_titles(metrics)
-        scalars = {f"validation/{name}": metrics[name] for name in ("loss", *titles) if name in metrics}
+        names = ("loss", *titles, "worst_decile")
+        scalars = {f"validation/{name}": metrics[name] for name in names if name in metrics}
         self._writer.scalars(self._steps_fetched, scalars)
         if mistakes:
             # Class names have lines of their own, because captions wider than an image are cut off.
@@ -266,6 +267,8 @@ class MetricsLogger:
         best = "  (best so far)" if is_best else ""
         loss = f"loss {metrics['loss']:.4f}  " if "loss" in metrics else ""
         scores = "  ".join(f"{title} {metrics[name]:.2%}" for name, title in titles.items())
+        if "worst_decile" in metrics:
+            scores += f"  worst decile of clients {metrics['worst_decile']:.2%}"
         logger.info(
             f"{self._epoch()}  validation {loss}{scores}  after "
             f"{duration(self._timer.seconds_without_compilation())}{best}"
@@ -274,7 +277,8 @@ class MetricsLogger:
     def _epoch(self) -> str:
         """Return the epoch of the last fetched step, counted from 1."""
         epoch = max(1, math.ceil(self._steps_fetched / self._steps_per_epoch))
-        return f"epoch {epoch:>{len(str(self._config.num_epochs))}}/{self._config.num_epochs}"
+        unit = "epoch" if self._config.federated.partition is None else "round"
+        return f"{unit} {epoch:>{len(str(self._config.num_epochs))}}/{self._config.num_epochs}"
 
 
 # --- What a run logs at its start and at its end ----------------------------------------------------------------------

@@ -86,6 +86,29 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps])
 
 
+def by_round(schedule: optax.Schedule, steps_per_visit: int, clients: int) -> optax.Schedule:
+    """Return the learning rate as a function of the step numbers of a federated run; see `data.sampling.ClientSampler`.
+
+    All clients have the same learning rate in their first step of a round, and in their second one, and so on.
+
+    Args:
+      schedule: the learning rate as a function of the step, for a run with `steps_per_visit` steps per epoch.
+      steps_per_visit: how many step numbers each client has per round.
+      clients: the number of clients.
+
+    Example:
+      >>> rate = by_round(lambda step: 0.1 * step, steps_per_visit=2, clients=3)
+      >>> [round(float(rate(step)), 1) for step in range(8)]
+      [0.0, 0.1, 0.0, 0.1, 0.0, 0.1, 0.2, 0.3]
+    """
+
+    def learning_rate(step):
+        visit, step_in_visit = step // steps_per_visit, step % steps_per_visit
+        return schedule(visit // clients * steps_per_visit + step_in_visit)
+
+    return learning_rate
+
+
 def _warmup_epochs(config: ConfigDict) -> float:
     """Return `schedule.warmup_epochs` if it is shorter than the run; otherwise log and return a fraction of the run.
 

@@ -22,11 +22,10 @@ from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.state import TrainState
 
 
-def make_recalibrate(experiment: Experiment) -> Callable[[TrainState, int], TrainState]:
-    """Return a function from a state and its step to the state with recalibrated `ema["batch_stats"]`.
+def make_batch_statistics(experiment: Experiment) -> Callable[[dict, dict, Inputs, int], dict]:
+    """Return a compiled function from (params, batch_stats, inputs, step) to the statistics of the batch of that step.
 
-    The statistics are the means over the training batches of the last `ema_recalibrate_steps` steps, augmented as they
-    were in training. With fewer steps so far, all of them count.
+    The images are augmented as in training.
     """
     # Without momentum, the running statistics after a batch are those of the batch.
     model = experiment.model.clone(norm_momentum=0.0)
@@ -45,7 +44,16 @@ def make_recalibrate(experiment: Experiment) -> Callable[[TrainState, int], Trai
             )
         return updated["batch_stats"]
 
-    compiled_statistics = parallel.jit(batch_statistics, experiment.mesh)
+    return parallel.jit(batch_statistics, experiment.mesh)
+
+
+def make_recalibrate(experiment: Experiment) -> Callable[[TrainState, int], TrainState]:
+    """Return a function from a state and its step to the state with recalibrated `ema["batch_stats"]`.
+
+    The statistics are the means over the training batches of the last `ema_recalibrate_steps` steps. With fewer steps
+    so far, all of them count.
+    """
+    batch_statistics = make_batch_statistics(experiment)
     update_mean = parallel.jit(
         lambda mean, values, count: jax.tree.map(lambda mean, value: mean + (value - mean) / count, mean, values),
         experiment.mesh,
@@ -59,7 +67,7 @@ def make_recalibrate(experiment: Experiment) -> Callable[[TrainState, int], Trai
         steps = range(max(0, step - experiment.config.ema_recalibrate_steps), step)
         for count, earlier_step in enumerate(steps, start=1):
             inputs = experiment.feed.inputs(earlier_step)
-            statistics = compiled_statistics(ema["params"], ema["batch_stats"], inputs, earlier_step)
+            statistics = batch_statistics(ema["params"], ema["batch_stats"], inputs, earlier_step)
             mean = update_mean(mean, statistics, count)
             pace(mean)
         return dataclasses.replace(state, ema={**ema, "batch_stats": mean})

@@ -80,6 +80,15 @@ class TestProcedure:
         assert verdict.differences == ()
 
     @pytest.mark.slow
+    def test_verify_resume_finds_no_difference_in_a_federated_run(self, verify, tiny_config):
+        tiny_config.ema_decay, tiny_config.log_every_steps = None, 1
+        tiny_config.federated.update(partition="dirichlet", clients=3, batch_norm="local", server="momentum")
+        tiny_config.federated.update(share=0.7, straggling=0.5, compression="int8")
+        verdict = verify(4, (1, 3))
+        assert verdict.differences == ()
+        assert verdict.leaves > 60
+
+    @pytest.mark.slow
     def test_verify_resume_names_the_leaves_that_differ(self, verify, monkeypatch):
         """`spoil` changes the order of the examples. By default, the run lasts two epochs."""
 

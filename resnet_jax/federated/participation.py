@@ -1,0 +1,74 @@
+"""Which clients take part in a round, which of them answer, and after how many steps: a function of (seed, round)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax import randomness
+from resnet_jax.errors import UserError
+from resnet_jax.randomness import Use
+
+
+class Participation(NamedTuple):
+    """The clients of a round.
+
+    Attributes:
+      invited: how many clients receive the model of the server.
+      steps: for each client whose update arrives at the server, the number of its local steps. Sorted by client.
+    """
+
+    invited: int
+    steps: dict[int, int]
+
+
+def participation(federated: ConfigDict, seed: int, number: int, num_steps: Sequence[int]) -> Participation:
+    """Draw the clients of a round.
+
+    `federated.share` of the clients that have examples are invited, at least one. With `federated.noise_multiplier`,
+    each client is invited independently with this probability instead, because the accounting of privacy assumes it
+    (McMahan et al. 2018, algorithm 1). An invited client does not answer with the probability `federated.dropout`. It
+    is a straggler with the probability `federated.straggling`, and then takes a random number of its steps, at least
+    one (Li et al. 2020, section 5.2). If no client would answer, the draw is repeated.
+
+    Args:
+      federated: the `federated` settings.
+      seed: the seed of the run.
+      number: the number of the round, from 0.
+      num_steps: the number of steps per round of each client; 0 for a client without examples.
+
+    Raises:
+      UserError: if no client answers in any of a hundred draws.
+
+    Example:
+      >>> from resnet_jax.config import default
+      >>> participation(default().federated, seed=0, number=0, num_steps=[3, 0, 5])
+      Participation(invited=2, steps={0: 3, 2: 5})
+    """
+    able = np.flatnonzero(np.asarray(num_steps) > 0)
+    for attempt in range(100):
+
+        def draw(purpose: int, attempt: int = attempt) -> np.ndarray:
+            return randomness.uniform(seed, Use.PARTICIPATION, (number, attempt, purpose), len(num_steps))
+
+        chances = draw(0)[able]
+        if federated.noise_multiplier:
+            invited = able[chances < federated.share]
+        else:
+            count = max(1, round(federated.share * len(able)))
+            invited = np.sort(able[np.argsort(chances, kind="stable")[:count]])
+        answers, straggles, shares = draw(1) >= federated.dropout, draw(2) < federated.straggling, draw(3)
+        steps = {
+            int(client): int(np.ceil(shares[client] * num_steps[client])) or 1
+            if straggles[client]
+            else num_steps[client]
+            for client in invited
+            if answers[client]
+        }
+        if steps:
+            return Participation(len(invited), steps)
+    raise UserError(
+        f"no client answers in round {number + 1}. Increase federated.share or federated.clients, or lower "
+        "federated.dropout."
+    )

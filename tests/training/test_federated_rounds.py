@@ -1,0 +1,285 @@
+"""Federated runs of a tiny model on digits."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import resnet_jax
+from resnet_jax.data.sources import ArraySource, open_sources
+from resnet_jax.errors import UserError
+from resnet_jax.evaluation import validation
+from resnet_jax.evaluation.metrics import ExampleMetrics
+from resnet_jax.runtime import parallel
+from resnet_jax.terminal import Reporter
+from resnet_jax.trained_model import load_run
+from resnet_jax.training import experiment as experiments
+from resnet_jax.training import federated_rounds
+from resnet_jax.training.federated_rounds import Round, batch_norms
+from resnet_jax.training.recalibration import make_batch_statistics
+from resnet_jax.training.train_step import compile_train_steps
+
+
+@pytest.fixture
+def config(tiny_config):
+    """Settings for two rounds with three clients and group normalization."""
+    tiny_config.model.norm = "group_norm"
+    tiny_config.batch_size = 32
+    tiny_config.log_every_steps = 1
+    tiny_config.federated.partition = "iid"
+    tiny_config.federated.clients = 3
+    return tiny_config
+
+
+def build_central(config, mesh, sources=None):
+    return experiments.build(config, mesh, sources or open_sources("digits"), Reporter(active=False, max_unreadable=0))
+
+
+def build(config, mesh, sources=None):
+    federated_rounds.check(config)
+    return federated_rounds.from_experiment(build_central(config, mesh, sources))
+
+
+def take_rounds(experiment, count, between_steps=lambda: None):
+    take_round = Round(experiment, Reporter(active=False), between_steps)
+    state = experiment.initial_state()
+    for number in range(count):
+        state, metrics = take_round(state, number)
+    return state, {name: float(value[0]) for name, value in metrics.items()}
+
+
+def assert_equal_trees(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for leaf, expected_leaf in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(leaf, expected_leaf)
+
+
+def distance(first, second):
+    return float(optax.tree.norm(jax.tree.map(jnp.subtract, first, second)))
+
+
+# --- What federated training equals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["group_norm", pytest.param("batch_norm", marks=pytest.mark.slow)])
+def test_round_of_one_client_equals_an_epoch_of_ordinary_training_bit_for_bit(config, single_device, norm):
+    config.model.norm, config.num_epochs = norm, 1
+    config.federated.clients = 1
+    state, metrics = take_rounds(build(config, single_device), 1)
+    config.federated.partition = config.federated.clients = None
+    central = build_central(config, single_device)
+    expected, losses = central.initial_state(), []
+    train_step = compile_train_steps(central, [1])[1]
+    for step in range(central.feed.steps_per_epoch):
+        expected, step_metrics = train_step(expected, central.feed.inputs(step))
+        losses.append(float(step_metrics["loss"][0]))
+    assert len(losses) == 11
+    assert_equal_trees(parallel.fetch(state.variables), parallel.fetch(expected.variables))
+    assert metrics["loss"] == pytest.approx(np.mean(losses))
+
+
+def test_one_local_step_of_sgd_equals_a_step_with_all_their_examples(config, single_device):
+    config.augment.crop_padding = 0
+    config.optimizer.momentum, config.optimizer.nesterov = 0.0, False
+    config.federated.local_steps = 1
+    experiment = build(config, single_device)
+    state, metrics = take_rounds(experiment, 1)
+    client = experiment.on_devices[0]
+    batches = [client.feed.take(client.feed.inputs(visit), 0) for visit in range(3)]
+    images, labels = (jnp.concatenate(arrays) for arrays in list(zip(*batches, strict=True))[:2])
+
+    def loss(params):
+        return experiment.loss(experiment.model.apply({"params": params}, experiment.preprocess(images), True), labels)
+
+    start = experiment.initial_state().params
+    decay = config.optimizer.weight_decay
+    expected = jax.tree.map(lambda w, g: w - 0.1 * (g + decay * w), start, jax.grad(loss)(start))
+    assert metrics["loss"] == pytest.approx(float(loss(start)), rel=1e-5)
+    for leaf, expected_leaf in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-5, atol=1e-6)
+
+
+def test_larger_clients_have_more_weight(config, single_device):
+    """One client has five times as many examples as the other; the server takes the weighted mean of their models."""
+    source = open_sources("digits")["train"]
+    train = ArraySource(source.images[:360], source.labels[:360], source.classes)
+    train.directories = np.repeat([0, 1], [300, 60])
+    config.dataset.train_split, config.dataset.validation_split, config.dataset.test_split = "train", "none", "none"
+    config.federated.partition, config.federated.clients = "directories", None
+    experiment = build(config, single_device, {"train": train})
+    assert [len(part) for part in experiment.sampler.parts] == [300, 60]
+    both, _ = take_rounds(experiment, 1)
+    alone = []
+    for client in (0, 1):
+        take_round = Round(experiment, Reporter(active=False), lambda: None)
+        take_round._num_steps = [steps * (number == client) for number, steps in enumerate(take_round._num_steps)]
+        alone.append(take_round(experiment.initial_state(), 0)[0].params)
+    expected = jax.tree.map(lambda first, second: (5 * first + second) / 6, *alone)
+    for leaf, expected_leaf in zip(jax.tree.leaves(both.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-4, atol=1e-6)
+
+
+def test_proximal_term_keeps_clients_near_the_server(config, single_device):
+    _, free = take_rounds(build(config, single_device), 1)
+    config.federated.proximal = 5.0
+    _, held = take_rounds(build(config, single_device), 1)
+    assert held["gradient_norm"] < 0.8 * free["gradient_norm"]
+    assert held["drift"] < 0.8 * free["drift"]
+
+
+@pytest.mark.slow
+def test_devices_train_clients_at_the_same_time_with_the_same_result(config, single_device):
+    config.federated.clients = 5
+    alone, _ = take_rounds(build(config, single_device), 2)
+    together, _ = take_rounds(build(config, parallel.make_mesh(jax.devices()[:3])), 2)
+    assert_equal_trees(parallel.fetch(together), parallel.fetch(alone))
+
+
+# --- Batch normalization ----------------------------------------------------------------------------------------------
+
+
+def test_local_batch_norm_stays_with_its_client(config, single_device):
+    config.model.norm, config.federated.batch_norm = "batch_norm", "local"
+    experiment = build(config, single_device)
+    state, metrics = take_rounds(experiment, 1)
+    local = state.opt_state["local"]
+    average = batch_norms(state.online_variables)
+    for stacked, mean in zip(jax.tree.leaves(local), jax.tree.leaves(average), strict=True):
+        assert stacked.shape == (3, *mean.shape)
+        weights = [len(part) for part in experiment.sampler.parts]
+        np.testing.assert_allclose(np.average(stacked, axis=0, weights=weights), mean, rtol=1e-4, atol=1e-6)
+    assert distance(jax.tree.map(lambda leaf: leaf[0], local), jax.tree.map(lambda leaf: leaf[1], local)) > 0.01
+    take_round = Round(experiment, Reporter(active=False), lambda: None)
+    received = take_round._variables_for(state, 1)
+    assert_equal_trees(batch_norms(received), jax.tree.map(lambda leaf: leaf[1], local))
+    assert_equal_trees(received["params"]["head"], state.params["head"])
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    kept = sum(leaf.size for leaf in jax.tree.leaves(average["params"]))
+    assert metrics["megabytes_up"] == pytest.approx(3 * 4 * (size - kept) / 1e6)
+
+
+@pytest.mark.slow
+def test_recomputed_statistics_are_those_of_the_new_model(config, single_device):
+    config.model.norm, config.federated.batch_norm = "batch_norm", "recomputed"
+    config.federated.clients = 1
+    experiment = build(config, single_device)
+    state, _ = take_rounds(experiment, 1)
+    client = experiment.on_devices[0]
+    statistics = make_batch_statistics(client)
+    batches = [
+        statistics(state.params, experiment.initial_state().batch_stats, client.feed.inputs(step), step)
+        for step in range(10)
+    ]
+    expected = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *batches)
+    for leaf, expected_leaf in zip(jax.tree.leaves(state.batch_stats), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-4, atol=1e-5)
+
+
+# --- Privacy and size -------------------------------------------------------------------------------------------------
+
+
+def test_clipped_updates_bound_the_update_of_the_server(config, single_device):
+    config.federated.clip_norm = 0.01
+    experiment = build(config, single_device)
+    state, metrics = take_rounds(experiment, 1)
+    assert distance(state.params, experiment.initial_state().params) <= 0.0101
+    assert metrics["gradient_norm"] <= 0.0101
+
+
+def test_noise_on_the_sum_of_updates_has_the_configured_std(config, single_device):
+    pytest.importorskip("dp_accounting")
+    config.federated.update(clip_norm=1e-6, noise_multiplier=1e4)
+    experiment = build(config, single_device)
+    state, metrics = take_rounds(experiment, 1)
+    change = jax.tree.map(jnp.subtract, state.params, experiment.initial_state().params)
+    values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(change)])
+    assert values.std() == pytest.approx(1e4 * 1e-6 / 3, rel=0.05)
+    assert metrics["epsilon"] < 0.01
+
+
+@pytest.mark.parametrize(("compression", "share"), [("int8", 0.25), ("top_k", 0.02)])
+def test_compressed_updates_are_smaller_and_still_train(config, single_device, compression, share):
+    experiment = build(config, single_device)
+    _, whole = take_rounds(experiment, 1)
+    config.federated.compression = compression
+    state, compressed = take_rounds(build(config, single_device), 1)
+    assert compressed["megabytes_up"] == pytest.approx(share * whole["megabytes_up"], rel=0.05)
+    assert compressed["megabytes_down"] == whole["megabytes_down"]
+    moved = distance(state.params, experiment.initial_state().params)
+    assert 0.1 * whole["gradient_norm"] < moved < 1.1 * whole["gradient_norm"]
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_run_is_an_ordinary_run_directory(config, tmp_path):
+    config.federated.partition, config.federated.alpha = "dirichlet", 0.3
+    config.federated.server = "adam"
+    config.federated.server_rate = 0.01
+    result = resnet_jax.train(config, str(tmp_path))
+    assert result["epochs"] == 2
+    assert result["checkpoint_step"] in (1, 2)
+    assert load_run(str(tmp_path)).predict(np.zeros((1, 8, 8, 1), np.uint8)).probabilities.shape == (1, 10)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "train/drift" in record] == [1, 2]
+    assert all(record["train/clients"] == 3 for record in records if "train/clients" in record)
+    validated = [record for record in records if "validation/worst_decile" in record]
+    assert len(validated) == 2
+    assert all(record["validation/worst_decile"] <= record["validation/top1"] + 0.1 for record in validated)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_round_stopped_in_the_middle_can_be_repeated_exactly(config, single_device):
+    experiment = build(config, single_device)
+    expected, _ = take_rounds(experiment, 1)
+    state = experiment.initial_state()
+    steps = 0
+
+    def stop():
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            raise Stopped
+
+    take_round = Round(experiment, Reporter(active=False), stop)
+    with pytest.raises(Stopped):
+        take_round(state, 0)
+    repeated, _ = take_round(state, 0)
+    assert_equal_trees(parallel.fetch(repeated), parallel.fetch(expected))
+
+
+def test_loss_of_a_client_that_is_not_finite_stops_the_run(config, tmp_path):
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(UserError, match=r"the loss of client 0 became (nan|inf) in round 1"):
+        resnet_jax.train(config, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"federated.server": "sgd"}, "unknown federated.server 'sgd'"),
+        ({"federated.batch_norm": "local"}, "works only with batch_norm, and the model has group_norm"),
+        ({"federated.noise_multiplier": 1.0}, "Set federated.clip_norm"),
+        ({"ema_decay": 0.9}, "ema_decay does not work in a federated run. Set ema_decay=None"),
+        ({"augment.alternating_flip": True}, "augment.alternating_flip does not work in a federated run"),
+        ({"federated.partition": "directories"}, "needs a dataset with one directory per client"),
+    ],
+)
+def test_settings_that_do_not_work_are_reported(config, tmp_path, changes, message):
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        resnet_jax.train(config, str(tmp_path))
+
+
+def test_worst_decile_is_the_accuracy_of_clients_on_their_own_classes():
+    labels, correct = np.array([0, 0, 1, 1, 1, 1]), np.array([1, 1, 1, 0, 0, 0], bool)
+    examples = ExampleMetrics(np.arange(6), labels, np.zeros(6), np.where(correct, labels, 9), None, None)
+    shares = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])
+    accuracies = [1.0, 0.25, 0.625, 0.25]  # Class 2 has no validation examples, so the last client does not count.
+    assert validation.worst_decile_top1(examples, shares) == pytest.approx(np.quantile(accuracies, 0.1))
