@@ -4,13 +4,13 @@ The images of a client are in `/path/CLIENT/CLASS/...`. All of them form the spl
 client. `/path/val/CLASS/...` and `/path/test/CLASS/...` are splits as in `folder:/path`; they belong to the server.
 """
 
-import functools
 import logging
 import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from resnet_jax.data.folder import SPLITS, canonical_path, find_images, list_directories
+from resnet_jax.data.folder import SPLITS, canonical_path, find_images, interleave, list_directories
 from resnet_jax.data.image_list import ImageList
 from resnet_jax.errors import UserError
 
@@ -22,19 +22,31 @@ logger = logging.getLogger(__name__)
 class ClientImages(ImageList):
     """The images of all clients; the first directory of a path is the client.
 
+    The order of a client's images does not depend on those of other clients. So a client that has only its own images
+    uses them in the same order as in a simulation of all clients.
+
+    Args:
+      root, images, classes: as in `ImageList`.
+
     Attributes:
-      clients: the names of the clients' directories, sorted; None of them is empty.
+      clients: the names of the clients' directories, sorted.
+      directories: int32 [n], the number of each image's client.
     """
 
-    @functools.cached_property
-    def clients(self) -> tuple[str, ...]:
-        return tuple(sorted({file.split(os.sep)[0] for file in self._files}))
-
-    @functools.cached_property
-    def directories(self) -> np.ndarray:
-        """The number of each image's client, int32 [n]."""
-        numbers = {name: number for number, name in enumerate(self.clients)}
-        return np.array([numbers[file.split(os.sep)[0]] for file in self._files], np.int32)
+    def __init__(self, root: str, images: Mapping[str, int], classes: Sequence[str]):
+        super().__init__(root, images, classes)
+        by_client: dict[str, dict[str, int]] = {}
+        for file, label in sorted(images.items()):
+            by_client.setdefault(file.split(os.sep)[0], {})[file] = label
+        self.clients = tuple(by_client)
+        placed = []
+        for number, own in enumerate(by_client.values()):
+            files, _ = interleave([[file for file in own if own[file] == label] for label in sorted({*own.values()})])
+            placed += [((place + 0.5) / len(files), number, file) for place, file in enumerate(files)]
+        placed.sort()
+        self._files = [file for _, _, file in placed]
+        self.labels = np.array([images[file] for file in self._files], np.int32)
+        self.directories = np.array([number for _, number, _ in placed], np.int32)
 
 
 def open_clients(name: str, moved_to: str | None = None) -> dict[str, ImageList]:
@@ -53,19 +65,45 @@ def open_clients(name: str, moved_to: str | None = None) -> dict[str, ImageList]
         raise UserError(f"there is no folder {root}. {layout}")
     classes_by_file: dict[str, dict[str, str]] = {"train": {}}
     for directory in list_directories(root):
-        images, _ = find_images(os.path.join(root, directory))
         split = SPLITS.get(directory.lower(), "train")
-        if split == "train" and not images:
+        found = _find_classes(root, directory)
+        if split == "train" and not found:
             logger.warning(f"The client {directory} has no images in class directories, so it takes no part.")
-        files = classes_by_file.setdefault(split, {})
-        for class_name, members in images.items():
-            files.update({os.path.join(directory, member): class_name for member in members})
+        classes_by_file.setdefault(split, {}).update(found)
     if not classes_by_file["train"]:
         raise UserError(f"no client in the folder {root} has images in class directories. {layout}")
     classes = sorted({class_name for files in classes_by_file.values() for class_name in files.values()})
-    numbers = {class_name: number for number, class_name in enumerate(classes)}
     sources = {}
     for split, files in classes_by_file.items():
-        labels = {file: numbers[class_name] for file, class_name in files.items()}
+        labels = {file: classes.index(class_name) for file, class_name in files.items()}
         sources[split] = (ClientImages if split == "train" else ImageList)(root, labels, classes)
     return sources
+
+
+def open_client(path: str, classes: Sequence[str]) -> ClientImages:
+    """Return the images of a single client, in the order that they have in a simulation of all clients.
+
+    Args:
+      path: the directory of the client, with one directory per class.
+      classes: the names of the classes of all clients, in the order of their labels.
+
+    Raises:
+      UserError: if the directory has no images, or a class that is not in the list.
+    """
+    root, client = os.path.split(canonical_path(path))
+    found = _find_classes(root, client) if os.path.isdir(path) else {}
+    if not found:
+        raise UserError(f"there are no images in {path}. Put them into {path}/CLASS/IMAGE.jpg.")
+    unknown = sorted({*found.values()} - {*classes})
+    if unknown:
+        raise UserError(
+            f"{path} has classes that other clients do not know ({', '.join(unknown)}). Add them to the list of all "
+            "classes, or remove their directories."
+        )
+    return ClientImages(root, {file: list(classes).index(name) for file, name in found.items()}, classes)
+
+
+def _find_classes(root: str, directory: str) -> dict[str, str]:
+    """Return the class of each image in a directory, by its path relative to `root`."""
+    images, _ = find_images(os.path.join(root, directory))
+    return {os.path.join(directory, file): class_name for class_name, files in images.items() for file in files}

@@ -124,9 +124,10 @@ def _resolve_clients(federated: ConfigDict, train: Subset) -> None:
             "--config.dataset.name=clients:/path."
         )
     count = int(directories.max()) + 1
-    if federated.clients not in (None, count):
+    if federated.clients is None:
+        federated.clients = count
+    elif federated.clients < count:
         raise UserError(f"there are {count} directories of clients, not {federated.clients}. Unset federated.clients.")
-    federated.clients = count
 
 
 def _resolve_bit_depth(dataset: ConfigDict, train: Subset) -> None:

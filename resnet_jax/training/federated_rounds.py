@@ -22,17 +22,21 @@ from resnet_jax import randomness
 from resnet_jax.data import partition
 from resnet_jax.data.feed import Feed
 from resnet_jax.data.sampling import ClientSampler
+from resnet_jax.data.sources import Source
+from resnet_jax.data.splits import NO_SPLIT
 from resnet_jax.errors import UserError, unknown_name
 from resnet_jax.federated import compression, privacy
 from resnet_jax.federated.participation import participation
 from resnet_jax.federated.server import SERVERS, add_proximal_gradient, make_server_optimizer
+from resnet_jax.models import factory
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
-from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.experiment import Experiment, build
+from resnet_jax.training.experiment import check as check_experiment
 from resnet_jax.training.freezing import merge
 from resnet_jax.training.recalibration import make_batch_statistics
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.state import TrainState, create_train_state
 from resnet_jax.training.train_step import Metrics, compile_train_steps
 
 BATCH_NORMS = ("averaged", "local", "recomputed")  # values of `federated.batch_norm`
@@ -251,6 +255,64 @@ class ClientTrainer:
         return TrainState(
             jnp.asarray(step, jnp.int32), variables["params"], variables["batch_stats"], opt_state, ema={}
         )
+
+
+class LocalClient:
+    """A client whose examples lie on this machine, for an engine that connects real machines; see examples/flower/.
+
+    It trains as the client of the same number does in a simulation with the same settings, if `federated.local_steps`
+    and `dataset.mean` and `std` are set.
+
+    Args:
+      config: the settings of the run; `federated.clients` is the number of all clients.
+      client: the number of this client, from 0.
+      source: its examples.
+
+    Raises:
+      UserError: if settings and examples do not go together.
+    """
+
+    def __init__(self, config: ConfigDict, client: int, source: Source):
+        config = config.copy_and_resolve_references()
+        mesh = parallel.make_mesh(jax.local_devices()[:1])
+        check_experiment(config, mesh)
+        check(config)
+        config.dataset.validation_split = config.dataset.test_split = NO_SPLIT
+        source.directories = np.full(len(source), client)  # type: ignore[attr-defined]  # an optional member
+        reporter = Reporter(active=False, max_unreadable=config.dataset.max_unreadable)
+        experiment = from_experiment(build(config, mesh, {"train": source}, reporter, is_new=False))
+        self._visits = experiment.sampler.clients
+        self._client, self._trainer = client, ClientTrainer(experiment.on_devices[0])
+        self.num_examples, self.num_steps = len(source), experiment.sampler.num_steps(client)
+
+    def train(self, variables: Mapping, number: int) -> tuple[dict, dict[str, float]]:
+        """Train the model of the server in a round.
+
+        Args:
+          variables: `{"params": ..., "batch_stats": ...}`, as NumPy arrays.
+          number: the number of the round, from 0.
+
+        Returns:
+          The variables after the last step, as NumPy arrays, and the means of the metrics over the steps.
+        """
+        self._trainer.begin(variables, number * self._visits + self._client)
+        for _ in range(self.num_steps):
+            self._trainer.take_step()
+        trained, metrics = self._trainer.finish()
+        return parallel.fetch(trained), metrics
+
+
+def initial_variables(config: ConfigDict, num_classes: int) -> dict:
+    """Return the model with which a run starts, `{"params": ..., "batch_stats": ...}`, without opening its data.
+
+    Args:
+      config: the settings; `dataset.image_size` and `dataset.mean` are set.
+      num_classes: the number of classes.
+    """
+    model = factory.from_config(config, num_classes)
+    image_shape = (config.dataset.image_size, config.dataset.image_size, len(config.dataset.mean))
+    state = create_train_state(model, optax.identity(), image_shape, config.seed)
+    return parallel.fetch(state.online_variables)
 
 
 def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 import resnet_jax
+from resnet_jax.data.client_folders import open_client
 from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import validation
@@ -18,7 +20,7 @@ from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 from resnet_jax.training import experiment as experiments
 from resnet_jax.training import federated_rounds
-from resnet_jax.training.federated_rounds import Round, batch_norms
+from resnet_jax.training.federated_rounds import LocalClient, Round, batch_norms, initial_variables
 from resnet_jax.training.recalibration import make_batch_statistics
 from resnet_jax.training.train_step import compile_train_steps
 
@@ -283,3 +285,43 @@ def test_worst_decile_is_the_accuracy_of_clients_on_their_own_classes():
     shares = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])
     accuracies = [1.0, 0.25, 0.625, 0.25]  # Class 2 has no validation examples, so the last client does not count.
     assert validation.worst_decile_top1(examples, shares) == pytest.approx(np.quantile(accuracies, 0.1))
+
+
+# --- Clients of an engine ---------------------------------------------------------------------------------------------
+
+
+def test_clients_with_only_their_own_images_train_as_in_the_simulation(config, single_device, tmp_path):
+    """As on Flower: no client opens the images of the other, and the second one lacks a class."""
+    random = np.random.default_rng(0)
+    for client, counts in {"north": {"dark": 20, "light": 12}, "south": {"light": 16}}.items():
+        for name, count in counts.items():
+            (tmp_path / client / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / client / name / f"{number}.png")
+    config.dataset.name = f"clients:{tmp_path}"
+    config.dataset.train_split, config.dataset.validation_split, config.dataset.test_split = "train", "none", "none"
+    config.dataset.update(image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3)
+    config.batch_size = 8
+    config.federated.update(partition="directories", clients=2, local_steps=3)
+    state, _ = take_rounds(build(config, single_device, open_sources(config.dataset.name)), 1)
+    clients = [
+        LocalClient(config, number, open_client(f"{tmp_path}/{name}", ["dark", "light"]))
+        for number, name in enumerate(("north", "south"))
+    ]
+    start = initial_variables(config, num_classes=2)
+    trained = [client.train(start, 0)[0] for client in clients]
+    weights = [client.num_examples for client in clients]
+    assert weights == [32, 16]
+    average = jax.tree.map(lambda *leaves: np.average(leaves, axis=0, weights=weights), *trained)
+    for leaf, expected in zip(jax.tree.leaves(average), jax.tree.leaves(state.variables), strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_client_with_an_unknown_class_or_without_images_is_named(tmp_path):
+    (tmp_path / "north" / "cat").mkdir(parents=True)
+    with pytest.raises(UserError, match="there are no images in"):
+        open_client(f"{tmp_path}/north", ["dog"])
+    Image.new("RGB", (8, 8)).save(tmp_path / "north" / "cat" / "0.png")
+    with pytest.raises(UserError, match=r"has classes that other clients do not know \(cat\)"):
+        open_client(f"{tmp_path}/north", ["dog"])

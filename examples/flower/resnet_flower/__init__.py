@@ -1,0 +1,1 @@
+"""Federated training of a ResNet on Flower; see README.md."""
