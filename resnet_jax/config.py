@@ -162,7 +162,7 @@ def default() -> ConfigDict:
     config.federated = ConfigDict()
     config.federated.partition = placeholder(str)  # "iid", "dirichlet", "shards", "directories"; unset: not federated
     config.federated.clients = placeholder(int)  # number of clients; unset with "directories": one per directory
-    config.federated.alpha = 1.0  # "dirichlet" only: the smaller, the fewer classes has a client
+    config.federated.alpha = 1.0  # "dirichlet" only: the smaller, the fewer classes a client has
     config.federated.shards = 2  # "shards" only: number of shards per client
     config.federated.share = 1.0  # share of the clients that take part in a round, chosen at random
     config.federated.dropout = 0.0  # probability that a client takes part but does not answer
@@ -175,7 +175,7 @@ def default() -> ConfigDict:
     config.federated.server_rate = 1.0  # learning rate of the server
     config.federated.server_momentum = 0.9  # used by "momentum", "adam" and "yogi"
     config.federated.server_epsilon = 1e-3  # "adam" and "yogi": added to the root of the second moment
-    config.federated.compression = "none"  # of updates on their way to the server: "none", "int8" or "top_k"
+    config.federated.compression = "none"  # "none", "int8" or "top_k": what clients send to the server
     config.federated.top_k_share = 0.01  # "top_k" only: share of the entries of an update that are sent
     config.federated.clip_norm = placeholder(float)  # largest norm of a client's update; unset: no clipping
     config.federated.noise_multiplier = 0.0  # std of the noise on the sum of updates, in units of clip_norm

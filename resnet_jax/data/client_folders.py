@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from resnet_jax.data.folder import SPLITS, canonical_path, find_images, interleave, list_directories
+from resnet_jax.data.folder import SPLITS, canonical_path, check_classes, find_images, interleave, list_directories
 from resnet_jax.data.image_list import ImageList
 from resnet_jax.errors import UserError
 
@@ -27,14 +27,16 @@ class ClientImages(ImageList):
 
     Args:
       root, images, classes: as in `ImageList`.
+      ignored: paths of files that are not images in class directories.
 
     Attributes:
       clients: the names of the clients' directories, sorted.
       directories: int32 [n], the number of each image's client.
     """
 
-    def __init__(self, root: str, images: Mapping[str, int], classes: Sequence[str]):
+    def __init__(self, root: str, images: Mapping[str, int], classes: Sequence[str], ignored: Sequence[str] = ()):
         super().__init__(root, images, classes)
+        self.ignored = ignored
         by_client: dict[str, dict[str, int]] = {}
         for file, label in sorted(images.items()):
             by_client.setdefault(file.split(os.sep)[0], {})[file] = label
@@ -64,20 +66,30 @@ def open_clients(name: str, moved_to: str | None = None) -> dict[str, ImageList]
     if not os.path.isdir(root):
         raise UserError(f"there is no folder {root}. {layout}")
     classes_by_file: dict[str, dict[str, str]] = {"train": {}}
+    ignored: list[str] = []
     for directory in list_directories(root):
-        split = SPLITS.get(directory.lower(), "train")
-        found = _find_classes(root, directory)
+        split = SPLITS.get(directory.lower())
+        if split == "train":
+            raise UserError(
+                f"{root} has a directory {directory}, so it is not a folder with one directory per client. If this "
+                f"directory holds those of the clients, use clients:{root}/{directory}. If it is a split, use "
+                f"folder:{root}."
+            )
+        split = split or "train"
+        found, others = _find_classes(root, directory)
+        ignored += others
         if split == "train" and not found:
             logger.warning(f"The client {directory} has no images in class directories, so it takes no part.")
         classes_by_file.setdefault(split, {}).update(found)
     if not classes_by_file["train"]:
         raise UserError(f"no client in the folder {root} has images in class directories. {layout}")
     classes = sorted({class_name for files in classes_by_file.values() for class_name in files.values()})
-    sources = {}
-    for split, files in classes_by_file.items():
-        labels = {file: classes.index(class_name) for file, class_name in files.items()}
-        sources[split] = (ClientImages if split == "train" else ImageList)(root, labels, classes)
-    return sources
+    labels = {
+        split: {file: classes.index(class_name) for file, class_name in files.items()}
+        for split, files in classes_by_file.items()
+    }
+    sources: dict[str, ImageList] = {"train": ClientImages(root, labels.pop("train"), classes, ignored)}
+    return sources | {split: ImageList(root, files, classes) for split, files in labels.items()}
 
 
 def open_client(path: str, classes: Sequence[str]) -> ClientImages:
@@ -91,7 +103,7 @@ def open_client(path: str, classes: Sequence[str]) -> ClientImages:
       UserError: if the directory has no images, or a class that is not in the list.
     """
     root, client = os.path.split(canonical_path(path))
-    found = _find_classes(root, client) if os.path.isdir(path) else {}
+    found, _ = _find_classes(root, client) if os.path.isdir(path) else ({}, [])
     if not found:
         raise UserError(f"there are no images in {path}. Put them into {path}/CLASS/IMAGE.jpg.")
     unknown = sorted({*found.values()} - {*classes})
@@ -103,7 +115,13 @@ def open_client(path: str, classes: Sequence[str]) -> ClientImages:
     return ClientImages(root, {file: list(classes).index(name) for file, name in found.items()}, classes)
 
 
-def _find_classes(root: str, directory: str) -> dict[str, str]:
-    """Return the class of each image in a directory, by its path relative to `root`."""
-    images, _ = find_images(os.path.join(root, directory))
-    return {os.path.join(directory, file): class_name for class_name, files in images.items() for file in files}
+def _find_classes(root: str, directory: str) -> tuple[dict[str, str], list[str]]:
+    """Return the class of each image in a directory, by its path relative to `root`, and the paths of all other files.
+
+    Raises:
+      UserError: as `folder.check_classes` does.
+    """
+    images, ignored = find_images(os.path.join(root, directory))
+    check_classes(os.path.join(root, directory), [file for files in images.values() for file in files])
+    classes = {os.path.join(directory, file): class_name for class_name, files in images.items() for file in files}
+    return classes, ignored

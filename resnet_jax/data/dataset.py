@@ -88,7 +88,7 @@ def open_dataset(
         class_checks.check(dataset, sources)
     train = Subset.from_split(sources, dataset.train_split)
     _resolve_multi_label(dataset, train)
-    _resolve_clients(config.federated, train)
+    _resolve_clients(config.federated, train, is_new)
     if is_new:
         _resolve_bit_depth(dataset, train)
     train.bit_depth = dataset.bit_depth or MAX_BIT_DEPTH
@@ -109,7 +109,7 @@ def _resolve_multi_label(dataset: ConfigDict, train: Subset) -> None:
     dataset.multi_label = is_multi_label
 
 
-def _resolve_clients(federated: ConfigDict, train: Subset) -> None:
+def _resolve_clients(federated: ConfigDict, train: Subset, is_new: bool) -> None:
     """Set `federated.clients` to the number of directories if each client has one.
 
     Raises:
@@ -126,8 +126,13 @@ def _resolve_clients(federated: ConfigDict, train: Subset) -> None:
     count = int(directories.max()) + 1
     if federated.clients is None:
         federated.clients = count
-    elif federated.clients < count:
+    elif federated.clients < count and is_new:
         raise UserError(f"there are {count} directories of clients, not {federated.clients}. Unset federated.clients.")
+    elif federated.clients < count:
+        raise UserError(
+            f"the directories of clients have changed since this run was saved (stored {federated.clients}, now "
+            f"{count}). Restore them, or choose another --workdir."
+        )
 
 
 def _resolve_bit_depth(dataset: ConfigDict, train: Subset) -> None:
@@ -201,7 +206,8 @@ def _open_streaming(
         sampler,
         config.augment.random_resized_crop if config.pretrain.method is None else (),  # Two crops are made on devices.
         config.num_epochs * (config.federated.clients or 1),
-        feed_config.num_workers(dataset),
+        # Each visit of a client restarts the workers, and threads start at once.
+        0 if isinstance(sampler, ClientSampler) else feed_config.num_workers(dataset),
         mesh,
         reporter,
     )
@@ -230,8 +236,8 @@ def _make_sampler(config: ConfigDict, size: int, labels: np.ndarray | None, dire
     """Return the sampler of a federated run, or the one that `dataset.sampler` names, for `size` training examples."""
     federated = config.federated
     if federated.partition is not None:
-        parts = partition.divide(federated, config.seed, size, labels, directories)
         assert labels is not None
+        parts = partition.divide(federated, config.seed, labels, directories)
         return ClientSampler(
             config.seed, parts, labels, config.batch_size, federated.local_epochs, federated.local_steps
         )

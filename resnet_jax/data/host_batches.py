@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -154,22 +154,18 @@ class TrainingBatchLoader:
         info = BatchInfo.padding(len(self.rows))
         for row, order_index in enumerate(step_in_epoch * self.batch_size + self.rows):
             choose_box = functools.partial(self._choose_box, epoch, int(order_index))
-            images[row] = self._load(info, row, int(order[order_index]), choose_box)
+            images[row] = self._load(info, row, self.sampler.candidates(epoch, int(order[order_index])), choose_box)
         return info
 
-    def _load(self, info: BatchInfo, row: int, position: int, choose_box: ChooseBox) -> np.ndarray:
-        """Load the example at `position`, or the next readable one if it is unreadable. Fill in this row of `info`.
-
-        The substitute depends only on the position, so it is the same for every process and every run.
-        """
-        size = len(self.loader.subset)
-        for candidate in range(position, position + size):
-            info.positions[row] = candidate % size
+    def _load(self, info: BatchInfo, row: int, candidates: Iterable[int], choose_box: ChooseBox) -> np.ndarray:
+        """Load the first readable example at these positions. Fill in this row of `info`."""
+        for candidate in candidates:
+            info.positions[row] = candidate
             try:
-                pixels, info.labels[row] = self.loader(candidate % size, choose_box)
+                pixels, info.labels[row] = self.loader(candidate, choose_box)
                 return pixels
             except Unreadable as error:
-                info.problems.append((self.loader.subset.name(candidate % size), str(error)))
+                info.problems.append((self.loader.subset.name(candidate), str(error)))
         raise UserError(f"none of the training images can be read. Check the dataset with `{program()} inspect`.")
 
     def _choose_box(self, epoch: int, order_index: int, height: int, width: int) -> Box:

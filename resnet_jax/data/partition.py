@@ -1,4 +1,4 @@
-"""Partitions: which client of a federated run has which training examples. A function of the seed and the labels."""
+"""Partitions of the training examples among the clients of a federated run, as functions of the seed and the labels."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -21,17 +21,14 @@ def check(federated: ConfigDict) -> None:
         raise UserError(f"federated.partition={federated.partition} needs federated.clients. Set it, such as to 10.")
 
 
-def divide(
-    federated: ConfigDict, seed: int, size: int, labels: np.ndarray | None, directories: np.ndarray | None
-) -> list[np.ndarray]:
+def divide(federated: ConfigDict, seed: int, labels: np.ndarray, directories: np.ndarray | None) -> list[np.ndarray]:
     """Divide the training examples among the clients as `federated.partition` says.
 
     Args:
       federated: the `federated` settings, for which `check` passes.
       seed: the seed of the run.
-      size: the number of examples.
-      labels: int [size], the labels, if the partition needs them.
-      directories: int [size], the number of each example's directory, if the dataset has one directory per client.
+      labels: int [n], the labels of the examples. Unreadable examples, whose labels are negative, belong to nobody.
+      directories: int [n], the number of each example's directory, if the dataset has one directory per client.
 
     Returns:
       The positions of each client's examples, int64, sorted.
@@ -41,15 +38,19 @@ def divide(
     """
     if federated.partition == "directories":
         assert directories is not None  # `dataset.open_dataset` checks it.
-        return [np.flatnonzero(directories == number) for number in range(federated.clients)]
-    if size < federated.clients:
-        raise UserError(f"there are {size:,} training examples for {federated.clients:,} clients. Set fewer clients.")
+        return [np.flatnonzero((directories == number) & (labels >= 0)) for number in range(federated.clients)]
+    readable = np.flatnonzero(labels >= 0)
+    if len(readable) < federated.clients:
+        raise UserError(
+            f"there are {len(readable):,} training examples for {federated.clients:,} clients. Set fewer clients."
+        )
     if federated.partition == "iid":
-        return iid(seed, size, federated.clients)
-    assert labels is not None
-    if federated.partition == "shards":
-        return shards(seed, labels, federated.clients, federated.shards)
-    return dirichlet(seed, labels, federated.clients, federated.alpha)
+        subsets = iid(seed, len(readable), federated.clients)
+    elif federated.partition == "shards":
+        subsets = shards(seed, labels[readable], federated.clients, federated.shards)
+    else:
+        subsets = dirichlet(seed, labels[readable], federated.clients, federated.alpha)
+    return [readable[positions] for positions in subsets]
 
 
 def iid(seed: int, size: int, clients: int) -> list[np.ndarray]:
@@ -110,7 +111,6 @@ def dirichlet(seed: int, labels: np.ndarray, clients: int, alpha: float) -> list
       As `iid`.
     """
     shuffled = _shuffled(seed, len(labels))
-    shuffled = shuffled[labels[shuffled] >= 0]  # Unreadable examples have no label.
     by_class = [shuffled[labels[shuffled] == label] for label in range(int(labels.max()) + 1)]
     available = np.array([len(members) for members in by_class])
     used = np.zeros_like(available)

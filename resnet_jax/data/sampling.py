@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,12 @@ class Sampler(Protocol):
     def __call__(self, epoch: int, /) -> np.ndarray:
         """Return the positions of the examples of an epoch, in the order of their use: int64 [size]."""
 
+    def candidates(self, epoch: int, position: int) -> Iterator[int]:
+        """Yield a position, and then those of its substitutes in case its example is unreadable.
+
+        They depend only on the arguments, so they are the same for every process and every run.
+        """
+
 
 def check(dataset: ConfigDict) -> None:
     """Raise `UserError` if `dataset.sampler` is unknown."""
@@ -37,7 +43,17 @@ def check(dataset: ConfigDict) -> None:
         raise unknown_name("dataset.sampler", dataset.sampler, SAMPLERS)
 
 
-class UniformSampler:
+class AnyExampleMayReplaceAnother:
+    """A sampler in which the next example, and the ones after it, replace an unreadable one."""
+
+    size: int
+
+    def candidates(self, epoch: int, position: int) -> Iterator[int]:
+        """Yield all positions, from this one on; see `Sampler.candidates`."""
+        return (candidate % self.size for candidate in range(position, position + self.size))
+
+
+class UniformSampler(AnyExampleMayReplaceAnother):
     """Visits each example once per epoch, in random order."""
 
     def __init__(self, seed: int, size: int):
@@ -48,7 +64,7 @@ class UniformSampler:
         return epoch_order(self.seed, epoch, self.size)
 
 
-class BalancedSampler:
+class BalancedSampler(AnyExampleMayReplaceAnother):
     """Visits each class equally often: an epoch has as many examples as the dataset, and repeats those of rare classes.
 
     Within a class, the numbers of visits per epoch differ by at most one between examples. Which examples are visited
@@ -129,6 +145,13 @@ class ClientSampler:
     def _steps_per_epoch(self, client: int) -> int:
         return max(1, len(self.parts[client]) // self.batch_size)
 
+    def candidates(self, visit: int, position: int) -> Iterator[int]:
+        """Yield all positions of the visiting client, from this one on; see `Sampler.candidates`."""
+        part = self.parts[visit % self.clients]
+        first = int(np.searchsorted(part, position))
+        return map(int, np.concatenate([part[first:], part[:first]]))
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  A run has one sampler, or one per device.
     def __call__(self, visit: int) -> np.ndarray:
         """Return the positions of a visit's examples, in the order of their use: int64 [size]."""
         part = self.parts[visit % self.clients]

@@ -160,6 +160,7 @@ def range_test(
     config.num_epochs = MAX_EPOCHS
     config.steps_per_call = 1
     config.schedule.name, config.schedule.warmup_epochs = "constant", 0.0
+    config.federated.partition = None  # The rate is that of a run on all examples.
     mesh = parallel.make_mesh()
     experiments.check(config, mesh)
     experiment = experiments.build(config, mesh, sources, reporter)

@@ -19,7 +19,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.runtime import compilation_cache, library_messages, parallel
 from resnet_jax.terminal import print_if_possible
 from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.federated_rounds import FederatedExperiment
+from resnet_jax.training.federated_experiment import FederatedExperiment
 from resnet_jax.training.train import train
 from resnet_jax.training.train_step import Inputs
 

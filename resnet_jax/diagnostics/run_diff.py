@@ -13,7 +13,7 @@ from resnet_jax.federated.server import make_server_optimizer
 from resnet_jax.runtime import parallel
 from resnet_jax.selfsupervised import networks
 from resnet_jax.trained_model import abstract_variables
-from resnet_jax.training.federated_rounds import with_local_batch_norms
+from resnet_jax.training.federated_experiment import with_local_batch_norms
 from resnet_jax.training.freezing import Freezing
 from resnet_jax.training.optimizer import make_optimizer, make_schedule
 from resnet_jax.training.state import TrainState, train_state_from_variables

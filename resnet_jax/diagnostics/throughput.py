@@ -239,6 +239,7 @@ def _endless(config: ConfigDict) -> ConfigDict:
     config.schedule.name = "constant"
     config.checkpoint.every_minutes = math.inf
     config.profile_steps = None
+    config.federated.partition = None  # The client of a federated run takes the same steps.
     return config
 
 

@@ -1,4 +1,4 @@
-"""Which clients take part in a round, which of them answer, and after how many steps: a function of (seed, round)."""
+"""The clients of a round: who takes part, who answers, and after how many steps. A function of (seed, round)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,7 +30,8 @@ def participation(federated: ConfigDict, seed: int, number: int, num_steps: Sequ
     each client is invited independently with this probability instead, because the accounting of privacy assumes it
     (McMahan et al. 2018, algorithm 1). An invited client does not answer with the probability `federated.dropout`. It
     is a straggler with the probability `federated.straggling`, and then takes a random number of its steps, at least
-    one (Li et al. 2020, section 5.2). If no client would answer, the draw is repeated.
+    one (Li et al. 2020, section 5.2). If no client would answer, the draw is repeated, except with
+    `federated.noise_multiplier`: the accounting allows rounds without answers.
 
     Args:
       federated: the `federated` settings.
@@ -66,7 +67,7 @@ def participation(federated: ConfigDict, seed: int, number: int, num_steps: Sequ
             for client in invited
             if answers[client]
         }
-        if steps:
+        if steps or federated.noise_multiplier:
             return Participation(len(invited), steps)
     raise UserError(
         f"no client answers in round {number + 1}. Increase federated.share or federated.clients, or lower "

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import config as settings
 from resnet_jax import config_check, randomness
-from resnet_jax.data import feed_config, sampling, splits
+from resnet_jax.data import feed_config, partition, sampling, splits
 from resnet_jax.data.abstract_dataset import describe_abstract_dataset
 from resnet_jax.data.augment import geometry, pipeline
 from resnet_jax.data.augment.pipeline import Augment
@@ -74,7 +74,7 @@ class Experiment:
       pretrained: the initial weights, if the run is new and `config.init_from` names a weights file.
       content_digests: those of the `Dataset` and, if there is a teacher, a hash of its variables.
       bank: in pre-training, training examples among which nearest neighbors are searched; otherwise None.
-      clients: in a federated run, the examples of each client; otherwise None. See `federated_rounds`.
+      clients: in a federated run, the examples of each client; otherwise None. See `federated_experiment`.
     """
 
     config: ConfigDict
@@ -261,6 +261,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     if config.tta is not None and config.tta not in tta.AUGMENTATIONS:
         raise unknown_name("tta", config.tta, tta.AUGMENTATIONS)
     splits.check(config.dataset)
+    partition.check(config.federated)
     sampling.check(config.dataset)
     feed_config.check(config.dataset)
     pipeline.check(config.augment, config.batch_size)
@@ -324,7 +325,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
     """Build the experiment for an open dataset. Set `config.steps_per_call` if it is None."""
     feed = dataset.feed
     if config.steps_per_call is None:
-        config.steps_per_call = _default_steps_per_call(feed, mesh)
+        config.steps_per_call = _default_steps_per_call(feed, mesh) if dataset.clients is None else 1
     if config.steps_per_call > 1 and not feed.supports_several_steps:
         raise UserError(
             f"steps_per_call ({config.steps_per_call}) must be 1 for a streaming feed. Leave steps_per_call unset."

@@ -1,11 +1,8 @@
-"""Federated training as a run: a step of the loop is a round, in which clients train and the server averages.
+"""Rounds of a federated run: the clients train, and the server follows the average of their models.
 
-`FederatedExperiment` is the experiment that the loop sees, and `Round` is its train step. Each client trains with the
-ordinary train step, whose step numbers are unique for each round and client; see `data.sampling.ClientSampler`. So a
-round is a function of the state, the seed and its number, and a killed run repeats it exactly.
+A round is a function of the state, the seed and its number, so a killed run repeats it exactly.
 """
 
-import dataclasses
 import functools
 import math
 import time
@@ -16,318 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax import randomness
-from resnet_jax.data import partition
-from resnet_jax.data.feed import Feed
-from resnet_jax.data.sampling import ClientSampler
-from resnet_jax.data.sources import Source
-from resnet_jax.data.splits import NO_SPLIT
-from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.errors import UserError
 from resnet_jax.federated import compression, privacy
 from resnet_jax.federated.participation import participation
-from resnet_jax.federated.server import SERVERS, add_proximal_gradient, make_server_optimizer
-from resnet_jax.models import factory
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
-from resnet_jax.training.experiment import Experiment, build
-from resnet_jax.training.experiment import check as check_experiment
+from resnet_jax.training.federated_client import ClientTrainer
+from resnet_jax.training.federated_experiment import FederatedExperiment, batch_norms
 from resnet_jax.training.freezing import merge
 from resnet_jax.training.recalibration import make_batch_statistics
-from resnet_jax.training.state import TrainState, create_train_state
-from resnet_jax.training.train_step import Metrics, compile_train_steps
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.train_step import Metrics
 
-BATCH_NORMS = ("averaged", "local", "recomputed")  # values of `federated.batch_norm`
 STATISTICS_STEPS = 10  # batches on which each client measures batch statistics, with "recomputed"
-
-# Settings that do not work in a federated run, and the values that they must have.
-UNSUPPORTED = {
-    "augment.alternating_flip": False,
-    "dataset.sampler": "uniform",
-    "ema_decay": None,
-    "pretrain.method": None,
-}
-
-
-def check(config: ConfigDict) -> None:
-    """Raise `UserError` if the settings do not work in a federated run."""
-    federated = config.federated
-    partition.check(federated)
-    if federated.partition is None:
-        return
-    for name, choices in (
-        ("server", SERVERS),
-        ("compression", compression.COMPRESSIONS),
-        ("batch_norm", BATCH_NORMS),
-    ):
-        if federated[name] not in choices:
-            raise unknown_name(f"federated.{name}", federated[name], choices)
-    for key, value in UNSUPPORTED.items():
-        section, _, name = key.rpartition(".")
-        if (config[section] if section else config)[name] != value:
-            raise UserError(f"{key} does not work in a federated run. Set {key}={value!r}.")
-    if federated.noise_multiplier and federated.clip_norm is None:
-        raise UserError("federated.noise_multiplier needs bounded updates. Set federated.clip_norm.")
-    if federated.noise_multiplier:
-        privacy.epsilon(federated.noise_multiplier, federated.share, 1, federated.delta)  # The package is installed.
-
-
-# --- The experiment ---------------------------------------------------------------------------------------------------
-
-
-class RoundFeed:
-    """The data of a federated run as the loop sees it: a step is a round. The clients have feeds of their own."""
-
-    supports_several_steps = False
-    steps_per_epoch = 1
-    max_prefetched = 0
-
-    def __init__(self, feeds: Sequence[Feed], sampler: ClientSampler):
-        self._feeds, self._sampler = feeds, sampler
-        self.image_shape, self.size, self.crops_on_host = feeds[0].image_shape, feeds[0].size, feeds[0].crops_on_host
-
-    def inputs(self, step: int) -> int:
-        """Return the number of the round."""
-        return step
-
-    def positions(self, step: int) -> np.ndarray:
-        """Return the examples of all clients in a round, in the order of their use: int64 [n]."""
-        first = step * self._sampler.clients
-        return np.concatenate([self._sampler(visit) for visit in range(first, first + self._sampler.clients)])
-
-    def close(self) -> None:
-        """Stop the workers of all clients."""
-        for feed in self._feeds:
-            feed.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class FederatedExperiment(Experiment):
-    """An experiment whose step is a round, whose state is that of the server, and whose optimizer is the server's.
-
-    Its optimizer state is what `with_local_batch_norms` makes of it.
-
-    Attributes:
-      on_devices: the experiment of a client, for each device. Its steps are those of the client.
-    """
-
-    on_devices: tuple[Experiment, ...] = ()
-
-    @property
-    def sampler(self) -> ClientSampler:
-        """The examples of each client."""
-        assert self.clients is not None
-        return self.clients
-
-    def label_shares(self) -> np.ndarray | None:
-        """Return the share of each class among the examples of each client that has any, float [clients, classes].
-
-        Return None if images have any number of labels.
-        """
-        if self.label_sets is not None:
-            return None
-        labels = [self.sampler.labels[part] for part in self.sampler.parts if len(part)]
-        return np.array([np.bincount(part, minlength=len(self.classes)) / len(part) for part in labels])
-
-    def batch_at(self, step: int) -> tuple[jax.Array, jax.Array]:
-        """Return the augmented images and the labels of the first step of the first client in a round."""
-        first_visit = step * self.sampler.clients
-        return self.on_devices[0].batch_at(first_visit * self.sampler.steps_per_visit)
-
-    def _whitening_kernel(self) -> np.ndarray:
-        return self.on_devices[0]._whitening_kernel()
-
-    def _create_state(self) -> TrainState:
-        return with_local_batch_norms(super()._create_state(), self.config.federated)
-
-
-def from_experiment(experiment: Experiment) -> FederatedExperiment:
-    """Return the federated experiment for one that `experiment.build` has built.
-
-    Raises:
-      UserError: if the run has several processes, or if the model does not fit the settings.
-    """
-    if jax.process_count() > 1:
-        raise UserError("a federated run has one process, which may use several devices. Start a single process.")
-    federated = experiment.config.federated
-    assert experiment.clients is not None
-    if federated.batch_norm != "averaged" and experiment.model.norm != "batch_norm":
-        raise UserError(
-            f"federated.batch_norm={federated.batch_norm} works only with batch_norm, and the model has "
-            f"{experiment.model.norm}. Set federated.batch_norm=averaged."
-        )
-    if federated.noise_multiplier and experiment.model.norm == "batch_norm":
-        raise UserError("federated.noise_multiplier does not protect batch statistics. Set model.norm=group_norm.")
-    optimizer = experiment.optimizer
-    if federated.proximal:
-        optimizer = optax.chain(add_proximal_gradient(federated.proximal), optimizer)
-    at_a_time = max(1, math.ceil(federated.share * experiment.clients.clients))
-    on_devices = tuple(
-        dataclasses.replace(
-            experiment,
-            mesh=parallel.make_mesh([device]),
-            feed=experiment.feed.on_device(device),
-            optimizer=optimizer,
-        )
-        for device in experiment.mesh.devices.flat[:at_a_time]
-    )
-    fields = {field.name: getattr(experiment, field.name) for field in dataclasses.fields(Experiment)}
-    fields["feed"] = RoundFeed([client.feed for client in on_devices], experiment.clients)
-    fields["optimizer"] = make_server_optimizer(federated)
-    return FederatedExperiment(**fields, on_devices=on_devices)
-
-
-def with_local_batch_norms(state: TrainState, federated: ConfigDict) -> TrainState:
-    """Return the initial state of a run, with the optimizer state {"server": that of the server, "local": ...}.
-
-    With `federated.batch_norm="local"`, "local" holds the batch normalization of each client, as arrays [clients, ...]
-    in the trees of `batch_norms`; otherwise it is {}.
-    """
-    local = {}
-    if federated.batch_norm == "local":
-        shared = batch_norms(state.online_variables)
-        local = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], federated.clients, axis=0), shared)
-    return dataclasses.replace(state, opt_state={"server": state.opt_state, "local": local})
-
-
-def batch_norms(variables: Mapping) -> dict:
-    """Return the variables of the modules that have batch statistics: `{"params": ..., "batch_stats": ...}`."""
-
-    def select(params: Mapping, batch_stats: Mapping) -> Mapping:
-        if not all(isinstance(value, Mapping) for value in batch_stats.values()):
-            return params  # of a module
-        return {name: select(params[name], stats) for name, stats in batch_stats.items() if name in params}
-
-    return {
-        "params": select(variables["params"], variables["batch_stats"]),
-        "batch_stats": variables["batch_stats"],
-    }
-
-
-# --- A client ---------------------------------------------------------------------------------------------------------
-
-
-class ClientTrainer:
-    """Trains one client after another on a device, with the ordinary train step.
-
-    Args:
-      experiment: the experiment of a client.
-    """
-
-    def __init__(self, experiment: Experiment):
-        self._experiment = experiment
-        self._train_step = compile_train_steps(experiment, [1])[1]
-        self._initial_state = parallel.jit(self._make_state, experiment.mesh)
-        self._pace = parallel.Pace()
-
-    def begin(self, variables: Mapping, visit: int) -> None:
-        """Begin a visit with the variables `{"params": ..., "batch_stats": ...}`, which may be on other devices."""
-        self.step = visit * self._experiment.feed.steps_per_epoch
-        replicated = parallel.replicated(self._experiment.mesh)
-        self._state = self._initial_state(jax.device_put(variables, replicated), self.step)
-        self._metrics: list[Metrics] = []
-
-    def take_step(self) -> None:
-        """Take the next step."""
-        inputs = self._experiment.feed.inputs(self.step)
-        self._state, metrics = self._train_step(self._state, inputs)
-        self._pace(metrics)
-        self._metrics.append(metrics)
-        self.step += 1
-
-    def finish(self) -> tuple[dict, dict[str, float]]:
-        """Return the variables after the last step, and the means of the metrics over the steps."""
-        metrics = parallel.fetch(self._metrics)
-        means = {name: float(np.mean([step[name] for step in metrics])) for name in metrics[0]}
-        means["learning_rate"] = float(metrics[0]["learning_rate"][0])
-        return self._state.online_variables, means
-
-    def _make_state(self, variables: Mapping, step: jax.Array) -> TrainState:
-        """Return the state at a step, with a new optimizer state whose schedules are at this step.
-
-        The variables are copied, because the train step overwrites its state.
-        """
-        variables = jax.tree.map(jnp.copy, variables)
-        trainable, _ = self._experiment.freezing.split(variables["params"])
-        opt_state = at_step(self._experiment.optimizer.init(trainable), step)
-        return TrainState(
-            jnp.asarray(step, jnp.int32), variables["params"], variables["batch_stats"], opt_state, ema={}
-        )
-
-
-class LocalClient:
-    """A client whose examples lie on this machine, for an engine that connects real machines; see examples/flower/.
-
-    It trains as the client of the same number does in a simulation with the same settings, if `federated.local_steps`
-    and `dataset.mean` and `std` are set.
-
-    Args:
-      config: the settings of the run; `federated.clients` is the number of all clients.
-      client: the number of this client, from 0.
-      source: its examples.
-
-    Raises:
-      UserError: if settings and examples do not go together.
-    """
-
-    def __init__(self, config: ConfigDict, client: int, source: Source):
-        config = config.copy_and_resolve_references()
-        mesh = parallel.make_mesh(jax.local_devices()[:1])
-        check_experiment(config, mesh)
-        check(config)
-        config.dataset.validation_split = config.dataset.test_split = NO_SPLIT
-        source.directories = np.full(len(source), client)  # type: ignore[attr-defined]  # an optional member
-        reporter = Reporter(active=False, max_unreadable=config.dataset.max_unreadable)
-        experiment = from_experiment(build(config, mesh, {"train": source}, reporter, is_new=False))
-        self._visits = experiment.sampler.clients
-        self._client, self._trainer = client, ClientTrainer(experiment.on_devices[0])
-        self.num_examples, self.num_steps = len(source), experiment.sampler.num_steps(client)
-
-    def train(self, variables: Mapping, number: int) -> tuple[dict, dict[str, float]]:
-        """Train the model of the server in a round.
-
-        Args:
-          variables: `{"params": ..., "batch_stats": ...}`, as NumPy arrays.
-          number: the number of the round, from 0.
-
-        Returns:
-          The variables after the last step, as NumPy arrays, and the means of the metrics over the steps.
-        """
-        self._trainer.begin(variables, number * self._visits + self._client)
-        for _ in range(self.num_steps):
-            self._trainer.take_step()
-        trained, metrics = self._trainer.finish()
-        return parallel.fetch(trained), metrics
-
-
-def initial_variables(config: ConfigDict, num_classes: int) -> dict:
-    """Return the model with which a run starts, `{"params": ..., "batch_stats": ...}`, without opening its data.
-
-    Args:
-      config: the settings; `dataset.image_size` and `dataset.mean` are set.
-      num_classes: the number of classes.
-    """
-    model = factory.from_config(config, num_classes)
-    image_shape = (config.dataset.image_size, config.dataset.image_size, len(config.dataset.mean))
-    state = create_train_state(model, optax.identity(), image_shape, config.seed)
-    return parallel.fetch(state.online_variables)
-
-
-def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
-    """Return the optimizer state with all its schedules at a step. Adam's count of its averages is not a schedule."""
-
-    def is_schedule(node) -> bool:
-        return getattr(node, "_fields", ()) == ("count",)
-
-    def set_count(node):
-        return node._replace(count=jnp.asarray(step, jnp.int32)) if is_schedule(node) else node
-
-    return jax.tree.map(set_count, opt_state, is_leaf=is_schedule)
-
-
-# --- A round ----------------------------------------------------------------------------------------------------------
 
 
 class Answer(NamedTuple):
@@ -367,6 +69,9 @@ class Round:
         self._num_steps = [self._sampler.num_steps(client) for client in range(self._sampler.clients)]
         self._invited_on_average = self._federated.share * sum(steps > 0 for steps in self._num_steps)
         self._trainers = [ClientTrainer(client) for client in experiment.on_devices]
+        self._kept: dict = {}  # the parameters that each client keeps for itself, as shapes
+        if self._federated.batch_norm == "local":
+            self._kept = batch_norms(experiment.abstract_state().online_variables)["params"]
         jit = functools.partial(parallel.jit, mesh=experiment.mesh)
         self._decode = jit(self._encode_and_decode)
         self._add_to_mean = jit(lambda mean, value, share: jax.tree.map(lambda m, v: m + (v - m) * share, mean, value))
@@ -377,6 +82,8 @@ class Round:
         self._load_local = jit(lambda stacked, client: jax.tree.map(lambda leaf: leaf[client], stacked))
         if self._federated.batch_norm == "recomputed":
             self._batch_statistics = make_batch_statistics(experiment.on_devices[0])
+            self._moments = jax.jit(functools.partial(_map_variances, lambda mean, variance: variance + mean**2))
+            self._statistics = jit(functools.partial(_map_variances, lambda mean, moment: moment - mean**2))
 
     def __call__(self, state: TrainState, number: int) -> tuple[TrainState, Metrics]:
         with jax.transfer_guard("allow"):  # Models move between the devices.
@@ -399,6 +106,7 @@ class Round:
             if local:
                 local = self._store_local(local, batch_norms(answer.variables), answer.client)
             answers.append(answer._replace(variables={}))
+        mean = mean or state.online_variables  # Without answers, which noise for privacy allows.
 
         # The server follows the average.
         params, server_state, update_norm = self._update_server(
@@ -409,7 +117,7 @@ class Round:
             randomness.key(self._seed, Use.PRIVACY, number),
         )
         batch_stats = mean["batch_stats"]
-        if federated.batch_norm == "recomputed":
+        if federated.batch_norm == "recomputed":  # Noise for privacy excludes it, so there are answers.
             batch_stats = self._recompute_statistics({"params": params, "batch_stats": batch_stats}, number, answers)
         next_state = TrainState(state.step + 1, params, batch_stats, {"server": server_state, "local": local}, {})
 
@@ -457,29 +165,32 @@ class Round:
         """Return the answer of a client that has taken its steps.
 
         Raises:
-          UserError: if its loss is not finite.
+          UserError: if its loss or its parameters are not finite.
         """
         variables, metrics = trainer.finish()
-        if not math.isfinite(metrics["loss"]):
-            raise UserError(
-                f"the loss of client {client} became {metrics['loss']} in round {number + 1}. The rounds before it are "
-                "saved. To train further, start a new --workdir with a lower optimizer.learning_rate, or set "
-                "optimizer.grad_clip."
-            )
         variables = jax.device_put(variables, parallel.replicated(self._experiment.mesh))
         key = randomness.key(self._seed, Use.COMPRESSION, self._visit(number, client))
         params, squared_distance = self._decode(state.params, variables["params"], key)
+        squared_distance = float(parallel.fetch(squared_distance))
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(squared_distance)):
+            raise UserError(
+                f"the parameters of client {client} are not finite after round {number + 1} (its loss is "
+                f"{metrics['loss']}). Checkpoints of earlier rounds are intact. To train further, start a new "
+                "--workdir with a lower optimizer.learning_rate, or set optimizer.grad_clip."
+            )
         weight = 1 if self._federated.noise_multiplier else len(self._sampler.parts[client])
         variables = {"params": params, "batch_stats": variables["batch_stats"]}
-        return Answer(client, variables, float(parallel.fetch(squared_distance)), weight, metrics)
+        return Answer(client, variables, squared_distance, weight, metrics)
 
     def _encode_and_decode(self, start: dict, params: dict, key: jax.Array) -> tuple[dict, jax.Array]:
         """Clip and compress a client's update; return the parameters that arrive, and the squared norm of the update.
 
-        Without clipping and compression, the parameters do not change, not even by rounding.
+        Parameters that clients do not send stay as they are. So do all others without clipping and compression: not
+        even rounding changes them.
         """
         federated = self._federated
-        update = jax.tree.map(jnp.subtract, params, start)
+        start = self._sent(start)
+        update = jax.tree.map(jnp.subtract, self._sent(params), start)
         if federated.clip_norm is None and federated.compression == "none":
             return params, optax.tree.norm(update, squared=True)
         if federated.clip_norm is not None:
@@ -488,7 +199,14 @@ class Round:
             update = compression.round_to_int8(update, key)
         elif federated.compression == "top_k":
             update = compression.keep_largest(update, federated.top_k_share)
-        return jax.tree.map(jnp.add, start, update), optax.tree.norm(update, squared=True)
+        arrived = jax.tree.map(jnp.add, start, update)
+        return merge(params, arrived), optax.tree.norm(update, squared=True)
+
+    def _sent(self, params: dict) -> dict:
+        """Return the parameters that clients send: all but frozen ones, and the batch normalization that they keep."""
+        trainable, _ = self._experiment.freezing.split(params)
+        kept = flatten_dict(self._kept)
+        return unflatten_dict({path: leaf for path, leaf in flatten_dict(trainable).items() if path not in kept})
 
     def _server_update(
         self, params: dict, server_state: optax.OptState, mean: dict, answered: jax.Array, key: jax.Array
@@ -507,7 +225,7 @@ class Round:
         trainable, frozen = self._experiment.freezing.split(params)
         mean, _ = self._experiment.freezing.split(mean)
         update = jax.tree.map(jnp.subtract, mean, trainable)
-        norm = optax.tree.norm(update)
+        norm = optax.tree.norm(self._sent(update))
         if federated.noise_multiplier:
             std = federated.noise_multiplier * federated.clip_norm / self._invited_on_average
             update = privacy.add_noise(jax.tree.map(lambda leaf: leaf * answered, update), std, key)
@@ -517,30 +235,41 @@ class Round:
         return merge(optax.apply_updates(trainable, update), frozen), server_state, norm
 
     def _recompute_statistics(self, variables: dict, number: int, answers: Sequence[Answer]) -> dict:
-        """Return the batch statistics of a model on the examples of the clients, weighted like their models."""
+        """Return the batch statistics of a model on the examples of the clients, weighted like their models.
+
+        The variance over all clients is the mean of their second moments minus the square of their mean.
+        """
         device = self._experiment.on_devices[0]
         placed = jax.device_put(variables, parallel.replicated(device.mesh))
         mean: dict = {}
         total_weight = 0.0
+        # Calls that do not depend on one another run at the same time on CPU, and each of them takes memory.
+        pace = parallel.Pace(0)
         for answer in answers:
             first = self._visit(number, answer.client) * self._sampler.steps_per_visit
             steps = min(self._num_steps[answer.client], STATISTICS_STEPS)
             for step in range(first, first + steps):
-                statistics = self._batch_statistics(
-                    placed["params"], placed["batch_stats"], device.feed.inputs(step), step
+                self._between_steps()
+                inputs = device.feed.inputs(step)
+                statistics = self._moments(
+                    self._batch_statistics(placed["params"], placed["batch_stats"], inputs, step)
                 )
+                pace(statistics)
                 total_weight += answer.weight / steps
                 share = answer.weight / steps / total_weight
                 statistics = jax.device_put(statistics, parallel.replicated(self._experiment.mesh))
                 mean = self._add_to_mean(mean, statistics, share) if mean else statistics
-        return mean
+        return self._statistics(mean)
 
     def _means(self, answers: Sequence[Answer], update_norm: float) -> dict[str, float]:
         """Return the weighted means of the clients' metrics, and how far the parameters have moved.
 
         `gradient_norm` is the distance of the average of the clients' parameters from those of the server, and `drift`
-        the root mean square distance of the clients' parameters from their average.
+        the root mean square distance of the clients' parameters from their average. Without answers, all values are 0.
         """
+        if not answers:
+            names = ("loss", "top1", "learning_rate", "clients", "gradient_norm", "drift")
+            return dict.fromkeys(names, 0.0)
         weights = np.array([answer.weight for answer in answers], float)
         weights /= weights.sum()
         names = ("loss", "top1", "learning_rate")
@@ -554,12 +283,17 @@ class Round:
     def _bytes(self, state: TrainState, invited: int, answered: int) -> dict[str, float]:
         """Return how many megabytes travel from the server to the clients, and back."""
         federated = self._federated
-        shared = dict(self._experiment.freezing.split(state.params)[0])
-        statistics = compression.bytes_sent(state.batch_stats)
-        kept = 0
-        if federated.batch_norm == "local":
-            kept = compression.bytes_sent(batch_norms(state.online_variables)["params"])
-            statistics = 0
-        up = compression.bytes_sent(shared, federated.compression, federated.top_k_share) + statistics
-        down = compression.bytes_sent(shared) + statistics
-        return {"megabytes_up": answered * (up - kept) / 1e6, "megabytes_down": invited * (down - kept) / 1e6}
+        sent = self._sent(state.params)
+        statistics = 0 if federated.batch_norm == "local" else compression.bytes_sent(state.batch_stats)
+        up = compression.bytes_sent(sent, federated.compression, federated.top_k_share) + statistics
+        down = compression.bytes_sent(sent) + statistics
+        if federated.batch_norm == "recomputed":  # The new model reaches those that answered once more.
+            invited += answered
+        return {"megabytes_up": answered * up / 1e6, "megabytes_down": invited * down / 1e6}
+
+
+def _map_variances(function: Callable[[jax.Array, jax.Array], jax.Array], batch_stats: Mapping) -> dict:
+    """Replace each variance by a function of the mean and the variance."""
+    flat: dict = flatten_dict(dict(batch_stats))
+    changed = {path: function(flat[(*path[:-1], "mean")], flat[path]) for path in flat if path[-1] == "var"}
+    return unflatten_dict({**flat, **changed})

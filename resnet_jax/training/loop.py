@@ -19,7 +19,8 @@ from resnet_jax.terminal import Reporter, duration
 from resnet_jax.training import early_stopping, metrics_logger, nan_capture
 from resnet_jax.training.early_stopping import EarlyStopping
 from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.federated_rounds import FederatedExperiment, Round
+from resnet_jax.training.federated_experiment import FederatedExperiment
+from resnet_jax.training.federated_rounds import Round
 from resnet_jax.training.interruption import EXCEPTION_BY_SIGNAL, deferred_signals
 from resnet_jax.training.metrics_logger import MetricsLogger, NonFiniteMetric
 from resnet_jax.training.metrics_writer import MetricsWriter

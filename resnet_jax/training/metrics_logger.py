@@ -24,6 +24,7 @@ from resnet_jax.training.phase_timer import PhaseTimer
 
 IMAGES_SHOWN = 16  # of the first batch
 MUST_BE_FINITE = ("loss", "gradient_norm")
+NOT_AVERAGED = ("learning_rate", "epsilon")  # A report has their last value.
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,7 @@ class MetricsLogger:
     def _report(self) -> None:
         """Write the means since the last report, and show the progress."""
         means = {name: float(np.mean(values)) for name, values in self._since_report.items()}
-        means["learning_rate"] = self._since_report["learning_rate"][-1]
+        means |= {name: self._since_report[name][-1] for name in NOT_AVERAGED if name in self._since_report}
         # The host runs ahead of the devices, so they may have finished no step since the last report. The speed of the
         # last report is then repeated.
         if self._steps_finished > self._window_step:

@@ -17,7 +17,7 @@ from resnet_jax.runtime import cpu_tuning, parallel, provenance
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel, restore_chosen
 from resnet_jax.training import experiment as experiments
-from resnet_jax.training import federated_rounds
+from resnet_jax.training import federated_experiment
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.interruption import raise_preempted_on_signal
 from resnet_jax.training.loop import Loop, Observe
@@ -66,7 +66,7 @@ def train(
         )
     mesh = parallel.make_mesh()
     experiments.check(config, mesh)
-    federated_rounds.check(config)
+    federated_experiment.check(config)
     config = config.copy_and_resolve_references()
     config.dataset.name = canonical_name(config.dataset.name)
     directory = WorkDir(workdir)
@@ -102,7 +102,7 @@ def _train_and_score(
     is_new = not directory.exists()
     experiment = experiments.build(config, parallel.make_mesh(), sources, reporter, is_new)
     if config.federated.partition is not None:
-        experiment = federated_rounds.from_experiment(experiment)
+        experiment = federated_experiment.from_experiment(experiment)
     if not is_new and directory.classes() != experiment.classes:
         raise UserError(
             f"this workdir belongs to a run with other classes ({', '.join(directory.classes())}). "

@@ -40,6 +40,22 @@ def test_client_without_images_is_left_out_with_a_warning(root, caplog):
     assert "The client west has no images in class directories, so it takes no part." in caplog.text
 
 
+def test_other_layouts_are_rejected(root):
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        write_images(root / "west" / name, 1)
+    with pytest.raises(UserError, match="does not look like a class"):
+        open_sources(f"clients:{root}")
+    shutil.rmtree(root / "west")
+    write_images(root / "train" / "north" / "cat", 1)
+    with pytest.raises(UserError, match=rf"has a directory train, .* use clients:{root}/train"):
+        open_sources(f"clients:{root}")
+
+
+def test_images_outside_of_class_directories_are_listed(root):
+    Image.new("RGB", (8, 8)).save(root / "north" / "loose.png")
+    assert open_sources(f"clients:{root}")["train"].ignored == [f"{root}/north/loose.png"]
+
+
 def test_folder_without_images_of_clients_is_rejected(root):
     for client in ("north", "south"):
         shutil.rmtree(root / client)

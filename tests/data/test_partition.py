@@ -13,7 +13,7 @@ def divide(labels=LABELS, clients=20, seed=0, **settings):
     federated.clients = clients
     federated.update(settings)
     partition.check(federated)
-    return partition.divide(federated, seed, len(labels), labels, None)
+    return partition.divide(federated, seed, labels, None)
 
 
 def shares(parts, labels=LABELS):
@@ -72,9 +72,10 @@ def test_unequal_classes_keep_their_shares_on_average():
     assert [np.mean(labels[part]) for part in parts] == pytest.approx([0.1] * 10, abs=0.06)
 
 
-def test_examples_without_a_label_are_left_out():
+@pytest.mark.parametrize("name", ["iid", "shards", "dirichlet"])
+def test_unreadable_examples_are_left_out(name):
     labels = np.array([0, 1, -1, 0, 1, 0])
-    parts = divide(labels, 2, partition="dirichlet")
+    parts = divide(labels, 2, partition=name)
     assert np.sort(np.concatenate(parts)).tolist() == [0, 1, 3, 4, 5]
 
 

@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from resnet_jax.data.sampling import BalancedSampler, UniformSampler
+from resnet_jax.data.sampling import BalancedSampler, ClientSampler, UniformSampler
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 3], [80, 15, 5]))
 
@@ -56,3 +56,43 @@ class TestBalancedSampler:
     @pytest.mark.parametrize("labels", [np.zeros(7, int), np.arange(7)])
     def test_balanced_labels_are_visited_once_each(self, labels):
         assert sorted(BalancedSampler(0, labels)(1)) == list(range(7))
+
+
+class TestClientSampler:
+    """Three clients: ten examples, three examples and none."""
+
+    PARTS = (np.arange(0, 20, 2), np.array([1, 3, 5]), np.array([], np.int64))
+
+    def sampler(self, **settings):
+        return ClientSampler(0, self.PARTS, np.zeros(20, int), batch_size=4, **settings)
+
+    @pytest.mark.parametrize(
+        ("settings", "num_steps"),
+        [({}, [2, 1, 0]), ({"local_epochs": 3}, [6, 3, 0]), ({"local_steps": 5}, [5, 5, 0])],
+    )
+    def test_clients_have_their_steps_and_see_only_their_examples(self, settings, num_steps):
+        sampler = self.sampler(**settings)
+        assert [sampler.num_steps(client) for client in range(3)] == num_steps
+        assert sampler.size == 4 * sampler.steps_per_visit == 4 * max(num_steps)
+        for visit in range(9):
+            positions = sampler(visit)
+            assert positions.shape == (sampler.size,)
+            assert {*positions.tolist()} <= {*self.PARTS[visit % 3].tolist(), *([0] if visit % 3 == 2 else [])}
+
+    def test_epoch_visits_examples_once_and_differs_from_round_to_round(self):
+        sampler = self.sampler(local_epochs=2)
+        visits = [sampler(visit) for visit in (0, 3)]
+        for positions in visits:
+            for epoch in (positions[:8], positions[8:16]):
+                assert len(np.unique(epoch)) == 8
+        assert not np.array_equal(*visits)
+        np.testing.assert_array_equal(sampler(0), self.sampler(local_epochs=2)(0))
+
+    def test_only_client_has_the_order_of_an_ordinary_run(self):
+        alone = ClientSampler(7, [np.arange(11)], np.zeros(11, int), batch_size=4)
+        for epoch in range(3):
+            np.testing.assert_array_equal(alone(epoch), UniformSampler(7, 11)(epoch)[:8])
+
+    def test_substitutes_of_an_unreadable_example_are_of_the_same_client(self):
+        assert list(self.sampler().candidates(3, 16)) == [16, 18, 0, 2, 4, 6, 8, 10, 12, 14]
+        assert list(UniformSampler(0, 4).candidates(0, 2)) == [2, 3, 0, 1]

@@ -48,4 +48,10 @@ def test_clients_drop_out_and_straggle():
 def test_round_without_answers_is_drawn_again_and_at_last_reported():
     assert draw(num_steps=(8, 8), dropout=0.9).steps
     with pytest.raises(UserError, match="no client answers in round 4"):
-        draw(3, num_steps=(0, 0), share=0.5, noise_multiplier=1.0)
+        draw(3, num_steps=(0, 0), share=0.5)
+
+
+def test_round_with_noise_may_be_without_clients():
+    """If it were drawn again, clients would take part more often than the accounting assumes."""
+    rounds = [draw(number, num_steps=(8,) * 5, share=0.1, noise_multiplier=1.0) for number in range(400)]
+    assert np.mean([not chosen.steps for chosen in rounds]) == pytest.approx(0.9**5, abs=0.08)

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 
 from resnet_flower import arrays, recipe
 from resnet_jax.data import client_folders
-from resnet_jax.training.federated_rounds import LocalClient
+from resnet_jax.training.federated_client import LocalClient
 
 app = ClientApp()
 

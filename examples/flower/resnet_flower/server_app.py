@@ -10,7 +10,7 @@ from resnet_jax.export.weights import export_weights
 from resnet_jax.models import factory
 from resnet_jax.runtime import parallel
 from resnet_jax.trained_model import TrainedModel
-from resnet_jax.training.federated_rounds import initial_variables
+from resnet_jax.training.federated_client import initial_variables
 
 app = ServerApp()
 

@@ -1,0 +1,216 @@
+"""A federated run as the loop sees it: an experiment whose step is a round, and whose state is that of the server."""
+
+import dataclasses
+import functools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from resnet_jax.data.feed import Feed
+from resnet_jax.data.sampling import ClientSampler
+from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.federated import compression, privacy
+from resnet_jax.federated.server import SERVERS, add_proximal_gradient, make_server_optimizer
+from resnet_jax.runtime import parallel
+from resnet_jax.training.distillation import Teacher
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+BATCH_NORMS = ("averaged", "local", "recomputed")  # values of `federated.batch_norm`
+
+# Settings that do not work in a federated run, and the values that they must have.
+UNSUPPORTED = {
+    "augment.alternating_flip": False,
+    "dataset.sampler": "uniform",
+    "ema_decay": None,
+    "pretrain.method": None,
+}
+# The same for a run with noise for privacy: they reveal training examples, or change the norm of updates.
+NOT_PRIVATE = {
+    "federated.compression": ("none", "top_k"),
+    "loss.class_weights": (None,),
+    "model.stem": (None, "imagenet", "cifar", "deep", "bit"),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Raise `UserError` if the settings do not work in a federated run."""
+    federated = config.federated
+    if federated.partition is None:
+        return
+    for name, choices in (
+        ("server", SERVERS),
+        ("compression", compression.COMPRESSIONS),
+        ("batch_norm", BATCH_NORMS),
+    ):
+        if federated[name] not in choices:
+            raise unknown_name(f"federated.{name}", federated[name], choices)
+    for key, value in UNSUPPORTED.items():
+        section, _, name = key.rpartition(".")
+        if (config[section] if section else config)[name] != value:
+            raise UserError(f"{key} does not work in a federated run. Set {key}={value!r}.")
+    if federated.noise_multiplier and federated.clip_norm is None:
+        raise UserError("federated.noise_multiplier needs bounded updates. Set federated.clip_norm.")
+    if config.steps_per_call not in (None, 1):
+        raise UserError(f"steps_per_call ({config.steps_per_call}) must be 1 in a federated run. Leave it unset.")
+    if federated.noise_multiplier:
+        for key, values in NOT_PRIVATE.items():
+            section, _, name = key.rpartition(".")
+            if config[section][name] not in values:
+                raise UserError(f"federated.noise_multiplier does not protect what {key} reveals. Change {key}.")
+        privacy.epsilon(federated.noise_multiplier, federated.share, 1, federated.delta)  # The package is installed.
+
+
+class RoundFeed:
+    """The data of a federated run as the loop sees it: a step is a round. The clients have feeds of their own."""
+
+    supports_several_steps = False
+    steps_per_epoch = 1
+    max_prefetched = 0
+
+    def __init__(self, feeds: Sequence[Feed], sampler: ClientSampler):
+        self._feeds, self._sampler = feeds, sampler
+        self.image_shape, self.size, self.crops_on_host = feeds[0].image_shape, feeds[0].size, feeds[0].crops_on_host
+
+    def inputs(self, step: int) -> int:
+        """Return the number of the round."""
+        return step
+
+    def positions(self, step: int) -> np.ndarray:
+        """Return the examples of all clients in a round, in the order of their use: int64 [n]."""
+        first = step * self._sampler.clients
+        return np.concatenate([self._sampler(visit) for visit in range(first, first + self._sampler.clients)])
+
+    def close(self) -> None:
+        """Stop the workers of all clients."""
+        for feed in self._feeds:
+            feed.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class FederatedExperiment(Experiment):
+    """An experiment whose step is a round, whose state is that of the server, and whose optimizer is the server's.
+
+    Its optimizer state is what `with_local_batch_norms` makes of it.
+
+    Attributes:
+      on_devices: the experiment of a client, for each device. Its steps are those of the client.
+    """
+
+    on_devices: tuple[Experiment, ...] = ()
+
+    @property
+    def sampler(self) -> ClientSampler:
+        """The examples of each client."""
+        assert self.clients is not None
+        return self.clients
+
+    def label_shares(self) -> np.ndarray | None:
+        """Return the share of each class among the examples of each client that has any, float [clients, classes].
+
+        Return None if images have any number of labels.
+        """
+        if self.label_sets is not None:
+            return None
+        labels = [self.sampler.labels[part] for part in self.sampler.parts if len(part)]
+        return np.array([np.bincount(part, minlength=len(self.classes)) / len(part) for part in labels])
+
+    def batch_at(self, step: int) -> tuple[jax.Array, jax.Array]:
+        """Return the augmented images and the labels of the first step of the first client in a round."""
+        first_visit = step * self.sampler.clients
+        return self.on_devices[0].batch_at(first_visit * self.sampler.steps_per_visit)
+
+    def _whitening_kernel(self) -> np.ndarray:
+        return self.on_devices[0]._whitening_kernel()
+
+    def initial_state(self) -> TrainState:
+        """Return the state before the first round; see `Experiment.initial_state`."""
+        state = with_local_batch_norms(super().initial_state(), self.config.federated)
+        return parallel.place(state, parallel.replicated(self.mesh))
+
+    def abstract_state(self) -> TrainState:
+        """Return the shapes, dtypes and shardings of the state."""
+        add_local = functools.partial(with_local_batch_norms, federated=self.config.federated)
+        return parallel.abstract(jax.eval_shape(add_local, super().abstract_state()), parallel.replicated(self.mesh))
+
+
+def from_experiment(experiment: Experiment) -> FederatedExperiment:
+    """Return the federated experiment for one that `experiment.build` has built.
+
+    Raises:
+      UserError: if the run has several processes, or if the model does not fit the settings.
+    """
+    if jax.process_count() > 1:
+        raise UserError("a federated run has one process, which may use several devices. Start a single process.")
+    federated = experiment.config.federated
+    assert experiment.clients is not None
+    if federated.batch_norm != "averaged" and experiment.model.norm != "batch_norm":
+        raise UserError(
+            f"federated.batch_norm={federated.batch_norm} works only with batch_norm, and the model has "
+            f"{experiment.model.norm}. Set federated.batch_norm=averaged."
+        )
+    if federated.noise_multiplier and experiment.model.norm == "batch_norm":
+        raise UserError("federated.noise_multiplier does not protect batch statistics. Set model.norm=group_norm.")
+    empty = sum(not len(part) for part in experiment.clients.parts)
+    if empty:
+        logger.warning(f"{empty} of {experiment.clients.clients} clients have no training examples and take no part.")
+    optimizer = experiment.optimizer
+    if federated.proximal:
+        optimizer = optax.chain(add_proximal_gradient(federated.proximal), optimizer)
+    at_a_time = max(1, math.ceil(federated.share * experiment.clients.clients))
+    on_devices = tuple(
+        dataclasses.replace(
+            experiment,
+            mesh=parallel.make_mesh([device]),
+            feed=experiment.feed.on_device(device),
+            optimizer=optimizer,
+            teacher=_teacher_on_device(experiment.teacher, device),
+        )
+        for device in experiment.mesh.devices.flat[:at_a_time]
+    )
+    fields = {field.name: getattr(experiment, field.name) for field in dataclasses.fields(Experiment)}
+    fields["feed"] = RoundFeed([client.feed for client in on_devices], experiment.clients)
+    fields["optimizer"] = make_server_optimizer(federated)
+    return FederatedExperiment(**fields, on_devices=on_devices)
+
+
+def _teacher_on_device(teacher: Teacher | None, device: jax.Device) -> Teacher | None:
+    if teacher is None:
+        return None
+    replicated = parallel.replicated(parallel.make_mesh([device]))
+    return dataclasses.replace(teacher, variables=jax.device_put(teacher.variables, replicated))
+
+
+def with_local_batch_norms(state: TrainState, federated: ConfigDict) -> TrainState:
+    """Return the initial state of a run, with the optimizer state {"server": that of the server, "local": ...}.
+
+    With `federated.batch_norm="local"`, "local" holds the batch normalization of each client, as arrays [clients, ...]
+    in the trees of `batch_norms`; otherwise it is {}.
+    """
+    local = {}
+    if federated.batch_norm == "local":
+        shared = batch_norms(state.online_variables)
+        local = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], federated.clients, axis=0), shared)
+    return dataclasses.replace(state, opt_state={"server": state.opt_state, "local": local})
+
+
+def batch_norms(variables: Mapping) -> dict:
+    """Return the variables of the modules that have batch statistics: `{"params": ..., "batch_stats": ...}`."""
+
+    def select(params: Mapping, batch_stats: Mapping) -> Mapping:
+        if not all(isinstance(value, Mapping) for value in batch_stats.values()):
+            return params  # of a module
+        return {name: select(params[name], stats) for name, stats in batch_stats.items() if name in params}
+
+    return {
+        "params": select(variables["params"], variables["batch_stats"]),
+        "batch_stats": variables["batch_stats"],
+    }
