@@ -268,12 +268,13 @@ class Round:
         the root mean square distance of the clients' parameters from their average. Without answers, all values are 0.
         """
         if not answers:
-            names = ("loss", "top1", "learning_rate", "clients", "gradient_norm", "drift")
-            return dict.fromkeys(names, 0.0)
+            return dict.fromkeys(("loss", "top1", "learning_rate", "clients", "gradient_norm", "drift"), 0.0)
         weights = np.array([answer.weight for answer in answers], float)
         weights /= weights.sum()
-        names = ("loss", "top1", "learning_rate")
-        means = {name: float(weights @ [answer.metrics[name] for answer in answers]) for name in names}
+        means = {
+            name: float(weights @ [answer.metrics[name] for answer in answers])
+            for name in ("loss", "top1", "learning_rate")
+        }
         means["clients"] = len(answers)
         means["gradient_norm"] = update_norm
         mean_squared_distance = float(weights @ [answer.squared_distance for answer in answers])
