@@ -355,16 +355,39 @@ def pretraining(lines: Lines) -> str:
     return _markdown(header, rows, newest)
 
 
+def federated(lines: Lines) -> str:
+    """Format the newest line of each command: the accuracies of clients with more and more skewed classes."""
+    newest = list({line["command"]: line for line in lines}.values())
+    titles = {"central": "no clients", "iid": "equal clients"}
+    rows = []
+    for line in newest:
+        measured = _measured(line, f"{line['model']}, {line['clients']} clients, {line['rounds']} rounds")
+        for variant, run in line["runs"].items():
+            rounds = len(run["validation_top1"])
+            at = (rounds // 4, rounds // 2, rounds)
+            top1 = [f"{run['validation_top1'][max(number, 1) - 1]:.2%}" for number in at]
+            worst = f"{run['worst_decile'][-1]:.2%}" if run["worst_decile"] else "-"
+            seconds = f"{run['seconds'] / rounds:.0f} s"
+            title = titles.get(variant, f"alpha = {variant}")
+            rows.append((title, *top1, worst, f"{run['test_top1']:.2%}", seconds, measured))
+    header = (
+        *("clients", "validation top-1 after a quarter of the rounds", "half", "all", "worst decile of clients"),
+        *("test top-1, best round on validation", "time per round", "measured"),
+    )
+    return _markdown(header, rows, newest)
+
+
 TABLES: dict[str, Format] = {
     format_table.__name__: format_table
     for format_table in (
         *(accuracy, ablation, train_step, loop, numerics, start_up, evaluation, exported, compiled_step),
-        *(imbalance, learning_rate, early_stopping, multi_label, pretraining),
+        *(imbalance, learning_rate, early_stopping, multi_label, pretraining, federated),
     )
 }
 PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
     HERE / "README.md": TABLES,
     HERE.parent / "README.md": {"accuracy": accuracy_summary},
+    HERE.parent / "docs" / "federated.md": TABLES,
     HERE.parent / "docs" / "imbalance.md": TABLES,
     HERE.parent / "docs" / "learning_rate.md": TABLES,
     HERE.parent / "docs" / "pretraining.md": TABLES,

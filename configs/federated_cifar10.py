@@ -3,9 +3,9 @@
     python main.py federate --config=configs/federated_cifar10.py --workdir=/tmp/federated        # equal clients
     python main.py federate --config=configs/federated_cifar10.py:0.1 --workdir=/tmp/skewed       # few classes each
 
-The variant is "iid", or the alpha of a Dirichlet distribution over the classes (Hsu et al. 2019). The model has group
-normalization, because batch statistics of clients with other classes do not fit one another (Hsieh et al. 2020,
-section 5). Not measured yet.
+The variant is "iid", the alpha of a Dirichlet distribution over the classes (Hsu et al. 2019), or "central" for the
+same training without clients. The model has group normalization, because batch statistics of clients with other classes
+do not fit one another (Hsieh et al. 2020, section 5). Not measured yet.
 """
 
 from resnet_jax.config import default
@@ -25,6 +25,8 @@ def get_config(variant: str = "iid"):
     config.optimizer.learning_rate = 0.05
     config.optimizer.weight_decay = 5e-4
     config.schedule.name = "constant"
+    if variant == "central":
+        return config
     config.federated.clients = 10
     config.log_every_steps = 1
     if variant == "iid":
@@ -34,5 +36,5 @@ def get_config(variant: str = "iid"):
     try:
         config.federated.alpha = float(variant)
     except ValueError:
-        raise UserError(f"unknown variant {variant!r}. Choose iid, or a number above 0 such as 0.1.") from None
+        raise UserError(f"unknown variant {variant!r}. Choose iid, central, or a number above 0 such as 0.1.") from None
     return config
