@@ -15,8 +15,8 @@ def clip(update, norm: float):
     """Scale the update down to a global L2 norm of at most `norm`.
 
     Example:
-      >>> clip({"bias": jnp.array([3.0, 4.0])}, norm=1.0)["bias"].round(3).tolist()
-      [0.6, 0.8]
+      >>> clip({"bias": jnp.array([3.0, 4.0])}, norm=2.5)["bias"].tolist()
+      [1.5, 2.0]
     """
     factor = jnp.minimum(1.0, norm / jnp.maximum(optax.tree.norm(update), 1e-12))
     return jax.tree.map(lambda leaf: leaf * factor, update)
