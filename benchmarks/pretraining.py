@@ -25,7 +25,7 @@ FEW_LABELS = (
     "--config.batch_size=50",
     "--config.num_epochs=50",
     "--config.evaluate_every_epochs=10",
-    "--set=optimizer.learning_rate=0.01,0.03,0.1",
+    "--set=optimizer.learning_rate=0.02,0.1",
     "--then_repeat=1",
 )
 
