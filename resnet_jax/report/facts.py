@@ -3,6 +3,8 @@
 import json
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from resnet_jax import config as settings
 from resnet_jax.data import splits
 from resnet_jax.data.dataset import VALIDATION
@@ -60,6 +62,7 @@ def facts(run: ReportedRun) -> list[tuple[str, str]]:
     provenance = result.get("provenance", {})
     entries = [
         *([("Method", config.pretrain.method)] if config.pretrain.method else []),
+        *([("Clients", _describe_clients(config.federated))] if config.federated.partition else []),
         ("Model", f"{config.model.name}, {run.parameters:,} parameters, {config.model.dtype}"),
         ("Data", f"{config.dataset.name}: {_describe_splits(run)}"),
         (
@@ -115,7 +118,15 @@ def differing_settings(data: ReportData) -> dict[str, list[str]]:
 def _describe_epochs(run: ReportedRun) -> str:
     planned = run.config.num_epochs
     trained = (run.result or {}).get("epochs", planned)  # Results of older versions do not have it.
-    return f"{planned:,} epochs" if trained == planned else f"{trained:,} of {planned:,} epochs (stopped early)"
+    unit = "epochs" if run.config.federated.partition is None else "rounds"
+    return f"{planned:,} {unit}" if trained == planned else f"{trained:,} of {planned:,} {unit} (stopped early)"
+
+
+def _describe_clients(federated: ConfigDict) -> str:
+    """Return the number of clients and how the examples are divided among them."""
+    if federated.partition == "dirichlet":
+        return f"{federated.clients:,}, dirichlet with alpha = {federated.alpha:g}, server {federated.server}"
+    return f"{federated.clients:,}, {federated.partition}, server {federated.server}"
 
 
 def _describe_splits(run: ReportedRun) -> str:

@@ -41,6 +41,7 @@ def test_run_stopped_in_a_round_resumes_exactly_and_is_reported(tmp_path):
     assert reported.returncode == 0, reported.stderr
     page = (tmp_path / "report.html").read_text()
     assert "Worst clients" in page and "Drift" in page
+    assert "4, dirichlet with alpha = 1, server average" in page and "4 rounds, batch size" in page
 
 
 @pytest.mark.slow
