@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.end_to_end.program import WITH_TENSORFLOW, run, start
+from tests.end_to_end.program import run, start
 from tests.faults.run_comparison import LONG_DIGITS, assert_equal_runs, saved_steps, wait_for
 
 KILLS = 6
@@ -15,25 +15,10 @@ KILLS_AT_START = (2, 4)  # numbers of the kills that hit a run while it starts
 
 
 @pytest.mark.slow
-def test_killed_run_resumes_to_bit_identical_parameters(tmp_path, uninterrupted):
-    workdir = tmp_path / "killed"
-    process = start(*LONG_DIGITS, f"--workdir={workdir}", **WITH_TENSORFLOW)
-    wait_for(lambda: 16 in saved_steps(workdir), process)  # Of 80 steps.
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (workdir / "result.json").exists()
-    resumed = run(*LONG_DIGITS, f"--workdir={workdir}", **WITH_TENSORFLOW)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Resuming from step " in resumed.stdout
-    assert_equal_runs(workdir, uninterrupted, with_events=True)
-
-
-@pytest.mark.slow
 def test_run_killed_at_six_random_moments_resumes_to_bit_identical_parameters(tmp_path):
     """Three kills hit a save, and two hit the start of the run. Unfinished checkpoints are ignored and removed.
 
-    These runs write no event files for TensorBoard. `test_killed_run_resumes_to_bit_identical_parameters` compares
-    event files.
+    These runs write no event files for TensorBoard. `test_signals` compares event files.
     """
     uninterrupted = tmp_path / "uninterrupted"
     assert run(*LONGER_DIGITS, f"--workdir={uninterrupted}").returncode == 0

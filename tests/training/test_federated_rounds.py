@@ -106,6 +106,7 @@ def test_one_local_step_of_sgd_equals_a_step_with_all_their_examples(config, sin
         np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_larger_clients_have_more_weight(config, single_device):
     """One client has five times as many examples as the other; the server takes the weighted mean of their models."""
     source = open_sources("digits")["train"]
@@ -126,6 +127,7 @@ def test_larger_clients_have_more_weight(config, single_device):
         np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_proximal_term_keeps_clients_near_the_server(config, single_device):
     _, free = take_rounds(build(config, single_device), 1)
     config.federated.proximal = 5.0
@@ -145,6 +147,7 @@ def test_devices_train_clients_at_the_same_time_with_the_same_result(config, sin
 # --- Batch normalization ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_local_batch_norm_stays_with_its_client(config, single_device):
     config.model.norm, config.federated.batch_norm = "batch_norm", "local"
     experiment = build(config, single_device)
@@ -186,6 +189,7 @@ def test_recomputed_statistics_are_those_of_the_new_model(config, single_device)
 # --- Privacy and size -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_clipped_updates_bound_the_update_of_the_server(config, single_device):
     config.federated.clip_norm = 0.01
     experiment = build(config, single_device)
@@ -194,6 +198,7 @@ def test_clipped_updates_bound_the_update_of_the_server(config, single_device):
     assert metrics["gradient_norm"] <= 0.0101
 
 
+@pytest.mark.slow
 def test_noise_on_the_sum_of_updates_has_the_configured_std(config, single_device):
     pytest.importorskip("dp_accounting")
     config.federated.update(clip_norm=1e-6, noise_multiplier=1e4)
@@ -230,7 +235,9 @@ def test_only_parameters_that_are_sent_are_compressed_and_counted(config, single
     assert np.ptp(stems, axis=0).max() > 1e-4
 
 
-@pytest.mark.parametrize(("compression", "share"), [("int8", 0.25), ("top_k", 0.02)])
+@pytest.mark.parametrize(
+    ("compression", "share"), [pytest.param("int8", 0.25, marks=pytest.mark.slow), ("top_k", 0.02)]
+)
 def test_compressed_updates_are_smaller_and_still_train(config, single_device, compression, share):
     experiment = build(config, single_device)
     _, whole = take_rounds(experiment, 1)
@@ -370,6 +377,7 @@ def test_worst_decile_is_the_accuracy_of_clients_on_their_own_classes():
 # --- Clients of an engine ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_clients_with_only_their_own_images_train_as_in_the_simulation(config, single_device, tmp_path):
     """As on Flower: no client opens the images of the other, and the second one lacks a class."""
     random = np.random.default_rng(0)
