@@ -1,6 +1,7 @@
 """All recipes in configs/, with the variants that their docstrings name."""
 
 import importlib.util
+import re
 
 import pytest
 
@@ -21,7 +22,7 @@ def load(recipe):
 def test_recipe_passes_all_checks_and_states_its_command(recipe, mesh):
     module = load(recipe)
     experiment.check(module.get_config(), mesh)
-    assert f"python main.py --config=configs/{recipe}.py" in module.__doc__
+    assert re.search(rf"python main\.py (federate )?--config=configs/{recipe}\.py", module.__doc__)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
