@@ -151,7 +151,6 @@ class ClientSampler:
         first = int(np.searchsorted(part, position))
         return map(int, np.concatenate([part[first:], part[:first]]))
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019  A run has one sampler, or one per device.
     def __call__(self, visit: int) -> np.ndarray:
         """Return the positions of a visit's examples, in the order of their use: int64 [size]."""
         part = self.parts[visit % self.clients]

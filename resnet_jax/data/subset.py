@@ -197,25 +197,22 @@ class Subset:
 
     def listed_labels(self) -> np.ndarray | None:
         """Return the labels, int32 [n], if every source lists them; None otherwise."""
-        labels = np.empty(len(self), np.int32)
-        for number in np.unique(self._source_numbers):
-            source_labels = getattr(self._sources[self._names[number]], "labels", None)
-            if source_labels is None:
-                return None
-            from_source = self._source_numbers == number
-            labels[from_source] = np.asarray(source_labels)[self._indices[from_source]]
-        return labels
+        return self._listed("labels")
 
     def listed_directories(self) -> np.ndarray | None:
         """Return the number of each example's directory, int32 [n], if the sources have one directory per client."""
-        directories = np.empty(len(self), np.int32)
+        return self._listed("directories")
+
+    def _listed(self, member: str) -> np.ndarray | None:
+        """Return a number for each example, int32 [n], from this member of the sources, if every source has it."""
+        values = np.empty(len(self), np.int32)
         for number in np.unique(self._source_numbers):
-            source_directories = getattr(self._sources[self._names[number]], "directories", None)
-            if source_directories is None:
+            of_source = getattr(self._sources[self._names[number]], member, None)
+            if of_source is None:
                 return None
             from_source = self._source_numbers == number
-            directories[from_source] = source_directories[self._indices[from_source]]
-        return directories
+            values[from_source] = np.asarray(of_source)[self._indices[from_source]]
+        return values
 
     def read_labels(self, reporter: Reporter | None = None, what: str = "examples") -> np.ndarray:
         """Return the labels, int32 [n]; examples are read only if a source does not list its labels."""

@@ -1,5 +1,6 @@
 """The clients of a round: who takes part, who answers, and after how many steps. A function of (seed, round)."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from ml_collections import ConfigDict
 from resnet_jax import randomness
 from resnet_jax.errors import UserError
 from resnet_jax.randomness import Use
+
+MAX_DRAWS = 100  # of the clients of a round, until one of them answers
 
 
 class Participation(NamedTuple):
@@ -40,33 +43,30 @@ def participation(federated: ConfigDict, seed: int, number: int, num_steps: Sequ
       num_steps: the number of steps per round of each client; 0 for a client without examples.
 
     Raises:
-      UserError: if no client answers in any of a hundred draws.
+      UserError: if no client answers in any of `MAX_DRAWS` draws.
 
     Example:
       >>> from resnet_jax.config import default
       >>> participation(default().federated, seed=0, number=0, num_steps=[3, 0, 5])
       Participation(invited=2, steps={0: 3, 2: 5})
     """
-    able = np.flatnonzero(np.asarray(num_steps) > 0)
-    for attempt in range(100):
-
-        def draw(purpose: int, attempt: int = attempt) -> np.ndarray:
-            return randomness.uniform(seed, Use.PARTICIPATION, (number, attempt, purpose), len(num_steps))
-
-        chances = draw(0)[able]
+    with_examples = np.flatnonzero(np.asarray(num_steps) > 0)
+    for attempt in range(MAX_DRAWS):
+        for_invitation, for_dropout, for_straggling, share_of_steps = (
+            randomness.uniform(seed, Use.PARTICIPATION, (number, attempt, purpose), len(num_steps))
+            for purpose in range(4)
+        )
         if federated.noise_multiplier:
-            invited = able[chances < federated.share]
+            invited = with_examples[for_invitation[with_examples] < federated.share]
         else:
-            count = max(1, round(federated.share * len(able)))
-            invited = np.sort(able[np.argsort(chances, kind="stable")[:count]])
-        answers, straggles, shares = draw(1) >= federated.dropout, draw(2) < federated.straggling, draw(3)
-        steps = {
-            int(client): int(np.ceil(shares[client] * num_steps[client])) or 1
-            if straggles[client]
-            else num_steps[client]
-            for client in invited
-            if answers[client]
-        }
+            count = max(1, round(federated.share * len(with_examples)))
+            first = np.argsort(for_invitation[with_examples], kind="stable")[:count]
+            invited = np.sort(with_examples[first])
+        steps = {}
+        for client in invited[for_dropout[invited] >= federated.dropout].tolist():
+            steps[client] = num_steps[client]
+            if for_straggling[client] < federated.straggling:
+                steps[client] = max(1, math.ceil(share_of_steps[client] * num_steps[client]))
         if steps or federated.noise_multiplier:
             return Participation(len(invited), steps)
     raise UserError(

@@ -1,6 +1,5 @@
 """Server optimizers: how the model of the server follows the average of its clients' models."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -90,8 +89,6 @@ def add_proximal_gradient(factor: float) -> optax.GradientTransformation:
     """
 
     def update(gradients: optax.Updates, start: optax.Params, params=None) -> tuple[optax.Updates, optax.Params]:
-        pull = functools.partial(jnp.multiply, factor)
-        with_pull = jax.tree.map(lambda gradient, w, w_0: gradient + pull(w - w_0), gradients, params, start)
-        return with_pull, start
+        return jax.tree.map(lambda gradient, w, w_0: gradient + factor * (w - w_0), gradients, params, start), start
 
     return optax.GradientTransformation(lambda params: params, update)

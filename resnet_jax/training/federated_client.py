@@ -4,6 +4,7 @@ The step numbers of the train step are unique for each round and client; see `da
 client does is a function of the model that it gets, the seed, the round and its number.
 """
 
+import copy
 from collections.abc import Mapping
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from resnet_jax.data.sources import Source
+from resnet_jax.data.client_folders import ClientImages
 from resnet_jax.data.splits import NO_SPLIT
 from resnet_jax.models import factory
 from resnet_jax.runtime import parallel
@@ -88,13 +89,14 @@ class LocalClient:
       UserError: if settings and examples do not go together.
     """
 
-    def __init__(self, config: ConfigDict, client: int, source: Source):
+    def __init__(self, config: ConfigDict, client: int, source: ClientImages):
         config = config.copy_and_resolve_references()
         mesh = parallel.make_mesh(jax.local_devices()[:1])
         check_experiment(config, mesh)
         check_federated(config)
         config.dataset.validation_split = config.dataset.test_split = NO_SPLIT
-        source.directories = np.full(len(source), client)  # type: ignore[attr-defined]  # an optional member
+        source = copy.copy(source)
+        source.directories = np.full(len(source), client, np.int32)
         reporter = Reporter(active=False, max_unreadable=config.dataset.max_unreadable)
         experiment = from_experiment(build(config, mesh, {"train": source}, reporter, is_new=False))
         self._visits = experiment.sampler.clients

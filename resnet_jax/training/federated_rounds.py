@@ -33,7 +33,7 @@ STATISTICS_STEPS = 10  # batches on which each client measures batch statistics,
 
 
 class Answer(NamedTuple):
-    """What a client sends to the server.
+    """The answer of a client to the server.
 
     Attributes:
       client: its number.
