@@ -74,6 +74,7 @@ def ours_untuned(model_name: str, dtype: str, batch_size: int, steps_per_call: i
     from resnet_jax.data.feed import Batch
     from resnet_jax.runtime import parallel
     from resnet_jax.training import experiment as experiments
+    from resnet_jax.training.experiment import Call
     from resnet_jax.training.state import create_train_state
     from resnet_jax.training.train_step import make_train_step
 
@@ -94,7 +95,7 @@ def ours_untuned(model_name: str, dtype: str, batch_size: int, steps_per_call: i
     inputs = Batch(*parallel.place_rows((images, labels, np.arange(batch_size, dtype=np.int32)), mesh, batch_size))
     state = create_train_state(experiment.model, experiment.optimizer, images.shape[1:], config.seed)
     state = parallel.place(state, parallel.replicated(mesh))
-    compiled = make_train_step(experiment, steps_per_call).lower(state, inputs).compile()
+    compiled = make_train_step(experiment, Call(steps_per_call)).lower(state, inputs).compile()
 
     def take_steps(steps: int) -> float:
         nonlocal state

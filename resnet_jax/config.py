@@ -92,6 +92,7 @@ def default() -> ConfigDict:
     config.augment.grayscale = 0.0  # probability of turning an image gray
     config.augment.gaussian_blur = 0.0  # probability of a blur with a sigma of 0.1 to 2 pixels
     config.augment.solarize = 0.0  # probability of inverting all pixel values of at least 128
+    config.augment.progressive_resizing = ()  # ("96=0.3", "128=0.5"): 96 pixels for 0.3 of the epochs, 128 up to 0.5
     config.augment.randaugment = ()  # (operations per image, magnitude 0 to 10[, std of the magnitude]), such as (2, 9)
     config.augment.random_erasing = 0.0  # probability of erasing a random rectangle of an image
     config.augment.cutout = 0  # side in pixels of the square erased from every image

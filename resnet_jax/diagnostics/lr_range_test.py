@@ -19,7 +19,7 @@ from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.training import experiment as experiments
 from resnet_jax.training import optimizer
-from resnet_jax.training.train_step import compile_train_steps
+from resnet_jax.training.train_step import SINGLE_STEP, compile_train_steps
 
 SMOOTHED_FRACTION = 0.05  # of the steps: the width of the window in which the loss is averaged
 NOISE = 0.1  # A fall of the smoothed loss by less than this fraction of the whole fall may be noise.
@@ -173,7 +173,7 @@ def range_test(
         optimizer=optimizer.make_optimizer(experiment.config, schedule, experiment.model.stage_sizes),
     )
     state = experiment.initial_state()
-    train_step = compile_train_steps(experiment, [1], state)[1]
+    train_step = compile_train_steps(experiment, [SINGLE_STEP], state)[SINGLE_STEP]
 
     def take_step(step: int) -> float:
         nonlocal state

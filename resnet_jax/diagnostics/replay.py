@@ -32,6 +32,7 @@ class NonFiniteStep:
       step: the number of steps taken before this one.
       first: the first value of the step that was not finite in the run, such as "stage1_block1/conv1"; None if all
         values were finite when the run replayed the step.
+      image_size: with progressive resizing, the size of the images in this step, in pixels; otherwise None.
       state: the state before the step, without optimizer state.
       images: augmented images, [batch, height, width, channels] in [0, 255]; in pre-training, [batch, 2, ...].
       labels: int32 [batch], or soft labels float32 [batch, classes].
@@ -39,6 +40,7 @@ class NonFiniteStep:
 
     step: int
     first: str | None
+    image_size: int | None
     state: TrainState
     images: np.ndarray
     labels: np.ndarray
@@ -64,7 +66,9 @@ def load(directory: WorkDir) -> NonFiniteStep:
         variables = {"batch_stats": {}, "ema": {}, **unflatten_dict(needed, sep="/")}
         step = np.int32(record["step"])  # It and the arrays become `jax.Array`s when they are placed on devices.
         state = TrainState(step, **variables, opt_state=())  # type: ignore[arg-type]
-        return NonFiniteStep(record["step"], record["first_not_finite"], state, batch["images"], batch["labels"])
+        image_size = record.get("image_size")  # Records of older versions do not have it.
+        images, labels = batch["images"], batch["labels"]
+        return NonFiniteStep(record["step"], record["first_not_finite"], image_size, state, images, labels)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise UserError(
             f"{folder} cannot be read ({first_line(error)}). Remove it and rerun the training, which will reach "
@@ -85,7 +89,7 @@ def replay(saved_step: NonFiniteStep, config: ConfigDict, classes: tuple[str, ..
     experiment = experiments.assemble(config, mesh, Dataset(feed, None, classes))
     state = parallel.place(saved_step.state, parallel.replicated(mesh))
     images, labels = parallel.place((saved_step.images, saved_step.labels), parallel.batch_sharded(mesh))
-    return triage(experiment, state, images, labels)
+    return triage(experiment.resizing_to(saved_step.image_size), state, images, labels)
 
 
 def write_images(saved_step: NonFiniteStep, directory: WorkDir, classes: tuple[str, ...]) -> epath.Path:

@@ -64,7 +64,7 @@ def analyze_step(
             f"cannot predict scaling: the peak speed of this device ({device.device_kind}) is unknown. "
             "Name a TPU with --compile_for."
         )
-    compiled = compile_step(lower_train_step(experiment, 1), config, mesh)
+    compiled = compile_step(lower_train_step(experiment), config, mesh)
     # `as_text` and `cost_analysis` return None only for programs that XLA did not compile.
     collectives = parse_collectives(compiled.as_text())  # type: ignore[arg-type]
     flops = compiled.cost_analysis()["flops"]  # type: ignore[index]

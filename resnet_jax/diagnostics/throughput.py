@@ -24,7 +24,7 @@ from resnet_jax.runtime.parallel import CALLS_AHEAD
 from resnet_jax.terminal import Reporter, table
 from resnet_jax.training import experiment as experiments
 from resnet_jax.training import pretraining
-from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.experiment import Call, Experiment
 from resnet_jax.training.loop import Loop
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.train_step import Inputs
@@ -96,7 +96,7 @@ class LoopTimer:
         self.step_seconds: list[float] = []
         self.input_seconds: list[float] = []
         self._show_progress = show_progress
-        self._calls: list[int] = []  # the number of steps of each call in this round
+        self._calls: list[Call] = []  # in this round
         self._calls_per_round: int | None = None  # set at the end of the warm-up round
         self._calls_to_skip = 0  # calls that are not timed before the next round begins
 
@@ -117,7 +117,7 @@ class LoopTimer:
             return
         if not self._calls:
             self._begin_round()
-        self._calls.append(steps)
+        self._calls.append(experiment.call(step))
 
     def _begin_round(self) -> None:
         jax.block_until_ready(self._loop.state)
@@ -136,12 +136,12 @@ class LoopTimer:
         ended = time.perf_counter()
         before, now = self._seconds_by_phase, self._loop.timer.seconds_by_phase()
         uncounted = sum(now[phase] - before[phase] for phase in UNCOUNTED_PHASES)
-        for steps in self._calls:
-            self._state, _ = self._loop.train_steps[steps](self._state, inputs)
+        for call in self._calls:
+            self._state, _ = self._loop.train_steps[call](self._state, inputs)
         jax.block_until_ready(self._state)
         alone = time.perf_counter() - ended
         if self._calls_per_round is not None:  # The first round was the warm-up.
-            num_steps = sum(self._calls)
+            num_steps = sum(call.num_steps for call in self._calls)
             self.loop_seconds.append((ended - self._started - uncounted) / num_steps)
             self.step_seconds.append(alone / num_steps)
             self.input_seconds.append((now["input"] - before["input"]) / num_steps)
@@ -239,6 +239,7 @@ def _endless(config: ConfigDict) -> ConfigDict:
     config.schedule.name = "constant"
     config.checkpoint.every_minutes = math.inf
     config.profile_steps = None
+    config.augment.progressive_resizing = ()  # The speed is that of full-sized images.
     config.federated.partition = None  # The client of a federated run takes the same steps.
     return config
 

@@ -5,6 +5,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ from resnet_jax.runtime import parallel
 from resnet_jax.selfsupervised import methods, networks
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import abstract_variables
-from resnet_jax.training import early_stopping, losses, optimizer, pretraining
+from resnet_jax.training import early_stopping, losses, optimizer, pretraining, progressive_resizing
 from resnet_jax.training.distillation import Teacher, make_teacher
 from resnet_jax.training.freezing import Freezing, merge
 from resnet_jax.training.losses import Loss
@@ -49,6 +50,18 @@ MAX_STEPS_PER_CALL = 32
 PIXELS_FOR_WHITENING = 2**20  # the largest number of pixels from which the kernel of a whitening stem is computed
 
 logger = logging.getLogger(__name__)
+
+
+class Call(NamedTuple):
+    """What distinguishes the calls of the train step, which is compiled once for each.
+
+    Attributes:
+      num_steps: the number of steps that the call takes.
+      image_size: the size in pixels to which it resizes the images; None: the size of `Experiment.preprocess`.
+    """
+
+    num_steps: int = 1
+    image_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,26 +121,41 @@ class Experiment:
         """The number of training and validation examples."""
         return {"training": self.feed.size, "validation": 0 if self.validation is None else len(self.validation)}
 
-    def call_length(self, step: int) -> int:
-        """Return how many steps the call that begins at `step` takes.
+    def call(self, step: int) -> Call:
+        """Return the call that begins at `step`.
 
         It takes `config.steps_per_call` steps, or 1 if fewer than that are left in the epoch.
         """
         left_in_epoch = self.feed.steps_per_epoch - step % self.feed.steps_per_epoch
-        return self.config.steps_per_call if self.config.steps_per_call <= left_in_epoch else 1
+        num_steps = self.config.steps_per_call if self.config.steps_per_call <= left_in_epoch else 1
+        return Call(num_steps, self.image_size(step // self.feed.steps_per_epoch))
 
-    def calls_of_epoch(self, step: int) -> Iterator[tuple[int, int]]:
-        """Yield (first step, number of steps) of each call from `step` to the end of its epoch."""
+    def calls_of_epoch(self, step: int) -> Iterator[tuple[int, Call]]:
+        """Yield the first step of each call from `step` to the end of its epoch, and the call."""
         end = (step // self.feed.steps_per_epoch + 1) * self.feed.steps_per_epoch
         while step < end:
-            num_steps = self.call_length(step)
-            yield step, num_steps
-            step += num_steps
+            call = self.call(step)
+            yield step, call
+            step += call.num_steps
 
-    def call_lengths(self) -> list[int]:
-        """Return the distinct values of `call_length` in the run."""
+    def calls(self, step: int = 0) -> list[Call]:
+        """Return the distinct calls of the run from `step` on."""
+        epochs = range(step // self.feed.steps_per_epoch, self.config.num_epochs)
+        image_sizes = dict.fromkeys(map(self.image_size, epochs))
         full_calls, single_steps = divmod(self.feed.steps_per_epoch, self.config.steps_per_call)
-        return ([self.config.steps_per_call] if full_calls else []) + ([1] if single_steps else [])
+        lengths = ([self.config.steps_per_call] if full_calls else []) + ([1] if single_steps else [])
+        return [Call(num_steps, image_size) for image_size in image_sizes for num_steps in lengths]
+
+    def image_size(self, epoch: int) -> int | None:
+        """Return the size of the training images in an epoch; None: that of `preprocess`."""
+        stages = progressive_resizing.parse(self.config.augment.progressive_resizing)
+        return progressive_resizing.image_size(stages, epoch / self.config.num_epochs)
+
+    def resizing_to(self, image_size: int | None) -> "Experiment":
+        """Return this experiment with another size of the training images; None: unchanged."""
+        if image_size is None:
+            return self
+        return dataclasses.replace(self, preprocess=dataclasses.replace(self.preprocess, image_size=image_size))
 
     # --- Batches.
 
@@ -265,6 +293,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     sampling.check(config.dataset)
     feed_config.check(config.dataset)
     pipeline.check(config.augment, config.batch_size)
+    progressive_resizing.parse(config.augment.progressive_resizing)
     if config.loss.distill_model:
         factory.create_model(config.loss.distill_model, num_classes=1)
     if config.init_from:

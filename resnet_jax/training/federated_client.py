@@ -23,7 +23,7 @@ from resnet_jax.training.experiment import check as check_experiment
 from resnet_jax.training.federated_experiment import check as check_federated
 from resnet_jax.training.federated_experiment import from_experiment
 from resnet_jax.training.state import TrainState, create_train_state
-from resnet_jax.training.train_step import Metrics, compile_train_steps
+from resnet_jax.training.train_step import SINGLE_STEP, Metrics, compile_train_steps
 
 
 class ClientTrainer:
@@ -35,7 +35,7 @@ class ClientTrainer:
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
-        self._train_step = compile_train_steps(experiment, [1])[1]
+        self._train_step = compile_train_steps(experiment, [SINGLE_STEP])[SINGLE_STEP]
         self._initial_state = parallel.jit(self._make_state, experiment.mesh)
         self._pace = parallel.Pace()
 

@@ -29,6 +29,7 @@ BATCH_NORMS = ("averaged", "local", "recomputed")  # values of `federated.batch_
 # Settings that do not work in a federated run, and the values that they must have.
 UNSUPPORTED = {
     "augment.alternating_flip": False,
+    "augment.progressive_resizing": (),
     "dataset.sampler": "uniform",
     "ema_decay": None,
     "pretrain.method": None,

@@ -18,7 +18,7 @@ from resnet_jax.runtime import cluster, cpu_tuning, parallel, provenance
 from resnet_jax.terminal import Reporter, duration
 from resnet_jax.training import early_stopping, metrics_logger, nan_capture
 from resnet_jax.training.early_stopping import EarlyStopping
-from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.experiment import Call, Experiment
 from resnet_jax.training.federated_experiment import FederatedExperiment
 from resnet_jax.training.federated_rounds import Round
 from resnet_jax.training.interruption import EXCEPTION_BY_SIGNAL, deferred_signals
@@ -28,7 +28,7 @@ from resnet_jax.training.phase_timer import PhaseTimer
 from resnet_jax.training.profiling import Profiler
 from resnet_jax.training.recalibration import make_recalibrate
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.train_step import TrainStep, compile_train_steps
+from resnet_jax.training.train_step import SINGLE_STEP, TrainStep, compile_train_steps
 from resnet_jax.workdir.checkpoints import Checkpoints
 from resnet_jax.workdir.workdir import WorkDir
 
@@ -59,7 +59,7 @@ class Loop:
     Attributes:
       state: the newest state; the devices may still be computing it.
       step: the number of steps taken.
-      train_steps: the compiled train step, by the number of steps that it takes per call.
+      train_steps: the train step, compiled for each call that is still to come.
       timer: the seconds that the run has spent in each phase.
     """
 
@@ -74,7 +74,7 @@ class Loop:
         self.experiment = experiment
         self.state: TrainState  # Set by `run`.
         self.step = 0
-        self.train_steps: dict[int, TrainStep] = {}
+        self.train_steps: dict[Call, TrainStep] = {}
         self.timer = PhaseTimer({})
         self._config = experiment.config
         self._directory = directory
@@ -113,17 +113,17 @@ class Loop:
                 if self._early_stopping.is_due():
                     logger.info(f"Stopping early after {epoch} epochs: {early_stopping.reason(self._config)}.")
                     break
-                for step, num_steps in self.experiment.calls_of_epoch(self.step):
-                    self._profiler.start_or_stop(step, num_steps, self.state)
+                for step, call in self.experiment.calls_of_epoch(self.step):
+                    self._profiler.start_or_stop(step, call.num_steps, self.state)
                     with self.timer.measure("input"):
                         inputs = feed.inputs(step)
                     if self._observe:
-                        self._observe(self.experiment, step, num_steps, inputs)
+                        self._observe(self.experiment, step, call.num_steps, inputs)
                     with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
-                        self.state, metrics = self.train_steps[num_steps](self.state, inputs)
+                        self.state, metrics = self.train_steps[call](self.state, inputs)
                     pace(metrics)
-                    self.step = step + num_steps
-                    self._metrics.record(metrics, num_steps)
+                    self.step = step + call.num_steps
+                    self._metrics.record(metrics, call.num_steps)
                     if self.step % feed.steps_per_epoch:  # After the last step of an epoch, evaluation comes first.
                         self._save_or_stop_if_requested()
                 validation = self._evaluate_if_due(epoch + 1)
@@ -185,9 +185,11 @@ class Loop:
         started = time.monotonic()
         with self.timer.measure("compilation"):
             if isinstance(self.experiment, FederatedExperiment):
-                self.train_steps = {1: Round(self.experiment, self._reporter, self._save_or_stop_if_requested)}
+                self.train_steps = {
+                    SINGLE_STEP: Round(self.experiment, self._reporter, self._save_or_stop_if_requested)
+                }
             else:
-                self.train_steps = compile_train_steps(self.experiment, state=self.state)
+                self.train_steps = compile_train_steps(self.experiment, self.experiment.calls(self.step), self.state)
         logger.info(f"... compiled in {duration(time.monotonic() - started)}.")
 
     @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 The files are in the `nan/` subdirectory:
 
-nan.json             the number of the step, and the name of the first value in the step that is not finite
+nan.json             the number of the step, the name of the first value in the step that is not finite, and the size of
+                     the images with progressive resizing
 state.safetensors    the state before the step
 batch.safetensors    the augmented images and the labels of the step
 
@@ -23,7 +24,7 @@ from resnet_jax.errors import UserError, first_line, program
 from resnet_jax.pretrained import weight_files
 from resnet_jax.runtime import parallel, provenance
 from resnet_jax.terminal import Reporter
-from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.experiment import Call, Experiment
 from resnet_jax.training.interruption import EXCEPTION_BY_SIGNAL
 from resnet_jax.training.metrics_logger import NonFiniteMetric
 from resnet_jax.training.nan_triage import first_not_finite, triage
@@ -46,7 +47,7 @@ def capture(
     experiment: Experiment,
     directory: WorkDir,
     checkpoints: Checkpoints,
-    train_steps: Mapping[int, TrainStep],
+    train_steps: Mapping[Call, TrainStep],
     reporter: Reporter,
     received_signal: Callable[[], Signals | None],
 ) -> UserError:
@@ -55,7 +56,7 @@ def capture(
     Args:
       error: names the metric and the step.
       experiment, directory, checkpoints: those of the run.
-      train_steps: the compiled train step, by the number of steps that it takes per call.
+      train_steps: the train step, compiled for some calls.
       reporter: shows progress.
       received_signal: returns the signal that has asked the run to stop, or None.
 
@@ -70,8 +71,9 @@ def capture(
         state = state_before(error.step, experiment, checkpoints, train_steps, reporter, received_signal)
         batch = parallel.fetch(experiment.batch_at(error.step))
         images, labels = parallel.place(batch, parallel.batch_sharded(experiment.mesh))
-        first = first_not_finite(triage(experiment, state, images, labels))
-        _save(directory, error, str(first) if first else None, parallel.fetch(state), batch)
+        image_size = experiment.call(error.step).image_size
+        first = first_not_finite(triage(experiment.resizing_to(image_size), state, images, labels))
+        _save(directory, error, str(first) if first else None, image_size, parallel.fetch(state), batch)
     except (UserError, OSError, jax.errors.JaxRuntimeError) as problem:  # JAX raises its error if memory runs out.
         return UserError(f"{error}; the step could not be analyzed ({first_line(problem)}). {REMEDY}")
     where = (
@@ -89,7 +91,7 @@ def state_before(
     step: int,
     experiment: Experiment,
     checkpoints: Checkpoints,
-    train_steps: Mapping[int, TrainStep],
+    train_steps: Mapping[Call, TrainStep],
     reporter: Reporter,
     received_signal: Callable[[], Signals | None],
 ) -> TrainState:
@@ -116,14 +118,13 @@ def state_before(
         signum = received_signal()
         if signum is not None:
             raise EXCEPTION_BY_SIGNAL[signum]
-        num_steps = min(experiment.call_length(steps_taken), step - steps_taken)
-        if num_steps in train_steps:
-            call = train_steps[num_steps]
-        else:
-            call = compile_train_steps(experiment, [num_steps])[num_steps]
-        state, metrics = call(state, experiment.feed.inputs(steps_taken))
+        call = experiment.call(steps_taken)
+        call = call._replace(num_steps=min(call.num_steps, step - steps_taken))
+        if call not in train_steps:
+            train_steps = {**train_steps, **compile_train_steps(experiment, [call])}
+        state, metrics = train_steps[call](state, experiment.feed.inputs(steps_taken))
         pace(metrics)
-        steps_taken += num_steps
+        steps_taken += call.num_steps
         show_progress(steps_taken - start, step - start)
     return state
 
@@ -132,6 +133,7 @@ def _save(
     directory: WorkDir,
     error: NonFiniteMetric,
     first: str | None,
+    image_size: int | None,
     state: TrainState,
     batch: tuple[np.ndarray, np.ndarray],
 ) -> None:
@@ -140,6 +142,7 @@ def _save(
         "step": error.step,
         "message": str(error),
         "first_not_finite": first,
+        "image_size": image_size,
         "provenance": provenance.describe(),
     }
     leaves, _ = jax.tree_util.tree_flatten_with_path(state.checkpoint_items)

@@ -18,11 +18,12 @@ from resnet_jax.data.feed import Inputs
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
 from resnet_jax.training import memory_estimate, pretraining
-from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.experiment import Call, Experiment
 from resnet_jax.training.freezing import merge
 from resnet_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
+SINGLE_STEP = Call()
 TrainStep = Callable[[TrainState, Inputs], tuple[TrainState, Metrics]]  # compiled, for one or several steps
 
 # --- The step ---------------------------------------------------------------------------------------------------------
@@ -232,62 +233,65 @@ def split_into_microbatches(array: jax.Array, count: int, mesh: Mesh) -> jax.Arr
 # --- Compilation ------------------------------------------------------------------------------------------------------
 
 
-def make_train_step(experiment: Experiment, steps: int = 1) -> jax.stages.Wrapped:
-    """Return a `jax.jit` function that takes `steps` consecutive steps per call.
+def make_train_step(experiment: Experiment, call: Call = SINGLE_STEP) -> jax.stages.Wrapped:
+    """Return a `jax.jit` function that takes the consecutive steps of a call.
 
     Returns:
       A function from (state, inputs), and `teacher_variables` if there is a teacher, to (state, metrics). The state
       passed in is donated. Each metric is float32 [steps]. All steps of a call get the same `inputs`, and each step
       takes its own batch from them.
     """
+    experiment = experiment.resizing_to(call.image_size)
 
-    def call(state: TrainState, inputs: Inputs, teacher_variables: dict | None = None) -> tuple[TrainState, Metrics]:
-        if steps == 1:  # No loop, because on CPU XLA runs convolutions several times slower inside a loop.
+    def steps(state: TrainState, inputs: Inputs, teacher_variables: dict | None = None) -> tuple[TrainState, Metrics]:
+        if call.num_steps == 1:  # No loop, because on CPU XLA runs convolutions several times slower inside a loop.
             state, metrics = train_step(experiment, state, inputs, teacher_variables)
             return state, jax.tree.map(lambda value: value[None], metrics)
         return jax.lax.scan(
-            lambda state, _: train_step(experiment, state, inputs, teacher_variables), state, length=steps
+            lambda state, _: train_step(experiment, state, inputs, teacher_variables), state, length=call.num_steps
         )
 
-    return parallel.jit(call, experiment.mesh, donate_argnums=0)
+    return parallel.jit(steps, experiment.mesh, donate_argnums=0)
 
 
-def lower_train_step(experiment: Experiment, steps: int = 1, state: TrainState | None = None) -> jax.stages.Lowered:
+def lower_train_step(
+    experiment: Experiment, call: Call = SINGLE_STEP, state: TrainState | None = None
+) -> jax.stages.Lowered:
     """Lower the function that `make_train_step` returns, for devices that need not exist (see `tpu_topology`).
 
     Args:
       experiment: what to train, and on which devices.
-      steps: the number of steps per call.
+      call: the number of steps per call, and the size of the images.
       state: any state of the run, for its shapes and dtypes. None: trace the model to find them, which takes longer.
     """
     replicated = parallel.replicated(experiment.mesh)
     abstract_state = experiment.abstract_state() if state is None else parallel.abstract(state, replicated)
     arguments = (abstract_state, experiment.feed.abstract_inputs())
     if experiment.teacher is None:
-        return make_train_step(experiment, steps).lower(*arguments)
+        return make_train_step(experiment, call).lower(*arguments)
     teacher_variables = parallel.abstract(experiment.teacher.variables, replicated)
-    return make_train_step(experiment, steps).lower(*arguments, teacher_variables=teacher_variables)
+    return make_train_step(experiment, call).lower(*arguments, teacher_variables=teacher_variables)
 
 
 def compile_train_steps(
-    experiment: Experiment, steps_per_call: Sequence[int] = (), state: TrainState | None = None
-) -> dict[int, TrainStep]:
-    """Compile the train step, and return the compiled functions by their number of steps per call.
+    experiment: Experiment, calls: Sequence[Call] | None = None, state: TrainState | None = None
+) -> dict[Call, TrainStep]:
+    """Compile the train step for each of the calls.
 
     Args:
       experiment: what to train.
-      steps_per_call: the numbers of steps per call to compile for. Default: all that the run needs.
+      calls: default: all of the run.
       state: see `lower_train_step`.
 
     Raises:
       UserError: if a step does not fit into the memory of the devices.
     """
-    train_steps: dict[int, TrainStep] = {}
-    for num_steps in steps_per_call or experiment.call_lengths():
-        lowered = lower_train_step(experiment, num_steps, state)
+    train_steps: dict[Call, TrainStep] = {}
+    for call in experiment.calls() if calls is None else calls:
+        lowered = lower_train_step(experiment, call, state)
         compiled = memory_estimate.compile_step(lowered, experiment.config, experiment.mesh)
         memory_estimate.check(compiled, experiment.feed.streamed_inputs(), experiment.config, experiment.mesh)
-        train_steps[num_steps] = compiled
+        train_steps[call] = compiled
         if experiment.teacher is not None:
-            train_steps[num_steps] = functools.partial(compiled, teacher_variables=experiment.teacher.variables)
+            train_steps[call] = functools.partial(compiled, teacher_variables=experiment.teacher.variables)
     return train_steps

@@ -71,7 +71,7 @@ def test_train_step_exchanges_only_gradients_and_batch_statistics(tiny_config, m
     monkeypatch.setattr(cpu_tuning, "_is_tuned", tuned)
     tiny_config.dataset.feed = feed
     experiment = build_abstract(tiny_config, mesh)
-    hlo = lower_train_step(experiment, 1).compile().as_text()
+    hlo = lower_train_step(experiment).compile().as_text()
     (summary,) = summarize_by_kind(parse_collectives(hlo))
     assert summary["kind"] == "all-reduce"
     state = experiment.abstract_state()

@@ -80,7 +80,7 @@ def compiled_program(mesh, dtype, steps, recipe="cifar10", variant="resnet20") -
     config.dataset.std = (0.25, 0.24, 0.26)
     feed = AbstractFeed((32, 32, 3), TRAINING_EXAMPLES, config.batch_size, mesh, is_resident=True)
     assembled = experiment.assemble(config, mesh, Dataset(feed, None, tuple("0123456789")))
-    compiled = lower_train_step(assembled, steps).compile()
+    compiled = lower_train_step(assembled, experiment.Call(steps)).compile()
     return Program(
         dtype=dtype,
         steps=steps,

@@ -69,6 +69,7 @@ class TestProcedure:
             tiny_config[section] = speedrun[section]
         tiny_config.model.stem, tiny_config.model.shortcut = "whitening", "projection"
         tiny_config.model.activation = "gelu"
+        tiny_config.augment.progressive_resizing = ("6=0.5",)
         verdict = verify(9, (2, 7))
         assert verdict.differences == ()
 

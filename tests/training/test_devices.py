@@ -14,7 +14,7 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import Variant
 from resnet_jax.terminal import Reporter
 from resnet_jax.training import experiment as experiments
-from resnet_jax.training.train_step import compile_train_steps
+from resnet_jax.training.train_step import SINGLE_STEP, compile_train_steps
 
 CHANNELS = 8
 
@@ -26,7 +26,7 @@ def compile_step(config, mesh):
         patch.setitem(variants.VARIANTS, "one_block", Variant(small, "no paper", "digits", 8, 10))
         config.model.name = "one_block"
         experiment = experiments.build(config, mesh, open_sources("digits"), Reporter(active=False, max_unreadable=0))
-        return experiment.abstract_state(), parse_collectives(compile_train_steps(experiment)[1].as_text())
+        return experiment.abstract_state(), parse_collectives(compile_train_steps(experiment)[SINGLE_STEP].as_text())
 
 
 def reduced_sizes(collectives):

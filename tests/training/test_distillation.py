@@ -105,7 +105,7 @@ def test_teacher_and_student_get_the_same_augmented_images(tiny_config, teacher,
     resized = jax.image.resize(images.astype(jnp.float32), (64, 8, 8, 1), "bilinear")
     teacher_logits = trained.model.apply(trained.variables, trained.preprocess(resized), train=False)
     expected = soft_loss(logits, teacher_logits, 2.0)
-    step = compile_train_steps(experiment)[experiment.config.steps_per_call]
+    step = compile_train_steps(experiment)[experiment.call(0)]
     _, metrics = step(state, experiment.feed.inputs(0))
     assert images.shape == shape
     np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-4)

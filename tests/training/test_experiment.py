@@ -7,7 +7,8 @@ from resnet_jax.errors import UserError
 from resnet_jax.models.whitening import patch_whitening_kernel
 from resnet_jax.terminal import Reporter
 from resnet_jax.training import experiment as experiments
-from resnet_jax.training.train_step import compile_train_steps
+from resnet_jax.training.experiment import Call
+from resnet_jax.training.train_step import SINGLE_STEP, compile_train_steps
 
 
 def build(config, mesh, sources=None):
@@ -30,15 +31,28 @@ def test_build_keeps_settings_that_are_set(tiny_config, mesh):
     experiment = build(tiny_config, mesh)
     assert (experiment.preprocess.mean, experiment.preprocess.std) == ((0.5,), (0.25,))
     assert experiment.config.steps_per_call == 3
-    assert compile_train_steps(experiment).keys() == {1, 3}  # Five steps per epoch: one call of three, two of one.
+    assert compile_train_steps(experiment).keys() == {
+        Call(1),
+        Call(3),
+    }  # Five steps per epoch: one call of three, two of one.
 
 
 def test_calls_of_epoch_end_with_the_epoch(tiny_config, mesh):
     tiny_config.steps_per_call = 3
     experiment = build(tiny_config, mesh)
-    assert list(experiment.calls_of_epoch(0)) == [(0, 3), (3, 1), (4, 1)]
-    assert list(experiment.calls_of_epoch(8)) == [(8, 1), (9, 1)]
-    assert experiment.call_lengths() == [3, 1]
+    assert list(experiment.calls_of_epoch(0)) == [(0, Call(3)), (3, Call(1)), (4, Call(1))]
+    assert list(experiment.calls_of_epoch(8)) == [(8, Call(1)), (9, Call(1))]
+    assert experiment.calls() == [Call(3), Call(1)]
+
+
+def test_early_epochs_have_the_image_sizes_of_progressive_resizing(tiny_config, mesh):
+    tiny_config.num_epochs = 4
+    tiny_config.augment.progressive_resizing = ("4=0.3", "6=0.75")
+    experiment = build(tiny_config, mesh)
+    assert [experiment.call(5 * epoch).image_size for epoch in range(4)] == [4, 4, 6, None]
+    assert experiment.calls() == [Call(1, 4), Call(1, 6), Call(1)]
+    assert experiment.calls(step=10) == [Call(1, 6), Call(1)]  # Those that are left for a resumed run.
+    assert experiment.resizing_to(6).preprocess(np.zeros((1, 8, 8, 1), np.uint8)).shape == (1, 6, 6, 1)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +113,7 @@ def test_whitening_stem_starts_from_the_images_of_the_first_step_and_stays(tiny_
     expected = patch_whitening_kernel(np.asarray(experiment.preprocess(images)))
     np.testing.assert_allclose(np.abs(state.params["stem_conv"]["kernel"]), np.abs(expected), rtol=1e-3)
     kernel = np.asarray(state.params["stem_conv"]["kernel"])
-    state, _ = compile_train_steps(experiment)[1](state, inputs)
+    state, _ = compile_train_steps(experiment)[SINGLE_STEP](state, inputs)
     np.testing.assert_array_equal(state.params["stem_conv"]["kernel"], kernel)
 
 

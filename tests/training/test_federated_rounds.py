@@ -24,7 +24,7 @@ from resnet_jax.training.federated_client import LocalClient, initial_variables
 from resnet_jax.training.federated_experiment import batch_norms
 from resnet_jax.training.federated_rounds import Round
 from resnet_jax.training.recalibration import make_batch_statistics
-from resnet_jax.training.train_step import compile_train_steps
+from resnet_jax.training.train_step import SINGLE_STEP, compile_train_steps
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_round_of_one_client_equals_an_epoch_of_ordinary_training_bit_for_bit(co
     config.federated.partition = config.federated.clients = None
     central = build_central(config, single_device)
     expected, losses = central.initial_state(), []
-    train_step = compile_train_steps(central, [1])[1]
+    train_step = compile_train_steps(central)[SINGLE_STEP]
     for step in range(central.feed.steps_per_epoch):
         expected, step_metrics = train_step(expected, central.feed.inputs(step))
         losses.append(float(step_metrics["loss"][0]))

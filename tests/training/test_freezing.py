@@ -46,7 +46,7 @@ def train(config, mesh, steps=2):
     """Return the state before and after `steps` steps, and the FLOPs of a call."""
     experiment = experiments.build(config, mesh, open_sources("digits"), Reporter(active=False, max_unreadable=0))
     state, size = experiment.initial_state(), experiment.config.steps_per_call
-    before, step = parallel.fetch(state), compile_train_steps(experiment)[size]
+    before, step = parallel.fetch(state), compile_train_steps(experiment)[experiment.call(0)]
     for _ in range(steps // size):
         state, _ = step(state, experiment.feed.inputs(0))
     return before, parallel.fetch(state), step.cost_analysis()["flops"]

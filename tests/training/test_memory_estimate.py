@@ -107,7 +107,7 @@ def test_suggested_batch_size_fits(tiny_config, mesh, monkeypatch, set_free_memo
     """With half of the memory that the real step needs, the error suggests a batch size that is then accepted."""
     tiny_config.dataset.feed = "streaming"
     experiment = experiments.build_abstract(tiny_config, mesh)
-    usage = memory_estimate.MemoryUsage.from_compiled(lower_train_step(experiment, 1).compile())
+    usage = memory_estimate.MemoryUsage.from_compiled(lower_train_step(experiment).compile())
     set_free_memory((usage.outputs + usage.temporary) // 2)
     with pytest.raises(UserError, match=r"--config\.batch_size=(8|16|32),") as error:
         compile_train_steps(experiment)

@@ -43,10 +43,11 @@ def state_and_batch_before(config, calls, step):
     experiment = experiments.build(
         config, parallel.make_mesh(), open_sources("digits"), Reporter(active=False, max_unreadable=0)
     )
+    calls = [experiment.call(0)._replace(num_steps=count) for count in calls]
     steps, state, done = compile_train_steps(experiment, set(calls)), experiment.initial_state(), 0
-    for count in calls:
-        state, _ = steps[count](state, experiment.feed.inputs(done))
-        done += count
+    for call in calls:
+        state, _ = steps[call](state, experiment.feed.inputs(done))
+        done += call.num_steps
     assert done == step
     return parallel.fetch(state), parallel.fetch(experiment.batch_at(step))
 
@@ -90,6 +91,17 @@ def test_capture_works_within_a_call_of_several_steps(breaking_config, tmp_path)
     assert 1 < step < 5
     calls = {1: [1], 2: [2], 3: [3], 4: [3, 1]}[step]
     assert_is_saved(tmp_path, *state_and_batch_before(breaking_config, calls, step))
+
+
+@pytest.mark.slow
+def test_step_with_small_images_is_replayed_at_their_size(breaking_config, tmp_path):
+    breaking_config.augment.progressive_resizing = ("6=1.0",)
+    step, _ = train_until_not_finite(breaking_config, tmp_path)
+    assert_is_saved(tmp_path, *state_and_batch_before(breaking_config, [1] * step, step))
+    directory = WorkDir(str(tmp_path))
+    broken = replay.load(directory)
+    assert broken.image_size == 6
+    assert str(first_not_finite(replay.replay(broken, directory.config(), directory.classes()))) == broken.first
 
 
 def test_resumed_run_captures_the_same_step(breaking_config, tmp_path):

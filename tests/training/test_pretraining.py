@@ -21,7 +21,7 @@ from resnet_jax.selfsupervised.methods import METHODS
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 from resnet_jax.training import experiment as experiments
-from resnet_jax.training.train_step import compile_train_steps
+from resnet_jax.training.train_step import SINGLE_STEP, compile_train_steps
 from resnet_jax.workdir.workdir import WorkDir
 
 
@@ -131,7 +131,7 @@ def test_interrupted_run_ends_with_the_same_weights(config, tmp_path, name):
 def losses(config, mesh, steps=3):
     """Return the losses of the first steps."""
     experiment = build(config, mesh)
-    step, state = compile_train_steps(experiment)[1], experiment.initial_state()
+    step, state = compile_train_steps(experiment)[SINGLE_STEP], experiment.initial_state()
     values = []
     for number in range(steps):
         state, metrics = step(state, experiment.feed.inputs(number))
@@ -150,13 +150,13 @@ def test_eight_devices_compute_the_loss_of_the_global_batch(config, mesh, single
 def test_correlation_loss_sums_over_all_devices(config, mesh):
     """The correlation matrix, 16 x 16, is that of the global batch."""
     config = with_method(config, "barlow_twins")
-    collectives = parse_collectives(compile_train_steps(build(config, mesh))[1].as_text())
+    collectives = parse_collectives(compile_train_steps(build(config, mesh))[SINGLE_STEP].as_text())
     assert ("f32", (16, 16)) in [array for collective in collectives for array in collective.arrays]
 
 
 def test_contrastive_loss_gathers_the_embeddings_of_all_devices(config, mesh):
     """And no image."""
-    collectives = parse_collectives(compile_train_steps(build(config, mesh))[1].as_text())
+    collectives = parse_collectives(compile_train_steps(build(config, mesh))[SINGLE_STEP].as_text())
     gathered = [array for collective in collectives if collective.kind == "all-gather" for array in collective.arrays]
     assert gathered
     assert all(dtype == "f32" and sorted(shape) == [16, 2 * config.batch_size] for dtype, shape in gathered)
@@ -178,7 +178,7 @@ def train_simsiam(config, mesh, steps=200):
     config = with_method(config, "simsiam")
     config.pretrain.projector, config.pretrain.predictor = (32, 32), (8, 32)
     experiment = build(config, mesh)
-    step, state = compile_train_steps(experiment)[1], experiment.initial_state()
+    step, state = compile_train_steps(experiment)[SINGLE_STEP], experiment.initial_state()
     for number in range(steps):
         state, metrics = step(state, experiment.feed.inputs(number))
     return float(metrics["effective_rank"][0])
@@ -204,7 +204,7 @@ def test_collapse_is_reported_once(config, tmp_path, capsys, monkeypatch):
 def test_target_is_the_recursion_of_the_paper(config, single_device):
     """From the first step on, and evaluation uses the model itself (Grill et al. 2020, section 3.1)."""
     experiment = build(with_method(config, "byol"), single_device)
-    step, state = compile_train_steps(experiment)[1], experiment.initial_state()
+    step, state = compile_train_steps(experiment)[SINGLE_STEP], experiment.initial_state()
     expected = parallel.fetch(state.params)
     for number in range(3):
         state, _ = step(state, experiment.feed.inputs(number))

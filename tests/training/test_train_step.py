@@ -19,6 +19,7 @@ from resnet_jax.trained_model import TrainedModel
 from resnet_jax.training import experiment as experiments
 from resnet_jax.training.distillation import make_teacher
 from resnet_jax.training.train_step import (
+    SINGLE_STEP,
     compile_train_steps,
     mean_over_microbatches,
     split_into_microbatches,
@@ -40,7 +41,7 @@ def take_steps(config, mesh, calls, steps_per_call=1):
     config.steps_per_call = steps_per_call
     experiment = build(config, mesh)
     state, inputs = experiment.initial_state(), experiment.feed.inputs(0)
-    step, metrics = compile_train_steps(experiment)[steps_per_call], []
+    step, metrics = compile_train_steps(experiment)[experiment.call(0)], []
     for _ in range(calls):
         state, metric = step(state, inputs)
         metrics.append(parallel.fetch(metric))
@@ -68,6 +69,15 @@ def test_losses_are_the_same_on_any_number_of_devices(tiny_config, single_device
     _, on_one_device = take_steps(tiny_config, single_device, 3)
     np.testing.assert_allclose(on_several_devices["loss"], on_one_device["loss"], rtol=1e-5)
     np.testing.assert_allclose(on_several_devices["gradient_norm"], on_one_device["gradient_norm"], rtol=1e-3)
+
+
+def test_step_with_progressive_resizing_equals_one_that_resizes_to_this_size(tiny_config, single_device):
+    tiny_config.dataset.update(mean=(0.3,), std=(0.4,), feed="resident")
+    tiny_config.augment.progressive_resizing = ("6=0.5",)
+    early, metrics_early = take_steps(tiny_config, single_device, 2)
+    tiny_config.augment.progressive_resizing, tiny_config.dataset.image_size = (), 6
+    small, metrics_small = take_steps(tiny_config, single_device, 2)
+    jax.tree.map(np.testing.assert_array_equal, (early, metrics_early), (small, metrics_small))
 
 
 def test_call_of_several_steps_equals_single_steps(tiny_config, single_device):
@@ -135,7 +145,7 @@ def test_update_ema_matches_values_computed_by_hand():
 def test_state_holds_the_average_of_its_past_values(tiny_config, single_device):
     tiny_config.ema_decay = 0.15  # Applies from the second step on, where (1 + step) / (10 + step) is larger.
     experiment = build(tiny_config, single_device)
-    state, step = experiment.initial_state(), compile_train_steps(experiment)[1]
+    state, step = experiment.initial_state(), compile_train_steps(experiment)[SINGLE_STEP]
     states = [parallel.fetch(state)]
     for _ in range(3):
         state, _ = step(state, experiment.feed.inputs(0))
@@ -226,7 +236,7 @@ def take_accumulated_steps(config, mesh, count, steps=1, distilled=False):
         )
         experiment = dataclasses.replace(experiment, teacher=make_teacher(experiment.config.loss, trained))
     state, metrics = experiment.initial_state(), []
-    before, step = parallel.fetch(state), compile_train_steps(experiment)[1]
+    before, step = parallel.fetch(state), compile_train_steps(experiment)[SINGLE_STEP]
     for _ in range(steps):
         state, metric = step(state, experiment.feed.inputs(0))
         metrics.append(parallel.fetch(metric))
