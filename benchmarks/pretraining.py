@@ -57,7 +57,7 @@ def measure(recipe: str, overrides: list[str], seed: int) -> dict:
     subprocess.run(train, cwd=run_program.ROOT, check=True)
     probed = run_program.run_command("probe", f"--workdir={workdir}")
     model = load(recipe, overrides).model.name
-    labeled = (f"--config=configs/cifar10.py:{model}", *FEW_LABELS)
+    labeled = (f"--config=configs/cifar10.py:{model}", *FEW_LABELS, f"--config.seed={seed}")
     starts = {"pretrained": (f"--config.init_from={workdir}",), "scratch": ()}
     tuned = {
         name: run_program.run_command("sweep", *labeled, *changes, f"--workdir={workdir}_{name}")

@@ -34,8 +34,8 @@ TRIALS = flags.DEFINE_integer("trials", None, "How many runs a search over range
 THEN_REPEAT = flags.DEFINE_integer(
     "then_repeat",
     None,
-    "Once all runs are finished, train the best settings with this many seeds, from 0, and score these on the test "
-    "split.",
+    "Once all runs are finished, train the best settings with this many seeds, from --config.seed on, and score these "
+    "on the test split.",
     lower_bound=1,
 )
 
@@ -54,7 +54,8 @@ def run() -> ExitCode:
         best = sweep.best_recipe(recipe, results)
         repeated = None
         if THEN_REPEAT.value and best and results.is_complete:
-            study, runs = repeat.open_seeds(os.path.join(WORKDIR.value, "best"), best, range(THEN_REPEAT.value))
+            seeds = range(recipe.config.seed, recipe.config.seed + THEN_REPEAT.value)
+            study, runs = repeat.open_seeds(os.path.join(WORKDIR.value, "best"), best, seeds)
             repeated = repeat.train_and_summarize(study, runs, JOBS.value, reporter)
     if FORMAT.value == "json":
         print_result(json.dumps({**sweep.as_json(results), "repeat": repeated and repeat.as_json(repeated)}))
