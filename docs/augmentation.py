@@ -38,6 +38,7 @@ ROWS = [
     ({"randaugment": (1, 9)}, "one of 14 operations, at magnitude 9 of 10"),
     ({"randaugment": (2, 9)}, "two operations"),
     ({"randaugment": (3, 9, 0.5)}, "three operations, magnitude with std 0.5"),
+    ({"trivial_augment": True}, "one of the 14 operations, at a random strength up to larger ranges"),
     ({"random_erasing": 0.5}, "a rectangle is erased with probability 0.5"),
     ({"cutout": 96}, "a square of 96 pixels is erased, as far as it lies within the image"),
     ({"mixup": 1.0}, "averaged with the other image, as are the labels; weight of the image itself: {weights}"),

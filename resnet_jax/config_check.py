@@ -21,13 +21,20 @@ class Range(NamedTuple):
     settings: tuple[str, ...]
 
 
-# Those of `augment` are checked in `augment.pipeline`.
+# Most of those of `augment` are checked in `augment.pipeline`.
 RANGES = (
     Range(
         "positive",
         lambda value: value > 0,
         (
-            *("batch_size", "num_epochs", "steps_per_call", "log_every_steps", "evaluate_every_epochs"),
+            *(
+                "batch_size",
+                "num_epochs",
+                "steps_per_call",
+                "log_every_steps",
+                "evaluate_every_epochs",
+                "augment.repeats",
+            ),
             *("dataset.image_size", "dataset.eval_resize", "dataset.eval_crop", "model.squeeze_excitation"),
             *("optimizer.learning_rate", "optimizer.grad_clip", "optimizer.accumulate_steps"),
             *("optimizer.backbone_scale", "optimizer.layer_decay", "schedule.step_factor", "loss.temperature"),

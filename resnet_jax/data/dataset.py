@@ -15,7 +15,7 @@ from resnet_jax.data.feed import EvaluationData, Feed
 from resnet_jax.data.in_memory import InMemoryExamples, read_examples
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.resident import ResidentFeed
-from resnet_jax.data.sampling import BalancedSampler, ClientSampler, Sampler, UniformSampler
+from resnet_jax.data.sampling import BalancedSampler, ClientSampler, RepeatingSampler, Sampler, UniformSampler
 from resnet_jax.data.sources import Source, check_sources, class_names
 from resnet_jax.data.streaming import StreamingFeed
 from resnet_jax.data.subset import Subset
@@ -242,9 +242,11 @@ def _make_sampler(config: ConfigDict, size: int, labels: np.ndarray | None, dire
             config.seed, parts, labels, config.batch_size, federated.local_epochs, federated.local_steps
         )
     if config.dataset.sampler == "uniform":
-        return UniformSampler(config.seed, size)
-    assert labels is not None
-    return BalancedSampler(config.seed, labels)
+        sampler: Sampler = UniformSampler(config.seed, size)
+    else:
+        assert labels is not None
+        sampler = BalancedSampler(config.seed, labels)
+    return RepeatingSampler(sampler, config.augment.repeats) if config.augment.repeats > 1 else sampler
 
 
 def _open_validation(dataset: ConfigDict, sources: Mapping[str, Source], reporter: Reporter) -> EvaluationData | None:

@@ -99,6 +99,31 @@ class BalancedSampler(AnyExampleMayReplaceAnother):
         return np.concatenate(chosen)[epoch_order(self.seed, epoch, self.size)]
 
 
+class RepeatingSampler:
+    """Repeated augmentation (Berman et al. 2019; Hoffer et al. 2020): several copies of each image in a batch.
+
+    The copies are augmented differently. An epoch has the size of that of the other sampler, so it shows only its first
+    1/repeats of the images, as in DeiT and in torchvision. The copies are next to each other; if `repeats` does not
+    divide the batch size, those of one image may lie in two batches.
+
+    Args:
+      sampler: the order of the images.
+      repeats: the number of copies.
+    """
+
+    def __init__(self, sampler: Sampler, repeats: int):
+        self.seed, self.size = sampler.seed, sampler.size
+        self._sampler, self._repeats = sampler, repeats
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Return each position `repeats` times in a row."""
+        return np.repeat(self._sampler(epoch), self._repeats)[: self.size]
+
+    def candidates(self, epoch: int, position: int) -> Iterator[int]:
+        """Yield those of the other sampler."""
+        return self._sampler.candidates(epoch, position)
+
+
 class ClientSampler:
     """Visits, in place of an epoch, the examples that one client of a federated run uses in one round.
 

@@ -30,6 +30,7 @@ BATCH_NORMS = ("averaged", "local", "recomputed")  # values of `federated.batch_
 UNSUPPORTED = {
     "augment.alternating_flip": False,
     "augment.progressive_resizing": (),
+    "augment.repeats": 1,
     "dataset.sampler": "uniform",
     "ema_decay": None,
     "pretrain.method": None,

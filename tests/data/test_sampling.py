@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from resnet_jax.data.sampling import BalancedSampler, ClientSampler, UniformSampler
+from resnet_jax.data.sampling import BalancedSampler, ClientSampler, RepeatingSampler, UniformSampler
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 3], [80, 15, 5]))
 
@@ -12,6 +12,16 @@ def test_uniform_sampler_draws_a_new_permutation_per_epoch_and_seed():
     orders = [UniformSampler(seed, 50)(epoch) for seed, epoch in [(0, 0), (0, 1), (1, 0), (0, 0)]]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
+
+
+def test_repeating_sampler_shows_copies_of_the_first_images_of_the_epoch():
+    single = UniformSampler(0, 10)
+    repeated = RepeatingSampler(single, 3)
+    assert repeated.size == 10
+    for epoch in range(3):
+        first, second, third, fourth = single(epoch)[:4]
+        assert repeated(epoch).tolist() == [*[first] * 3, *[second] * 3, *[third] * 3, fourth]
+    assert list(repeated.candidates(0, 8)) == list(single.candidates(0, 8))
 
 
 class TestBalancedSampler:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data.augment import color, erasing, geometry, mixing
 from resnet_jax.data.augment.randaugment import randaugment
+from resnet_jax.data.augment.trivial_augment import trivial_augment
 from resnet_jax.errors import UserError, unknown_name
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # see `from_config`
@@ -29,6 +30,7 @@ class Stream(enum.IntEnum):
     GRAYSCALE = 9
     BLUR = 10
     SOLARIZE = 11
+    TRIVIAL_AUGMENT = 12
 
 
 def from_config(
@@ -84,6 +86,8 @@ def from_config(
             randaugment_key = keys[Stream.RANDAUGMENT]
             # The setting has at most three values, so that none of them is passed as `fill`. mypy does not know this.
             images = randaugment(randaugment_key, images, *augment.randaugment, fill=fill)  # type: ignore[misc]
+        if augment.trivial_augment:
+            images = trivial_augment(keys[Stream.TRIVIAL_AUGMENT], images, fill)
         if augment.color_jitter:
             strengths = (*augment.color_jitter, augment.color_jitter_share)
             images = color.color_jitter(keys[Stream.COLOR_JITTER], images, *strengths)

@@ -16,6 +16,7 @@ ON = {
     "horizontal_flip": True,
     "rotation": 15.0,
     "randaugment": (2, 9, 0.5),
+    "trivial_augment": True,
     "color_jitter": (0.4, 0.4, 0.4, 0.1),
     "grayscale": 0.5,
     "gaussian_blur": 0.5,
@@ -87,6 +88,7 @@ def calls(monkeypatch):
     spy(geometry, "random_horizontal_flip", "horizontal_flip")
     spy(geometry, "random_rotation", "rotation")
     spy(pipeline, "randaugment", "randaugment")
+    spy(pipeline, "trivial_augment", "trivial_augment")
     spy(color, "color_jitter", "color_jitter")
     spy(color, "random_grayscale", "grayscale")
     spy(color, "random_blur", "gaussian_blur")
@@ -105,7 +107,7 @@ def record_calls(calls, images, crops_on_host=False, **chosen):
 
 def test_random_key_of_an_augmentation_does_not_depend_on_other_augmentations(calls, images):
     together = record_calls(calls, images, **ON)
-    assert len(set(together.values())) == len(together) == 12
+    assert len(set(together.values())) == len(together) == 13
     for name in together:
         assert record_calls(calls, images, **{name: ON[name]}) == {name: together[name]}
 
