@@ -48,7 +48,7 @@ COMMANDS = {
 }
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK_ERRORS = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
-RARE_FLAGS = ("coordinator", "num_processes", "process_id", "tune_cpu")  # listed last by --help
+RARE_FLAGS = ("coordinator", "num_processes", "process_id", "restarts", "tune_cpu")  # listed last by --help
 
 
 @terminal.standard_streams()

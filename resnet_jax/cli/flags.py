@@ -121,11 +121,11 @@ class ClusterFlags:
         self._num_processes = flags.DEFINE_integer("num_processes", None, "How many processes there are in all.")
         self._process_id = flags.DEFINE_integer("process_id", None, "The index of this process, from 0.")
 
-    def join(self) -> None:
-        """Connect to the other processes, if there are any. Call this before anything that touches a device.
+    def check(self) -> tuple[str | None, int | None, int | None]:
+        """Return the values of the three flags.
 
         Raises:
-          UserError: if only some of the flags are given, or if the first process cannot be reached.
+          UserError: if only some of the flags are given, or if they contradict each other.
         """
         holders = (self._coordinator, self._num_processes, self._process_id)
         missing = [f"--{holder.name}" for holder in holders if holder.value is None]
@@ -141,11 +141,20 @@ class ClusterFlags:
             raise UserError(
                 f"--process_id ({process_id}) must be at least 0 and less than --num_processes ({num_processes})."
             )
+        return self._coordinator.value, num_processes, process_id
+
+    def join(self) -> None:
+        """Connect to the other processes, if there are any. Call this before anything that touches a device.
+
+        Raises:
+          UserError: as `check` does, or if the first process cannot be reached.
+        """
+        values = self.check()
         # This imports JAX, which takes a while. It comes after the check of the flags, so that mistakes are reported at
         # once.
         from resnet_jax.runtime import cluster
 
-        cluster.start(self._coordinator.value, num_processes, process_id)
+        cluster.start(*values)
 
 
 class ModelFlags:

@@ -5,18 +5,15 @@ interrupted one is resumed when the study is started again.
 """
 
 import contextlib
-import os
-import pathlib
 import queue
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import resnet_jax
 from resnet_jax.errors import ExitCode, program
+from resnet_jax.runtime import child_process
 from resnet_jax.studies.device_shares import device_share
 from resnet_jax.studies.study import Outcome, SubRun
 from resnet_jax.terminal import Reporter, primary_metric
@@ -102,12 +99,6 @@ def _ended_on_error(processes: Mapping[str, "_Process"]) -> Iterator[None]:
         raise
 
 
-def _python_path() -> str:
-    """Return a PYTHONPATH from which this package can be imported in any working directory."""
-    paths = [str(pathlib.Path(resnet_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return os.pathsep.join(filter(None, paths))
-
-
 def _next_line(output: queue.Queue) -> tuple[str | None, str | None]:
     """Return the name of a run and its next line of output, None at its end; return no name if there is no output."""
     try:
@@ -130,7 +121,7 @@ def _describe_end(process: "_Process", outcome: Outcome) -> str:
 class _Process:
     """The process that trains a run. A thread writes what it prints to a log file and to a queue.
 
-    The process has a session of its own, so that Ctrl-C reaches it only through `stop`.
+    Ctrl-C reaches the process only through `stop`.
 
     Attributes:
       run: the run.
@@ -145,16 +136,13 @@ class _Process:
         self.last_line = ""
         self._is_pruned = False
         self._signal: int | None = None
-        self._process = subprocess.Popen(
-            # The program that is running now: main.py or the installed resnet-jax.
-            [sys.executable, "-m", "resnet_jax.studies.worker", sys.argv[0], "train", *run.arguments()],
-            env={**os.environ, **environment, "PYTHONPATH": _python_path()},
-            stdin=subprocess.DEVNULL,
+        self._process = child_process.start(
+            ["train", *run.arguments()],
+            environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,
         )
         threading.Thread(target=self._read, args=(output,), daemon=True).start()
 

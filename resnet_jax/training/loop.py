@@ -61,6 +61,7 @@ class Loop:
       step: the number of steps taken.
       train_steps: the train step, compiled for each call that is still to come.
       timer: the seconds that the run has spent in each phase.
+      began: the Unix time of the first start of the run.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Loop:
         self.step = 0
         self.train_steps: dict[Call, TrainStep] = {}
         self.timer = PhaseTimer({})
+        self.began = time.time()
         self._config = experiment.config
         self._directory = directory
         self._checkpoints = checkpoints
@@ -101,6 +103,7 @@ class Loop:
         self._compile()
         self._directory.forget_result()
         self._directory.write_config_and_classes(self._config, self.experiment.classes)
+        self.began = self._directory.began(self.began)
 
         feed, pace = self.experiment.feed, parallel.Pace()
         with self._open_logs(), deferred_signals() as self._received_signal, self._explain_non_finite_metrics():

@@ -1,10 +1,26 @@
-"""Time of a run by phase: training, input, evaluation, saving and compilation."""
+"""Time of a run by phase: training, input, evaluation, saving and compilation; and its goodput."""
 
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
 
 PHASES = ("training", "input", "evaluation", "saving", "compilation")
+OTHER = "other"
+
+
+def shares_of_wall_time(seconds_by_phase: Mapping[str, float], wall_seconds: float) -> dict[str, float]:
+    """Return the share of each phase in the time since a run began. They sum to 1.
+
+    The share of training is the goodput. What no phase counts is `OTHER`: starting, steps that were lost and repeated,
+    and the time between an interruption and the next start.
+
+    Example:
+      >>> shares_of_wall_time({"training": 60.0, "input": 15.0}, wall_seconds=100.0)
+      {'training': 0.6, 'input': 0.15, 'other': 0.25}
+    """
+    wall_seconds = max(wall_seconds, sum(seconds_by_phase.values()))  # The clock may have been set back.
+    shares = {phase: seconds / wall_seconds for phase, seconds in seconds_by_phase.items()}
+    return {**shares, OTHER: 1 - sum(shares.values())}
 
 
 class PhaseTimer:

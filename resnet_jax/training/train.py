@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import time
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -22,6 +23,7 @@ from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.interruption import raise_preempted_on_signal
 from resnet_jax.training.loop import Loop, Observe
 from resnet_jax.training.metrics_logger import conclusion
+from resnet_jax.training.phase_timer import shares_of_wall_time
 from resnet_jax.workdir.checkpoints import Checkpoints
 from resnet_jax.workdir.lock import check_shared, locked
 from resnet_jax.workdir.workdir import WorkDir
@@ -161,6 +163,7 @@ def _choose_thresholds(
 def _result(checkpoints: Checkpoints, loop: Loop) -> dict:
     """Return the result of a run so far, without test metrics."""
     best = checkpoints.metrics.best()
+    spent = loop.timer.seconds_by_phase()
     return {
         "checkpoint_step": checkpoints.chosen_step(),
         "validation": best.metrics if best else None,
@@ -168,6 +171,7 @@ def _result(checkpoints: Checkpoints, loop: Loop) -> dict:
         "test_tta": None,
         "epochs": loop.step // loop.experiment.feed.steps_per_epoch,
         "seconds": loop.timer.seconds_without_compilation(),
-        "spent": loop.timer.seconds_by_phase(),
+        "spent": spent,
+        "goodput": shares_of_wall_time(spent, time.time() - loop.began),
         "provenance": provenance.describe(),
     }

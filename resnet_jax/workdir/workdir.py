@@ -92,6 +92,13 @@ class WorkDir:
         self.write("classes.json", json.dumps(list(classes), indent=2) + "\n")
         self.write("config.json", settings.to_json(config))
 
+    def began(self, now: float) -> float:
+        """Return the Unix time at which the run was first started, and store it: `now` if this is the first start."""
+        if (self.path / "began.json").exists():
+            return float(self._read_json("began.json", dict)["unix_time"])
+        self.write("began.json", json.dumps({"unix_time": now}) + "\n")
+        return now
+
     def write_result(self, result: dict) -> None:
         self.write("result.json", json.dumps(result, indent=2) + "\n")
 

@@ -1,7 +1,9 @@
 """Runs of several processes, as on several machines."""
 
+import contextlib
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -108,6 +110,52 @@ def test_killed_process_ends_the_others_and_the_run_resumes(tmp_path, victim):
     assert re.search("Resuming from step [1-9]", stdout[0])
     losses(tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["test"]["examples"] == 359
+
+
+def child_of(process):
+    """Return the number of the only child of a process."""
+    deadline = time.monotonic() + 60
+    while True:
+        for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                name_and_rest = stat.read_text().rpartition(")")
+                if int(name_and_rest[2].split()[1]) == process.pid:
+                    return int(stat.parent.name)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+def test_killed_processes_are_restarted_twice_and_the_losses_are_those_of_an_undisturbed_run(tmp_path):
+    save_often = ("--config.checkpoint.every_minutes=0.001", "--config.num_epochs=6")
+    # A recipe that knows the tiny model, because `--restarts` starts the program itself.
+    arguments = ("--config=tests/studies/tiny_recipe.py", *LOG_EVERY_STEP[1:], *LONG, *save_often)
+    undisturbed = start_processes(3, *arguments, f"--workdir={tmp_path / 'undisturbed'}", program="main.py")
+    codes, _, stderr = wait_for_processes(undisturbed)
+    assert codes == [0, 0, 0], stderr
+    workdir = tmp_path / "disturbed"
+    processes = start_processes(3, *arguments, f"--workdir={workdir}", "--restarts=2", program="main.py")
+
+    def newest_checkpoint():
+        return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()), default=0)
+
+    for victim in (1, 0):
+        before = newest_checkpoint()
+        while newest_checkpoint() < before + 3:
+            assert all(process.poll() is None for process in processes), wait_for_processes(processes)
+            time.sleep(0.02)
+        os.kill(child_of(processes[victim]), signal.SIGKILL)
+        time.sleep(5)  # The child of the supervisor is another one now.
+    codes, _, stderr = wait_for_processes(processes)
+    assert codes == [0, 0, 0], stderr
+    assert "Restart 2 of 2" in stderr[0]
+    assert not (workdir / "restarts").exists()
+    goodput = json.loads((workdir / "result.json").read_text())["goodput"]
+    assert sum(goodput.values()) == pytest.approx(1)
+    assert goodput["other"] > 0.05  # The run was started twice more.
+    expected = losses(tmp_path / "undisturbed")
+    np.testing.assert_allclose(losses(workdir), expected, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -124,8 +124,8 @@ def test_run_ends_when_its_study_is_killed(tmp_path):
     child = "import time; print('ready', flush=True); time.sleep(60)"
     (tmp_path / "child.py").write_text(child)
     parent = (
-        "import subprocess, sys, time; process = subprocess.Popen([sys.executable, '-m', 'resnet_jax.studies.worker', "
-        f"'{tmp_path}/child.py']); print(process.pid, flush=True); time.sleep(60)"
+        f"import sys, time; sys.argv[0] = '{tmp_path}/child.py'; from resnet_jax.runtime import child_process; "
+        "process = child_process.start([], {}); print(process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
         pid = int(process.stdout.readline())

@@ -41,6 +41,8 @@ def test_train_leaves_a_complete_run_directory(tiny_config, workdir, capsys):
         path.name for path in workdir.iterdir()
     }
     assert json.loads((workdir / "result.json").read_text()) == result
+    assert sum(result["goodput"].values()) == pytest.approx(1)
+    assert result["goodput"].keys() == {"training", "input", "evaluation", "saving", "compilation", "other"}
     assert [record["step"] for record in records(workdir) if "train/loss" in record] == [2, 4, 6, 8, 10]
     assert [record["step"] for record in records(workdir) if "validation/loss" in record] == [5, 10]
     output = capsys.readouterr().out
