@@ -37,7 +37,20 @@ HOP = flags.DEFINE_float(
     "With --link_gbytes_per_s, latency in microseconds of the smallest message to a neighbor in the ring.",
     lower_bound=0.0,
 )
-for flag in (LINK, HOP):
+SLICES = flags.DEFINE_integer("slices", 1, "With --compile_for, how many such slices.", lower_bound=1)
+SLICE_LINK = flags.DEFINE_float(
+    "slice_link_gbytes_per_s",
+    None,
+    "With --link_gbytes_per_s and --slices, the GB/s that a chip sends to other slices.",
+    lower_bound=1e-3,
+)
+SLICE_HOP = flags.DEFINE_float(
+    "slice_hop_us",
+    100.0,
+    "With --slice_link_gbytes_per_s, latency in microseconds of the smallest message to another slice.",
+    lower_bound=0.0,
+)
+for flag in (LINK, HOP, SLICE_LINK, SLICE_HOP):
     flags.register_validator(flag, lambda value: value is None or math.isfinite(value), "must be a finite number")
 
 
@@ -46,6 +59,8 @@ def run() -> ExitCode:
 
     if not COLLECTIVES.value and (COMPILE_FOR.value or LINK.value):
         raise UserError("--compile_for and --link_gbytes_per_s need --collectives. Add it.")
+    if SLICES.value > 1 and not COMPILE_FOR.value:
+        raise UserError("--slices needs the kind of slice to compile for. Give --compile_for.")
     max_unreadable = CONFIG.value.dataset.max_unreadable
     with Reporter(active=FORMAT.value == "text", max_unreadable=max_unreadable) as reporter:
         result, text = _analyze(reporter) if COLLECTIVES.value else _measure(reporter)
@@ -65,14 +80,15 @@ def _measure(reporter):
 
 def _analyze(reporter):
     """Return the analysis of the compiled step, and the text to print."""
-    from resnet_jax.diagnostics.step_analysis import analyze_step, format_analysis
+    from resnet_jax.diagnostics.step_analysis import Links, analyze_step, format_analysis
     from resnet_jax.runtime import parallel, tpu_topology
     from resnet_jax.training import experiment
 
-    mesh = parallel.make_mesh(tpu_topology.describe(COMPILE_FOR.value) if COMPILE_FOR.value else None)
+    mesh = parallel.make_mesh(tpu_topology.describe(COMPILE_FOR.value, SLICES.value) if COMPILE_FOR.value else None)
     experiment.check(CONFIG.value, mesh)
     abstract_experiment = experiment.build_abstract(CONFIG.value, mesh)
     reporter.print("Compiling the train step ...\n")
-    bytes_per_second = None if LINK.value is None else 1e9 * LINK.value
-    analysis = analyze_step(abstract_experiment, bytes_per_second, 1e-6 * HOP.value)
+    links = None if LINK.value is None else Links(1e9 * LINK.value, 1e-6 * HOP.value)
+    between = None if SLICE_LINK.value is None else Links(1e9 * SLICE_LINK.value, 1e-6 * SLICE_HOP.value)
+    analysis = analyze_step(abstract_experiment, links, between)
     return analysis, format_analysis(analysis)

@@ -167,7 +167,7 @@ def _open_resident(
         directories = directories[train.subset_positions]
     sampler = _make_sampler(config, len(train), train.labels, directories)
     feed = ResidentFeed(train, config.batch_size, sampler, mesh)
-    bank = train.take(np.arange(min(len(train), BANK_SIZE))) if config.pretrain.method is not None else None
+    bank = train.take(_bank_positions(len(train))) if config.pretrain.method is not None else None
     return Dataset(
         feed,
         validation,
@@ -213,7 +213,7 @@ def _open_streaming(
     )
     bank = None
     if config.pretrain.method is not None:
-        bank = feed_config.streamed_examples(dataset, train.take(np.arange(min(len(train), BANK_SIZE))), reporter)
+        bank = feed_config.streamed_examples(dataset, train.take(_bank_positions(len(train))), reporter)
     return Dataset(
         feed,
         validation,
@@ -224,6 +224,12 @@ def _open_streaming(
         bank,
         sampler if isinstance(sampler, ClientSampler) else None,
     )
+
+
+def _bank_positions(size: int) -> np.ndarray:
+    """Return the positions of the training examples among which nearest neighbors are searched, evenly spaced."""
+    count = min(size, BANK_SIZE)
+    return np.arange(count) * size // count
 
 
 def _needs_labels(config: ConfigDict) -> bool:

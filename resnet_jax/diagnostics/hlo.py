@@ -18,6 +18,12 @@ COLLECTIVE_INSTRUCTION = re.compile(
     r"collective-permute)(?P<start>-start)?\(",
     re.MULTILINE,
 )
+# Between TPU slices, a collective is a send to a runtime of its own ("megascale") and a recv from it.
+SEND_TO_OTHER_SLICES = re.compile(
+    r"^ *%?[\w.-]+ = \((?P<result>[a-z]\w*\[[\d,]*\])[^\n]* send\([^\n]*"
+    r"_xla_megascale_transfer_type=\"(?P<kind>\w+)\"",
+    re.MULTILINE,
+)
 ARRAY = re.compile(r"(?P<dtype>[a-z]\w*)\[(?P<shape>[\d,]*)\]")
 
 
@@ -29,6 +35,7 @@ class Collective:
       kind: its name in HLO, such as "all-reduce".
       arrays: dtype and shape of each of its results on one device, such as ("f32", (3, 3, 64, 64)).
       asynchronous: whether the device can compute while the exchange is in progress.
+      between_slices: whether the exchange is between TPU slices, over the network of the data center.
 
     Example:
       >>> Collective("all-reduce", (("f32", (3, 3, 64, 64)),)).bytes
@@ -38,6 +45,7 @@ class Collective:
     kind: str
     arrays: tuple[tuple[str, tuple[int, ...]], ...]
     asynchronous: bool = False
+    between_slices: bool = False
 
     @property
     def bytes(self) -> int:
@@ -48,29 +56,33 @@ class Collective:
 def parse_collectives(hlo: str) -> list[Collective]:
     """Return all collectives in the HLO text of a compiled program, in the order of the text.
 
-    The body of a loop appears once in the text, so its collectives count once, however often the loop runs.
+    Those between TPU slices come last. The body of a loop appears once in the text, so its collectives count once,
+    however often the loop runs.
 
     Example:
       >>> parse_collectives("%sum = f32[10]{0} all-reduce(%x), to_apply=%add")
-      [Collective(kind='all-reduce', arrays=(('f32', (10,)),), asynchronous=False)]
+      [Collective(kind='all-reduce', arrays=(('f32', (10,)),), asynchronous=False, between_slices=False)]
     """
-    return [_parse_instruction(match) for match in COLLECTIVE_INSTRUCTION.finditer(hlo)]
+    return [
+        *(_parse_instruction(match) for match in COLLECTIVE_INSTRUCTION.finditer(hlo)),
+        *(_parse_send(match) for match in SEND_TO_OTHER_SLICES.finditer(hlo)),
+    ]
 
 
 def summarize_by_kind(collectives: Sequence[Collective]) -> list[dict]:
     """Sum collectives by kind.
 
     Returns:
-      One dict per kind, sorted by kind: `kind`, `count`, how many of them are `asynchronous`, `bytes`, and `by_type`,
-      which splits the bytes by dtype.
+      One dict per kind, sorted by kind: `kind`, whether they are `between_slices`, `count`, how many of them are
+      `asynchronous`, `bytes`, and `by_type`, which splits the bytes by dtype.
 
     Example:
-      >>> summarize_by_kind([Collective("all-reduce", (("f32", (2,)),))])
-      [{'kind': 'all-reduce', 'count': 1, 'asynchronous': 0, 'bytes': 8, 'by_type': {'f32': 8}}]
+      >>> summarize_by_kind([Collective("all-reduce", (("f32", (2,)),))])[0]["by_type"]
+      {'f32': 8}
     """
     summaries = []
-    for kind in sorted({collective.kind for collective in collectives}):
-        of_kind = [collective for collective in collectives if collective.kind == kind]
+    for between, kind in sorted({(collective.between_slices, collective.kind) for collective in collectives}):
+        of_kind = [c for c in collectives if (c.between_slices, c.kind) == (between, kind)]
         bytes_by_type: collections.Counter[str] = collections.Counter()
         for collective in of_kind:
             for dtype, shape in collective.arrays:
@@ -78,6 +90,7 @@ def summarize_by_kind(collectives: Sequence[Collective]) -> list[dict]:
         summaries.append(
             {
                 "kind": kind,
+                "between_slices": between,
                 "count": len(of_kind),
                 "asynchronous": sum(collective.asynchronous for collective in of_kind),
                 "bytes": bytes_by_type.total(),
@@ -111,6 +124,12 @@ def _parse_instruction(match: re.Match) -> Collective:
         result = _tuple_elements(result)[1]
     arrays = tuple((array["dtype"], _parse_shape(array["shape"])) for array in ARRAY.finditer(result))
     return Collective(match["kind"], arrays, asynchronous=bool(match["start"]))
+
+
+def _parse_send(match: re.Match) -> Collective:
+    kind = match["kind"].lower().replace("_", "-")
+    arrays = tuple((array["dtype"], _parse_shape(array["shape"])) for array in ARRAY.finditer(match["result"]))
+    return Collective(kind, arrays, asynchronous=True, between_slices=True)
 
 
 def _tuple_elements(result: str) -> list[str]:

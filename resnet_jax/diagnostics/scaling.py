@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from resnet_jax.diagnostics.hlo import Collective
 from resnet_jax.errors import UserError
@@ -17,13 +18,30 @@ ROUNDS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}  # around the r
 UTILIZATIONS = (0.2, 0.4, 0.6)  # fractions of a chip's peak; convolutions reach less than large matrix products
 
 
+class Ring(NamedTuple):
+    """A ring in which collectives run: the chips of a TPU slice, or one chip of each slice.
+
+    Attributes:
+      num_devices: devices in the ring.
+      link_bytes_per_second: bytes per second that a device sends to its neighbors in the ring, both directions
+        together.
+      hop_seconds: how long the smallest message takes to reach a neighbor.
+    """
+
+    num_devices: int
+    link_bytes_per_second: float
+    hop_seconds: float = 0.0
+
+
 @dataclasses.dataclass(frozen=True)
 class ExpectedScaling:
     """Expected times and efficiency of a step, if it reaches a given fraction of a chip's peak FLOP/s.
 
     Attributes:
       utilization: the assumed fraction of the peak, in (0, 1].
-      computation_ms, communication_ms: milliseconds per step on one device.
+      computation_ms: milliseconds per step on one device.
+      communication_ms: the same, inside and between slices.
+      between_slices_ms: the part of it between slices.
       efficiency: the fraction of time in which a device computes if communication never overlaps computation; in
         (0, 1].
       efficiency_overlapped: the fraction of time in which a device computes if communication and computation overlap
@@ -33,6 +51,7 @@ class ExpectedScaling:
     utilization: float
     computation_ms: float
     communication_ms: float
+    between_slices_ms: float
     efficiency: float
     efficiency_overlapped: float
 
@@ -41,9 +60,8 @@ def expected_scaling(
     collectives: Sequence[Collective],
     flops: float,
     peak_flops: float,
-    num_devices: int,
-    link_bytes_per_second: float,
-    hop_seconds: float,
+    in_slice: Ring,
+    between_slices: Ring | None = None,
 ) -> list[ExpectedScaling]:
     """Return the expected scaling of a step at each of `UTILIZATIONS`.
 
@@ -51,18 +69,22 @@ def expected_scaling(
       collectives: the collectives of a step.
       flops: floating-point operations per step on one device.
       peak_flops: floating-point operations per second that one device reaches at most.
-      num_devices, link_bytes_per_second, hop_seconds: see `ring_seconds`, which also describes the model of the time
-        that communication takes.
+      in_slice: all devices, or those of a slice. `ring_seconds` describes the model of the time that communication
+        takes.
+      between_slices: one device of each slice; None: there is only one slice.
 
     Raises:
       UserError: see `ring_seconds`.
 
     Example:
       >>> megabyte = Collective("all-reduce", (("u8", (1_000_000,)),))
-      >>> expected_scaling([megabyte], 2e9, 1e12, 2, link_bytes_per_second=1e8, hop_seconds=0.0)[0].efficiency
+      >>> expected_scaling([megabyte], 2e9, 1e12, Ring(2, link_bytes_per_second=1e8))[0].efficiency
       0.5
     """
-    communication = ring_seconds(collectives, num_devices, link_bytes_per_second, hop_seconds)
+    between = 0.0
+    if between_slices is not None:
+        between = ring_seconds([c for c in collectives if c.between_slices], between_slices)
+    communication = between + ring_seconds([c for c in collectives if not c.between_slices], in_slice)
     expectations = []
     for utilization in UTILIZATIONS:
         computation = flops / (utilization * peak_flops)
@@ -71,6 +93,7 @@ def expected_scaling(
                 utilization=utilization,
                 computation_ms=1e3 * computation,
                 communication_ms=1e3 * communication,
+                between_slices_ms=1e3 * between,
                 efficiency=computation / (computation + communication),
                 efficiency_overlapped=computation / max(computation, communication),
             )
@@ -78,10 +101,8 @@ def expected_scaling(
     return expectations
 
 
-def ring_seconds(
-    collectives: Sequence[Collective], num_devices: int, link_bytes_per_second: float, hop_seconds: float = 0.0
-) -> float:
-    """Return how many seconds collectives take one after another, each in a ring of all devices.
+def ring_seconds(collectives: Sequence[Collective], ring: Ring) -> float:
+    """Return how many seconds collectives take one after another, each in a ring.
 
     An all-reduce among n devices is a sequence of 2 (n - 1) messages, in which each device sends 2 (n - 1) / n of the
     bytes: the model of Thakur, Rabenseifner and Gropp 2005, "Optimization of collective communication operations in
@@ -89,17 +110,14 @@ def ring_seconds(
 
     Args:
       collectives: the collectives of a step.
-      num_devices: devices in the ring (n).
-      link_bytes_per_second: bytes per second that a device sends to its neighbors in the ring, both directions
-        together.
-      hop_seconds: how long the smallest message takes to reach a neighbor.
+      ring: its devices (n) and links.
 
     Raises:
       UserError: for a kind of collective that is not run as a ring.
 
     Example:
       >>> megabyte = Collective("all-reduce", (("u8", (1_000_000,)),))
-      >>> ring_seconds([megabyte], num_devices=2, link_bytes_per_second=1e6)
+      >>> ring_seconds([megabyte], Ring(num_devices=2, link_bytes_per_second=1e6))
       1.0
     """
     seconds = 0.0
@@ -109,6 +127,6 @@ def ring_seconds(
                 f"the step has a collective ({collective.kind}) whose time the ring model does not predict. "
                 "Leave --link_gbytes_per_s unset."
             )
-        seconds += ROUNDS[collective.kind] * (num_devices - 1) * hop_seconds
-        seconds += SENT_IN_A_RING[collective.kind](num_devices) * collective.bytes / link_bytes_per_second
+        seconds += ROUNDS[collective.kind] * (ring.num_devices - 1) * ring.hop_seconds
+        seconds += SENT_IN_A_RING[collective.kind](ring.num_devices) * collective.bytes / ring.link_bytes_per_second
     return seconds

@@ -1,15 +1,23 @@
 """Requirements of a train step: collectives, memory, FLOPs and expected scaling. Only its compiled program is read."""
 
 import dataclasses
+from typing import NamedTuple
 
 from resnet_jax.diagnostics.hlo import parse_collectives, summarize_by_kind
-from resnet_jax.diagnostics.scaling import ExpectedScaling, expected_scaling
+from resnet_jax.diagnostics.scaling import ExpectedScaling, Ring, expected_scaling
 from resnet_jax.errors import UserError
-from resnet_jax.runtime import tpu_topology
+from resnet_jax.runtime import parallel, tpu_topology
 from resnet_jax.terminal import table
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.memory_estimate import MemoryUsage, compile_step
 from resnet_jax.training.train_step import lower_train_step
+
+
+class Links(NamedTuple):
+    """The assumed speeds of links; see `scaling.Ring`."""
+
+    bytes_per_second: float
+    hop_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +25,7 @@ class StepAnalysis:
     """Requirements of a compiled train step.
 
     Attributes:
-      model, devices, device_kind: what the step was compiled for; `devices` is the number of devices.
+      model, devices, slices, device_kind: what the step was compiled for; `devices` and `slices` are numbers.
       batch_size: images per step, over all devices.
       collectives: one dict per kind, as `hlo.summarize_by_kind` returns them.
       flops: floating-point operations per step on one device, as XLA counts them (a multiply-add is two).
@@ -29,6 +37,7 @@ class StepAnalysis:
     model: str
     batch_size: int
     devices: int
+    slices: int
     device_kind: str
     collectives: list[dict]
     flops: float
@@ -38,18 +47,18 @@ class StepAnalysis:
 
 
 def analyze_step(
-    experiment: Experiment, link_bytes_per_second: float | None = None, hop_seconds: float = 0.0
+    experiment: Experiment, links: Links | None = None, links_between_slices: Links | None = None
 ) -> StepAnalysis:
     """Compile a train step and read its requirements from the compiled program.
 
     Args:
       experiment: the result of `experiment.build_abstract`.
-      link_bytes_per_second, hop_seconds: assumed speeds for `scaling.expected_scaling`. If `link_bytes_per_second` is
-        None, no scaling is predicted.
+      links: assumed speeds inside a slice; None: no scaling is predicted.
+      links_between_slices: assumed speeds between slices; needed to predict the scaling of several slices.
 
     Raises:
-      UserError: if the compiler finds that the step does not fit into memory, if the step contains a loop, or if
-        `link_bytes_per_second` is given for devices whose peak speed is unknown.
+      UserError: if the compiler finds that the step does not fit into memory, if the step contains a loop, if speeds
+        are given for devices whose peak is unknown, or if only those inside of several slices are given.
     """
     config, mesh = experiment.config, experiment.mesh
     device = mesh.devices.flat[0]
@@ -59,7 +68,10 @@ def analyze_step(
             "Set model.scan_blocks=False and optimizer.accumulate_steps=1."
         )
     chip = tpu_topology.chip(device)
-    if link_bytes_per_second is not None and chip is None:
+    slices = parallel.num_slices(mesh.devices.flat)
+    if links is not None and slices > 1 and links_between_slices is None:
+        raise UserError("to predict the scaling of several slices, give --slice_link_gbytes_per_s too.")
+    if links is not None and chip is None:
         raise UserError(
             f"cannot predict scaling: the peak speed of this device ({device.device_kind}) is unknown. "
             "Name a TPU with --compile_for."
@@ -69,12 +81,15 @@ def analyze_step(
     collectives = parse_collectives(compiled.as_text())  # type: ignore[arg-type]
     flops = compiled.cost_analysis()["flops"]  # type: ignore[index]
     scaling = []
-    if chip is not None and link_bytes_per_second is not None:
-        scaling = expected_scaling(collectives, flops, chip.peak_flops, mesh.size, link_bytes_per_second, hop_seconds)
+    if chip is not None and links is not None:
+        between = None if links_between_slices is None else Ring(slices, *links_between_slices)
+        in_slice = Ring(mesh.size // slices, *links)
+        scaling = expected_scaling(collectives, flops, chip.peak_flops, in_slice, between)
     return StepAnalysis(
         model=config.model.name,
         batch_size=config.batch_size,
         devices=mesh.size,
+        slices=slices,
         device_kind=device.device_kind,
         collectives=summarize_by_kind(collectives),
         flops=flops,
@@ -87,14 +102,15 @@ def analyze_step(
 def format_analysis(analysis: StepAnalysis) -> str:
     """Format an analysis as tables for a terminal."""
     per_device = analysis.batch_size // analysis.devices
+    in_slices = f" in {analysis.slices} slices" if analysis.slices > 1 else ""
     sections = [
         f"{analysis.model}, {analysis.batch_size:,} images per step, {per_device:,} on each of "
-        f"{analysis.devices} x {analysis.device_kind}"
+        f"{analysis.devices} x {analysis.device_kind}{in_slices}"
     ]
     if analysis.collectives:
         rows = [
             (
-                summary["kind"],
+                summary["kind"] + (" between slices" if summary["between_slices"] else ""),
                 summary["count"],
                 summary["asynchronous"],
                 summary["bytes"],
@@ -112,16 +128,18 @@ def format_analysis(analysis: StepAnalysis) -> str:
         sections.append(table(memory_rows, header=("memory per device", "bytes")))
     sections.append(f"{analysis.flops:.3e} FLOPs per device")
     if analysis.scaling:
-        rows = [
+        expectations = [
             (
                 f"{expected.utilization:.0%} of peak",
                 f"{expected.computation_ms:.2f} ms",
                 f"{expected.communication_ms:.2f} ms",
+                *([f"{expected.between_slices_ms:.2f} ms"] if analysis.slices > 1 else []),
                 f"{expected.efficiency:.1%}",
                 f"{expected.efficiency_overlapped:.1%}",
             )
             for expected in analysis.scaling
         ]
-        header = ("expected, not measured", "computation", "communication", "efficiency", "if overlapped")
-        sections.append(table(rows, header))
+        between = ["between slices"] if analysis.slices > 1 else []
+        header = ("expected, not measured", "computation", "communication", *between, "efficiency", "if overlapped")
+        sections.append(table(expectations, header))
     return "\n\n".join(sections)

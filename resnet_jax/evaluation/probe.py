@@ -183,7 +183,7 @@ def format_results(results: Sequence[ProbeResult]) -> str:
             result.features,
             f"{result.fraction:.0%} ({result.labels:,})",
             _format(result.top1),
-            "-" if result.top5 is None else f"{result.top5.value:.2%}",
+            "-" if result.top5 is None else _format(result.top5),
             _format(result.knn),
         )
         for result in results

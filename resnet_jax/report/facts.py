@@ -9,6 +9,7 @@ from resnet_jax import config as settings
 from resnet_jax.data import splits
 from resnet_jax.data.dataset import VALIDATION
 from resnet_jax.report.collect import ReportData, ReportedRun
+from resnet_jax.selfsupervised import embeddings
 from resnet_jax.terminal import METRIC_TITLES, duration
 
 
@@ -38,6 +39,10 @@ def caveats(data: ReportData) -> list[str]:
         subject = "This run is" if len(data.runs) == 1 else f"{', '.join(unfinished)}: training is"
         sentences.append(f"{subject} not finished, so these metrics are preliminary.")
     if data.is_pretraining:
+        for run in data.runs:
+            std, rank = (run.curves[f"train/{name}"].values[-1] for name in ("embedding_std", "effective_rank"))
+            if sign := embeddings.sign_of_collapse(std, rank):
+                sentences.append(f"{run.name}: the embeddings have collapsed: {sign}.")
         return sentences
     dataset = data.runs[0].config.dataset
     if data.split in (VALIDATION, dataset.validation_split) and data.split != dataset.test_split:

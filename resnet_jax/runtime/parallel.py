@@ -2,12 +2,12 @@
 
 import collections
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resnet_jax.errors import UserError, first_line
@@ -19,6 +19,9 @@ CALLS_AHEAD = 4  # the maximum number of dispatched calls that wait while the de
 def make_mesh(devices=None) -> Mesh:
     """Return a mesh with one axis, `data`, over `devices` (default: every device of every process).
 
+    With several TPU slices, the devices of a slice are next to each other, so consecutive examples of a batch are in
+    the same slice.
+
     Raises:
       UserError: as `all_devices` does.
 
@@ -28,7 +31,15 @@ def make_mesh(devices=None) -> Mesh:
     """
     available = all_devices()  # Even to compile for devices that are only described, JAX needs one that exists.
     devices = np.asarray(available if devices is None else devices)
+    slices = num_slices(devices)
+    if slices > 1:
+        devices = mesh_utils.create_hybrid_device_mesh((devices.size // slices,), (slices,), devices)
     return Mesh(devices.reshape(-1), ("data",), axis_types=(AxisType.Auto,))
+
+
+def num_slices(devices: Iterable[jax.Device]) -> int:
+    """Return the number of TPU slices to which these devices belong; 1 for other devices."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def all_devices() -> list[jax.Device]:

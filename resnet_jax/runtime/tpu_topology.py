@@ -1,4 +1,4 @@
-"""Descriptions of TPU slices: programs can be compiled for them without a TPU, but not run.
+"""Descriptions of TPU slices: programs can be compiled for one or several of them without a TPU, but not run.
 
 This needs libtpu (`pip install libtpu`). JAX itself keeps using the devices of this machine.
 """
@@ -42,8 +42,8 @@ ENVIRONMENT = {
 }
 
 
-def describe(name: str) -> list[jax.Device]:
-    """Return the devices of a TPU slice, such as "v5e:2x4", "v5e:4x8", "v4:2x2x2", "v5p:2x2x1" or "v6e:2x4".
+def describe(name: str, slices: int = 1) -> list[jax.Device]:
+    """Return the devices of equal TPU slices, such as "v5e:2x4", "v5e:4x8", "v4:2x2x2", "v5p:2x2x1" or "v6e:2x4".
 
     Raises:
       UserError: if libtpu is not installed, or does not know the name.
@@ -52,7 +52,7 @@ def describe(name: str) -> list[jax.Device]:
         os.environ.setdefault(variable, value)
     hangup_handler = signal.getsignal(signal.SIGHUP)
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices
     except RuntimeError as error:  # JAX's own errors are subclasses of it.
         if "not installed" in str(error):
             raise UserError("compiling for a TPU on this machine needs libtpu. Run: pip install libtpu.") from None

@@ -9,6 +9,20 @@ COLLAPSED_RANK = 1.2
 NEIGHBORS = 20  # that vote in `nearest_neighbor_classes`
 
 
+def sign_of_collapse(spread: float, effective_rank: float) -> str | None:
+    """Return how embeddings have collapsed, or None if they have not.
+
+    Example:
+      >>> sign_of_collapse(spread=0.9, effective_rank=1.1)
+      'they differ along a single line'
+    """
+    if spread < COLLAPSED_STD:
+        return "they hardly differ between images"
+    if effective_rank < COLLAPSED_RANK:
+        return "they differ along a single line"
+    return None
+
+
 def directions(embeddings: jax.Array) -> jax.Array:
     """Scale embeddings, [batch, width], to length 1. The gradient is finite even for embeddings that are all zero."""
     squares = jnp.sum(embeddings**2, axis=-1, keepdims=True)

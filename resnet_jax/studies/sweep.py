@@ -195,10 +195,13 @@ class _Search:
 
         Returns:
           The outcome. A run that should have been pruned, and finished before it could be stopped, counts as pruned.
+          One that an earlier start has recorded as finished stays so: with several jobs, it is now judged in another
+          order.
         """
         states = self._optuna.trial.TrialState
         trial = self._trials[run.name]
-        if self.prune(run) and outcome == Outcome.FINISHED:
+        was_finished = self._study.outcomes.get(run.name) == Outcome.FINISHED
+        if self.prune(run) and outcome == Outcome.FINISHED and not was_finished:
             outcome = Outcome.PRUNED
         if outcome == Outcome.FINISHED:
             self._search.tell(trial, run.result()["validation"][self._metric])

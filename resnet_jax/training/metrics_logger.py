@@ -17,7 +17,7 @@ from resnet_jax import image_grid
 from resnet_jax.data.feed import EvaluationData
 from resnet_jax.evaluation.validation import Mistake
 from resnet_jax.runtime.parallel import CALLS_AHEAD, fetch
-from resnet_jax.selfsupervised.embeddings import COLLAPSED_RANK, COLLAPSED_STD
+from resnet_jax.selfsupervised import embeddings
 from resnet_jax.terminal import Reporter, duration, metric_titles, scores_table, table
 from resnet_jax.training.metrics_writer import MetricsWriter
 from resnet_jax.training.phase_timer import PhaseTimer
@@ -223,15 +223,15 @@ class MetricsLogger:
         )
 
     def _warn_of_collapse(self, embedding_std: float, effective_rank: float) -> None:
-        """Log when embeddings become nearly the same for all images, or differ along a single line."""
-        has_collapsed = embedding_std < COLLAPSED_STD or effective_rank < COLLAPSED_RANK
-        if has_collapsed and not self._has_collapsed:
+        """Log when embeddings collapse; see `embeddings.sign_of_collapse`."""
+        sign = embeddings.sign_of_collapse(embedding_std, effective_rank)
+        if sign and not self._has_collapsed:
             logger.warning(
-                f"The embeddings have collapsed by step {self._steps_fetched:,}: they hardly differ between images "
+                f"The embeddings have collapsed by step {self._steps_fetched:,}: {sign} "
                 f"(embedding std {embedding_std:.3f}, effective rank {effective_rank:.2f}). Lower the learning rate or "
                 "change the method."
             )
-        self._has_collapsed = has_collapsed
+        self._has_collapsed = sign is not None
 
     # --- The first batch, and validation.
 

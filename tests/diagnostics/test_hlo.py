@@ -40,6 +40,16 @@ def test_parse_collectives_counts_an_asynchronous_collective_once_by_its_results
     assert parse_collectives(hlo) == [Collective(kind, tuple(arrays), asynchronous=True)]
 
 
+def test_parse_collectives_reads_the_exchange_between_slices_from_its_send():
+    hlo = """
+      %send.1 = (f32[32,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%bitcast, %after-all), channel_id=2, \
+is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}, backend_config={}
+      %send-done.1 = token[] send-done(%send.1), channel_id=2, is_host_transfer=true
+    """
+    between = Collective("all-reduce", (("f32", (32, 8, 128)),), asynchronous=True, between_slices=True)
+    assert parse_collectives(hlo) == [between]
+
+
 def test_parse_collectives_ignores_names_of_instructions_operands_and_sources():
     hlo = """
       %all-reduce.1 = f32[8]{0} fusion(%all-gather.2), kind=kLoop, calls=%all-reduce.5
@@ -55,8 +65,22 @@ def test_summarize_by_kind_sums_counts_and_bytes():
     all_reduce = Collective("all-reduce", (("f32", (2,)),))
     all_gather = Collective("all-gather", (("s8", (3,)),), asynchronous=True)
     assert summarize_by_kind([all_reduce, all_gather, all_reduce]) == [
-        {"kind": "all-gather", "count": 1, "asynchronous": 1, "bytes": 3, "by_type": {"s8": 3}},
-        {"kind": "all-reduce", "count": 2, "asynchronous": 0, "bytes": 16, "by_type": {"f32": 16}},
+        {
+            "kind": "all-gather",
+            "between_slices": False,
+            "count": 1,
+            "asynchronous": 1,
+            "bytes": 3,
+            "by_type": {"s8": 3},
+        },
+        {
+            "kind": "all-reduce",
+            "between_slices": False,
+            "count": 2,
+            "asynchronous": 0,
+            "bytes": 16,
+            "by_type": {"f32": 16},
+        },
     ]
     assert summarize_by_kind([]) == []
 

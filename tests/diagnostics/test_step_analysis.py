@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from resnet_jax.diagnostics.step_analysis import analyze_step, format_analysis
+from resnet_jax.diagnostics.step_analysis import Links, analyze_step, format_analysis
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import tpu_topology
 from resnet_jax.training.experiment import build_abstract
@@ -27,7 +27,7 @@ def test_step_analysis_counts_the_flops_of_one_device(tiny_config, mesh, single_
 
 def test_formatted_analysis_labels_scaling_as_expected_and_not_measured(tiny_config, mesh, monkeypatch):
     monkeypatch.setattr(tpu_topology, "chip", lambda device: tpu_topology.Chip(10**9, 1e12))
-    analysis = analyze_step(build_abstract(tiny_config, mesh), link_bytes_per_second=1e9, hop_seconds=1e-6)
+    analysis = analyze_step(build_abstract(tiny_config, mesh), Links(1e9, 1e-6))
     analysis = dataclasses.replace(analysis, memory=MemoryUsage(1000, 200, 30, 4))
     assert analysis.scaling[0].computation_ms == pytest.approx(1e3 * analysis.flops / (0.2 * 1e12))
     text = format_analysis(analysis)
@@ -42,11 +42,11 @@ def test_formatted_analysis_labels_scaling_as_expected_and_not_measured(tiny_con
 
 def test_step_analysis_predicts_no_scaling_for_devices_of_unknown_speed(tiny_config, mesh):
     with pytest.raises(UserError, match=r"the peak speed of this device \(cpu\) is unknown"):
-        analyze_step(build_abstract(tiny_config, mesh), link_bytes_per_second=1e9)
+        analyze_step(build_abstract(tiny_config, mesh), Links(1e9))
 
 
 def test_expected_communication_time_is_inversely_proportional_to_link_speed(tiny_config, mesh, monkeypatch):
     monkeypatch.setattr(tpu_topology, "chip", lambda device: tpu_topology.Chip(10**9, 1e12))
     experiment = build_abstract(tiny_config, mesh)
-    slow, fast = (analyze_step(experiment, link_bytes_per_second=speed) for speed in (1e9, 2e9))
+    slow, fast = (analyze_step(experiment, Links(speed)) for speed in (1e9, 2e9))
     assert slow.scaling[0].communication_ms == pytest.approx(2 * fast.scaling[0].communication_ms)

@@ -179,3 +179,11 @@ class TestClassificationReport:
         empty = ExampleMetrics(*(array if array is None else array[:0] for array in metrics))
         with pytest.raises(UserError, match="none of the 1,000 examples could be read"):
             classification_report(empty, self.classes, 1000)
+
+
+def test_wilson_interval_agrees_with_statsmodels():
+    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    for successes, trials in [(0, 10), (81, 263), (9_389, 10_000)]:
+        assert wilson_interval(successes, trials) == pytest.approx(
+            proportion.proportion_confint(successes, trials, method="wilson"), abs=1e-12
+        )

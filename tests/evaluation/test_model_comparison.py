@@ -41,6 +41,12 @@ class TestMcNemar:
         # Twice the sum of the binomial coefficients (20 choose k) for k from 0 to 5, divided by 2 ** 20.
         assert test.p_value == pytest.approx(2 * (1 + 20 + 190 + 1140 + 4845 + 15504) / 2**20)
 
+    def test_agrees_with_statsmodels(self):
+        contingency_tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+        result = mcnemar(metrics_correct_on(slice(0, 7)), metrics_correct_on(slice(5, 9)))
+        table = [[0, result.only_first], [result.only_second, 0]]
+        assert result.p_value == pytest.approx(contingency_tables.mcnemar(table, exact=True).pvalue)
+
     def test_of_equal_predictions_has_a_p_value_of_one(self):
         assert mcnemar(metrics_correct_on(slice(0, 20)), metrics_correct_on(slice(0, 20))).p_value == 1.0
 

@@ -57,7 +57,11 @@ def predictive(first, second):
 
 
 def byol(first, second):
-    return 4 + 4 * predictive(first, second)
+    """Return the sum over both directions of the squared distance between vectors of length 1, averaged over images."""
+    targets = random_views(seed=1)
+    pairs = [*zip(first, targets.second, strict=True), *zip(second, targets.first, strict=True)]
+    distances = [np.sum((p / np.linalg.norm(p) - t / np.linalg.norm(t)) ** 2) for p, t in pairs]
+    return np.sum(distances) / len(first)
 
 
 CASES = {
@@ -100,6 +104,17 @@ def test_barlow_twins_is_least_for_equal_views_with_uncorrelated_dimensions():
     assert losses.barlow_twins(Views(rows, rows)) == pytest.approx(0, abs=1e-8)
     correlated = rows[:, [0, 0, 1]]
     assert losses.barlow_twins(Views(correlated, correlated)) == pytest.approx(2 * 0.0051, rel=1e-3)
+
+
+def test_vicreg_of_equal_views_with_varied_and_uncorrelated_dimensions_is_zero():
+    rows = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, -1).T.astype(np.float32)
+    assert losses.vicreg(Views(rows, rows)) == pytest.approx(0, abs=1e-6)
+
+
+def test_nt_xent_of_equal_views_of_orthogonal_images_is_its_least_value():
+    rows = np.eye(4, dtype=np.float32)
+    others = 2 * 4 - 2
+    assert losses.nt_xent(Views(rows, rows)) == pytest.approx(np.log(1 + others * np.exp(-2)), rel=1e-6)
 
 
 def test_vicreg_of_collapsed_embeddings_is_the_variance_term():

@@ -23,3 +23,10 @@ def test_interval_contains_the_true_mean_in_95_of_100_samples():
 def test_single_value_has_no_interval():
     result = spread([0.5])
     assert (result.values, result.mean, result.std, result.low, result.high) == ((0.5,), 0.5, None, None, None)
+
+
+def test_interval_agrees_with_statsmodels():
+    weightstats = pytest.importorskip("statsmodels.stats.weightstats")
+    values = [0.91, 0.94, 0.92, 0.95]
+    low, high = weightstats.DescrStatsW(values).tconfint_mean()
+    assert (spread(values).low, spread(values).high) == pytest.approx((low, high))

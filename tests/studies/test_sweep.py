@@ -159,6 +159,16 @@ class TestSearch:
         assert json.loads((tmp_path / "study.json").read_text()) == study
         assert again.trials == results.trials
 
+    def test_finished_run_stays_finished_in_another_order_of_judgements(
+        self, tmp_path, recipe, fake_program, monkeypatch
+    ):
+        """With several jobs, later runs may have been unknown when a run was judged first."""
+        before = run_sweep(tmp_path, recipe, RANGE, num_trials=2)
+        monkeypatch.setattr("resnet_jax.studies.sweep._Search.prune", lambda self, run: True)
+        after = run_sweep(tmp_path, recipe, RANGE, num_trials=2)
+        assert [trial.outcome for trial in after.trials] == [Outcome.FINISHED] * 2
+        assert [trial.validation for trial in after.trials] == [trial.validation for trial in before.trials]
+
     def test_search_with_tuples_is_resumed(self, tmp_path, recipe, fake_program):
         space = search_space.parse(["augment.randaugment=(),(2, 9)", "optimizer.learning_rate=0.01..1:log"])
         first = run_sweep(tmp_path, recipe, space, num_trials=3)

@@ -376,7 +376,7 @@ def test_profiler_trace_is_written(tiny_config, workdir, steps_per_call):
 def test_every_call_forbids_implicit_transfers_and_is_annotated_with_its_step(tiny_config, workdir, monkeypatch):
     guards, annotated = [], []
 
-    def compile_recording(experiment, state):
+    def compile_recording(*arguments):
         def record(step):
             def call(*arguments):
                 guards.append(jax.config.jax_transfer_guard_host_to_device)
@@ -384,7 +384,7 @@ def test_every_call_forbids_implicit_transfers_and_is_annotated_with_its_step(ti
 
             return call
 
-        return {steps: record(step) for steps, step in compile_train_steps(experiment, state=state).items()}
+        return {call: record(step) for call, step in compile_train_steps(*arguments).items()}
 
     class RecordingAnnotation(jax.profiler.StepTraceAnnotation):
         def __init__(self, name, step_num):
