@@ -63,6 +63,8 @@ def measure(recipe: str, overrides: list[str], seed: int) -> dict:
         name: run_program.run_command("sweep", *labeled, *changes, f"--workdir={workdir}_{name}")
         for name, changes in starts.items()
     }
+    for result in probed["results"]:
+        result["features"] = result["features"].removeprefix(f"{workdir.parent}/")
     return {
         "seed": seed,
         "probe": probed["results"],

@@ -21,7 +21,8 @@ def add(benchmark: str, **values: object) -> None:
       benchmark: the name of the benchmark's module, which is also the name of its table in `tables.TABLES`.
       **values: what was measured, as JSON values.
     """
-    command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]])
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith(("--runs=", "--output="))]
+    command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *arguments])  # Others have other paths.
     line = {"benchmark": benchmark, "command": command, **provenance.describe(), **values}
     if OUTPUT.value:
         with open(OUTPUT.value, "a", encoding="utf-8") as file:
