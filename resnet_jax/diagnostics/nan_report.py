@@ -6,7 +6,7 @@ import numpy as np
 
 from resnet_jax.errors import program
 from resnet_jax.terminal import table
-from resnet_jax.training.nan_triage import BATCH, GRADIENT, LAYER, RESULT, VARIABLE, StepValue, first_not_finite
+from resnet_jax.training.nan_triage import BATCH, GRADIENT, LAYER, NORM, RESULT, VARIABLE, StepValue, first_not_finite
 
 LARGE = 1e4  # Variables and layer outputs of healthy models are orders of magnitude smaller.
 ROWS_AFTER_FIRST = 3  # Few, because the values computed from the first non-finite value are rarely finite.
@@ -36,8 +36,8 @@ def values_table(values: Sequence[StepValue]) -> str:
     variables = [value for value in values if value.kind == VARIABLE]
     shown_variable = first if first in variables else max(variables, key=lambda value: value.largest)
     listed = [value for value in values if value.kind != VARIABLE or value is shown_variable]
-    if first is None or first.kind != GRADIENT:
-        listed = [value for value in listed if value.kind != GRADIENT]
+    if first is None or first.kind not in (GRADIENT, NORM):
+        listed = [value for value in listed if value.kind not in (GRADIENT, NORM)]
     num_omitted = 0
     if first is not None:
         end = listed.index(first) + 1 + ROWS_AFTER_FIRST
@@ -82,6 +82,8 @@ def remedies(values: Sequence[StepValue], images: np.ndarray) -> list[str]:
             "optimizer.grad_clip is applied too late to help. A lower optimizer.learning_rate or a larger "
             "batch_norm.epsilon may help."
         )
+    elif first.kind == NORM:
+        advice.append(f"All gradients are finite, but so large that their norm is not. Try {REMEDIES_FOR_GROWTH}.")
     if largest.largest > LARGE and not (first and first.kind == VARIABLE):
         advice.append(f"Values have grown to {largest.largest:.3g}, in {largest}. Try {REMEDIES_FOR_GROWTH}.")
     num_constant = int((np.ptp(images.reshape(len(images), -1), axis=1) == 0).sum())

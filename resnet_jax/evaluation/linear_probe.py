@@ -1,5 +1,6 @@
 """A linear classifier on fixed features: logistic regression whose regularization is chosen on validation."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -52,14 +53,18 @@ def fit(train: Features, validation: Features, strengths: Sequence[float] = STRE
       validation: the examples on which the regularization is chosen.
       strengths: the values of C to try.
     """
-    from sklearn.linear_model import LogisticRegression  # Imported here, because that takes longer than to import JAX.
+    # Imported here, because that takes longer than to import JAX.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
 
     mean, std = train.values.mean(0), train.values.std(0) + 1e-6
     standardized = ((train.values - mean) / std).astype(np.float64)
     best: LinearProbe | None = None
     regression = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
     for strength in sorted(strengths):
-        regression.set_params(C=strength).fit(standardized, train.labels)
+        with warnings.catch_warnings():  # A fit that stops early counts as well: validation judges it.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            regression.set_params(C=strength).fit(standardized, train.labels)
         kernel, bias = regression.coef_.T, regression.intercept_
         if len(regression.classes_) == 2:  # scikit-learn then has the logits of the second class only.
             kernel, bias = np.pad(kernel, [(0, 0), (1, 0)]), np.pad(bias, (1, 0))

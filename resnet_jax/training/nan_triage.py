@@ -8,6 +8,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from flax.traverse_util import flatten_dict
 
 from resnet_jax.runtime import parallel
@@ -16,14 +17,14 @@ from resnet_jax.training.state import TrainState
 from resnet_jax.training.train_step import loss_fn
 
 COLLECTION = "nan_triage"  # the Linen collection that receives the statistics of layer outputs
-BATCH, VARIABLE, LAYER, RESULT, GRADIENT = "batch", "variable", "layer", "result", "gradient"
+BATCH, VARIABLE, LAYER, RESULT, GRADIENT, NORM = "batch", "variable", "layer", "result", "gradient", "norm"
 
 
 class StepValue(NamedTuple):
     """Statistics of one array in a train step.
 
     Attributes:
-      kind: "batch", "variable", "layer" (an output), "result" or "gradient".
+      kind: "batch", "variable", "layer" (an output), "result", "gradient" or "norm".
       name: such as "stage1_block1/conv1", or "stage1_block1/conv1/kernel" for a parameter or its gradient.
       largest: the largest finite magnitude.
       not_finite: the fraction of elements that are not finite, in [0, 1].
@@ -42,8 +43,8 @@ def triage(experiment: Experiment, state: TrainState, images: jax.Array, labels:
     """Return the statistics of all values of a train step, in the order in which the values are computed.
 
     The values are the images, labels, parameters and running statistics, the output of each layer and of each block
-    (after those of the block's layers), logits and loss, and the gradients from the head to the stem. Blocks that run
-    in a loop (`model.scan_blocks`) are listed one by one.
+    (after those of the block's layers), logits and loss, the gradients from the head to the stem, and their norm, which
+    may overflow when they do not. Blocks that run in a loop (`model.scan_blocks`) are listed one by one.
 
     Args:
       experiment: what is trained.
@@ -69,6 +70,7 @@ def triage(experiment: Experiment, state: TrainState, images: jax.Array, labels:
             VARIABLE: {**_by_name(state.params), **_by_name(state.batch_stats)},
             RESULT: {"logits": logits, "loss": loss},
             GRADIENT: _by_name(gradients),
+            NORM: {"gradient_norm": optax.tree.norm(gradients)},
         }
         return {**jax.tree.map(_statistics, values), LAYER: _by_name(updated[COLLECTION])}
 
@@ -85,6 +87,7 @@ def triage(experiment: Experiment, state: TrainState, images: jax.Array, labels:
         LAYER: [f"{name}/{COLLECTION}" for name in layer_index if name],  # The output of the whole model is the logits.
         RESULT: ["logits", "loss"],
         GRADIENT: sorted(statistics[GRADIENT], key=index_of_layer, reverse=True),
+        NORM: ["gradient_norm"],
     }
     return [
         StepValue(kind, name.removesuffix(f"/{COLLECTION}"), *(float(value) for value in statistics[kind][name]))

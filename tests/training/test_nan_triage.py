@@ -66,7 +66,15 @@ def test_triage_finds_a_gradient_that_overflows_after_a_finite_forward_pass(tiny
     values = triage_first_step(tiny_config, mesh, spoil)
     first = first_not_finite(values)
     assert (first.kind, str(first)) == ("gradient", "the gradient of stage2_block1/conv2/kernel")
-    assert all(value.not_finite == 0 for value in values if value.kind != "gradient")
+    assert all(value.not_finite == 0 for value in values if value.kind not in ("gradient", "norm"))
+
+
+def test_triage_finds_a_norm_that_overflows_although_no_gradient_does(tiny_config, mesh):
+    def spoil(params):
+        params["head"]["kernel"][:] *= 1e25
+
+    first = first_not_finite(triage_first_step(tiny_config, mesh, spoil))
+    assert (first.kind, str(first)) == ("norm", "gradient_norm")
 
 
 def test_triage_finds_a_non_finite_parameter_before_any_layer(tiny_config, mesh):
