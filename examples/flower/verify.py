@@ -11,6 +11,7 @@ The models after three rounds must agree to 1e-5.
 import contextlib
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,13 +29,20 @@ BIN = pathlib.Path(sys.executable).parent
 IMAGES = {"site_a/north": {"dark": 40, "light": 24}, "site_b/south": {"dark": 16, "light": 32}}
 CLASSES = {"dark": 60, "light": 190}  # brightness by class
 TOLERANCE = 1e-5
+PORT = 9191  # of the SuperLink; the SuperNodes have the next ones
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         work = pathlib.Path(directory)
         write_images(work)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "FLWR_HOME": str(work / "flwr"), "JAX_PLATFORMS": "cpu"}
+        environment = {
+            **os.environ,
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # Flower starts programs of its own.
+            "PYTHONPATH": str(ROOT),
+            "FLWR_HOME": str(work / "flwr"),
+            "JAX_PLATFORMS": "cpu",
+        }
         expected = train_in_our_simulation(work, environment)
         for name, train in (("simulation", train_in_flower_simulation), ("deployment", train_on_real_processes)):
             started = time.monotonic()
@@ -85,19 +93,20 @@ def train_on_real_processes(work: pathlib.Path, environment: dict[str, str]) -> 
     certificate.private_key_pem.write_to_path(str(work / "server.key"))
     certificate.cert_chain_pems[0].write_to_path(str(work / "server.pem"))
     with (work / "flwr" / "config.toml").open("a") as file:
-        file.write(f'\n[superlink.real]\naddress = "127.0.0.1:9093"\nroot-certificates = "{work}/ca.pem"\n')
+        file.write(f'\n[superlink.real]\naddress = "127.0.0.1:{PORT}"\nroot-certificates = "{work}/ca.pem"\n')
     tls = [f"--ssl-ca-certfile={work}/ca.pem", f"--ssl-certfile={work}/server.pem", f"--ssl-keyfile={work}/server.key"]
     with contextlib.ExitStack() as processes:
-        processes.enter_context(running([BIN / "flower-superlink", *tls], environment))
+        processes.enter_context(running([BIN / "flower-superlink", f"--port={PORT}", *tls], environment))
         for number, client in enumerate(IMAGES):
             node = [
                 BIN / "flower-supernode",
                 f"--root-certificates={work}/ca.pem",
-                "--superlink=127.0.0.1:9092",
-                f"--port={9094 + number}",
+                f"--superlink=127.0.0.1:{PORT}",
+                f"--port={PORT + 1 + number}",
                 f'--node-config=images="{work}/{client}" client={number}',
             ]
             processes.enter_context(running(node, environment))
+        wait_for_port(PORT)
         run_flower(environment, "real", f'save-to="{weights}"')
     return load_file(weights)
 
@@ -111,6 +120,19 @@ def running(command: list, environment: dict[str, str]) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait()
+
+
+def wait_for_port(port: int, seconds: float = 60) -> None:
+    """Wait until a program on this machine accepts connections."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                sys.exit(f"The SuperLink does not listen at port {port} after {seconds:.0f} seconds.")
+            time.sleep(0.2)
 
 
 def run_flower(environment: dict[str, str], superlink: str, settings: str) -> None:
