@@ -23,6 +23,8 @@ on two cores.
 - *ours* is what a streaming run uses: `TrainingBatchLoader` through `workers.arrays`. A run mirrors images on the
   device, where that costs the host nothing. Here the process that takes the batches mirrors them, so that all feeds do
   the same work.
+- *ours, decoded* reads the same images from the dataset that `python main.py decode` writes, with a short side of 256
+  pixels.
 - *PyTorch* applies the transforms of torchvision, written out here: PIL decodes the whole image, then crops and resizes
   it in one call. The slower random numbers of torchvision and the transpose to [3, height, width] are left out.
 - *tf.data* decodes only the crop. Its random crops are a little smaller: for images of 500 x 375, they cover 35 % of
@@ -74,6 +76,7 @@ OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "File to whic
 
 OURS = "ours"
 SIZE = 224
+DECODED_SIZE = 256
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 WARM_UP = 16  # batches that are not timed: more than any feed prefetches, so that no prefetched batch is timed
 ENDLESS = 10**9  # a number of batches or images that no measurement reaches
@@ -105,9 +108,10 @@ def run() -> None:
             print(f"{name} is skipped: {module} is not installed")
     feeds = [name for name, (module, _) in FEEDS.items() if module in versions]
     with tempfile.TemporaryDirectory() as folder:
-        files = _fill(folder, PICTURES.value, COUNT.value)
+        files = _fill(os.path.join(folder, "files"), PICTURES.value, COUNT.value)
         megabytes = sum(map(os.path.getsize, files)) / 1e6
         print(f"{machine['machine']}, {CORES.value} cores; {len(files):,} JPEGs, {megabytes:,.0f} MB", flush=True)
+        _run_in_new_process(_decode, folder)
         rates = _take_turns(feeds, folder)
         costs = _run_in_new_process(stage_costs, folder, BATCH_SIZE.value, COUNT.value)
     medians = {name: statistics.median(values) for name, values in rates.items()}
@@ -139,10 +143,11 @@ def images_per_second(name: str, folder: str, batch_size: int, count: int, cores
     return timed * batch_size / seconds
 
 
-def ours(folder: str, batch_size: int, cores: int) -> Iterator[Batch]:
-    from resnet_jax.data import workers
+def ours(folder: str, batch_size: int, cores: int, is_decoded: bool = False) -> Iterator[Batch]:
+    from resnet_jax.data import decoded, workers
 
-    load_batch = _training_batches(folder, batch_size)
+    source = decoded.open_decoded(f"decoded:{folder}/decoded")["train"] if is_decoded else _source(folder)
+    load_batch = _training_batches(source, batch_size)
     draws = np.random.default_rng(0)
     with workers.arrays(load_batch, range(ENDLESS), load_batch.shape, cores) as batches:
         for images, rows in batches:
@@ -215,6 +220,7 @@ def tf_data(folder: str, batch_size: int, cores: int, antialias: bool = False) -
 # batches: images, uint8 [batch, height, width, 3], and labels, [batch].
 FEEDS: dict[str, tuple[str, Callable[[str, int, int], Iterator[Batch]]]] = {
     OURS: ("grain", ours),
+    "ours, decoded": ("grain", functools.partial(ours, is_decoded=True)),
     "PyTorch": ("torch", pytorch),
     "tf.data": ("tensorflow", tf_data),
     "tf.data, antialiased": ("tensorflow", functools.partial(tf_data, antialias=True)),
@@ -233,7 +239,7 @@ def stage_costs(folder: str, batch_size: int, count: int) -> dict[str, float]:
         "crop and resize": (crops, "resize"),
     }
     cv2.setNumThreads(0)  # as in a worker
-    load_batch = _training_batches(folder, batch_size)
+    load_batch = _training_batches(_source(folder), batch_size)
     images = np.empty(load_batch.shape, np.uint8)
     load_batch(0, images)  # Compute the order of the epoch, which is not timed.
     seconds: Counter[str] = Counter()
@@ -272,16 +278,24 @@ def _load_nothing(number: int, images: np.ndarray) -> None:
     """Do nothing, in place of loading a batch, to time only the transfer between processes."""
 
 
-def _training_batches(folder: str, batch_size: int):
+def _training_batches(source, batch_size: int):
     from resnet_jax.data.host_batches import ExampleLoader, TrainingBatchLoader
     from resnet_jax.data.subset import Subset
 
-    loader = ExampleLoader(Subset.from_split({"train": _source(folder)}, "train"), (SIZE, SIZE, 3), resized=True)
+    loader = ExampleLoader(Subset.from_split({"train": source}, "train"), (SIZE, SIZE, 3), resized=True)
     return TrainingBatchLoader(loader, batch_size, np.arange(batch_size), UniformSampler(0, len(loader.subset)), SCALE)
 
 
 def _source(folder: str) -> FolderSource:
-    return open_folder(folder)["train"]
+    return open_folder(os.path.join(folder, "files"))["train"]
+
+
+def _decode(folder: str) -> None:
+    from resnet_jax.data.decoded_writer import write_decoded
+    from resnet_jax.terminal import Reporter
+
+    with Reporter(active=False, max_unreadable=0) as reporter:
+        write_decoded("files", {"train": _source(folder)}, os.path.join(folder, "decoded"), DECODED_SIZE, 0, reporter)
 
 
 def _fill(folder: str, image_folder: str, count: int) -> list[str]:

@@ -42,6 +42,7 @@ COMMANDS = {
     "sweep": "train a recipe with different settings, and compare the runs on validation",
     "find_lr": "find a range of learning rates for a recipe",
     "benchmark": "measure how fast a recipe trains and what limits it, or analyze its compiled step",
+    "decode": "decode the images of a dataset once, so that training reads them faster",
     "convert": "convert a TFDS dataset from tfrecord to array_record files, which training reads",
     "verify_resume": "check that an interrupted and resumed run equals an uninterrupted one bit for bit",
     "debug_nan": "find where in a step the first non-finite value of a run appeared",

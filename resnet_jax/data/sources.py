@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from resnet_jax.data import client_folders, csv_file, folder, multi_label_folder, splits, unlabeled_folder
+from resnet_jax.data import client_folders, csv_file, decoded, folder, multi_label_folder, splits, unlabeled_folder
 from resnet_jax.data.tfds import is_prepared, open_tfds
 from resnet_jax.errors import UserError
 
@@ -26,6 +26,7 @@ LOCAL_DATASETS: dict[str, "Opener"] = {  # files of the user, by the prefixes of
     multi_label_folder.PREFIX: multi_label_folder.open_multi_label_folder,
     unlabeled_folder.PREFIX: unlabeled_folder.open_unlabeled_folder,
     client_folders.PREFIX: client_folders.open_clients,
+    decoded.PREFIX: decoded.open_decoded,
 }
 NUMBERS = "biuf"  # kinds of NumPy's dtypes: bool, int, uint and float
 EXAMPLE = (

@@ -1,0 +1,220 @@
+"""Writing of the dataset that `decoded` reads, by several processes, so that an interrupted start can be continued."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from array_record.python import array_record_module
+from etils import epath
+
+from resnet_jax import files
+from resnet_jax.data import crops, workers
+from resnet_jax.data.decode import ImageFile, Unreadable
+from resnet_jax.data.decoded import HEADER, INFO
+from resnet_jax.data.folder import canonical_path
+from resnet_jax.data.sources import Source
+from resnet_jax.data.subset import NO_LABEL, Subset
+from resnet_jax.errors import UserError
+from resnet_jax.terminal import Reporter
+
+IMAGES_PER_TASK = 20  # of a worker process
+TASKS_PER_SHARD = 50
+SHARD_EXAMPLES = IMAGES_PER_TASK * TASKS_PER_SHARD
+
+
+class Encoded(NamedTuple):
+    """An image as it is written.
+
+    Attributes:
+      record: see `decoded`.
+      label: of the image; `NO_LABEL` if it is unknown.
+      problem: its name, and why it could not be read; None if it could.
+    """
+
+    record: bytes
+    label: int
+    problem: tuple[str, str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encode:
+    """Turns images of a subset into records, in a worker process."""
+
+    subset: Subset
+    size: int
+
+    def __call__(self, task: int) -> list[Encoded]:
+        """Return the images of a task."""
+        end = min((task + 1) * IMAGES_PER_TASK, len(self.subset))
+        return [self._encode(position) for position in range(task * IMAGES_PER_TASK, end)]
+
+    def _encode(self, position: int) -> Encoded:
+        label = NO_LABEL
+        try:
+            image, label = self.subset[position]
+            pixels = shrink(image, self.subset.channels, self.size)
+        except Unreadable as error:
+            record = np.array([0, 0, 0, label], HEADER).tobytes() + str(error).encode()
+            return Encoded(record, label, (self.subset.name(position), str(error)))
+        return Encoded(np.array([*pixels.shape, label], HEADER).tobytes() + pixels.tobytes(), label, None)
+
+
+def shrink(image: np.ndarray | bytes, channels: int, size: int) -> np.ndarray:
+    """Decode an image, and shrink it so that its short side has `size` pixels. A smaller image keeps its size.
+
+    Args:
+      image: uint8 [height, width, channels], or the bytes of a file.
+      channels: 1 or 3, to which a file is decoded.
+      size: in pixels.
+
+    Raises:
+      Unreadable: if the file cannot be decoded.
+
+    Example:
+      >>> shrink(np.zeros((400, 600, 3), np.uint8), 3, 200).shape
+      (200, 300, 3)
+    """
+    if not isinstance(image, bytes):
+        return crops.resize_to(image, *_shrunk(image.shape[0], image.shape[1], size))
+    file = ImageFile(image)
+    height, width = _shrunk(file.height, file.width, size)
+    factor = next(factor for factor in (8, 4, 2, 1) if factor * height <= file.height)
+    return crops.resize_to(file.pixels(channels, factor), height, width)
+
+
+def _shrunk(height: int, width: int, size: int) -> tuple[int, int]:
+    scale = min(1.0, size / min(height, width))
+    return round(scale * height), round(scale * width)
+
+
+def write_decoded(
+    name: str, sources: Mapping[str, Source], target: str, size: int, num_workers: int, reporter: Reporter
+) -> None:
+    """Decode all images of a dataset once, and write them to a directory.
+
+    If an earlier start was interrupted, the files that it completed are kept.
+
+    Args:
+      name: the name of the dataset; another one is not continued.
+      sources: the dataset.
+      target: the directory.
+      size: pixels of the short side.
+      num_workers: the number of processes that decode.
+      reporter: shows the progress, and lists the images that cannot be read.
+
+    Raises:
+      UserError: if the directory holds something else, or cannot be written, or if too many images cannot be read.
+    """
+    first = next(iter(sources.values()))
+    sets = getattr(first, "label_sets", None)
+    info = {
+        "origin": name,
+        "classes": list(first.classes),
+        "label_sets": None if sets is None else np.asarray(sets, int).tolist(),
+        "size": size,
+    }
+    folder = epath.Path(canonical_path(target))
+    try:
+        progress = _Progress(folder, info)
+        show_progress = reporter.counter("decoding images")
+        done, total = 0, sum(map(len, sources.values()))
+        splits = {}
+        for split, source in sources.items():
+            subset = Subset.from_split({split: source}, split)
+            shards = [f"{split}-{number:05d}.array_record" for number in range(math.ceil(len(subset) / SHARD_EXAMPLES))]
+            num_complete = sum(shard in progress.shards for shard in shards)  # They are written in order.
+            done += min(num_complete * SHARD_EXAMPLES, len(subset))
+            tasks = range(num_complete * TASKS_PER_SHARD, math.ceil(len(subset) / IMAGES_PER_TASK))
+            with workers.results(_Encode(subset, size), tasks, num_workers) as results:
+                for shard in shards[num_complete:]:
+                    images = itertools.chain.from_iterable(itertools.islice(results, TASKS_PER_SHARD))
+                    labels, digest = _write_shard(folder / shard, images, reporter)
+                    progress.add(shard, labels, digest)
+                    done += len(labels)
+                    show_progress(done, total)
+            entries = [progress.shards[shard] for shard in shards]
+            all_labels = [label for entry in entries for label in entry["labels"]]
+            files.write(folder / f"{split}.labels.npy", _as_npy(np.array(all_labels, np.int32)))
+            digests = [entry["digest"] for entry in entries]
+            splits[split] = {"channels": subset.channels, "shards": shards, "digests": digests}
+        files.write(folder / INFO, json.dumps({**info, "splits": splits}, indent=2) + "\n")
+        progress.remove()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror or error}). Free some space there, or choose another --to. The "
+            "same command goes on where it stopped."
+        ) from error
+
+
+class _Progress:
+    """The files that are complete, with their labels and digests, in `progress.jsonl`.
+
+    Args:
+      folder: the directory of the dataset.
+      info: what is written; an earlier start must have written the same.
+
+    Attributes:
+      shards: `{"labels": [...], "digest": ...}` by the name of the file.
+
+    Raises:
+      UserError: if the directory holds something else.
+    """
+
+    def __init__(self, folder: epath.Path, info: dict):
+        self._path = folder / "progress.jsonl"
+        self.shards: dict[str, dict] = {}
+        if self._path.exists():
+            first, *lines = self._path.read_text(encoding="utf-8").splitlines()
+            if json.loads(first) != info:
+                raise UserError(f"{folder} holds a part of another dataset. Remove it, or choose another --to.")
+            for line in lines:
+                with contextlib.suppress(ValueError):  # The last line may be incomplete.
+                    entry = json.loads(line)
+                    self.shards[entry.pop("shard")] = entry
+        elif folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty. Remove it, or choose another --to.")
+        else:
+            files.write(self._path, json.dumps(info) + "\n")
+
+    def add(self, shard: str, labels: list[int], digest: str) -> None:
+        """Record that a file is complete."""
+        self.shards[shard] = {"labels": labels, "digest": digest}
+        with self._path.open("a") as file:
+            file.write(json.dumps({"shard": shard, **self.shards[shard]}) + "\n")
+            files.sync_to_disk(file)
+
+    def remove(self) -> None:
+        """Remove the file, because the dataset is complete."""
+        self._path.unlink()
+
+
+def _write_shard(path: epath.Path, images: Iterable[Encoded], reporter: Reporter) -> tuple[list[int], str]:
+    """Write records to a file, and return their labels and their hash."""
+    labels: list[int] = []
+    digest = hashlib.sha256()
+    unfinished = path.parent / files.unfinished_name(path.name)
+    writer = array_record_module.ArrayRecordWriter(os.fspath(unfinished), "group_size:1,uncompressed")
+    for image in images:
+        writer.write(image.record)
+        digest.update(image.record)
+        labels.append(image.label)
+        if image.problem:
+            reporter.add_unreadable([image.problem])
+            reporter.check_unreadable()
+    writer.close()
+    unfinished.replace(path)
+    return labels, digest.hexdigest()
+
+
+def _as_npy(array: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
