@@ -13,8 +13,14 @@ SENT_IN_A_RING = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-gather": lambda n: (n - 1) / n,
     "reduce-scatter": lambda n: n - 1,
+    "collective-permute": lambda n: 1 if n > 1 else 0,  # to another device, which we take for a neighbor
 }
-ROUNDS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}  # around the ring, with n - 1 messages each
+MESSAGES = {  # that follow one another
+    "all-reduce": lambda n: 2 * (n - 1),
+    "all-gather": lambda n: n - 1,
+    "reduce-scatter": lambda n: n - 1,
+    "collective-permute": lambda n: 1,
+}
 UTILIZATIONS = (0.2, 0.4, 0.6)  # fractions of a chip's peak; convolutions reach less than large matrix products
 
 
@@ -127,6 +133,6 @@ def ring_seconds(collectives: Sequence[Collective], ring: Ring) -> float:
                 f"the step has a collective ({collective.kind}) whose time the ring model does not predict. "
                 "Leave --link_gbytes_per_s unset."
             )
-        seconds += ROUNDS[collective.kind] * (ring.num_devices - 1) * ring.hop_seconds
+        seconds += MESSAGES[collective.kind](ring.num_devices) * ring.hop_seconds
         seconds += SENT_IN_A_RING[collective.kind](ring.num_devices) * collective.bytes / ring.link_bytes_per_second
     return seconds

@@ -21,6 +21,11 @@ def test_all_reduce_takes_as_long_as_a_reduce_scatter_and_an_all_gather():
     assert whole == pytest.approx(2 * 7 / 8 + 14 * 0.1)
 
 
+def test_permutation_sends_everything_once():
+    permutation = Collective("collective-permute", MEGABYTE.arrays)
+    assert ring_seconds([permutation], Ring(8, 1e6, hop_seconds=0.1)) == pytest.approx(1 + 0.1)
+
+
 def test_expected_efficiency_is_the_fraction_of_time_spent_computing():
     expectations = expected_scaling([MEGABYTE], 2e9, 1e12, Ring(2, 1e8))
     assert [expected.utilization for expected in expectations] == list(UTILIZATIONS)
