@@ -106,7 +106,7 @@ def _strikes_back(config: ConfigDict) -> None:
     config.optimizer.name = "lamb"
     config.optimizer.learning_rate = 5e-3
     config.optimizer.weight_decay = 0.02
-    config.optimizer.grad_clip = 1.0  # Their code clips like this in LAMB; the paper does not mention it.
+    config.optimizer.grad_clip = 1.0  # Their code clips like this in LAMB; the paper lists no clipping.
     config.loss.name = "binary_cross_entropy"
     config.loss.target_threshold = 0.2
 

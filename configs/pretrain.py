@@ -6,10 +6,10 @@
 The variant is the method: byol, simclr, barlow_twins, vicreg or simsiam. Views are made with the strengths of its
 paper, without blur, as SimCLR and SimSiam do for the small images of CIFAR-10. For larger images, set
 augment.gaussian_blur=0.5, or 1.0 with pretrain.second_gaussian_blur=0.1 for byol and barlow_twins. All methods have the
-same optimizer: SGD with the weight decay of SimSiam's experiments on CIFAR-10 (Chen & He 2021, appendix D), and a
-learning rate of 0.06 for 128 images, as in the benchmark of the library lightly. The projector has three layers of 512
-units, because the model is small; unset, it is that of the paper. Accuracies that were measured with this recipe are in
-docs/pretraining.md.
+same optimizer: SGD with the weight decay of SimSiam's experiments on CIFAR-10 (Chen & He 2021, appendix D), and, except
+for vicreg, a learning rate of 0.06 for 128 images, as in the benchmark of the library lightly. The projector has three
+layers of 512 units, because the model is small; unset, it is that of the paper. Accuracies that were measured with this
+recipe are in docs/pretraining.md.
 """
 
 from resnet_jax.config import default
@@ -46,7 +46,7 @@ def get_config(method: str = "simclr"):
     config.ema_decay = 0.99 if method == "byol" else None
     config.batch_size = 256
     config.num_epochs = 10
-    # The terms of VICReg's loss are weighted by 25, and so are its gradients: with 0.12, it diverges.
+    # Two terms of VICReg's loss are weighted by 25, and so are their gradients: with 0.12, it diverges.
     config.optimizer.learning_rate = 0.12 if method != "vicreg" else 0.005
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 5e-4

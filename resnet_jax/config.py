@@ -95,7 +95,7 @@ def default() -> ConfigDict:
     config.augment.progressive_resizing = ()  # ("96=0.3", "128=0.5"): 96 pixels for 0.3 of the epochs, 128 up to 0.5
     config.augment.randaugment = ()  # (operations per image, magnitude 0 to 10[, std of the magnitude]), such as (2, 9)
     config.augment.trivial_augment = False  # one random operation of those of RandAugment, with a random strength
-    config.augment.repeats = 1  # copies of each image next to each other; an epoch then has 1/repeats of the images
+    config.augment.repeats = 1  # differently augmented copies per image; an epoch shows 1/repeats of the images
     config.augment.random_erasing = 0.0  # probability of erasing a random rectangle of an image
     config.augment.cutout = 0  # side in pixels of the square erased from every image
     config.augment.mixup = 0.0  # alpha of the beta distribution that draws the mixing weights; 0: off

@@ -59,6 +59,8 @@ def run() -> ExitCode:
 
     if not COLLECTIVES.value and (COMPILE_FOR.value or LINK.value):
         raise UserError("--compile_for and --link_gbytes_per_s need --collectives. Add it.")
+    if SLICE_LINK.value and not LINK.value:
+        raise UserError("--slice_link_gbytes_per_s needs the speed inside a slice too. Give --link_gbytes_per_s.")
     if SLICES.value > 1 and not COMPILE_FOR.value:
         raise UserError("--slices needs the kind of slice to compile for. Give --compile_for.")
     max_unreadable = CONFIG.value.dataset.max_unreadable

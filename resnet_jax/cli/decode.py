@@ -1,10 +1,10 @@
-"""Decode the images of a dataset once, so that training reads pixels: much faster, but several times the space.
+"""Decode the images of a dataset once, so that training reads pixels: faster, but in more than twice the space.
 
     python main.py decode --dataset=imagenet2012 --data_dir=/data/tfds --to=/data/imagenet256
     python main.py --config=configs/imagenet.py --config.dataset.name=decoded:/data/imagenet256 --workdir=/tmp/imagenet
 
 The images are shrunk so that their short side has `--size` pixels. Labels and order stay the same. If the command is
-interrupted, run it again: it goes on where it stopped.
+interrupted, run it again, and it resumes.
 """
 
 import logging
@@ -20,7 +20,9 @@ DATASET = flags.DEFINE_string("dataset", None, "The dataset, such as imagenet201
 DATA_DIR = shared_flags.define_data_dir("The directory of TFDS datasets; unset: $TFDS_DATA_DIR, or that of TFDS.")
 TO = flags.DEFINE_string("to", None, "The directory to write to.", required=True)
 SIZE = flags.DEFINE_integer("size", 256, "Pixels of the short side; smaller images keep their size.", lower_bound=1)
-NUM_WORKERS = flags.DEFINE_integer("num_workers", None, "Decoding processes; unset: one per core.", lower_bound=0)
+NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", None, "Decoding processes; unset: one per core, up to 16.", lower_bound=0
+)
 MAX_UNREADABLE = flags.DEFINE_integer("max_unreadable", 100, "Stop at more unreadable images than this.", lower_bound=0)
 
 

@@ -11,7 +11,7 @@ CONFIG = flags.define_config("The recipe, such as configs/cifar10.py:resnet20.")
 WORKDIR = flags.define_workdir("The run directory: a new one, or one to resume.")
 CLUSTER = flags.ClusterFlags()
 RESTARTS = absl_flags.DEFINE_integer(
-    "restarts", 0, "How often to go on from the last checkpoint by itself if a process of the run dies.", lower_bound=0
+    "restarts", 0, "How often to resume from the last checkpoint by itself if a process of the run dies.", lower_bound=0
 )
 
 
@@ -34,5 +34,6 @@ def _supervise() -> int:
     team = None
     if coordinator is not None and num_processes is not None:
         team = restarts.Team(tuple(range(num_processes)), coordinator)
-    arguments = ["train", *sys.argv[1:], "--restarts=0"]
+    given = [argument for argument in sys.argv[1:] if argument != "--"]  # No flag could follow it.
+    arguments = ["train", *given, "--restarts=0"]
     return restarts.supervise(arguments, WorkDir(WORKDIR.value).path, RESTARTS.value, team, process_id or 0)

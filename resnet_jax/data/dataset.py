@@ -41,7 +41,7 @@ class Dataset:
       label_sets: bool [sets, classes], the distinct combinations of labels; None if each image has one label.
       labels: int32 [n], the labels of the training examples, `NO_LABEL` for unreadable ones; None if they have not been
         read, because nothing needs them.
-      bank: for pre-training, the first `BANK_SIZE` training examples; otherwise None.
+      bank: for pre-training, up to `BANK_SIZE` evenly spaced training examples; otherwise None.
       clients: in a federated run, the examples of each client; otherwise None.
       content_digests: a hash of the "training examples" and, if there are any, one of the "validation examples". They
         show whether the data has changed since a run was saved. Empty for data that no run is trained on.

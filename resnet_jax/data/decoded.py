@@ -1,12 +1,14 @@
 """Images that were decoded once, as a dataset: `decoded:/path`. `decoded_writer` writes it.
 
 Decoding a JPEG takes most of the time of a data worker, and every epoch repeats it. Here the images are stored as
-pixels, with their short side resized to, for example, 256. That takes several times the space of the JPEG files.
+pixels, with their short side resized to, for example, 256. That takes two to three times the space of the JPEG files.
 
 The directory holds array_record files, in which each record is four int32 (height, width, channels, label) and the
 pixels, and `decoded.json`, which is written last:
 
     {"classes": [...], "label_sets": null, "size": 256, "splits": {"train": {"shards": [...], "digests": [...]}, ...}}
+
+The labels and the names of the images of a split are in two files beside it, `train.labels.npy` and `train.names.json`.
 
 An image that could not be read has no pixels, and the reason in their place, so the others keep their positions.
 """
@@ -46,7 +48,10 @@ class DecodedSource:
         entry = info["splits"][split]
         self.channels = entry["channels"]
         self.labels = np.load(os.path.join(root, f"{split}.labels.npy"))
-        self.content_digest = hashlib.sha256(" ".join(entry["digests"]).encode()).hexdigest()
+        with open(os.path.join(root, f"{split}.names.json"), encoding="utf-8") as file:
+            self._names = json.load(file)
+        content = [*entry["digests"], *self.classes, json.dumps(sets)]
+        self.content_digest = hashlib.sha256("\n".join(content).encode()).hexdigest()
         self._paths = [os.path.join(root, shard) for shard in entry["shards"]]
 
     def __len__(self) -> int:
@@ -54,6 +59,10 @@ class DecodedSource:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return _parse(self._records[index])
+
+    def name(self, index: int) -> str:
+        """Return the name that the image had in the original dataset."""
+        return self._names[index]
 
     @functools.cached_property
     def _records(self) -> ArrayRecordDataSource:

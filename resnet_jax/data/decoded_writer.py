@@ -1,4 +1,4 @@
-"""Writing of the dataset that `decoded` reads, by several processes, so that an interrupted start can be continued."""
+"""Writing of the dataset that `decoded` reads, by several processes, so that an interrupted command can resume."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,16 +17,17 @@ from etils import epath
 
 from resnet_jax import files
 from resnet_jax.data import crops, workers
-from resnet_jax.data.decode import ImageFile, Unreadable
+from resnet_jax.data.bit_depth import measure_bit_depth
+from resnet_jax.data.decode import MAX_BIT_DEPTH, ImageFile, Unreadable
 from resnet_jax.data.decoded import HEADER, INFO
 from resnet_jax.data.folder import canonical_path
 from resnet_jax.data.sources import Source
 from resnet_jax.data.subset import NO_LABEL, Subset
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, first_line
 from resnet_jax.terminal import Reporter
 
 IMAGES_PER_TASK = 20  # of a worker process
-TASKS_PER_SHARD = 50
+TASKS_PER_SHARD = 250
 SHARD_EXAMPLES = IMAGES_PER_TASK * TASKS_PER_SHARD
 
 
@@ -35,8 +36,8 @@ class Encoded(NamedTuple):
 
     Attributes:
       record: see `decoded`.
-      label: of the image; `NO_LABEL` if it is unknown.
-      problem: its name, and why it could not be read; None if it could.
+      label: its label; `NO_LABEL` if it is unknown.
+      problem: the name of the image, and why it could not be read; None if it could.
     """
 
     record: bytes
@@ -46,10 +47,17 @@ class Encoded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Encode:
-    """Turns images of a subset into records, in a worker process."""
+    """Turns images of a subset into records, in a worker process.
+
+    Attributes:
+      subset: the images.
+      size: pixels of the short side.
+      labels: those that the source lists, also for images that cannot be read; None if it lists none.
+    """
 
     subset: Subset
     size: int
+    labels: np.ndarray | None
 
     def __call__(self, task: int) -> list[Encoded]:
         """Return the images of a task."""
@@ -57,23 +65,24 @@ class _Encode:
         return [self._encode(position) for position in range(task * IMAGES_PER_TASK, end)]
 
     def _encode(self, position: int) -> Encoded:
-        label = NO_LABEL
+        label = NO_LABEL if self.labels is None else int(self.labels[position])
         try:
             image, label = self.subset[position]
-            pixels = shrink(image, self.subset.channels, self.size)
+            pixels = shrink(image, self.subset.channels, self.size, self.subset.bit_depth)
         except Unreadable as error:
             record = np.array([0, 0, 0, label], HEADER).tobytes() + str(error).encode()
             return Encoded(record, label, (self.subset.name(position), str(error)))
         return Encoded(np.array([*pixels.shape, label], HEADER).tobytes() + pixels.tobytes(), label, None)
 
 
-def shrink(image: np.ndarray | bytes, channels: int, size: int) -> np.ndarray:
+def shrink(image: np.ndarray | bytes, channels: int, size: int, bit_depth: int = MAX_BIT_DEPTH) -> np.ndarray:
     """Decode an image, and shrink it so that its short side has `size` pixels. A smaller image keeps its size.
 
     Args:
       image: uint8 [height, width, channels], or the bytes of a file.
       channels: 1 or 3, to which a file is decoded.
       size: in pixels.
+      bit_depth: see `ImageFile.pixels`.
 
     Raises:
       Unreadable: if the file cannot be decoded.
@@ -87,7 +96,7 @@ def shrink(image: np.ndarray | bytes, channels: int, size: int) -> np.ndarray:
     file = ImageFile(image)
     height, width = _shrunk(file.height, file.width, size)
     factor = next(factor for factor in (8, 4, 2, 1) if factor * height <= file.height)
-    return crops.resize_to(file.pixels(channels, factor), height, width)
+    return crops.resize_to(file.pixels(channels, factor, bit_depth=bit_depth), height, width)
 
 
 def _shrunk(height: int, width: int, size: int) -> tuple[int, int]:
@@ -113,45 +122,65 @@ def write_decoded(
     Raises:
       UserError: if the directory holds something else, or cannot be written, or if too many images cannot be read.
     """
-    first = next(iter(sources.values()))
-    sets = getattr(first, "label_sets", None)
+    subsets = {split: Subset.from_split({split: source}, split) for split, source in sources.items() if len(source) > 0}
+    first = next(iter(subsets.values()))
+    if any(subset.listed_directories() is not None for subset in subsets.values()):
+        raise UserError("the directories of clients would be lost. Decode the dataset as folder:/path, per client.")
+    bit_depth = measure_bit_depth(first)
     info = {
         "origin": name,
         "classes": list(first.classes),
-        "label_sets": None if sets is None else np.asarray(sets, int).tolist(),
+        "label_sets": None if first.label_sets is None else np.asarray(first.label_sets, int).tolist(),
         "size": size,
+        "bit_depth": bit_depth,
+        "content": {split: [len(subset), subset.content_digest()] for split, subset in subsets.items()},
     }
     folder = epath.Path(canonical_path(target))
     try:
         progress = _Progress(folder, info)
         show_progress = reporter.counter("decoding images")
-        done, total = 0, sum(map(len, sources.values()))
+        missing = sum(map(len, subsets.values())) - progress.num_images()
+        for subset in subsets.values():
+            subset.bit_depth = bit_depth
         splits = {}
-        for split, source in sources.items():
-            subset = Subset.from_split({split: source}, split)
-            shards = [f"{split}-{number:05d}.array_record" for number in range(math.ceil(len(subset) / SHARD_EXAMPLES))]
-            num_complete = sum(shard in progress.shards for shard in shards)  # They are written in order.
-            done += min(num_complete * SHARD_EXAMPLES, len(subset))
-            tasks = range(num_complete * TASKS_PER_SHARD, math.ceil(len(subset) / IMAGES_PER_TASK))
-            with workers.results(_Encode(subset, size), tasks, num_workers) as results:
-                for shard in shards[num_complete:]:
-                    images = itertools.chain.from_iterable(itertools.islice(results, TASKS_PER_SHARD))
-                    labels, digest = _write_shard(folder / shard, images, reporter)
-                    progress.add(shard, labels, digest)
-                    done += len(labels)
-                    show_progress(done, total)
-            entries = [progress.shards[shard] for shard in shards]
-            all_labels = [label for entry in entries for label in entry["labels"]]
-            files.write(folder / f"{split}.labels.npy", _as_npy(np.array(all_labels, np.int32)))
-            digests = [entry["digest"] for entry in entries]
-            splits[split] = {"channels": subset.channels, "shards": shards, "digests": digests}
+        for split, subset in subsets.items():
+            encode = _Encode(subset, size, subset.listed_labels())
+            splits[split] = _write_split(
+                folder, split, encode, num_workers, progress, reporter, lambda done: show_progress(done, missing)
+            )
         files.write(folder / INFO, json.dumps({**info, "splits": splits}, indent=2) + "\n")
         progress.remove()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # array_record raises a RuntimeError if the disk is full.
         raise UserError(
-            f"cannot write to {folder} ({error.strerror or error}). Free some space there, or choose another --to. The "
-            "same command goes on where it stopped."
+            f"cannot write to {folder} ({first_line(error)}). Free some space there, or choose another --to. The same "
+            "command resumes."
         ) from error
+
+
+def _write_split(
+    folder: epath.Path,
+    split: str,
+    encode: _Encode,
+    num_workers: int,
+    progress: "_Progress",
+    reporter: Reporter,
+    show_progress: Callable[[int], None],
+) -> dict:
+    """Write the files of a split that are missing, and return its entry in `decoded.json`."""
+    subset = encode.subset
+    shards = [f"{split}-{number:05d}.array_record" for number in range(math.ceil(len(subset) / SHARD_EXAMPLES))]
+    num_complete = len(list(itertools.takewhile(progress.shards.__contains__, shards)))  # They are written in order.
+    tasks = range(num_complete * TASKS_PER_SHARD, math.ceil(len(subset) / IMAGES_PER_TASK))
+    with workers.results(encode, tasks, num_workers) as results:
+        for shard in shards[num_complete:]:
+            images = itertools.chain.from_iterable(itertools.islice(results, TASKS_PER_SHARD))
+            progress.add(shard, *_write_shard(folder / shard, images, reporter))
+            show_progress(progress.num_images() - progress.num_earlier)
+    entries = [progress.shards[shard] for shard in shards]
+    labels = [label for entry in entries for label in entry["labels"]]
+    files.write(folder / f"{split}.labels.npy", _as_npy(np.array(labels, np.int32)))
+    files.write(folder / f"{split}.names.json", json.dumps([subset.name(position) for position in range(len(subset))]))
+    return {"channels": subset.channels, "shards": shards, "digests": [entry["digest"] for entry in entries]}
 
 
 class _Progress:
@@ -159,10 +188,11 @@ class _Progress:
 
     Args:
       folder: the directory of the dataset.
-      info: what is written; an earlier start must have written the same.
+      info: what is being written; an earlier start must have written the same.
 
     Attributes:
       shards: `{"labels": [...], "digest": ...}` by the name of the file.
+      num_earlier: the number of images that earlier starts have written.
 
     Raises:
       UserError: if the directory holds something else.
@@ -174,15 +204,26 @@ class _Progress:
         if self._path.exists():
             first, *lines = self._path.read_text(encoding="utf-8").splitlines()
             if json.loads(first) != info:
-                raise UserError(f"{folder} holds a part of another dataset. Remove it, or choose another --to.")
+                raise UserError(
+                    f"{folder} holds an unfinished dataset with other images or settings. Remove it, or choose another "
+                    "--to."
+                )
             for line in lines:
                 with contextlib.suppress(ValueError):  # The last line may be incomplete.
                     entry = json.loads(line)
                     self.shards[entry.pop("shard")] = entry
+            complete = [json.dumps({"shard": shard, **entry}) for shard, entry in self.shards.items()]
+            files.write(self._path, "\n".join([first, *complete]) + "\n")
         elif folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty. Remove it, or choose another --to.")
         else:
             files.write(self._path, json.dumps(info) + "\n")
+
+        self.num_earlier = self.num_images()
+
+    def num_images(self) -> int:
+        """Return the number of images that have been written."""
+        return sum(len(entry["labels"]) for entry in self.shards.values())
 
     def add(self, shard: str, labels: list[int], digest: str) -> None:
         """Record that a file is complete."""
@@ -202,14 +243,18 @@ def _write_shard(path: epath.Path, images: Iterable[Encoded], reporter: Reporter
     digest = hashlib.sha256()
     unfinished = path.parent / files.unfinished_name(path.name)
     writer = array_record_module.ArrayRecordWriter(os.fspath(unfinished), "group_size:1,uncompressed")
-    for image in images:
-        writer.write(image.record)
-        digest.update(image.record)
-        labels.append(image.label)
-        if image.problem:
-            reporter.add_unreadable([image.problem])
-            reporter.check_unreadable()
-    writer.close()
+    try:
+        for image in images:
+            writer.write(image.record)
+            digest.update(image.record)
+            labels.append(image.label)
+            if image.problem:
+                reporter.add_unreadable([image.problem])
+                reporter.check_unreadable()
+    finally:
+        writer.close()
+    with open(unfinished, "rb+") as file:
+        files.sync_to_disk(file)
     unfinished.replace(path)
     return labels, digest.hexdigest()
 

@@ -14,6 +14,7 @@ from resnet_jax.errors import unknown_name
 from resnet_jax.randomness import Use
 
 SAMPLERS = ("uniform", "balanced")  # values of `dataset.sampler`
+GROUP_SIZE = 16  # images whose copies `RepeatingSampler` interleaves; even, so that no image is mixed with its copy
 
 
 class Sampler(Protocol):
@@ -103,8 +104,10 @@ class RepeatingSampler:
     """Repeated augmentation (Berman et al. 2019; Hoffer et al. 2020): several copies of each image in a batch.
 
     The copies are augmented differently. An epoch has the size of that of the other sampler, so it shows only its first
-    1/repeats of the images, as in DeiT and in torchvision. The copies are next to each other; if `repeats` does not
-    divide the batch size, those of one image may lie in two batches.
+    1/repeats of the images, as in DeiT and in torchvision. Groups of `GROUP_SIZE` images follow each other `repeats`
+    times, each time rotated by one place: a b c d, b c d a, c d a b. So no image is next to its copy, and if images are
+    mixed in pairs (`augment.mixing`), neighboring copies have different partners. If `GROUP_SIZE` times `repeats` does
+    not divide the batch size, the copies of some images lie in two batches.
 
     Args:
       sampler: the order of the images.
@@ -116,8 +119,12 @@ class RepeatingSampler:
         self._sampler, self._repeats = sampler, repeats
 
     def __call__(self, epoch: int) -> np.ndarray:
-        """Return each position `repeats` times in a row."""
-        return np.repeat(self._sampler(epoch), self._repeats)[: self.size]
+        """Return the positions of the first images, each `repeats` times."""
+        order = self._sampler(epoch)[: math.ceil(self.size / self._repeats)]
+        complete = len(order) // GROUP_SIZE * GROUP_SIZE
+        groups, rest = order[:complete].reshape(-1, GROUP_SIZE), order[complete:]
+        copies = np.stack([np.roll(groups, -copy, axis=1) for copy in range(self._repeats)], axis=1)
+        return np.concatenate([copies.reshape(-1), np.tile(rest, self._repeats)])[: self.size]
 
     def candidates(self, epoch: int, position: int) -> Iterator[int]:
         """Yield those of the other sampler."""

@@ -73,8 +73,8 @@ def summarize_by_kind(collectives: Sequence[Collective]) -> list[dict]:
     """Sum collectives by kind.
 
     Returns:
-      One dict per kind, sorted by kind: `kind`, whether they are `between_slices`, `count`, how many of them are
-      `asynchronous`, `bytes`, and `by_type`, which splits the bytes by dtype.
+      One dict per kind, first those inside of slices and then those between them: `kind`, `between_slices`, `count`,
+      how many of them are `asynchronous`, `bytes`, and `by_type`, which splits the bytes by dtype.
 
     Example:
       >>> summarize_by_kind([Collective("all-reduce", (("f32", (2,)),))])[0]["by_type"]

@@ -144,7 +144,7 @@ def range_test(
 ) -> RangeTest:
     """Run the range test of a recipe, from its initial weights and with its own optimizer, data and augmentation.
 
-    Its schedule plays no part. The result depends on `config.seed` alone.
+    Its schedule and its progressive resizing play no part. The result depends on `config.seed` alone.
 
     Args:
       config: settings, made from `resnet_jax.config.default()`.

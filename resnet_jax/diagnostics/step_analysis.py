@@ -70,7 +70,9 @@ def analyze_step(
     chip = tpu_topology.chip(device)
     slices = parallel.num_slices(mesh.devices.flat)
     if links is not None and slices > 1 and links_between_slices is None:
-        raise UserError("to predict the scaling of several slices, give --slice_link_gbytes_per_s too.")
+        raise UserError(
+            f"the speed of the links between the slices ({slices}) is missing. Give --slice_link_gbytes_per_s."
+        )
     if links is not None and chip is None:
         raise UserError(
             f"cannot predict scaling: the peak speed of this device ({device.device_kind}) is unknown. "

@@ -40,8 +40,9 @@ def caveats(data: ReportData) -> list[str]:
         sentences.append(f"{subject} not finished, so these metrics are preliminary.")
     if data.is_pretraining:
         for run in data.runs:
-            std, rank = (run.curves[f"train/{name}"].values[-1] for name in ("embedding_std", "effective_rank"))
-            if sign := embeddings.sign_of_collapse(std, rank):
+            curves = [run.curves.get(f"train/{name}") for name in ("embedding_std", "effective_rank")]
+            last_values = [curve.values[-1] for curve in curves if curve]  # A short run has not logged any.
+            if last_values and (sign := embeddings.sign_of_collapse(*last_values)):
                 sentences.append(f"{run.name}: the embeddings have collapsed: {sign}.")
         return sentences
     dataset = data.runs[0].config.dataset

@@ -1,7 +1,6 @@
 """Start this program again as a child process, with other arguments.
 
-On Linux, the child gets SIGTERM when its parent ends. So no child outlives its parent, not even if the parent is
-killed.
+On Linux, the child gets SIGTERM when its parent ends, even if the parent is killed. So it saves, and ends too.
 """
 
 import ctypes

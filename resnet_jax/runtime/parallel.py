@@ -38,8 +38,11 @@ def make_mesh(devices=None) -> Mesh:
 
 
 def num_slices(devices: Iterable[jax.Device]) -> int:
-    """Return the number of TPU slices to which these devices belong; 1 for other devices."""
-    return len({getattr(device, "slice_index", 0) for device in devices})
+    """Return the number of TPU slices to which these devices belong; 1 for other devices.
+
+    GPUs also have a `slice_index`, one per machine.
+    """
+    return len({device.slice_index if device.platform == "tpu" else 0 for device in devices})
 
 
 def all_devices() -> list[jax.Device]:

@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class Call(NamedTuple):
-    """What distinguishes the calls of the train step, which is compiled once for each.
+    """A kind of call of the train step, which is compiled once per kind.
 
     Attributes:
       num_steps: the number of steps that the call takes.
@@ -148,8 +148,8 @@ class Experiment:
 
     def image_size(self, epoch: int) -> int | None:
         """Return the size of the training images in an epoch; None: that of `preprocess`."""
-        stages = progressive_resizing.parse(self.config.augment.progressive_resizing)
-        return progressive_resizing.image_size(stages, epoch / self.config.num_epochs)
+        phases = progressive_resizing.parse(self.config.augment.progressive_resizing)
+        return progressive_resizing.image_size(phases, epoch / self.config.num_epochs)
 
     def resizing_to(self, image_size: int | None) -> "Experiment":
         """Return this experiment with another size of the training images; None: unchanged."""

@@ -37,6 +37,8 @@ def check(config: ConfigDict) -> None:
         section, _, name = key.rpartition(".")
         if (config[section] if section else config)[name] != value:
             raise UserError(f"{key} needs labels, which pre-training does not use. Set {key}={value!r}.")
+    if config.augment.repeats > 1:
+        raise UserError("pre-training makes two views of each image, and compares images. Set augment.repeats=1.")
     if config.augment.alternating_flip:
         raise UserError(
             "augment.alternating_flip would give both views the same flip. Set augment.horizontal_flip=True instead."

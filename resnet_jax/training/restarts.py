@@ -1,18 +1,21 @@
-"""Automatic restarts: if a process of a run dies, the run goes on from its last checkpoint, with those that are left.
+"""Automatic restarts: if a process of a run dies, the others continue the run from its last checkpoint.
 
-With `--restarts`, each process of a run is a supervisor, and a child process trains. When a child dies, the others end
-too (see `cluster`). Then the supervisors meet in a folder of the run directory: each writes the address at which it
-could coordinate, and the first of them writes the list of those present. Each starts a child again, as a process of a
-run that may have fewer of them. A batch is a function of the step alone, so the run sees the same batches.
+With `--restarts`, each process of a run is a supervisor, and a child process trains. When a child dies, the other
+children end too (see `cluster`). Each supervisor then writes a report into a folder of the run directory: the address
+at which it could coordinate, or that it has left, or how the run has ended. The first of those present decides who
+takes part in the next attempt. A batch is a function of the step alone, so a smaller team sees the same batches.
 """
 
+import contextlib
+import functools
+import itertools
 import json
+import secrets
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -24,14 +27,16 @@ from resnet_jax.runtime.cluster import HEARTBEAT_TIMEOUT
 from resnet_jax.terminal import print_if_possible
 from resnet_jax.training.interruption import deferred_signals
 
-FOLDER = "restarts"  # in the run directory; removed when the run is done
+FOLDER = "restarts"  # in the run directory
 MEETING_SECONDS = HEARTBEAT_TIMEOUT + 30  # A process that has not reported by then counts as dead.
-POLL_SECONDS = 0.2
-FINAL = (ExitCode.DONE, ExitCode.USER_ERROR)  # Starting again would not change these.
+POLL_SECONDS = 0.2  # in a meeting
+TRAINING_POLL_SECONDS = 1.0  # while the child trains
+
+ReceivedSignal = Callable[[], signal.Signals | None]
 
 
 class Team(NamedTuple):
-    """The processes of a run, at one start.
+    """The processes of a run, in one attempt.
 
     Attributes:
       members: their numbers, which they keep when others die, in ascending order.
@@ -50,11 +55,23 @@ class Team(NamedTuple):
         ]
 
 
+class RunEnded(Exception):
+    """Another process has reported that the run has ended.
+
+    Attributes:
+      exit_code: that of its child.
+    """
+
+    def __init__(self, exit_code: int):
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 def supervise(arguments: Sequence[str], workdir: epath.Path, restarts: int, team: Team | None, me: int) -> int:
     """Train in a child process, and start it again if it or another process of the run dies.
 
-    SIGINT, SIGTERM and SIGHUP are passed on to the child. It saves and ends, and so does this process, while the others
-    go on without it.
+    SIGINT, SIGTERM and SIGHUP are passed on to the child. It saves and ends, and so does this process. The others
+    continue without it.
 
     Args:
       arguments: the command and its flags, without those of `team`.
@@ -65,90 +82,173 @@ def supervise(arguments: Sequence[str], workdir: epath.Path, restarts: int, team
       me: the number of this process.
 
     Returns:
-      The exit code of the last child.
+      The exit code of the last child, or, if a signal killed it, that of an interrupted run.
 
     Raises:
-      UserError: if the others have gone on without this process.
+      UserError: if the others have continued without this process.
     """
-    folder = workdir / FOLDER
-    if team is not None and me == 0:
-        folder.rmtree(missing_ok=True)  # of an earlier job
+    meetings = None if team is None else Meetings(workdir / FOLDER, team, me)
     with deferred_signals() as received_signal:
-        for attempt in range(1, restarts + 2):
-            child = child_process.start([*arguments, *(team.flags(me) if team else [])], {})
-            code = _wait(child, received_signal)
-            if code in FINAL or received_signal() is not None or attempt > restarts:
-                break
+        for attempt in itertools.count(1):
+            is_called = functools.partial(meetings.is_called, attempt) if meetings else _never
+            code = _train(arguments, team, me, received_signal, is_called)
+            # A user error of a later attempt may come from the restart: a port in use, a lock of a dead machine.
+            is_final = code == ExitCode.DONE or (code == ExitCode.USER_ERROR and attempt == 1)
+            is_last = is_final or received_signal() is not None or attempt > restarts
+            if is_last:
+                if meetings is not None:
+                    with contextlib.suppress(UserError):  # The error of the child says more.
+                        meetings.report(attempt, {"ended": code} if received_signal() is None else {"left": True})
+                return code
             print_if_possible(
                 f"The process ended early (exit code {code}). Restart {attempt} of {restarts}.", sys.stderr
             )
-            if team is not None:
-                team = meet(folder / str(attempt), team, me)
-    if team is not None and me == team.members[0] and code == ExitCode.DONE:
-        folder.rmtree(missing_ok=True)
-    return code if code >= 0 else ExitCode.RESUMABLE  # A negative code is the number of a signal.
+            if meetings is not None:
+                try:
+                    team = meetings.hold(attempt, received_signal)
+                except RunEnded as ended:
+                    return ended.exit_code
+                if team is None:
+                    return ExitCode.RESUMABLE
+    raise AssertionError  # The loop has no end.
 
 
-def meet(folder: epath.Path, team: Team, me: int, seconds: float = MEETING_SECONDS) -> Team:
-    """Wait for the other members of a team, and return the team of those who come.
+def _train(
+    arguments: Sequence[str],
+    team: Team | None,
+    me: int,
+    received_signal: ReceivedSignal,
+    is_called: Callable[[], bool],
+) -> int:
+    """Run a child to its end, and return its exit code. End it if `is_called` returns True: others have lost theirs."""
+    child = child_process.start([*arguments, *(team.flags(me) if team else [])], {})
+    try:
+        while child.poll() is None and received_signal() is None and not is_called():
+            time.sleep(TRAINING_POLL_SECONDS)
+        if child.poll() is None:
+            child.send_signal(received_signal() or signal.SIGTERM)
+        code = child.wait()
+    except KeyboardInterrupt:  # the second Ctrl-C
+        child.send_signal(signal.SIGINT)
+        child.wait()
+        raise
+    if code == -signal.SIGINT:
+        return ExitCode.INTERRUPTED
+    return code if code >= 0 else ExitCode.RESUMABLE
+
+
+def _never() -> bool:
+    return False
+
+
+class Meetings:
+    """The meetings of the supervisors of a job: one before each restart, in a folder that all of them share.
 
     Args:
-      folder: a folder that all members share, empty at first, and another one for each meeting.
-      team: the team so far.
+      folder: holds a folder for each job, and the name of the newest one, which process 0 writes.
+      team: all processes of the job.
       me: the number of this process.
       seconds: how long to wait for members that may be dead.
-
-    Raises:
-      UserError: if this process comes too late.
     """
-    address = f"{_own_host(team.coordinator)}:{_free_port()}"
-    files.write(folder / f"{me}.json", json.dumps({"address": address}))
-    deadline = time.monotonic() + seconds
-    decision = folder / "team.json"
-    while not decision.exists():
-        present = tuple(member for member in team.members if (folder / f"{member}.json").exists())
-        if present == team.members or time.monotonic() > deadline:
-            if me == present[0] and _is_first(folder / "deciding"):
+
+    def __init__(self, folder: epath.Path, team: Team, me: int, seconds: float = MEETING_SECONDS):
+        self._folder, self._team, self._me, self._seconds = folder, team, me, seconds
+        self._host = _own_host(team.coordinator, me)
+        if me == 0:
+            folder.rmtree(missing_ok=True)  # of an earlier job
+            files.write(folder / "job.json", json.dumps({"job": secrets.token_hex(8)}))
+
+    def _path(self, number: int, name: str) -> epath.Path:
+        """Return the path of a file of a meeting."""
+        try:
+            job = json.loads((self._folder / "job.json").read_text())["job"]
+        except FileNotFoundError:
+            raise UserError("process 0 of the run has not started with --restarts. Give the flag to all.") from None
+        return self._folder / job / str(number) / name
+
+    def report(self, number: int, report: Mapping[str, object]) -> None:
+        """Write a report of this process for a meeting."""
+        files.write(self._path(number, f"{self._me}.json"), json.dumps(report))
+
+    def is_called(self, number: int) -> bool:
+        """Return whether another process has reported for a meeting."""
+        try:
+            return bool(self._reports(number))
+        except UserError:  # Process 0 has not started yet.
+            return False
+
+    def _reports(self, number: int) -> dict[int, dict]:
+        paths = {member: self._path(number, f"{member}.json") for member in self._team.members}
+        return {member: json.loads(path.read_text()) for member, path in paths.items() if path.exists()}
+
+    def hold(self, number: int, received_signal: ReceivedSignal) -> Team | None:
+        """Wait for the other members, and return the team of those who take part in the next attempt.
+
+        Args:
+          number: the number of the meeting.
+          received_signal: returns the signal that has asked this process to stop, or None.
+
+        Returns:
+          None if a signal has arrived.
+
+        Raises:
+          RunEnded: if the run has ended.
+          UserError: if this process reports too late.
+        """
+        address = f"{self._host}:{_free_port()}"
+        self.report(number, {"address": address})
+        deadline = time.monotonic() + self._seconds
+        decision = self._path(number, "team.json")
+        while not decision.exists():
+            if received_signal() is not None:
+                self.report(number, {"left": True})
+                return None
+            reports = self._reports(number)
+            for report in reports.values():
+                if "ended" in report:
+                    raise RunEnded(int(report["ended"]))
+            present = tuple(member for member, report in reports.items() if "address" in report)
+            if self._me not in present:
+                raise UserError(f"{self._folder} was removed: process 0 was started again. Start all processes again.")
+            is_complete = len(reports) == len(self._team.members)
+            if (is_complete or time.monotonic() > deadline) and self._me == present[0] and _is_first(decision.parent):
                 files.write(decision, json.dumps({"members": present, "coordinator": address}))
                 break
-            if time.monotonic() > deadline + seconds:
-                raise UserError(f"process {present[0]} reported in {folder} and then died. Start the run again.")
-        time.sleep(POLL_SECONDS)
-    decided = json.loads(decision.read_text())
-    met = Team(tuple(decided["members"]), decided["coordinator"])
-    if me not in met.members:
-        raise UserError(
-            f"the other processes of the run have gone on without this one, because it did not report within "
-            f"{seconds:.0f} seconds. To use it again, stop the run and start all processes."
-        )
-    return met
+            if time.monotonic() > deadline + 2 * self._seconds:
+                raise UserError(
+                    f"process {present[0]} reported in {decision.parent} and then died. Start the run again."
+                )
+            time.sleep(POLL_SECONDS)
+        decided = json.loads(decision.read_text())
+        self._team = Team(tuple(decided["members"]), decided["coordinator"])
+        if self._me not in self._team.members:
+            raise UserError(
+                f"the other processes of the run have continued without this one, because it did not report within "
+                f"{self._seconds:.0f} seconds. To use it again, stop the run and start all processes."
+            )
+        return self._team
 
 
-def _wait(child: subprocess.Popen, received_signal: Callable[[], signal.Signals | None]) -> int:
-    """Wait for the end of a child, pass on the signal that arrives in the meantime, and return the exit code."""
-    while child.poll() is None and received_signal() is None:
-        time.sleep(POLL_SECONDS)
-    if (signum := received_signal()) is not None:
-        child.send_signal(signum)
-    return child.wait()
-
-
-def _is_first(claim: epath.Path) -> bool:
-    """Return whether no other process has called this with the same path."""
+def _is_first(folder: epath.Path) -> bool:
+    """Return whether no other process has called this with the same folder."""
     try:
-        claim.mkdir()
+        (folder / "deciding").mkdir()
         return True
     except FileExistsError:
         return False
 
 
-def _own_host(coordinator: str) -> str:
-    """Return the address of this machine from which it reaches the coordinator's."""
+def _own_host(coordinator: str, me: int) -> str:
+    """Return the address of this machine for the others: that of process 0 is the one that they know already."""
     host, _, port = coordinator.rpartition(":")
+    if me == 0:
+        return host
     family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(address)  # Nothing is sent: the system only chooses the interface.
         own = probe.getsockname()[0]
+    if own.startswith("127.") or own == "::1":  # This is the machine of process 0.
+        return host
     return f"[{own}]" if ":" in own else own
 
 

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,6 +53,7 @@ def test_images_labels_and_order_stay_the_same(folder, tmp_path, num_workers):
                 continue
             np.testing.assert_array_equal(copy[index][0], shrink(image, 3, 32))
             assert copy[index][1] == label
+            assert copy.name(index) == original.name(index)
     assert not (tmp_path / "decoded" / "progress.jsonl").exists()
 
 
@@ -61,28 +64,31 @@ def test_short_side_has_the_size_and_small_images_keep_theirs(shape, expected):
     assert shrink(np.zeros((*shape, 3), np.uint8), 3, 100).shape == (*expected, 3)
 
 
-def test_interrupted_command_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(decoded_writer, "IMAGES_PER_TASK", 2)
+def test_interrupted_command_resumes(folder, tmp_path, monkeypatch):
+    """It is interrupted twice, the first time while it records a file."""
+    monkeypatch.setattr(decoded_writer, "IMAGES_PER_TASK", 1)
     monkeypatch.setattr(decoded_writer, "TASKS_PER_SHARD", 2)
-    monkeypatch.setattr(decoded_writer, "SHARD_EXAMPLES", 4)
+    monkeypatch.setattr(decoded_writer, "SHARD_EXAMPLES", 2)
     decode(folder, tmp_path / "whole")
     write_shard, written = decoded_writer._write_shard, []
 
     def interrupt(path, *arguments):
-        if len(written) == 2:
+        if len(written) in (2, 4):
+            written.append("interrupted")
             raise KeyboardInterrupt
         written.append(path.name)
         return write_shard(path, *arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(decoded_writer, "_write_shard", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            decode(folder, tmp_path / "resumed")
+    monkeypatch.setattr(decoded_writer, "_write_shard", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        decode(folder, tmp_path / "resumed")
     with pytest.raises(UserError, match=r"holds no decoded dataset \(decoded.json is missing\)"):
         open_sources(f"decoded:{tmp_path}/resumed")
     with (tmp_path / "resumed" / "progress.jsonl").open("a") as file:
         file.write('{"shard": "train-0000')  # as the power fails
     kept = (tmp_path / "resumed" / written[0]).stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        decode(folder, tmp_path / "resumed")
     decode(folder, tmp_path / "resumed")
     assert (tmp_path / "resumed" / written[0]).stat().st_mtime_ns == kept
     for path in (tmp_path / "whole").iterdir():
@@ -92,13 +98,43 @@ def test_interrupted_command_goes_on_where_it_stopped(folder, tmp_path, monkeypa
     assert whole.content_digest == resumed.content_digest
 
 
-def test_another_dataset_is_not_continued(folder, tmp_path):
+def test_dataset_that_has_changed_is_not_resumed(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded_writer, "_as_npy", lambda array: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            decode(folder, tmp_path / "decoded")
+    directory = tmp_path / "images" / "train" / "cat"
+    shutil.copy(directory / "1.jpg", directory / "new.jpg")
+    with pytest.raises(UserError, match="an unfinished dataset with other images or settings"):
+        decode(folder, tmp_path / "decoded")
+
+
+def test_images_of_twelve_bits_are_scaled_as_in_a_run(tmp_path):
+    directory = tmp_path / "images" / "train" / "cell"
+    directory.mkdir(parents=True)
+    levels = np.linspace(0, 4095, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(levels).save(directory / "0.png")
+    decode(f"folder:{tmp_path}/images", tmp_path / "decoded")
+    image, _ = open_sources(f"decoded:{tmp_path}/decoded")["train"][0]
+    assert image.max() == 255
+
+
+def test_directories_of_clients_are_not_lost_silently(tmp_path):
+    for client in ("a", "b"):
+        directory = tmp_path / "clients" / client / "cat"
+        directory.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(directory / "0.png")
+    with pytest.raises(UserError, match="the directories of clients would be lost"):
+        decode(f"clients:{tmp_path}/clients", tmp_path / "decoded")
+
+
+def test_another_dataset_is_not_resumed(folder, tmp_path):
     decode(folder, tmp_path / "decoded")
     with pytest.raises(UserError, match=r"is not empty\. Remove it, or choose another --to"):
         decode(folder, tmp_path / "decoded")
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "progress.jsonl").write_text('{"origin": "another"}\n')
-    with pytest.raises(UserError, match="holds a part of another dataset"):
+    with pytest.raises(UserError, match="an unfinished dataset with other images or settings"):
         decode(folder, tmp_path / "part")
 
 

@@ -14,14 +14,26 @@ def test_uniform_sampler_draws_a_new_permutation_per_epoch_and_seed():
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_repeating_sampler_shows_copies_of_the_first_images_of_the_epoch():
-    single = UniformSampler(0, 10)
-    repeated = RepeatingSampler(single, 3)
-    assert repeated.size == 10
+@pytest.mark.parametrize(("size", "repeats"), [(192, 4), (200, 3), (10, 3)])
+def test_repeating_sampler_shows_copies_of_the_first_images_of_the_epoch(size, repeats):
+    single = UniformSampler(0, size)
+    repeated = RepeatingSampler(single, repeats)
+    assert repeated.size == size
     for epoch in range(3):
-        first, second, third, fourth = single(epoch)[:4]
-        assert repeated(epoch).tolist() == [*[first] * 3, *[second] * 3, *[third] * 3, fourth]
+        order = repeated(epoch)
+        assert len(order) == size
+        assert set(order) <= set(single(epoch)[: -(-size // repeats)])
+        assert np.bincount(order).max() == repeats
     assert list(repeated.candidates(0, 8)) == list(single.candidates(0, 8))
+
+
+def test_no_image_is_mixed_with_its_copy():
+    """Mixup and cutmix pair the rows 0 and 1, 2 and 3, and so on."""
+    order = RepeatingSampler(UniformSampler(0, 192), 4)(0)
+    pairs = order.reshape(-1, 2)
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    partners = {int(image): {int(sum(pair)) - int(image) for pair in pairs if image in pair} for image in order}
+    assert all(len(others) >= 2 for others in partners.values())
 
 
 class TestBalancedSampler:

@@ -31,10 +31,8 @@ def test_build_keeps_settings_that_are_set(tiny_config, mesh):
     experiment = build(tiny_config, mesh)
     assert (experiment.preprocess.mean, experiment.preprocess.std) == ((0.5,), (0.25,))
     assert experiment.config.steps_per_call == 3
-    assert compile_train_steps(experiment).keys() == {
-        Call(1),
-        Call(3),
-    }  # Five steps per epoch: one call of three, two of one.
+    # Five steps per epoch: one call of three, two of one.
+    assert compile_train_steps(experiment).keys() == {Call(1), Call(3)}
 
 
 def test_calls_of_epoch_end_with_the_epoch(tiny_config, mesh):

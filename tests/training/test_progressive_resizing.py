@@ -5,9 +5,9 @@ from resnet_jax.errors import UserError
 from resnet_jax.training.progressive_resizing import image_size, parse
 
 
-def test_each_epoch_has_the_size_of_its_stage():
-    stages = parse(("96=0.25", "128=0.5", "160=1"))
-    assert [image_size(stages, epoch / 8) for epoch in range(8)] == [96, 96, 128, 128, 160, 160, 160, 160]
+def test_each_epoch_has_the_size_of_its_phase():
+    phases = parse(("96=0.25", "128=0.5", "160=1"))
+    assert [image_size(phases, epoch / 8) for epoch in range(8)] == [96, 96, 128, 128, 160, 160, 160, 160]
     assert image_size([], 0.0) is None
 
 

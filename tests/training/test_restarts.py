@@ -1,4 +1,5 @@
 import json
+import signal
 import threading
 import time
 
@@ -7,54 +8,100 @@ from etils import epath
 
 from resnet_jax.errors import UserError
 from resnet_jax.training import restarts
-from resnet_jax.training.restarts import Team, meet
+from resnet_jax.training.restarts import Meetings, RunEnded, Team
 
 TEAM = Team((0, 1, 2), "127.0.0.1:4321")
 
 
-def meet_together(folder, delays, seconds=2.0, team=TEAM):
-    """Let members of a team come after their delays. Return what each learned: a team, or the message of an error."""
-    learned = {}
+def no_signal():
+    return None
 
-    def come(member, delay):
+
+def all_meetings(folder, seconds=2.0):
+    return {me: Meetings(epath.Path(folder), TEAM, me, seconds) for me in TEAM.members}
+
+
+def hold_together(meetings, delays, number=1):
+    """Let members hold a meeting after their delays. Return the result of each: a team, None, or an error."""
+    results = {}
+
+    def hold(member, delay):
         time.sleep(delay)
         try:
-            learned[member] = meet(epath.Path(folder), team, member, seconds)
-        except UserError as error:
-            learned[member] = str(error)
+            results[member] = meetings[member].hold(number, no_signal)
+        except (UserError, RunEnded) as error:
+            results[member] = error
 
-    threads = [threading.Thread(target=come, args=arguments) for arguments in delays.items()]
+    threads = [threading.Thread(target=hold, args=arguments) for arguments in delays.items()]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return learned
+    return results
 
 
-def test_members_that_all_come_go_on_together_with_a_new_coordinator(tmp_path):
-    learned = meet_together(tmp_path / "1", {0: 0.3, 1: 0.0, 2: 0.1}, seconds=60)
-    assert learned[0] == learned[1] == learned[2]
-    assert learned[0].members == (0, 1, 2)
-    host, _, port = learned[0].coordinator.rpartition(":")
+def test_members_that_all_report_continue_together_with_a_new_coordinator(tmp_path):
+    results = hold_together(all_meetings(tmp_path, seconds=60), {0: 0.3, 1: 0.0, 2: 0.1})
+    assert results[0] == results[1] == results[2]
+    assert results[0].members == (0, 1, 2)
+    host, _, port = results[0].coordinator.rpartition(":")
     assert host == "127.0.0.1" and int(port) > 0
-    assert learned[2].flags(2) == [f"--coordinator={learned[0].coordinator}", "--num_processes=3", "--process_id=2"]
+    assert results[2].flags(2) == [f"--coordinator={results[0].coordinator}", "--num_processes=3", "--process_id=2"]
 
 
 @pytest.mark.parametrize("dead", [0, 1])
-def test_others_go_on_without_a_dead_member(tmp_path, dead):
+def test_others_continue_without_a_dead_member(tmp_path, dead):
     """The first of those that are left becomes the coordinator, and they are numbered anew."""
     left = tuple(member for member in TEAM.members if member != dead)
-    learned = meet_together(tmp_path / "1", dict.fromkeys(left, 0.0))
-    assert learned[left[0]] == learned[left[1]]
-    assert learned[2].members == left
-    assert "--process_id=1" in learned[2].flags(2)
-    assert json.loads((tmp_path / "1" / f"{left[0]}.json").read_text())["address"] == learned[2].coordinator
+    meetings = all_meetings(tmp_path)
+    results = hold_together(meetings, dict.fromkeys(left, 0.0))
+    assert results[left[0]] == results[left[1]]
+    assert results[2].members == left
+    assert "--process_id=1" in results[2].flags(2)
+    again = hold_together(meetings, {left[0]: 0.0, left[1]: 0.2}, number=2)  # Nobody waits for the dead one.
+    assert again[2].members == left
 
 
-def test_member_that_comes_too_late_is_told(tmp_path):
-    learned = meet_together(tmp_path / "1", {0: 0.0, 1: 0.0, 2: 2.0}, seconds=1.0)
-    assert learned[0].members == learned[1].members == (0, 1)
-    assert "have gone on without this one" in learned[2]
+def test_others_do_not_wait_for_a_member_that_has_left(tmp_path):
+    meetings = all_meetings(tmp_path, seconds=60)
+    meetings[1].report(1, {"left": True})
+    assert meetings[0].is_called(1) and not meetings[0].is_called(2)
+    results = hold_together(meetings, {0: 0.0, 2: 0.1})
+    assert results[0].members == results[2].members == (0, 2)
+
+
+def test_others_end_when_a_member_has_ended(tmp_path):
+    meetings = all_meetings(tmp_path, seconds=60)
+    meetings[2].report(1, {"ended": 2})
+    results = hold_together(meetings, {0: 0.0, 1: 0.1})
+    assert [results[member].exit_code for member in (0, 1)] == [2, 2]
+
+
+def test_member_that_reports_too_late_raises_an_error(tmp_path):
+    results = hold_together(all_meetings(tmp_path, seconds=1.0), {0: 0.0, 1: 0.0, 2: 2.0})
+    assert results[0].members == results[1].members == (0, 1)
+    assert "have continued without this one" in str(results[2])
+
+
+def test_signal_during_a_meeting_is_obeyed_and_reported(tmp_path):
+    meetings = all_meetings(tmp_path, seconds=60)
+    assert meetings[1].hold(1, lambda: signal.SIGTERM) is None
+    results = hold_together(meetings, {0: 0.0, 2: 0.0})
+    assert results[0].members == (0, 2)
+
+
+def test_new_job_does_not_see_the_meetings_of_an_earlier_one(tmp_path):
+    hold_together(all_meetings(tmp_path), {0: 0.0, 1: 0.0})
+    results = hold_together(all_meetings(tmp_path, seconds=60), {0: 0.0, 1: 0.0, 2: 0.2})
+    assert results[2].members == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "me", "expected"),
+    [("localhost:80", 0, "localhost"), ("localhost:80", 2, "localhost"), ("127.0.0.1:80", 1, "127.0.0.1")],
+)
+def test_address_on_the_machine_of_process_0_is_the_one_that_others_know(coordinator, me, expected):
+    assert restarts._own_host(coordinator, me) == expected
 
 
 class FakeChild:
@@ -73,8 +120,9 @@ class FakeChild:
     ("codes", "restarts_allowed", "expected"),
     [
         ([0], 2, 0),
-        ([2], 2, 2),  # A user error would be the same again.
+        ([2], 2, 2),  # A user error at the first start would be the same again.
         ([-9, 75, 0], 2, 0),
+        ([-9, 2, 0], 2, 0),  # Later, it may come from the restart.
         ([1, -9], 1, 75),
         ([75], 0, 75),
     ],
@@ -90,3 +138,28 @@ def test_child_is_started_again_until_it_is_done(monkeypatch, tmp_path, codes, r
     arguments = ["train", "--restarts=0"]
     assert restarts.supervise(arguments, epath.Path(tmp_path), restarts_allowed, None, 0) == expected
     assert started == [arguments] * len(codes)
+
+
+def test_end_of_a_run_is_reported_to_the_others(monkeypatch, tmp_path):
+    monkeypatch.setattr(restarts.child_process, "start", lambda arguments, environment: FakeChild(2))
+    assert restarts.supervise(["train"], epath.Path(tmp_path), 3, TEAM, 0) == 2
+    job = json.loads((tmp_path / "restarts" / "job.json").read_text())["job"]
+    assert json.loads((tmp_path / "restarts" / job / "1" / "0.json").read_text()) == {"ended": 2}
+
+
+def test_child_is_ended_when_others_have_lost_theirs(monkeypatch, tmp_path):
+    class RunningChild:
+        code = None
+
+        def poll(self):
+            return self.code
+
+        def wait(self):
+            return self.code
+
+        def send_signal(self, signum):
+            assert signum == signal.SIGTERM
+            self.code = 75
+
+    monkeypatch.setattr(restarts.child_process, "start", lambda arguments, environment: RunningChild())
+    assert restarts._train(["train"], TEAM, 0, no_signal, lambda: True) == 75

@@ -120,6 +120,11 @@ def check(augment: ConfigDict, batch_size: int) -> None:
         raise UserError(
             "augment.horizontal_flip would undo augment.alternating_flip. Set augment.horizontal_flip=False."
         )
+    if augment.alternating_flip and augment.repeats > 1:
+        raise UserError(
+            "augment.repeats shows an image in few epochs, so augment.alternating_flip would not alternate. Set "
+            "augment.horizontal_flip=True instead."
+        )
     scale, jitter, operations = augment.random_resized_crop, augment.color_jitter, augment.randaugment
     if scale and not (_are_numbers(scale, (2,)) and 0 < scale[0] <= scale[1] <= 1):
         valid = "the smallest and the largest fraction of the area, such as '(0.08, 1.0)'"

@@ -213,6 +213,13 @@ def test_check_rejects_invalid_settings(name, value, message):
     assert message in str(error.value)
 
 
+def test_check_rejects_alternating_flips_of_repeated_images():
+    config = settings.default().augment
+    config.alternating_flip, config.repeats = True, 2
+    with pytest.raises(UserError, match="would not alternate"):
+        pipeline.check(config, 64)
+
+
 def test_check_rejects_two_kinds_of_flips():
     config = settings.default().augment
     config.horizontal_flip = config.alternating_flip = True
