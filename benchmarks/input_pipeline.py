@@ -12,13 +12,14 @@ RESULT, 2026-11-30, commit 2fe1c31, 2 cores of an AMD EPYC (cpu family 25, model
     tf.data               1,481  (1,360 .. 1,485)   0.96 x, decoded 3.9 x
     tf.data, antialiased    726    (659 ..   782)   1.95 x
 
-The goal of 2 x PyTorch and 1.2 x tf.data is reached with decoded images only. Our feed takes 1.38 ms per image on one core, 0.99 ms of them in libjpeg-turbo, mostly for entropy decoding. Other
-decoders that were tried are no faster. tf.data saves work in two ways: it does not compute the colors and pixels
-outside the crop, which simplejpeg cannot avoid, and it resizes without antialiasing. All files came from the page cache.
+The goal of 2 x PyTorch and 1.2 x tf.data is reached with decoded images only. Our feed takes 1.38 ms per image on one
+core, 0.99 ms of them in libjpeg-turbo, mostly for entropy decoding. Other decoders that were tried are no faster.
+tf.data saves work in two ways: it does not compute the colors and pixels outside the crop, which simplejpeg cannot
+avoid, and it resizes without antialiasing. All files came from the page cache.
 
-All feeds but one read the same files in random order, take a random crop of each image (8 to 100 % of its area, aspect ratio
-3:4 to 4:3), resize it to 224 x 224, mirror half of the images, and deliver batches of 64 with labels, with two workers
-on two cores.
+All feeds but one read the same files in random order, take a random crop of each image (8 to 100 % of its area, aspect
+ratio 3:4 to 4:3), resize it to 224 x 224, mirror half of the images, and deliver batches of 64 with labels, with two
+workers on two cores.
 
 - *ours* is what a streaming run uses: `TrainingBatchLoader` through `workers.arrays`. A run mirrors images on the
   device, where that costs the host nothing. Here the process that takes the batches mirrors them, so that all feeds do

@@ -1,4 +1,4 @@
-"""Sources of examples: scikit-learn's digits, TensorFlow Datasets, images in folders, lists or decoded files, or your own class.
+"""Sources of examples: scikit-learn's digits, TFDS, images in folders, lists or decoded files, or your own class.
 
 A dataset is a mapping from split names to sources, such as `{"train": ..., "test": ...}`. To train on your own data,
 write a class with the three members of `Source`, and pass a mapping from split names to its instances to
