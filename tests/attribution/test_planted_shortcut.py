@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-IMAGES = 40  # The script explains all test images, which takes a minute.
+IMAGES = 20  # The script explains all test images, which takes a minute.
 
 
 @pytest.mark.slow
