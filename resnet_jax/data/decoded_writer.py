@@ -228,7 +228,7 @@ class _Progress:
     def add(self, shard: str, labels: list[int], digest: str) -> None:
         """Record that a file is complete."""
         self.shards[shard] = {"labels": labels, "digest": digest}
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"shard": shard, **self.shards[shard]}) + "\n")
             files.sync_to_disk(file)
 

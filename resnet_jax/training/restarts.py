@@ -161,7 +161,7 @@ class Meetings:
     def _path(self, number: int, name: str) -> epath.Path:
         """Return the path of a file of a meeting."""
         try:
-            job = json.loads((self._folder / "job.json").read_text())["job"]
+            job = json.loads((self._folder / "job.json").read_text(encoding="utf-8"))["job"]
         except FileNotFoundError:
             raise UserError("process 0 of the run has not started with --restarts. Give the flag to all.") from None
         return self._folder / job / str(number) / name
@@ -179,7 +179,7 @@ class Meetings:
 
     def _reports(self, number: int) -> dict[int, dict]:
         paths = {member: self._path(number, f"{member}.json") for member in self._team.members}
-        return {member: json.loads(path.read_text()) for member, path in paths.items() if path.exists()}
+        return {member: json.loads(path.read_text(encoding="utf-8")) for member, path in paths.items() if path.exists()}
 
     def hold(self, number: int, received_signal: ReceivedSignal) -> Team | None:
         """Wait for the other members, and return the team of those who take part in the next attempt.
@@ -219,7 +219,7 @@ class Meetings:
                     f"process {present[0]} reported in {decision.parent} and then died. Start the run again."
                 )
             time.sleep(POLL_SECONDS)
-        decided = json.loads(decision.read_text())
+        decided = json.loads(decision.read_text(encoding="utf-8"))
         self._team = Team(tuple(decided["members"]), decided["coordinator"])
         if self._me not in self._team.members:
             raise UserError(
