@@ -69,6 +69,7 @@ def test_triage_finds_a_gradient_that_overflows_after_a_finite_forward_pass(tiny
     assert all(value.not_finite == 0 for value in values if value.kind not in ("gradient", "norm"))
 
 
+@pytest.mark.slow
 def test_triage_finds_a_norm_that_overflows_although_no_gradient_does(tiny_config, mesh):
     def spoil(params):
         params["head"]["kernel"][:] *= 1e25

@@ -71,6 +71,7 @@ def test_losses_are_the_same_on_any_number_of_devices(tiny_config, single_device
     np.testing.assert_allclose(on_several_devices["gradient_norm"], on_one_device["gradient_norm"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_step_with_progressive_resizing_equals_one_that_resizes_to_this_size(tiny_config, single_device):
     tiny_config.dataset.update(mean=(0.3,), std=(0.4,), feed="resident")
     tiny_config.augment.progressive_resizing = ("6=0.5",)
