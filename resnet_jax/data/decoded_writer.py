@@ -214,6 +214,8 @@ class _Progress:
                     self.shards[entry.pop("shard")] = entry
             complete = [json.dumps({"shard": shard, **entry}) for shard, entry in self.shards.items()]
             files.write(self._path, "\n".join([first, *complete]) + "\n")
+        elif (folder / INFO).exists():
+            raise UserError(f"{folder} holds a complete dataset already. Remove it, or choose another --to.")
         elif folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty. Remove it, or choose another --to.")
         else:

@@ -130,8 +130,10 @@ def test_directories_of_clients_are_not_lost_silently(tmp_path):
 
 def test_another_dataset_is_not_resumed(folder, tmp_path):
     decode(folder, tmp_path / "decoded")
-    with pytest.raises(UserError, match=r"is not empty\. Remove it, or choose another --to"):
+    with pytest.raises(UserError, match="holds a complete dataset already"):
         decode(folder, tmp_path / "decoded")
+    with pytest.raises(UserError, match=r"is not empty\. Remove it, or choose another --to"):
+        decode(folder, tmp_path / "images")
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "progress.jsonl").write_text('{"origin": "another"}\n')
     with pytest.raises(UserError, match="an unfinished dataset with other images or settings"):
