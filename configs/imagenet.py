@@ -12,7 +12,7 @@
 | strikes_back_a1 | the same for longer | 600 | 80.4 % |
 | torchvision_v2 | SGD with TrivialAugment and averaged weights, 176 pixels (IMAGENET1K_V2) | 600 | 80.86 % |
 
-FFCV reports it at 256 pixels, with test-time augmentation by mirroring. docs/imagenet.md compares every
+FFCV reports its accuracy at 256 pixels, with test-time augmentation by mirroring. docs/imagenet.md compares every
 setting with its source, and says what differs.
 
 TFDS needs ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in <data_dir>/downloads/manual, and prepares them once.

@@ -91,6 +91,6 @@ def _analyze(reporter):
     abstract_experiment = experiment.build_abstract(CONFIG.value, mesh)
     reporter.print("Compiling the train step ...\n")
     links = None if LINK.value is None else Links(1e9 * LINK.value, 1e-6 * HOP.value)
-    between = None if SLICE_LINK.value is None else Links(1e9 * SLICE_LINK.value, 1e-6 * SLICE_HOP.value)
-    analysis = analyze_step(abstract_experiment, links, between)
+    links_between_slices = None if SLICE_LINK.value is None else Links(1e9 * SLICE_LINK.value, 1e-6 * SLICE_HOP.value)
+    analysis = analyze_step(abstract_experiment, links, links_between_slices)
     return analysis, format_analysis(analysis)

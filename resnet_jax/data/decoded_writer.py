@@ -112,7 +112,7 @@ def write_decoded(
     If an earlier start was interrupted, the files that it completed are kept.
 
     Args:
-      name: the name of the dataset; another one is not continued.
+      name: the name of the dataset; an unfinished directory of another one is not resumed.
       sources: the dataset.
       target: the directory.
       size: pixels of the short side.
@@ -220,7 +220,6 @@ class _Progress:
             raise UserError(f"{folder} is not empty. Remove it, or choose another --to.")
         else:
             files.write(self._path, json.dumps(info) + "\n")
-
         self.num_earlier = self.num_images()
 
     def num_images(self) -> int:

@@ -84,9 +84,9 @@ def analyze_step(
     flops = compiled.cost_analysis()["flops"]  # type: ignore[index]
     scaling = []
     if chip is not None and links is not None:
-        between = None if links_between_slices is None else Ring(slices, *links_between_slices)
         in_slice = Ring(mesh.size // slices, *links)
-        scaling = expected_scaling(collectives, flops, chip.peak_flops, in_slice, between)
+        between_slices = None if links_between_slices is None else Ring(slices, *links_between_slices)
+        scaling = expected_scaling(collectives, flops, chip.peak_flops, in_slice, between_slices)
     return StepAnalysis(
         model=config.model.name,
         batch_size=config.batch_size,
@@ -141,7 +141,7 @@ def format_analysis(analysis: StepAnalysis) -> str:
             )
             for expected in analysis.scaling
         ]
-        between = ["between slices"] if analysis.slices > 1 else []
-        header = ("expected, not measured", "computation", "communication", *between, "efficiency", "if overlapped")
+        part = ["between slices"] if analysis.slices > 1 else []
+        header = ("expected, not measured", "computation", "communication", *part, "efficiency", "if overlapped")
         sections.append(table(expectations, header))
     return "\n\n".join(sections)

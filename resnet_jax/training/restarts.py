@@ -8,7 +8,6 @@ takes part in the next attempt. A batch is a function of the step alone, so a sm
 
 import contextlib
 import functools
-import itertools
 import json
 import secrets
 import signal
@@ -89,13 +88,14 @@ def supervise(arguments: Sequence[str], workdir: epath.Path, restarts: int, team
     """
     meetings = None if team is None else Meetings(workdir / FOLDER, team, me)
     with deferred_signals() as received_signal:
-        for attempt in itertools.count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             is_called = functools.partial(meetings.is_called, attempt) if meetings else _never
             code = _train(arguments, team, me, received_signal, is_called)
             # A user error of a later attempt may come from the restart: a port in use, a lock of a dead machine.
             is_final = code == ExitCode.DONE or (code == ExitCode.USER_ERROR and attempt == 1)
-            is_last = is_final or received_signal() is not None or attempt > restarts
-            if is_last:
+            if is_final or received_signal() is not None or attempt > restarts:
                 if meetings is not None:
                     with contextlib.suppress(UserError):  # The error of the child says more.
                         meetings.report(attempt, {"ended": code} if received_signal() is None else {"left": True})
@@ -110,7 +110,6 @@ def supervise(arguments: Sequence[str], workdir: epath.Path, restarts: int, team
                     return ended.exit_code
                 if team is None:
                     return ExitCode.RESUMABLE
-    raise AssertionError  # The loop has no end.
 
 
 def _train(

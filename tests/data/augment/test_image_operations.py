@@ -24,39 +24,36 @@ def affine(image, matrix, translation=(0, 0)):
     return image.transform(image.size, method, coefficients, resample=resample, fillcolor=FILL)
 
 
-# The operations with the ranges of RandAugment, as PIL implements them, by image and strength.
-RANDAUGMENT = {
-    "identity": lambda image, s: image,
-    "autocontrast": lambda image, s: ImageOps.autocontrast(image),
-    "equalize": lambda image, s: ImageOps.equalize(image),
-    "solarize": lambda image, s: ImageOps.solarize(image, 256 * (1 - abs(s))),
-    "posterize": lambda image, s: ImageOps.posterize(image, 8 - round(4 * abs(s))),
-    "color": lambda image, s: ImageEnhance.Color(image).enhance(1 + 0.9 * s),
-    "contrast": lambda image, s: ImageEnhance.Contrast(image).enhance(1 + 0.9 * s),
-    "brightness": lambda image, s: ImageEnhance.Brightness(image).enhance(1 + 0.9 * s),
-    "sharpness": lambda image, s: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * s),
-    "rotate": lambda image, s: image.rotate(30 * s, Image.Resampling.BILINEAR, fillcolor=FILL),
-    "shear_x": lambda image, s: affine(image, [[1, 0.3 * s], [0, 1]]),
-    "shear_y": lambda image, s: affine(image, [[1, 0], [0.3 * s, 1]]),
-    "translate_x": lambda image, s: affine(image, np.eye(2), (0.45 * s * image.width, 0)),
-    "translate_y": lambda image, s: affine(image, np.eye(2), (0, 0.45 * s * image.height)),
+def pil_operations(solarize, bits, factor, degrees, shear, distance):
+    """Return the operations as PIL implements them, by image and strength, given how far they go at strength 1.
+
+    Args:
+      solarize, bits, factor, degrees, shear: see `image_operations.Ranges`.
+      distance: a function of the side of an image that returns how far it is translated.
+    """
+    return {
+        "identity": lambda image, s: image,
+        "autocontrast": lambda image, s: ImageOps.autocontrast(image),
+        "equalize": lambda image, s: ImageOps.equalize(image),
+        "solarize": lambda image, s: ImageOps.solarize(image, solarize * (1 - abs(s))),
+        "posterize": lambda image, s: ImageOps.posterize(image, 8 - round(bits * abs(s))),
+        "color": lambda image, s: ImageEnhance.Color(image).enhance(1 + factor * s),
+        "contrast": lambda image, s: ImageEnhance.Contrast(image).enhance(1 + factor * s),
+        "brightness": lambda image, s: ImageEnhance.Brightness(image).enhance(1 + factor * s),
+        "sharpness": lambda image, s: ImageEnhance.Sharpness(image).enhance(1 + factor * s),
+        "rotate": lambda image, s: image.rotate(degrees * s, Image.Resampling.BILINEAR, fillcolor=FILL),
+        "shear_x": lambda image, s: affine(image, [[1, shear * s], [0, 1]]),
+        "shear_y": lambda image, s: affine(image, [[1, 0], [shear * s, 1]]),
+        "translate_x": lambda image, s: affine(image, np.eye(2), (distance(image.width) * s, 0)),
+        "translate_y": lambda image, s: affine(image, np.eye(2), (0, distance(image.height) * s)),
+    }
+
+
+PIL_OPERATIONS = {
+    "randaugment": pil_operations(256, 4, 0.9, 30, 0.3, lambda side: 0.45 * side),
+    # Those of torchvision's TrivialAugmentWide, but with shears about the center.
+    "trivial_augment": pil_operations(255, 6, 0.99, 135, 0.99, lambda side: 32),
 }
-# The same with the ranges of torchvision's TrivialAugmentWide, but shears about the center.
-TRIVIAL_AUGMENT = {
-    **RANDAUGMENT,
-    "solarize": lambda image, s: ImageOps.solarize(image, 255 * (1 - abs(s))),
-    "posterize": lambda image, s: ImageOps.posterize(image, 8 - round(6 * abs(s))),
-    "color": lambda image, s: ImageEnhance.Color(image).enhance(1 + 0.99 * s),
-    "contrast": lambda image, s: ImageEnhance.Contrast(image).enhance(1 + 0.99 * s),
-    "brightness": lambda image, s: ImageEnhance.Brightness(image).enhance(1 + 0.99 * s),
-    "sharpness": lambda image, s: ImageEnhance.Sharpness(image).enhance(1 + 0.99 * s),
-    "rotate": lambda image, s: image.rotate(135 * s, Image.Resampling.BILINEAR, fillcolor=FILL),
-    "shear_x": lambda image, s: affine(image, [[1, 0.99 * s], [0, 1]]),
-    "shear_y": lambda image, s: affine(image, [[1, 0], [0.99 * s, 1]]),
-    "translate_x": lambda image, s: affine(image, np.eye(2), (32 * s, 0)),
-    "translate_y": lambda image, s: affine(image, np.eye(2), (0, 32 * s)),
-}
-PIL_OPERATIONS = {"randaugment": RANDAUGMENT, "trivial_augment": TRIVIAL_AUGMENT}
 
 
 def apply_all(image, method):
@@ -72,7 +69,7 @@ def apply_all(image, method):
 
 
 def test_operations_are_those_of_the_paper():
-    assert set(OPERATIONS) == set(RANDAUGMENT)
+    assert set(OPERATIONS) == set(PIL_OPERATIONS["randaugment"])
     assert len(OPERATIONS) == 14
 
 
