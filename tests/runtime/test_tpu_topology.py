@@ -68,7 +68,7 @@ def test_describe_returns_the_devices_of_a_slice():
     cached = jax.config.jax_enable_compilation_cache
     mesh = parallel.make_mesh(tpu_topology.describe("v5e:4x8"))
     jax.config.update("jax_enable_compilation_cache", cached)
-    assert (mesh.size, parallel.free_memory(mesh)) == (32, 16 * 2**30)
+    assert (mesh.size, parallel.num_slices(mesh.devices.flat), parallel.free_memory(mesh)) == (32, 1, 16 * 2**30)
     with pytest.raises(UserError, match="unknown TPU slice 'v5e:3x5'"):
         tpu_topology.describe("v5e:3x5")
 
