@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Train on TPU slices of a GKE cluster with xpk, which starts the run again after errors that another attempt can fix.
+#
+#   export PROJECT=my-project ZONE=us-west4-a CLUSTER=my-cluster IMAGE=us-docker.pkg.dev/my-project/resnet/resnet-jax
+#   docker build -t $IMAGE -f examples/launch/Dockerfile . && docker push $IMAGE
+#   examples/launch/xpk.sh v5litepod-16 2 --config=configs/imagenet.py --workdir=gs://BUCKET/imagenet
+#
+# The first two arguments are the type of a slice and the number of slices. OPTIONS="--spot" adds options of
+# `xpk workload create`; with OPTIONS=--dry-run, it prints what it would do.
+set -u
+: "${PROJECT:?}" "${ZONE:?}" "${CLUSTER:?}" "${IMAGE:?}"
+if [ $# -lt 3 ]; then
+  echo "usage: $0 TYPE SLICES FLAGS_OF_MAIN" >&2
+  exit 2
+fi
+
+flags=("${@:3}")
+# `exec`, because xpk passes SIGTERM on only to the process that it starts.
+# shellcheck disable=SC2086  # OPTIONS are several words.
+xpk workload create "--workload=${WORKLOAD:-resnet}" "--project=$PROJECT" "--zone=$ZONE" "--cluster=$CLUSTER" \
+  "--docker-image=$IMAGE" "--tpu-type=$1" "--num-slices=$2" --max-restarts=50 --restart-on-exit-codes=75 \
+  --termination-grace-period-seconds=180 "--command=exec python main.py ${flags[*]@Q}" ${OPTIONS:-}

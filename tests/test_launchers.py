@@ -1,0 +1,194 @@
+"""The launchers in examples/launch, with stand-ins for ssh, srun, gcloud and xpk, and for main.py."""
+
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import time
+
+import pytest
+import yaml
+
+LAUNCHERS = pathlib.Path(__file__).parents[1] / "examples" / "launch"
+MAIN = """
+import os, pathlib, signal, sys, time
+pathlib.Path("log").open("a").write(os.environ.get("HOST", "") + " " + repr(sys.argv[1:]) + chr(10))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+codes = pathlib.Path("codes")
+code, *rest = codes.read_text().split() if codes.exists() else ["0"]
+codes.write_text(" ".join(rest or ["0"]))
+time.sleep(60 if code == "wait" else 0)
+sys.exit(int(code))
+"""
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Return a directory with a main.py that logs its flags and ends with the next of the codes in the file `codes`."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    (tmp_path / "main.py").write_text(MAIN, encoding="utf-8")
+    (tmp_path / "programs").mkdir()
+    return tmp_path
+
+
+def install(repository, name, script):
+    """Put a bash script on the PATH of `start`."""
+    path = repository / "programs" / name
+    path.write_text("#!/bin/bash\n" + script, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def start(repository, launcher, *arguments, **variables):
+    environment = {**os.environ, "PATH": f"{repository / 'programs'}:{os.environ['PATH']}", **variables}
+    return subprocess.Popen(["bash", LAUNCHERS / launcher, *arguments], cwd=repository, env=environment)
+
+
+def log(repository, name="log"):
+    path = repository / name
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# It runs the command on this machine. The host is the argument before the last.
+SSH = 'HOST="${*: -2:1}" exec bash -c "${*: -1}"'
+
+
+def test_ssh_starts_a_numbered_process_on_each_host_and_returns_the_largest_code(repository):
+    install(repository, "ssh", SSH)
+    (repository / "codes").write_text("3 3", encoding="utf-8")
+    process = start(repository, "ssh.sh", "ada@a b", "--config.freeze=('stem*',)", "--workdir=a b", PORT="9000")
+    assert process.wait() == 3
+    flags = ["--config.freeze=('stem*',)", "--workdir=a b", "--coordinator=a:9000", "--num_processes=2"]
+    assert sorted(log(repository)) == [
+        f"ada@a {[*flags, '--process_id=0']}",
+        f"b {[*flags, '--process_id=1']}",
+    ]
+
+
+def test_ssh_passes_sigterm_on_and_waits(repository):
+    """The processes of a run are told from others by the coordinator, so the port is one that no other test has."""
+    install(repository, "ssh", SSH)
+    (repository / "codes").write_text("wait", encoding="utf-8")
+    process = start(repository, "ssh.sh", "a", "--workdir=w", PORT=str(os.getpid()))
+    wait_for(lambda: log(repository))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+
+
+def test_ssh_explains_its_arguments(repository):
+    assert start(repository, "ssh.sh", "a").wait() == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "is_requeued"),
+    [(0, 0, False), (2, 0, False), (130, 0, False), (75, 0, True), (134, 49, True), (137, 1, True), (143, 50, False)],
+)
+def test_slurm_requeues_the_job_after_errors_that_another_attempt_can_fix(repository, code, restarts, is_requeued):
+    install(repository, "srun", '"$@"')
+    install(repository, "scontrol", "echo $* > requeued")
+    (repository / "codes").write_text(str(code), encoding="utf-8")
+    variables = {"SLURM_JOB_ID": "17", **({"SLURM_RESTART_COUNT": str(restarts)} if restarts else {})}
+    assert start(repository, "slurm.sbatch", "--workdir=w x", **variables).wait() == code
+    assert log(repository) == [" ['--workdir=w x']"]
+    assert log(repository, "requeued") == (["requeue 17"] if is_requeued else [])
+
+
+# The file `states` has the states of the TPU, one per line: each call of `describe` reads the next one, and the last
+# one stays. A TPU that is preempted while it trains ends the connection with code 255.
+GCLOUD = r"""
+echo "$4 ${*:6}" >> calls
+case $4 in
+  create) printf 'PROVISIONING\nACTIVE\n' > states ;;
+  delete) rm states ;;
+  describe) [ -f states ] && head -n 1 states && { [ "$(wc -l < states)" = 1 ] || sed -i 1d states; } ;;
+  ssh)
+    command=${*: -1}; command=${command#--command=}
+    case $command in
+      *"pip install"*) ;;
+      *pkill*) pkill -TERM -f "^python main.py --workdir=$PWD" ;;
+      *) mkdir -p resnet-jax && ln -sfn ../main.py ../.venv resnet-jax && (bash -c "$command"); code=$?
+         [ "$code" != 9 ] || { echo SUSPENDED > states; exit 255; }
+         exit "$code" ;;
+    esac ;;
+esac
+"""
+TPU = {
+    "PROJECT": "p", "ZONE": "z", "TPU": "resnet", "TYPE": "v5litepod-16", "VERSION": "v2", "REPOSITORY": "r",
+    "POLL_SECONDS": "0.01", "OPTIONS": "--spot --labels=a=b",
+}  # fmt: skip
+
+
+def calls(repository):
+    return [line.split()[0] for line in log(repository, "calls") if not line.startswith(("describe", " "))]
+
+
+def test_queued_resource_is_requested_again_when_it_is_preempted_and_deleted_at_the_end(repository):
+    install(repository, "gcloud", GCLOUD)
+    (repository / "resnet-jax").mkdir()
+    (repository / "resnet-jax" / "codes").write_text("9 75 0", encoding="utf-8")
+    assert start(repository, "queued_resources.sh", "--workdir=a b", **TPU).wait() == 0
+    assert log(repository / "resnet-jax") == [" ['--workdir=a b']"] * 3
+    lost, repeated = ["create", "ssh", "ssh", "delete"], ["create", "ssh", "ssh", "ssh", "ssh", "delete"]
+    assert calls(repository) == lost + repeated
+    create = next(line for line in log(repository, "calls") if line.startswith("create"))
+    assert create.split()[1:] == [
+        "--project=p", "--zone=z", "--accelerator-type=v5litepod-16", "--runtime-version=v2", "--node-id=resnet",
+        "--spot", "--labels=a=b",
+    ]  # fmt: skip
+
+
+def test_queued_resource_is_kept_after_an_error(repository):
+    install(repository, "gcloud", GCLOUD)
+    (repository / "resnet-jax").mkdir()
+    (repository / "resnet-jax" / "codes").write_text("2", encoding="utf-8")
+    assert start(repository, "queued_resources.sh", "--workdir=w", **TPU, SLICES="2").wait() == 2
+    assert calls(repository) == ["create", "ssh", "ssh"]
+    assert any("--node-count=2 --node-prefix=resnet" in line for line in log(repository, "calls"))
+
+
+def test_queued_resource_passes_sigterm_on_and_waits(repository):
+    install(repository, "gcloud", GCLOUD)
+    (repository / "resnet-jax").mkdir()
+    (repository / "resnet-jax" / "codes").write_text("wait", encoding="utf-8")
+    process = start(repository, "queued_resources.sh", f"--workdir={repository}", **TPU)
+    wait_for(lambda: log(repository / "resnet-jax"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    assert calls(repository) == ["create", "ssh", "ssh", "ssh"]
+
+
+def test_queued_resource_that_google_cannot_provide_is_an_error(repository):
+    install(repository, "gcloud", GCLOUD.replace("PROVISIONING", "FAILED"))
+    assert start(repository, "queued_resources.sh", "--workdir=w", **TPU).wait() == 1
+    assert calls(repository) == ["create"]
+
+
+def test_xpk_starts_the_run_with_its_flags(repository):
+    install(repository, "xpk", 'printf "%s\\0" "$@" > arguments')
+    variables = {"PROJECT": "p", "ZONE": "z", "CLUSTER": "c", "IMAGE": "i", "OPTIONS": "--spot --dry-run"}
+    assert start(repository, "xpk.sh", "v5litepod-16", "2", "--workdir=a b", "--config=c", **variables).wait() == 0
+    arguments = (repository / "arguments").read_text(encoding="utf-8").rstrip("\0").split("\0")
+    assert {"--tpu-type=v5litepod-16", "--num-slices=2", "--docker-image=i", "--spot", "--dry-run"} < set(arguments)
+    command = next(argument for argument in arguments if argument.startswith("--command="))
+    assert shlex.split(command.removeprefix("--command=exec ")) == ["python", "main.py", "--workdir=a b", "--config=c"]
+
+
+def test_skypilot_connects_its_nodes(repository):
+    task = yaml.safe_load((LAUNCHERS / "skypilot.yaml").read_text(encoding="utf-8"))
+    variables = {
+        "FLAGS": "--config=c --workdir=w",
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+        "SKYPILOT_NUM_NODES": "2",
+        "SKYPILOT_NODE_RANK": "1",
+    }
+    subprocess.run(["bash", "-c", task["run"]], cwd=repository, env={**os.environ, **variables}, check=True)
+    flags = ["--config=c", "--workdir=w", "--coordinator=10.0.0.1:8476", "--num_processes=2", "--process_id=1"]
+    assert log(repository) == [f" {flags}"]
