@@ -359,7 +359,6 @@ def pretraining(lines: Lines) -> str:
 def federated(lines: Lines) -> str:
     """Format the newest line of each command: the accuracies of clients with more and more skewed classes."""
     newest = list({line["command"]: line for line in lines}.values())
-    titles = {"central": "no clients", "iid": "equal clients"}
     rows = []
     for line in newest:
         measured = _measured(line, f"{line['model']}, {line['clients']} clients, {line['rounds']} rounds")
@@ -369,13 +368,17 @@ def federated(lines: Lines) -> str:
             top1 = [f"{run['validation_top1'][max(number, 1) - 1]:.2%}" for number in at]
             worst = f"{run['worst_decile'][-1]:.2%}" if run["worst_decile"] else "-"
             seconds = f"{run['seconds'] / rounds:.0f} s"
-            title = titles.get(variant, f"alpha = {variant}")
-            rows.append((title, *top1, worst, f"{run['test_top1']:.2%}", seconds, measured))
+            rows.append((clients_of(variant), *top1, worst, f"{run['test_top1']:.2%}", seconds, measured))
     header = (
         *("clients", "validation top-1 after a quarter of the rounds", "half", "all", "worst decile of clients"),
         *("test top-1, best round on validation", "time per round", "measured"),
     )
     return _markdown(header, rows, newest)
+
+
+def clients_of(variant: str) -> str:
+    """Return what the clients of a variant of `configs/federated_cifar10.py` have in common."""
+    return {"central": "no clients", "iid": "equal clients"}.get(variant, f"alpha = {variant}")
 
 
 TABLES: dict[str, Format] = {

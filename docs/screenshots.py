@@ -1,18 +1,21 @@
-"""Write the screenshots of the docs: a report and a terminal during training, or learning-rate range tests.
+"""Write the screenshots of the docs: a report and a terminal, learning-rate range tests, or federated training.
 
     python docs/screenshots.py --run=/tmp/run
     python docs/screenshots.py --find_lr
+    python docs/screenshots.py --federated
 
 The report on the run directory gives docs/report.png and docs/report_dark.png, its top in light and dark, and
 docs/confusion_matrix.png and docs/reliability_diagram.png. docs/progress.png shows a terminal during training on
 digits; the script starts that run and stops it. With --find_lr, the script writes docs/learning_rate_digits.png and
-docs/learning_rate_cifar10.png. It needs Chromium (apt-get install chromium).
+docs/learning_rate_cifar10.png. With --federated, it writes docs/federated_cifar10.png from the newest line of
+`benchmarks.federated` in benchmarks/results.jsonl. It needs Chromium (apt-get install chromium).
 """
 
 import argparse
 import contextlib
 import html
 import io
+import json
 import os
 import pathlib
 import pty
@@ -24,11 +27,18 @@ import tempfile
 import termios
 from collections.abc import Iterator
 
+import plotly.graph_objects as go
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 DOCS = pathlib.Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))  # The package need not be installed.
+
+from benchmarks.tables import clients_of  # noqa: E402  See above.
+from resnet_jax.report import chart_style  # noqa: E402  See above.
+
 PROGRAM = DOCS.parent / "main.py"
+RESULTS = DOCS.parent / "benchmarks" / "results.jsonl"
 WIDTH, HEIGHT = 1160, 976  # of the top of the report, in CSS pixels
 CHART_MARGIN = 20  # in CSS pixels
 PIXEL_RATIO = 2  # image pixels per CSS pixel
@@ -40,7 +50,6 @@ RANGE_TESTS = {
     "learning_rate_digits": "configs/digits.py",
     "learning_rate_cifar10": "configs/cifar10.py:resnet20",
 }
-
 TERMINAL = """
 <style>
   body { margin: 0; background: transparent }
@@ -56,11 +65,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="the directory of a finished run")
     parser.add_argument("--find_lr", action="store_true", help="write the charts of learning-rate range tests")
+    parser.add_argument("--federated", action="store_true", help="write the curves of federated training on CIFAR-10")
     arguments = parser.parse_args()
     if arguments.run:
         write_report(arguments.run)
     if arguments.find_lr:
         write_range_tests()
+    if arguments.federated:
+        write_federated()
 
 
 def write_report(run: str) -> None:
@@ -92,6 +104,31 @@ def write_range_tests() -> None:
             page = browser.new_page(viewport={"width": 760, "height": 440}, device_scale_factor=PIXEL_RATIO)
             page.goto(chart.as_uri())
             save(name, page.screenshot())
+
+
+def write_federated() -> None:
+    """Write the curves of the newest measurement of federated training."""
+    lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
+    runs = [line["runs"] for line in lines if line["benchmark"] == "federated"][-1]
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 760, "height": 440}, device_scale_factor=PIXEL_RATIO)
+        page.set_content(federated_chart(runs).to_html(include_plotlyjs=True, default_height="95vh"))
+        save("federated_cifar10", page.screenshot())
+
+
+def federated_chart(runs: dict[str, dict]) -> go.Figure:
+    """Return a chart of the validation top-1 after each round, with the worst decile of the clients dotted."""
+    chart = chart_style.empty_chart(
+        xaxis={"title_text": "round (without clients: epoch)", "rangemode": "tozero"},
+        yaxis={"title_text": "validation top-1", "tickformat": ".0%", "rangemode": "tozero"},
+    )
+    for (variant, run), color in zip(runs.items(), chart_style.COLORS, strict=False):
+        rounds = list(range(1, len(run["validation_top1"]) + 1))
+        style = {"color": color, "width": 2}
+        chart.add_scatter(x=rounds, y=run["validation_top1"], name=clients_of(variant), mode="lines", line=style)
+        worst = {"color": color, "width": 1, "dash": "dot"}
+        chart.add_scatter(x=rounds, y=run["worst_decile"], mode="lines", line=worst, showlegend=False)
+    return chart
 
 
 @contextlib.contextmanager
