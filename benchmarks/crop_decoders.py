@@ -1,0 +1,81 @@
+"""Milliseconds per random crop of a photograph: our decoder and TensorFlow's decode_and_crop_jpeg, in turns.
+
+    python -m benchmarks.crop_decoders --pictures=FOLDER    # with JPEG files, also in subfolders
+
+Both decode the same crops (8 to 100 % of the area, aspect ratio 3:4 to 4:3) and resize them to 224 x 224 with the same
+function, on one core. Ours decodes the rows above the lower edge of the crop, at a half, a quarter or an eighth of the
+size if that leaves enough pixels. TensorFlow's decodes only the crop, at full size; its settings are those of the most
+exact pixels.
+"""
+
+import functools
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from absl import app, flags
+
+from resnet_jax.data import crops, host_batches
+from resnet_jax.data.decode import ImageFile, read_file
+from resnet_jax.terminal import table
+
+PICTURES = flags.DEFINE_string("pictures", None, "Folder of JPEG files.", required=True)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Number of turns.", lower_bound=1)
+SIZE = 224
+SCALE = (0.08, 1.0)  # smallest and largest fraction of the area
+
+
+def main(_: Sequence[str]) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    images = [read_file(path) for path in sorted(pathlib.Path(PICTURES.value).rglob("*.jpg"))]
+    if not images:
+        sys.exit(f"error: {PICTURES.value} has no .jpg files.")
+    draws = np.random.default_rng(0).random((len(images), crops.NUM_DRAWS))
+    boxes = [_box(image, row) for image, row in zip(images, draws, strict=True)]
+    decoders = {"ours": ours, "decode_and_crop_jpeg": functools.partial(tensorflow, tf.io.decode_and_crop_jpeg)}
+    rounds: dict[str, list[float]] = {name: [] for name in decoders}
+    for decode in decoders.values():
+        _milliseconds(decode, images, boxes)  # warm-up
+    for _ in range(ROUNDS.value):
+        for name, decode in decoders.items():
+            rounds[name].append(_milliseconds(decode, images, boxes))
+    rows = [
+        (name, f"{statistics.median(costs):.3f}", f"{min(costs):.3f} .. {max(costs):.3f}")
+        for name, costs in rounds.items()
+    ]
+    print(table(rows, header=(f"decoder, {len(images)} images", "ms per image", "range")))
+    ratios = [theirs / own for own, theirs in zip(*rounds.values(), strict=True)]
+    print(f"\nours is {statistics.median(ratios):.2f} x as fast")
+
+
+def ours(image: bytes, box: crops.Box) -> np.ndarray:
+    return host_batches.load_crop(image, 3, lambda height, width: box, SIZE)
+
+
+def tensorflow(decode_and_crop: Callable, image: bytes, box: crops.Box) -> np.ndarray:
+    window = [box.top, box.left, box.height, box.width]
+    return crops.resize(decode_and_crop(image, window, channels=3, dct_method="INTEGER_ACCURATE").numpy(), SIZE)
+
+
+def _box(image: bytes, draws: np.ndarray) -> crops.Box:
+    file = ImageFile(image)
+    return crops.random_box(file.height, file.width, draws, SCALE)
+
+
+def _milliseconds(decode: Callable, images: Sequence[bytes], boxes: Sequence[crops.Box]) -> float:
+    start = time.perf_counter()
+    for image, box in zip(images, boxes, strict=True):
+        decode(image, box)
+    return 1000 * (time.perf_counter() - start) / len(images)
+
+
+if __name__ == "__main__":
+    app.run(main)
