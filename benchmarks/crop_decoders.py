@@ -6,6 +6,14 @@ Both decode the same crops (8 to 100 % of the area, aspect ratio 3:4 to 4:3) and
 function, on one core. Ours decodes the rows above the lower edge of the crop, at a half, a quarter or an eighth of the
 size if that leaves enough pixels. TensorFlow's decodes only the crop, at full size; its settings are those of the most
 exact pixels.
+
+RESULT, 2026-11-30, commit d60cdc6, one of 2 cores of an AMD EPYC (cpu family 25, model 17), busy with other work,
+TensorFlow 2.21, 190 photographs of ants and bees of about 500 x 375 pixels, median of 9 rounds (lowest .. highest):
+
+    ours                  1.326 ms  (1.200 .. 1.692)
+    decode_and_crop_jpeg  1.512 ms  (1.381 .. 1.805)   ours is 1.12 x as fast
+
+So the feed does not use TensorFlow's decoder.
 """
 
 import functools
