@@ -40,9 +40,9 @@ def make_mesh(devices=None) -> Mesh:
 def num_slices(devices: Iterable[jax.Device]) -> int:
     """Return the number of TPU slices to which these devices belong; 1 for other devices.
 
-    GPUs also have a `slice_index`, one per machine. A TPU of which there is only a description may lack it.
+    GPUs also have a `slice_index`, one per machine.
     """
-    return len({getattr(device, "slice_index", 0) if device.platform == "tpu" else 0 for device in devices})
+    return len({tpu_topology.slice_index(device) if device.platform == "tpu" else 0 for device in devices})
 
 
 def all_devices() -> list[jax.Device]:

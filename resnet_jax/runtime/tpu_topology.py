@@ -72,8 +72,18 @@ def chip(device: jax.Device) -> Chip | None:
     whole = CHIPS.get(device.device_kind)
     if whole is None:
         return None
-    devices_on_chip = sum(neighbor.coords == device.coords for neighbor in device.client.devices())
+    devices_on_chip = sum(_position(neighbor) == _position(device) for neighbor in device.client.devices())
     return Chip(whole.memory // devices_on_chip, whole.peak_flops / devices_on_chip)
+
+
+def slice_index(device: jax.Device) -> int:
+    """Return the number of the slice of a TPU. If there is only one, a device that is only described has no number."""
+    return getattr(device, "slice_index", 0)
+
+
+def _position(device: jax.Device) -> tuple[int, ...]:
+    """Return the position of the chip: the slices have the same coordinates."""
+    return (slice_index(device), *device.coords)
 
 
 def _unknown(name: str) -> UserError:

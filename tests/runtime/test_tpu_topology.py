@@ -58,6 +58,12 @@ def test_devices_of_one_chip_share_its_memory_and_speed():
     assert tpu_topology.chip(first) == tpu_topology.Chip(16 * 2**30, 137.5e12)
 
 
+def test_chips_of_two_slices_have_the_same_coordinates():
+    first, second = with_client(device(0, 0, 0), device(0, 0, 0))
+    first.slice_index, second.slice_index = 0, 1
+    assert tpu_topology.chip(first) == tpu_topology.CHIPS["TPU v5 lite"]
+
+
 def test_free_memory_of_a_described_device_is_its_whole_memory():
     devices = with_client(device(0, 0, 0), device(1, 0, 0))
     assert parallel.free_memory(types.SimpleNamespace(local_devices=devices)) == 16 * 2**30
