@@ -121,7 +121,7 @@ class EvaluationData(Protocol):
 
 
 def check_batch_size(batch_size: int, num_examples: int) -> None:
-    """Raise `UserError` if the training examples do not fill a single batch."""
+    """Raise `UserError` if the examples of an epoch do not fill a single batch."""
     if num_examples < batch_size:
         raise UserError(batch_size_error(batch_size, num_examples))
 

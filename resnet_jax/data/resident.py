@@ -45,7 +45,7 @@ class ResidentFeed:
     max_prefetched = 0  # Each step gathers its own batch.
 
     def __init__(self, examples: InMemoryExamples, batch_size: int, sampler: Sampler, mesh: Mesh):
-        check_batch_size(batch_size, len(examples))
+        check_batch_size(batch_size, sampler.size)
         self.image_shape = examples.images.shape[1:]
         self.size = len(examples)
         self.steps_per_epoch = sampler.size // batch_size

@@ -52,7 +52,7 @@ class StreamingFeed:
         mesh: Mesh,
         reporter: Reporter,
     ):
-        check_batch_size(batch_size, len(loader.subset))
+        check_batch_size(batch_size, sampler.size)
         self.image_shape = loader.shape
         self.crops_on_host = loader.resized and bool(scale)
         self.size = len(loader.subset)
