@@ -76,6 +76,7 @@ class Round:
         self._decode = jit(self._encode_and_decode)
         self._add_to_mean = jit(lambda mean, value, share: jax.tree.map(lambda m, v: m + (v - m) * share, mean, value))
         self._update_server = jit(self._server_update)
+        self._norm = jit(optax.tree.norm)
         self._store_local = jit(
             lambda stacked, own, client: jax.tree.map(lambda all_, leaf: all_.at[client].set(leaf), stacked, own)
         )
@@ -116,6 +117,7 @@ class Round:
             len(answers) / self._invited_on_average,
             randomness.key(self._seed, Use.PRIVACY, number),
         )
+        self._check_is_finite(params, number)
         batch_stats = mean["batch_stats"]
         if federated.batch_norm == "recomputed":  # Noise for privacy excludes it, so there are answers.
             batch_stats = self._recompute_statistics({"params": params, "batch_stats": batch_stats}, number, answers)
@@ -181,6 +183,14 @@ class Round:
         weight = 1 if self._federated.noise_multiplier else len(self._sampler.parts[client])
         variables = {"params": params, "batch_stats": variables["batch_stats"]}
         return Answer(client, variables, squared_distance, weight, metrics)
+
+    def _check_is_finite(self, params: dict, number: int) -> None:
+        """Raise `UserError` if the parameters of the server are not finite after a round."""
+        if not math.isfinite(float(parallel.fetch(self._norm(params)))):
+            raise UserError(
+                f"the parameters of the server are not finite after round {number + 1}. Checkpoints of earlier rounds "
+                "are intact. To train further, start a new --workdir with a lower federated.server_rate."
+            )
 
     def _encode_and_decode(self, start: dict, params: dict, key: jax.Array) -> tuple[dict, jax.Array]:
         """Clip and compress a client's update; return the parameters that arrive, and the squared norm of the update.
