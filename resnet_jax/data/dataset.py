@@ -126,7 +126,7 @@ def _resolve_clients(federated: ConfigDict, train: Subset, is_new: bool) -> None
     count = int(directories.max()) + 1
     if federated.clients is None:
         federated.clients = count
-    elif federated.clients < count and is_new:
+    elif federated.clients != count and is_new:
         raise UserError(f"there are {count} directories of clients, not {federated.clients}. Unset federated.clients.")
     elif federated.clients < count:
         raise UserError(

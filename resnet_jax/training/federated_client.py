@@ -13,8 +13,10 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from resnet_jax.config import default
 from resnet_jax.data.client_folders import ClientImages
 from resnet_jax.data.splits import NO_SPLIT
+from resnet_jax.errors import UserError
 from resnet_jax.models import factory
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
@@ -24,6 +26,9 @@ from resnet_jax.training.federated_experiment import check as check_federated
 from resnet_jax.training.federated_experiment import from_experiment
 from resnet_jax.training.state import TrainState, create_train_state
 from resnet_jax.training.train_step import SINGLE_STEP, Metrics, compile_train_steps
+
+# The settings in `federated` that a client follows by itself. All others are for the engine that connects the machines.
+OWN_SETTINGS = ("partition", "clients", "local_epochs", "local_steps", "proximal")
 
 
 class ClientTrainer:
@@ -78,7 +83,8 @@ class LocalClient:
     """A client whose examples lie on this machine, for an engine that connects real machines; see examples/flower/.
 
     It trains as the client of the same number does in a simulation with the same settings, if `federated.local_steps`
-    and `dataset.mean` and `std` are set.
+    and `dataset.mean` and `std` are set. What happens to its model on the way to the server and there is up to the
+    engine, so settings of it must not be set here.
 
     Args:
       config: the settings of the run; `federated.clients` is the number of all clients.
@@ -86,11 +92,12 @@ class LocalClient:
       source: its examples.
 
     Raises:
-      UserError: if settings and examples do not go together.
+      UserError: if settings and examples do not go together, or if a setting would have no effect.
     """
 
     def __init__(self, config: ConfigDict, client: int, source: ClientImages):
         config = config.copy_and_resolve_references()
+        _check_engine_settings(config)
         mesh = parallel.make_mesh(jax.local_devices()[:1])
         check_experiment(config, mesh)
         check_federated(config)
@@ -126,11 +133,27 @@ def initial_variables(config: ConfigDict, num_classes: int) -> dict:
     Args:
       config: the settings; `dataset.image_size` and `dataset.mean` are set.
       num_classes: the number of classes.
+
+    Raises:
+      UserError: if the run would start from other weights or from its images, or as `LocalClient` does.
     """
+    _check_engine_settings(config)
+    if config.init_from is not None or config.model.stem == "whitening":
+        raise UserError("on real machines, a run starts from new weights. Unset init_from, and choose another stem.")
     model = factory.from_config(config, num_classes)
     image_shape = (config.dataset.image_size, config.dataset.image_size, len(config.dataset.mean))
     state = create_train_state(model, optax.identity(), image_shape, config.seed)
     return parallel.fetch(state.online_variables)
+
+
+def _check_engine_settings(config: ConfigDict) -> None:
+    """Raise `UserError` if a setting in `federated` would have no effect outside a simulation."""
+    for name, value in default().federated.items():
+        if name not in OWN_SETTINGS and config.federated[name] != value:
+            raise UserError(
+                f"federated.{name} works only in a simulation; on real machines, the engine that connects them decides "
+                "about it. Unset it."
+            )
 
 
 def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -22,8 +21,7 @@ from resnet_jax.training.distillation import Teacher
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.state import TrainState
 
-logger = logging.getLogger(__name__)
-
+MAX_STEPS = 2**31 - 1  # Step numbers are int32.
 BATCH_NORMS = ("averaged", "local", "recomputed")  # values of `federated.batch_norm`
 
 # Settings that do not work in a federated run, and the values that they must have.
@@ -148,7 +146,8 @@ def from_experiment(experiment: Experiment) -> FederatedExperiment:
     """Return the federated experiment for one that `experiment.build` has built.
 
     Raises:
-      UserError: if the run has several processes, or if the model does not fit the settings.
+      UserError: if the run has several processes, if the clients take too many steps, or if the model does not fit the
+        settings.
     """
     if jax.process_count() > 1:
         raise UserError("a federated run has one process, which may use several devices. Start a single process.")
@@ -161,9 +160,12 @@ def from_experiment(experiment: Experiment) -> FederatedExperiment:
         )
     if federated.noise_multiplier and experiment.model.norm == "batch_norm":
         raise UserError("federated.noise_multiplier does not protect batch statistics. Set model.norm=group_norm.")
-    empty = sum(not len(part) for part in experiment.clients.parts)
-    if empty:
-        logger.warning(f"{empty} of {experiment.clients.clients} clients have no training examples and take no part.")
+    client_steps = experiment.config.num_epochs * experiment.clients.clients * experiment.clients.steps_per_visit
+    if client_steps > MAX_STEPS:
+        raise UserError(
+            f"all clients together would take up to {client_steps:,} steps, and only {MAX_STEPS:,} can be numbered. "
+            "Lower num_epochs, the number of clients or their steps per round."
+        )
     optimizer = experiment.optimizer
     if federated.proximal:
         optimizer = optax.chain(add_proximal_gradient(federated.proximal), optimizer)

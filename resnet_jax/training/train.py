@@ -105,6 +105,11 @@ def _train_and_score(
     experiment = experiments.build(config, parallel.make_mesh(), sources, reporter, is_new)
     if config.federated.partition is not None:
         experiment = federated_experiment.from_experiment(experiment)
+        empty = sum(not len(part) for part in experiment.sampler.parts)
+        if empty:
+            logger.warning(
+                f"{empty} of {experiment.sampler.clients} clients have no training examples and take no part."
+            )
     if not is_new and directory.classes() != experiment.classes:
         raise UserError(
             f"this workdir belongs to a run with other classes ({', '.join(directory.classes())}). "

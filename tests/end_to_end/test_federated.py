@@ -20,12 +20,16 @@ FEDERATED = (
 
 
 @pytest.mark.slow
-def test_run_stopped_in_a_round_resumes_exactly_and_is_reported(tmp_path):
+def test_run_killed_and_stopped_resumes_exactly_and_is_reported(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     finished = run("federate", *FEDERATED, f"--workdir={whole}")
     assert finished.returncode == 0, finished.stderr
     assert "round 4/4  validation loss" in finished.stdout
     assert "worst decile of clients" in finished.stdout
+    process = start("federate", *FEDERATED, f"--workdir={stopped}")
+    wait_for(lambda: (stopped / "checkpoints" / "1").exists(), process)
+    process.kill()
+    process.communicate()
     process = start("federate", *FEDERATED, f"--workdir={stopped}")
     wait_for(lambda: (stopped / "checkpoints" / "2").exists(), process)
     process.send_signal(signal.SIGTERM)

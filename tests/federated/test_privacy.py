@@ -30,6 +30,15 @@ def test_epsilon_of_a_full_round_is_near_that_of_the_gaussian_mechanism():
     assert 1.0 < privacy.epsilon(3.73, share=1.0, rounds=1, delta=1e-5) < 1.2
 
 
+def test_epsilon_is_a_little_above_the_tight_bound():
+    """Composing privacy loss distributions (Koskela et al. 2020) is tighter than Renyi differential privacy."""
+    dp_accounting = pytest.importorskip("dp_accounting")
+    accountant = pytest.importorskip("dp_accounting.pld").PLDAccountant()
+    event = dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.GaussianDpEvent(1.0))
+    tight = accountant.compose(event, 100).get_epsilon(1e-5)
+    assert tight < privacy.epsilon(1.0, share=0.1, rounds=100, delta=1e-5) < 1.25 * tight
+
+
 def test_epsilon_grows_with_the_rounds_and_shrinks_with_share_and_noise():
     pytest.importorskip("dp_accounting")
     reference = privacy.epsilon(1.0, share=0.1, rounds=100, delta=1e-5)

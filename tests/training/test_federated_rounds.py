@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from PIL import Image
 
 import resnet_jax
@@ -15,11 +16,12 @@ from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import validation
 from resnet_jax.evaluation.metrics import ExampleMetrics
+from resnet_jax.federated import participation
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 from resnet_jax.training import experiment as experiments
-from resnet_jax.training import federated_experiment
+from resnet_jax.training import federated_experiment, federated_rounds
 from resnet_jax.training.federated_client import LocalClient, initial_variables
 from resnet_jax.training.federated_experiment import batch_norms
 from resnet_jax.training.federated_rounds import Round
@@ -85,6 +87,21 @@ def test_round_of_one_client_equals_an_epoch_of_ordinary_training_bit_for_bit(co
     assert metrics["loss"] == pytest.approx(np.mean(losses))
 
 
+def test_rounds_follow_the_schedule(config, single_device):
+    """Without momentum, nothing but the schedule tells the second round of one client from the second epoch."""
+    config.optimizer.momentum, config.optimizer.nesterov = 0.0, False
+    config.federated.clients = 1
+    state, metrics = take_rounds(build(config, single_device), 2)
+    config.federated.partition = config.federated.clients = None
+    central = build_central(config, single_device)
+    expected = central.initial_state()
+    train_step = compile_train_steps(central)[SINGLE_STEP]
+    for step in range(2 * central.feed.steps_per_epoch):
+        expected, _ = train_step(expected, central.feed.inputs(step))
+    assert metrics["learning_rate"] == pytest.approx(0.05)  # half of the cosine
+    assert_equal_trees(parallel.fetch(state.variables), parallel.fetch(expected.variables))
+
+
 def test_one_local_step_of_sgd_equals_a_step_with_all_their_examples(config, single_device):
     config.augment.crop_padding = 0
     config.optimizer.momentum, config.optimizer.nesterov = 0.0, False
@@ -106,15 +123,20 @@ def test_one_local_step_of_sgd_equals_a_step_with_all_their_examples(config, sin
         np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-5, atol=1e-6)
 
 
+def build_with_clients(config, mesh, sizes):
+    """Build a run whose clients have so many examples."""
+    source = open_sources("digits")["train"]
+    train = ArraySource(source.images[: sum(sizes)], source.labels[: sum(sizes)], source.classes)
+    train.directories = np.repeat(np.arange(len(sizes)), sizes)
+    config.dataset.train_split, config.dataset.validation_split, config.dataset.test_split = "train", "none", "none"
+    config.federated.partition, config.federated.clients = "directories", None
+    return build(config, mesh, {"train": train})
+
+
 @pytest.mark.slow
 def test_larger_clients_have_more_weight(config, single_device):
     """One client has five times as many examples as the other; the server takes the weighted mean of their models."""
-    source = open_sources("digits")["train"]
-    train = ArraySource(source.images[:360], source.labels[:360], source.classes)
-    train.directories = np.repeat([0, 1], [300, 60])
-    config.dataset.train_split, config.dataset.validation_split, config.dataset.test_split = "train", "none", "none"
-    config.federated.partition, config.federated.clients = "directories", None
-    experiment = build(config, single_device, {"train": train})
+    experiment = build_with_clients(config, single_device, [300, 60])
     assert [len(part) for part in experiment.sampler.parts] == [300, 60]
     both, _ = take_rounds(experiment, 1)
     alone = []
@@ -210,13 +232,35 @@ def test_noise_on_the_sum_of_updates_has_the_configured_std(config, single_devic
     assert metrics["epsilon"] < 0.01
 
 
-def test_rounds_without_clients_only_add_noise(config, single_device):
+def test_private_update_is_the_sum_of_clipped_updates_over_the_expected_number_of_clients(
+    config, single_device, monkeypatch
+):
+    """Whoever takes part: neither the number of clients that do nor their numbers of examples change the divisor."""
+    pytest.importorskip("dp_accounting")
+    config.federated.update(share=0.5, clip_norm=0.01, noise_multiplier=0.1)
+    experiment = build_with_clients(config, single_device, [200, 100, 60])
+    start = experiment.initial_state().params
+    take_round = Round(experiment, Reporter(active=False), lambda: None)
+
+    def update(*clients):
+        chosen = participation.Participation(len(clients), dict.fromkeys(clients, 2))
+        monkeypatch.setattr(federated_rounds, "participation", lambda *_: chosen)
+        state, metrics = take_round(experiment.initial_state(), 0)
+        assert metrics["clients"][0] == len(clients)
+        return ravel_pytree(state.params)[0] - ravel_pytree(start)[0]
+
+    noise = update()
+    assert noise.std() == pytest.approx(0.1 * 0.01 / 1.5, rel=0.05)
+    alone = [update(client) - noise for client in range(3)]
+    np.testing.assert_allclose([jnp.linalg.norm(one) for one in alone], 0.01 / 1.5, rtol=1e-2)
+    np.testing.assert_allclose(update(0, 2) - noise, alone[0] + alone[2], rtol=1e-2, atol=1e-6)
+
+
+def test_rounds_without_clients_have_no_metrics(config, single_device):
     pytest.importorskip("dp_accounting")
     config.federated.update(share=1e-6, clip_norm=1e-6, noise_multiplier=1.0)
-    experiment = build(config, single_device)
-    state, metrics = take_rounds(experiment, 1)
+    _, metrics = take_rounds(build(config, single_device), 1)
     assert (metrics["clients"], metrics["loss"], metrics["megabytes_up"]) == (0, 0, 0)
-    assert distance(state.params, experiment.initial_state().params) > 0
 
 
 @pytest.mark.slow
@@ -344,6 +388,20 @@ def test_loss_of_a_client_that_is_not_finite_stops_the_run(config, tmp_path):
         resnet_jax.train(config, str(tmp_path))
 
 
+def test_parameters_of_the_server_that_are_not_finite_stop_the_run(config, single_device):
+    config.federated.server, config.federated.server_rate = "momentum", 1e38
+    with pytest.raises(UserError, match=r"of the server are not finite after round 1.* a lower federated.server_rate"):
+        take_rounds(build(config, single_device), 1)
+
+
+def test_client_that_drops_out_receives_the_model_but_sends_nothing(config, single_device, monkeypatch):
+    chosen = participation.Participation(3, {1: 1})
+    monkeypatch.setattr(federated_rounds, "participation", lambda *_: chosen)
+    _, metrics = take_rounds(build(config, single_device), 1)
+    assert metrics["megabytes_down"] == pytest.approx(3 * metrics["megabytes_up"])
+    assert (metrics["clients"], metrics["drift"]) == (1, pytest.approx(0, abs=1e-3))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -358,6 +416,7 @@ def test_loss_of_a_client_that_is_not_finite_stops_the_run(config, tmp_path):
         ({"ema_decay": 0.9}, "ema_decay does not work in a federated run. Set ema_decay=None"),
         ({"augment.alternating_flip": True}, "augment.alternating_flip does not work in a federated run"),
         ({"federated.partition": "directories"}, "needs a dataset with one directory per client"),
+        ({"num_epochs": 2**31}, "all clients together would take up to .* Lower num_epochs"),
     ],
 )
 def test_settings_that_do_not_work_are_reported(config, tmp_path, changes, message):
@@ -379,9 +438,9 @@ def test_worst_decile_is_the_accuracy_of_clients_on_their_own_classes():
 
 @pytest.mark.slow
 def test_clients_with_only_their_own_images_train_as_in_the_simulation(config, single_device, tmp_path):
-    """As on Flower: no client opens the images of the other, and the second one lacks a class."""
+    """As on Flower: no client opens the images of others. The second one lacks a class, and does not fill a batch."""
     random = np.random.default_rng(0)
-    for client, counts in {"north": {"dark": 20, "light": 12}, "south": {"light": 16}}.items():
+    for client, counts in {"north": {"dark": 20, "light": 12}, "south": {"light": 6}}.items():
         for name, count in counts.items():
             (tmp_path / client / name).mkdir(parents=True)
             for number in range(count):
@@ -400,10 +459,25 @@ def test_clients_with_only_their_own_images_train_as_in_the_simulation(config, s
     start = initial_variables(config, num_classes=2)
     trained = [client.train(start, 0)[0] for client in clients]
     weights = [client.num_examples for client in clients]
-    assert weights == [32, 16]
+    assert weights == [32, 6]
     average = jax.tree.map(lambda *leaves: np.average(leaves, axis=0, weights=weights), *trained)
     for leaf, expected in zip(jax.tree.leaves(average), jax.tree.leaves(state.variables), strict=True):
         np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"federated.server": "adam"}, "federated.server works only in a simulation"),
+        ({"federated.noise_multiplier": 1.0}, "federated.noise_multiplier works only in a simulation"),
+        ({"init_from": "weights.safetensors"}, "a run starts from new weights"),
+        ({"model.stem": "whitening"}, "a run starts from new weights"),
+    ],
+)
+def test_settings_that_a_client_on_a_real_machine_cannot_follow_are_reported(config, changes, message):
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        initial_variables(config, num_classes=2)
 
 
 def test_client_with_an_unknown_class_or_without_images_is_named(tmp_path):

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from resnet_flower import arrays, recipe
 from resnet_jax.data import client_folders
+from resnet_jax.errors import UserError
 from resnet_jax.training.federated_client import LocalClient
 
 app = ClientApp()
@@ -29,7 +30,10 @@ def place(context: Context) -> tuple[str, int]:
     if "images" in node:
         return str(node["images"]), int(node["client"])
     number, root = int(node["partition-id"]), str(context.run_config["simulated-images"])
-    return os.path.join(root, sorted(os.listdir(root))[number]), number
+    clients = client_folders.open_clients(f"clients:{root}")["train"].clients
+    if number >= len(clients):
+        raise UserError(f"{root} has only {len(clients)} clients. Simulate as many nodes (num-supernodes).")
+    return os.path.join(root, clients[number]), number
 
 
 @app.train()

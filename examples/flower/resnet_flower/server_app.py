@@ -6,6 +6,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from resnet_flower import arrays, recipe
 from resnet_jax.data.preprocess import Preprocess
+from resnet_jax.errors import UserError
 from resnet_jax.export.weights import export_weights
 from resnet_jax.models import factory
 from resnet_jax.runtime import parallel
@@ -24,6 +25,8 @@ def main(grid: Grid, context: Context) -> None:
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
     initial = arrays.to_record(initial_variables(config, len(classes)))
     result = strategy.start(grid=grid, initial_arrays=initial, num_rounds=config.num_epochs)
+    if not result.arrays:
+        raise UserError("no node has sent a model back. The log of each node says why.")
     trained = TrainedModel(
         config=config,
         classes=classes,
