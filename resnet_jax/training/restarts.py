@@ -143,8 +143,11 @@ def _never() -> bool:
 class Meetings:
     """The meetings of the supervisors of a job: one before each restart, in a folder that all of them share.
 
+    An earlier job may have left reports in the folder, and process 0 may be the last to start. So each process enters
+    by writing a random number into the folder. Process 0 repeats these numbers beside the name of the new job.
+
     Args:
-      folder: holds a folder for each job, and the name of the newest one, which process 0 writes.
+      folder: holds a folder for each job.
       team: all processes of the job.
       me: the number of this process.
       seconds: how long to wait for members that may be dead.
@@ -153,28 +156,49 @@ class Meetings:
     def __init__(self, folder: epath.Path, team: Team, me: int, seconds: float = MEETING_SECONDS):
         self._folder, self._team, self._me, self._seconds = folder, team, me, seconds
         self._host = _own_host(team.coordinator, me)
+        self._number = secrets.token_hex(8)
+        self._job = self._number if me == 0 else None  # its name, once this process has entered
+        self._entered: dict[str, str] = {}  # the numbers of the others that have entered, in process 0
         if me == 0:
-            folder.rmtree(missing_ok=True)  # of an earlier job
-            files.write(folder / "job.json", json.dumps({"job": secrets.token_hex(8)}))
+            _clear(folder)  # of an earlier job
+            self._write_job()
+        self.enter()
+
+    def _write_job(self) -> None:
+        files.write(self._folder / "job.json", json.dumps({"job": self._job, "entered": self._entered}))
+
+    def enter(self) -> None:
+        """Enter the job, or let others enter if this is process 0. All processes call this until all have entered."""
+        if self._me == 0:
+            if len(self._entered) < len(self._team.members) - 1:
+                paths = {str(member): self._folder / f"enter{member}" for member in self._team.members if member != 0}
+                entered = {member: path.read_text() for member, path in paths.items() if path.exists()}
+                if entered != self._entered:
+                    self._entered = entered
+                    self._write_job()
+        elif self._job is None:
+            announcement = self._folder / f"enter{self._me}"
+            if not announcement.exists() or announcement.read_text() != self._number:
+                files.write(announcement, self._number)
+            path = self._folder / "job.json"
+            job = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            if job.get("entered", {}).get(str(self._me)) == self._number:
+                self._job = job["job"]
 
     def _path(self, number: int, name: str) -> epath.Path:
-        """Return the path of a file of a meeting."""
-        try:
-            job = json.loads((self._folder / "job.json").read_text(encoding="utf-8"))["job"]
-        except FileNotFoundError:
-            raise UserError("process 0 of the run has not started with --restarts. Give the flag to all.") from None
-        return self._folder / job / str(number) / name
+        """Return the path of a file of a meeting; raises `UserError` if this process has not entered the job."""
+        if self._job is None:
+            raise UserError("process 0 of the run has not started with --restarts. Give the flag to all.")
+        return self._folder / self._job / str(number) / name
 
     def report(self, number: int, report: Mapping[str, object]) -> None:
-        """Write a report of this process for a meeting."""
+        """Write a report of this process for a meeting; raises `UserError` if this process has not entered the job."""
         files.write(self._path(number, f"{self._me}.json"), json.dumps(report))
 
     def is_called(self, number: int) -> bool:
         """Return whether another process has reported for a meeting."""
-        try:
-            return bool(self._reports(number))
-        except UserError:  # Process 0 has not started yet.
-            return False
+        self.enter()
+        return self._job is not None and bool(self._reports(number))
 
     def _reports(self, number: int) -> dict[int, dict]:
         paths = {member: self._path(number, f"{member}.json") for member in self._team.members}
@@ -192,13 +216,17 @@ class Meetings:
 
         Raises:
           RunEnded: if the run has ended.
-          UserError: if this process reports too late.
+          UserError: if this process reports too late, or cannot enter the job.
         """
+        deadline = time.monotonic() + self._seconds
+        while self._job is None and time.monotonic() < deadline:
+            self.enter()
+            time.sleep(POLL_SECONDS)
         address = f"{self._host}:{_free_port()}"
         self.report(number, {"address": address})
-        deadline = time.monotonic() + self._seconds
         decision = self._path(number, "team.json")
         while not decision.exists():
+            self.enter()
             if received_signal() is not None:
                 self.report(number, {"left": True})
                 return None
@@ -226,6 +254,15 @@ class Meetings:
                 f"{self._seconds:.0f} seconds. To use it again, stop the run and start all processes."
             )
         return self._team
+
+
+def _clear(folder: epath.Path) -> None:
+    """Remove what is in a folder, but not the folder itself, to which other processes may be writing."""
+    for old in folder.iterdir() if folder.exists() else ():
+        if old.is_dir():
+            old.rmtree()
+        else:
+            old.unlink(missing_ok=True)
 
 
 def _is_first(folder: epath.Path) -> bool:

@@ -17,8 +17,12 @@ def no_signal():
     return None
 
 
-def all_meetings(folder, seconds=2.0):
-    return {me: Meetings(epath.Path(folder), TEAM, me, seconds) for me in TEAM.members}
+def all_meetings(folder, seconds=2.0, order=TEAM.members):
+    """Return the meetings of all members, who start in this order and have entered the job."""
+    meetings = {me: Meetings(epath.Path(folder), TEAM, me, seconds) for me in order}
+    for me in (1, 2, 0, 1, 2):
+        meetings[me].enter()
+    return meetings
 
 
 def hold_together(meetings, delays, number=1):
@@ -90,10 +94,23 @@ def test_signal_during_a_meeting_is_obeyed_and_reported(tmp_path):
     assert results[0].members == (0, 2)
 
 
-def test_new_job_does_not_see_the_meetings_of_an_earlier_one(tmp_path):
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+def test_new_job_does_not_see_the_meetings_of_an_earlier_one(tmp_path, order):
+    """Whoever starts first: process 0 may find the earlier job's folder, or another process may."""
     hold_together(all_meetings(tmp_path), {0: 0.0, 1: 0.0})
-    results = hold_together(all_meetings(tmp_path, seconds=60), {0: 0.0, 1: 0.0, 2: 0.2})
+    first = Meetings(epath.Path(tmp_path), TEAM, order[0], 1.0)
+    assert not first.is_called(1)
+    meetings = all_meetings(tmp_path, seconds=60, order=order)
+    assert not any(meeting.is_called(1) for meeting in meetings.values())
+    results = hold_together(meetings, {0: 0.0, 1: 0.0, 2: 0.2})
     assert results[2].members == (0, 1, 2)
+
+
+def test_process_that_cannot_enter_the_job_names_the_flag(tmp_path):
+    """Process 0 of an earlier job had the flag; that of this one has not."""
+    all_meetings(tmp_path)
+    with pytest.raises(UserError, match="process 0 of the run has not started with --restarts"):
+        Meetings(epath.Path(tmp_path), TEAM, 1, seconds=0.5).hold(1, no_signal)
 
 
 @pytest.mark.parametrize(
