@@ -55,6 +55,7 @@ class Loop:
       checkpoints: its checkpoints, open for writing.
       reporter: shows progress.
       observe: called before each call of the train step; see `Observe`.
+      began: the Unix time at which this start of the run began; None: now.
 
     Attributes:
       state: the newest state; the devices may still be computing it.
@@ -71,13 +72,14 @@ class Loop:
         checkpoints: Checkpoints,
         reporter: Reporter,
         observe: Observe | None = None,
+        began: float | None = None,
     ):
         self.experiment = experiment
         self.state: TrainState  # Set by `run`.
         self.step = 0
         self.train_steps: dict[Call, TrainStep] = {}
         self.timer = PhaseTimer({})
-        self.began = time.time()
+        self.began = time.time() if began is None else began
         self._config = experiment.config
         self._directory = directory
         self._checkpoints = checkpoints

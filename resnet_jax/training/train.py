@@ -66,6 +66,7 @@ def train(
         raise UserError(
             'a script that trains on streamed images must call train inside an `if __name__ == "__main__":` block.'
         )
+    began = time.time()
     mesh = parallel.make_mesh()
     experiments.check(config, mesh)
     federated_experiment.check(config)
@@ -87,7 +88,7 @@ def train(
         with locked(directory.path):
             if sources is None:
                 sources = open_sources(config.dataset.name, config.dataset.data_dir)
-            result = _train_and_score(config, directory, sources, reporter, observe)
+            result = _train_and_score(config, directory, sources, reporter, observe, began)
             directory.write_result(result)
         logger.info(f"\n{conclusion(result, directory.path)}")
     return result
@@ -99,6 +100,7 @@ def _train_and_score(
     sources: Mapping[str, Source],
     reporter: Reporter,
     observe: Observe | None,
+    began: float,
 ) -> dict:
     """Train to the last step, score the chosen checkpoint on the test split, and return the result."""
     is_new = not directory.exists()
@@ -116,7 +118,7 @@ def _train_and_score(
             "Choose another --workdir."
         )
     with directory.open_checkpoints(config.checkpoint.keep, config.checkpoint.best_metric) as checkpoints:
-        loop = Loop(experiment, directory, checkpoints, reporter, observe)
+        loop = Loop(experiment, directory, checkpoints, reporter, observe, began)
         try:
             loop.run()
             trained = restore_chosen(directory, checkpoints)  # Before the result, because it may choose the next best.
