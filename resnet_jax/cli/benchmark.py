@@ -61,6 +61,8 @@ def run() -> ExitCode:
         raise UserError("--compile_for and --link_gbytes_per_s need --collectives. Add it.")
     if SLICE_LINK.value and not LINK.value:
         raise UserError("--slice_link_gbytes_per_s needs the speed inside a slice too. Give --link_gbytes_per_s.")
+    if SLICE_LINK.value and SLICES.value == 1:
+        raise UserError("--slice_link_gbytes_per_s needs several slices. Give --slices.")
     if SLICES.value > 1 and not COMPILE_FOR.value:
         raise UserError("--slices needs the kind of slice to compile for. Give --compile_for.")
     max_unreadable = CONFIG.value.dataset.max_unreadable

@@ -277,10 +277,20 @@ class Experiment:
 # --- Building an experiment -------------------------------------------------------------------------------------------
 
 
+def _warn_of_groups_across_slices(config: ConfigDict, mesh: Mesh) -> None:
+    group_size, slices = config.batch_norm.group_size, parallel.num_slices(mesh.devices.flat)
+    if group_size and slices > 1 and config.batch_size // slices % group_size:
+        logger.warning(
+            f"Some BatchNorm groups lie in two slices, which is slow: batch_norm.group_size ({group_size}) does not "
+            f"divide the {config.batch_size // slices} examples of a slice."
+        )
+
+
 def check(config: ConfigDict, mesh: Mesh) -> None:
     """Raise `UserError` for settings that cannot work, before anything is compiled or downloaded."""
     config_check.check(config)
     parallel.check_batch_size(config.batch_size, mesh, config.optimizer.accumulate_steps)
+    _warn_of_groups_across_slices(config, mesh)
     optimizer.check(config)
     losses.from_config(config.loss)
     losses.check_class_weights(config.loss.class_weights)

@@ -57,8 +57,17 @@ def test_slices_exchange_a_share_of_the_gradients_per_chip_and_statistics_only_w
     group_size, shapes, hlo = compiled
     groups = re.findall(r" (?:all-reduce|reduce-scatter|all-gather)\([^\n]*replica_groups=(\S+?),? ", hlo)
     assert groups and set(groups) == {"{{0,1,2,3}}"}  # chips of a slice
-    between = [collective for collective in parse_collectives(hlo) if collective.between_slices]
+    collectives = parse_collectives(hlo)
+    inside = [collective for collective in collectives if not collective.between_slices]
+    assert {collective.kind for collective in inside} == {"reduce-scatter", "all-gather", "all-reduce"}
+    # What is gathered is the gradients of the kernels.
+    gradients = 4 * sum(math.prod(shape) for shape in shapes if len(shape) > 1)
+    assert sum(collective.bytes for collective in inside if collective.kind == "all-gather") == gradients
+    between = [collective for collective in collectives if collective.between_slices]
     assert {collective.kind for collective in between} == {"all-reduce"}
+    # Slices are numbered from 1 here: the chips 0 to 3 of one slice exchange with those of the other.
+    assert set(re.findall(r'_xla_megascale_target="(.*?)"', hlo)) == {"{1,2}x{0:3}"}
+    assert gradients / 4 < sum(collective.bytes for collective in between) < gradients
     # Each kernel has an exchange of its own; the vectors share one, and so do the metrics.
     kernels = [shape for shape in shapes if len(shape) > 1]
     largest = max(math.prod(shape) for shape in kernels)
