@@ -15,7 +15,7 @@ MAIN = """
 import os, pathlib, signal, sys, time
 pathlib.Path("log").open("a").write(os.environ.get("HOST", "") + " " + repr(sys.argv[1:]) + chr(10))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-codes = pathlib.Path("codes")
+codes = pathlib.Path(os.environ.get("CODES", "codes"))
 code, *rest = codes.read_text().split() if codes.exists() else ["0"]
 codes.write_text(" ".join(rest or ["0"]))
 time.sleep(60 if code == "wait" else 0)
@@ -63,28 +63,31 @@ SSH = 'HOST="${*: -2:1}" exec bash -c "${*: -1}"'
 
 def test_ssh_starts_a_numbered_process_on_each_host_and_returns_the_largest_code(repository):
     install(repository, "ssh", SSH)
-    (repository / "codes").write_text("3 3", encoding="utf-8")
-    process = start(repository, "ssh.sh", "ada@a b", "--config.freeze=('stem*',)", "--workdir=a b", PORT="9000")
-    assert process.wait() == 3
-    flags = ["--config.freeze=('stem*',)", "--workdir=a b", "--coordinator=a:9000", "--num_processes=2"]
+    # The second of three hosts has the largest code. Each host has its own file of codes.
+    install(repository, "ssh", 'host=${*: -2:1}; HOST=$host CODES=codes_$host exec bash -c "${*: -1}"')
+    for host, code in {"ada@a": 3, "b": 134, "c": 75}.items():
+        (repository / f"codes_{host}").write_text(str(code), encoding="utf-8")
+    process = start(repository, "ssh.sh", "ada@a b c", "--config.freeze=('stem*',)", "--workdir=a b", PORT="9000")
+    assert process.wait(timeout=60) == 134
+    flags = ["--config.freeze=('stem*',)", "--workdir=a b", "--coordinator=a:9000", "--num_processes=3"]
     assert sorted(log(repository)) == [
-        f"ada@a {[*flags, '--process_id=0']}",
-        f"b {[*flags, '--process_id=1']}",
+        f"{host} {[*flags, f'--process_id={index}']}" for index, host in enumerate(("ada@a", "b", "c"))
     ]
 
 
-def test_ssh_passes_sigterm_on_and_waits(repository):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_ssh_passes_a_signal_on_and_waits(repository, signum):
     """The processes of a run are told from others by the coordinator, so the port is one that no other test has."""
     install(repository, "ssh", SSH)
     (repository / "codes").write_text("wait", encoding="utf-8")
     process = start(repository, "ssh.sh", "a", "--workdir=w", PORT=str(os.getpid()))
     wait_for(lambda: log(repository))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 75
+    process.send_signal(signum)
+    assert process.wait(timeout=60) == 75
 
 
 def test_ssh_explains_its_arguments(repository):
-    assert start(repository, "ssh.sh", "a").wait() == 2
+    assert start(repository, "ssh.sh", "a").wait(timeout=60) == 2
 
 
 @pytest.mark.parametrize(
@@ -92,11 +95,15 @@ def test_ssh_explains_its_arguments(repository):
     [(0, 0, False), (2, 0, False), (130, 0, False), (75, 0, True), (134, 49, True), (137, 1, True), (143, 50, False)],
 )
 def test_slurm_requeues_the_job_after_errors_that_another_attempt_can_fix(repository, code, restarts, is_requeued):
-    install(repository, "srun", '"$@"')
+    install(repository, "srun", '[ "$1" = --cpus-per-task=8 ] && "${@:2}"')
     install(repository, "scontrol", "echo $* > requeued")
     (repository / "codes").write_text(str(code), encoding="utf-8")
-    variables = {"SLURM_JOB_ID": "17", **({"SLURM_RESTART_COUNT": str(restarts)} if restarts else {})}
-    assert start(repository, "slurm.sbatch", "--workdir=w x", **variables).wait() == code
+    variables = {
+        "SLURM_JOB_ID": "17",
+        "SLURM_CPUS_PER_TASK": "8",
+        **({"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}),
+    }
+    assert start(repository, "slurm.sbatch", "--workdir=w x", **variables).wait(timeout=60) == code
     assert log(repository) == [" ['--workdir=w x']"]
     assert log(repository, "requeued") == (["requeue 17"] if is_requeued else [])
 
@@ -108,15 +115,24 @@ echo "$4 ${*:6}" >> calls
 case $4 in
   create) printf 'PROVISIONING\nACTIVE\n' > states ;;
   delete) rm states ;;
-  describe) [ -f states ] && head -n 1 states && { [ "$(wc -l < states)" = 1 ] || sed -i 1d states; } ;;
+  describe)
+    [ ! -f unreachable ] || { rm unreachable; echo "ERROR: network" >&2; exit 1; }
+    [ -f states ] || { echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; }
+    head -n 1 states
+    [ "$(wc -l < states)" = 1 ] || sed -i 1d states ;;
   ssh)
     command=${*: -1}; command=${command#--command=}
     case $command in
-      *"pip install"*) ;;
-      *pkill*) pkill -TERM -f "^python main.py --workdir=$PWD" ;;
-      *) mkdir -p resnet-jax && ln -sfn ../main.py ../.venv resnet-jax && (bash -c "$command"); code=$?
-         [ "$code" != 9 ] || { echo SUSPENDED > states; exit 255; }
+      *"pip install"*) [ ! -f slow ] || { touch installing; sleep 1; } ;;
+      *activate*)
+         mkdir -p resnet-jax && ln -sfn ../main.py ../.venv resnet-jax
+         (bash -c "pkill() { false; }; $command"); code=$?
+         case $code in
+           8) exit 0 ;; # as gcloud does if it reaches no machine
+           9) echo SUSPENDED > states; exit 2 ;; # the code of a machine that is left
+         esac
          exit "$code" ;;
+      *pkill*) pkill -TERM -f "^python main.py --workdir=$PWD" ;;
     esac ;;
 esac
 """
@@ -133,11 +149,12 @@ def calls(repository):
 def test_queued_resource_is_requested_again_when_it_is_preempted_and_deleted_at_the_end(repository):
     install(repository, "gcloud", GCLOUD)
     (repository / "resnet-jax").mkdir()
-    (repository / "resnet-jax" / "codes").write_text("9 75 0", encoding="utf-8")
-    assert start(repository, "queued_resources.sh", "--workdir=a b", **TPU).wait() == 0
-    assert log(repository / "resnet-jax") == [" ['--workdir=a b']"] * 3
-    lost, repeated = ["create", "ssh", "ssh", "delete"], ["create", "ssh", "ssh", "ssh", "ssh", "delete"]
-    assert calls(repository) == lost + repeated
+    (repository / "resnet-jax" / "codes").write_text("9 75 8 0", encoding="utf-8")
+    (repository / "unreachable").touch()
+    assert start(repository, "queued_resources.sh", "--workdir=a b", **TPU).wait(timeout=60) == 0
+    assert log(repository / "resnet-jax") == [" ['--workdir=a b']"] * 4
+    attempt = ["ssh", "ssh"]
+    assert calls(repository) == ["create", *attempt, "delete", "create", *attempt, *attempt, *attempt, "delete"]
     create = next(line for line in log(repository, "calls") if line.startswith("create"))
     assert create.split()[1:] == [
         "--project=p", "--zone=z", "--accelerator-type=v5litepod-16", "--runtime-version=v2", "--node-id=resnet",
@@ -149,7 +166,7 @@ def test_queued_resource_is_kept_after_an_error(repository):
     install(repository, "gcloud", GCLOUD)
     (repository / "resnet-jax").mkdir()
     (repository / "resnet-jax" / "codes").write_text("2", encoding="utf-8")
-    assert start(repository, "queued_resources.sh", "--workdir=w", **TPU, SLICES="2").wait() == 2
+    assert start(repository, "queued_resources.sh", "--workdir=w", **TPU, SLICES="2").wait(timeout=60) == 2
     assert calls(repository) == ["create", "ssh", "ssh"]
     assert any("--node-count=2 --node-prefix=resnet" in line for line in log(repository, "calls"))
 
@@ -161,20 +178,33 @@ def test_queued_resource_passes_sigterm_on_and_waits(repository):
     process = start(repository, "queued_resources.sh", f"--workdir={repository}", **TPU)
     wait_for(lambda: log(repository / "resnet-jax"))
     process.send_signal(signal.SIGTERM)
-    assert process.wait() == 75
+    assert process.wait(timeout=60) == 75
     assert calls(repository) == ["create", "ssh", "ssh", "ssh"]
+
+
+def test_queued_resource_does_not_train_after_a_signal_during_the_installation(repository):
+    install(repository, "gcloud", GCLOUD)
+    (repository / "slow").touch()
+    process = start(repository, "queued_resources.sh", f"--workdir={repository}", **TPU)
+    wait_for((repository / "installing").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    assert not (repository / "resnet-jax").exists()
 
 
 def test_queued_resource_that_google_cannot_provide_is_an_error(repository):
     install(repository, "gcloud", GCLOUD.replace("PROVISIONING", "FAILED"))
-    assert start(repository, "queued_resources.sh", "--workdir=w", **TPU).wait() == 1
+    assert start(repository, "queued_resources.sh", "--workdir=w", **TPU).wait(timeout=60) == 1
     assert calls(repository) == ["create"]
 
 
 def test_xpk_starts_the_run_with_its_flags(repository):
     install(repository, "xpk", 'printf "%s\\0" "$@" > arguments')
     variables = {"PROJECT": "p", "ZONE": "z", "CLUSTER": "c", "IMAGE": "i", "OPTIONS": "--spot --dry-run"}
-    assert start(repository, "xpk.sh", "v5litepod-16", "2", "--workdir=a b", "--config=c", **variables).wait() == 0
+    assert (
+        start(repository, "xpk.sh", "v5litepod-16", "2", "--workdir=a b", "--config=c", **variables).wait(timeout=60)
+        == 0
+    )
     arguments = (repository / "arguments").read_text(encoding="utf-8").rstrip("\0").split("\0")
     assert {"--tpu-type=v5litepod-16", "--num-slices=2", "--docker-image=i", "--spot", "--dry-run"} < set(arguments)
     command = next(argument for argument in arguments if argument.startswith("--command="))
@@ -183,6 +213,7 @@ def test_xpk_starts_the_run_with_its_flags(repository):
 
 def test_skypilot_connects_its_nodes(repository):
     task = yaml.safe_load((LAUNCHERS / "skypilot.yaml").read_text(encoding="utf-8"))
+    assert task["file_mounts"] == {"/data": "${DATA}"}
     variables = {
         "FLAGS": "--config=c --workdir=w",
         "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",

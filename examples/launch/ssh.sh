@@ -4,7 +4,7 @@
 #   examples/launch/ssh.sh "host1 host2" --config=configs/cifar10.py --workdir=/shared/run
 #
 # Run it in the repository, which all machines have at the same path, with its virtual environment in .venv. Ctrl-C or
-# SIGTERM makes all processes save and end. The exit code is the largest of theirs; it is 255 if a connection breaks.
+# SIGTERM makes all processes save and end. The exit code is the largest of theirs, and 255 if a connection breaks.
 set -u
 if [ $# -lt 2 ]; then
   echo "usage: $0 \"HOST1 HOST2 ...\" FLAGS_OF_MAIN" >&2
@@ -28,7 +28,8 @@ stop() { # Send SIGTERM to the oldest process of the run on each host: with --re
 trap stop INT TERM
 processes=()
 for index in "${!hosts[@]}"; do
-  on "${hosts[$index]}" "cd ${PWD@Q} && . .venv/bin/activate && exec python main.py ${flags[*]@Q} --process_id=$index" &
+  command="python main.py ${flags[*]@Q} --process_id=$index; exit \$?" # `exec` would hide death by a signal.
+  on "${hosts[$index]}" "cd ${PWD@Q} && . .venv/bin/activate && $command" &
   processes+=($!)
 done
 

@@ -3,7 +3,7 @@
 #
 #   export PROJECT=my-project ZONE=us-west4-a CLUSTER=my-cluster IMAGE=us-docker.pkg.dev/my-project/resnet/resnet-jax
 #   docker build -t $IMAGE -f examples/launch/Dockerfile . && docker push $IMAGE
-#   examples/launch/xpk.sh v5litepod-16 2 --config=configs/imagenet.py --workdir=gs://BUCKET/imagenet
+#   examples/launch/xpk.sh v5litepod-16 2 --config=configs/cifar10.py --workdir=gs://BUCKET/cifar10
 #
 # The first two arguments are the type of a slice and the number of slices. OPTIONS="--spot" adds options of
 # `xpk workload create`; with OPTIONS=--dry-run, it prints what it would do.
