@@ -29,8 +29,25 @@ COMMON = {  # what the text above the tables says of all recipes
 }
 
 
-def documented(recipe: str) -> dict:
-    """Return the values by setting in the table under the heading that names the recipe."""
+# How values follow from the numbers in the column "in the source", where they are not among them.
+DERIVED = {
+    ("goyal", "batch_size"): lambda least, most: 1024 if least <= 1024 <= most else None,
+    ("goyal", "optimizer.learning_rate"): lambda rate, images: rate * 1024 / images,
+    ("ffcv", "dataset.eval_resize"): lambda crop, resize: round(256 * resize / crop),
+    ("ffcv", "batch_size"): lambda per_device, devices: per_device * devices,
+    ("strikes_back_a3", "augment.repeats"): lambda *_: 1,
+    ("strikes_back_a3", "dataset.eval_resize"): lambda ratio: round(224 / ratio),
+    ("strikes_back_a2", "dataset.eval_resize"): lambda ratio: round(224 / ratio),
+    ("strikes_back_a1", "dataset.eval_resize"): lambda ratio: round(224 / ratio),
+    ("torchvision_v2", "batch_size"): lambda per_device, devices: per_device * devices,
+    ("torchvision_v2", "ema_decay"): lambda decay, steps, *_: round(
+        (1 - (1 - decay) * 1024 * steps / 600) ** (1 / steps), 6
+    ),
+}
+
+
+def table(recipe: str) -> tuple[int, dict[str, list[str]]]:
+    """Return the column of a recipe in the table under the heading that names it, and the cells of each setting."""
     page = (ROOT / "docs/imagenet.md").read_text(encoding="utf-8")
     (heading, section), *_ = [
         (heading, section)
@@ -39,8 +56,15 @@ def documented(recipe: str) -> dict:
     ]
     column = re.findall(r"`(\w+)`", heading).index(recipe)
     rows = re.findall(r"^\| `([\w.]+)` \| (.*) \|$", section, re.MULTILINE)
-    cells = {setting: row.split(" | ")[column] for setting, row in rows}
-    return {setting: None if cell == "unset" else ast.literal_eval(cell) for setting, cell in cells.items()}
+    return column, {setting: row.split(" | ") for setting, row in rows}
+
+
+def documented(recipe: str) -> dict:
+    """Return the documented values by setting."""
+    column, cells = table(recipe)
+    return {
+        setting: None if row[column] == "unset" else ast.literal_eval(row[column]) for setting, row in cells.items()
+    }
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -50,6 +74,22 @@ def test_documented_settings_are_those_of_the_recipe(recipe):
     defaults = settings.leaves(settings.default())
     changed = {setting for setting, value in settings.leaves(config).items() if value != defaults[setting]}
     assert changed <= set(expected)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_numbers_follow_from_those_of_the_source(recipe):
+    """A number in a recipe is the one that its source states, or is computed from what the source states."""
+    column, cells = table(recipe)
+    compared = 0
+    for setting, value in documented(recipe).items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            stated = [float(number) for number in re.findall(r"(?<![\w.])\d[\d.]*(?:e-?\d+)?\b", cells[setting][-1])]
+            if len(cells[setting]) == len(stated) + 1:  # one number per recipe of the table
+                stated = [stated[column]]
+            derive = DERIVED.get((recipe, setting))
+            assert value in ([derive(*stated)] if derive else stated), setting
+            compared += 1
+    assert compared >= 8
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
