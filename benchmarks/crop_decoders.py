@@ -13,8 +13,8 @@ TensorFlow 2.21, 190 photographs of ants and bees of about 500 x 375 pixels, med
     ours                  1.175 ms  (1.167 .. 1.279)
     decode_and_crop_jpeg  1.407 ms  (1.325 .. 1.488)   ours is 1.18 x as fast
 
-Pixels differ by 0.04 of 255 levels on average, and by up to 66, where ours decodes at a fraction of the size. So the feed does not use TensorFlow's decoder.
-"""
+Pixels differ by 0.04 of 255 levels on average, and by up to 66, where ours decodes at a fraction of the size. So the
+feed does not use TensorFlow's decoder."""
 
 import functools
 import os
