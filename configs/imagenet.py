@@ -51,7 +51,7 @@ def _goyal(config: ConfigDict) -> None:
     config.model.zero_init_residual = True
     config.batch_size = 1024
     config.num_epochs = 90
-    config.optimizer.learning_rate = config.get_ref("batch_size").to_float() * (0.1 / 256)
+    _set_learning_rate(config, 0.1, batch_size=256)
     config.optimizer.weight_decay = 1e-4
     config.schedule.name = "step"
     config.schedule.step_epochs = (30, 60, 80)
@@ -63,7 +63,7 @@ def _ffcv(config: ConfigDict) -> None:
     config.model.blur_pool = True
     config.batch_size = 4096
     config.num_epochs = 40
-    config.optimizer.learning_rate = 1.7
+    _set_learning_rate(config, 1.7, batch_size=4096)
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 1e-4
     config.schedule.name = "linear"
@@ -120,11 +120,16 @@ def _torchvision_v2(config: ConfigDict) -> None:
     config.augment.repeats = 4
     config.batch_size = 1024
     config.num_epochs = 600
-    config.optimizer.learning_rate = 0.5
+    _set_learning_rate(config, 0.5, batch_size=1024)
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 2e-5
     config.loss.label_smoothing = 0.1
     config.ema_decay = 0.999966  # theirs, 1 - 2e-5 * 1024 * 32 / 600 for every 32 steps, as a decay per step
+
+
+def _set_learning_rate(config: ConfigDict, rate: float, batch_size: int) -> None:
+    """Set the rate that SGD has with this batch size; it follows the batch size (Goyal et al. 2017, section 2.1)."""
+    config.optimizer.learning_rate = config.get_ref("batch_size").to_float() * (rate / batch_size)
 
 
 def _set_sizes(config: ConfigDict, train: int, resize: int, crop: int) -> None:
