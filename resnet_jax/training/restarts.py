@@ -172,13 +172,13 @@ class Meetings:
         if self._me == 0:
             if len(self._entered) < len(self._team.members) - 1:
                 paths = {str(member): self._folder / f"enter{member}" for member in self._team.members if member != 0}
-                entered = {member: path.read_text() for member, path in paths.items() if path.exists()}
+                entered = {member: path.read_text(encoding="utf-8") for member, path in paths.items() if path.exists()}
                 if entered != self._entered:
                     self._entered = entered
                     self._write_job()
         elif self._job is None:
             announcement = self._folder / f"enter{self._me}"
-            if not announcement.exists() or announcement.read_text() != self._number:
+            if not announcement.exists() or announcement.read_text(encoding="utf-8") != self._number:
                 files.write(announcement, self._number)
             path = self._folder / "job.json"
             job = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
