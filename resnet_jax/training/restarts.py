@@ -160,7 +160,7 @@ class Meetings:
         self._job = self._number if me == 0 else None  # its name, once this process has entered
         self._entered: dict[str, str] = {}  # the numbers of the others that have entered, in process 0
         if me == 0:
-            _clear(folder)  # of an earlier job
+            _remove_jobs(folder)
             self._write_job()
         self.enter()
 
@@ -168,14 +168,13 @@ class Meetings:
         files.write(self._folder / "job.json", json.dumps({"job": self._job, "entered": self._entered}))
 
     def enter(self) -> None:
-        """Enter the job, or let others enter if this is process 0. All processes call this until all have entered."""
+        """Enter the job, or let others enter if this is process 0. All processes call this again and again."""
         if self._me == 0:
-            if len(self._entered) < len(self._team.members) - 1:
-                paths = {str(member): self._folder / f"enter{member}" for member in self._team.members if member != 0}
-                entered = {member: path.read_text(encoding="utf-8") for member, path in paths.items() if path.exists()}
-                if entered != self._entered:
-                    self._entered = entered
-                    self._write_job()
+            paths = {str(member): self._folder / f"enter{member}" for member in self._team.members if member != 0}
+            entered = {member: path.read_text(encoding="utf-8") for member, path in paths.items() if path.exists()}
+            if entered != self._entered:
+                self._entered = entered
+                self._write_job()
         elif self._job is None:
             announcement = self._folder / f"enter{self._me}"
             if not announcement.exists() or announcement.read_text(encoding="utf-8") != self._number:
@@ -256,13 +255,11 @@ class Meetings:
         return self._team
 
 
-def _clear(folder: epath.Path) -> None:
-    """Remove what is in a folder, but not the folder itself, to which other processes may be writing."""
-    for old in folder.iterdir() if folder.exists() else ():
-        if old.is_dir():
-            old.rmtree()
-        else:
-            old.unlink(missing_ok=True)
+def _remove_jobs(folder: epath.Path) -> None:
+    """Remove the meetings of earlier jobs. Other processes may already be writing their numbers beside them."""
+    for job in folder.iterdir() if folder.exists() else ():
+        if job.is_dir():
+            job.rmtree()
 
 
 def _is_first(folder: epath.Path) -> bool:
