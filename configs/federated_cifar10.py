@@ -5,7 +5,7 @@
 
 The variant is "iid", the alpha of a Dirichlet distribution over the classes (Hsu et al. 2019), or "central" for the
 same training without clients. The model has group normalization, because batch statistics of clients with other classes
-do not fit one another (Hsieh et al. 2020, section 5). Not measured yet.
+do not fit one another (Hsieh et al. 2020, section 5). docs/federated.md has accuracies after ten rounds.
 """
 
 from resnet_jax.config import default
