@@ -1,7 +1,7 @@
 """Federated training on CIFAR-10: ten clients, one local epoch per round, FedAvg (McMahan et al. 2017).
 
     python main.py federate --config=configs/federated_cifar10.py --workdir=/tmp/federated        # equal clients
-    python main.py federate --config=configs/federated_cifar10.py:0.1 --workdir=/tmp/skewed       # few classes each
+    python main.py federate --config=configs/federated_cifar10.py:0.1 --workdir=/tmp/skewed       # one class each
 
 The variant is "iid", the alpha of a Dirichlet distribution over the classes (Hsu et al. 2019), or "central" for the
 same training without clients. The model has group normalization, because batch statistics of clients with other classes
