@@ -166,7 +166,10 @@ class TrainingBatchLoader:
                 return pixels
             except Unreadable as error:
                 info.problems.append((self.loader.subset.name(candidate), str(error)))
-        raise UserError(f"none of the training images can be read. Check the dataset with `{program()} inspect`.")
+        raise UserError(
+            f"{info.problems[-1][0]} cannot be read, and neither can any training image that could take its place. "
+            f"Check the dataset with `{program()} inspect`."
+        )
 
     def _choose_box(self, epoch: int, order_index: int, height: int, width: int) -> Box:
         if not self.scale:  # The whole central square.
