@@ -201,10 +201,8 @@ def test_queued_resource_that_google_cannot_provide_is_an_error(repository):
 def test_xpk_starts_the_run_with_its_flags(repository):
     install(repository, "xpk", 'printf "%s\\0" "$@" > arguments')
     variables = {"PROJECT": "p", "ZONE": "z", "CLUSTER": "c", "IMAGE": "i", "OPTIONS": "--spot --dry-run"}
-    assert (
-        start(repository, "xpk.sh", "v5litepod-16", "2", "--workdir=a b", "--config=c", **variables).wait(timeout=60)
-        == 0
-    )
+    process = start(repository, "xpk.sh", "v5litepod-16", "2", "--workdir=a b", "--config=c", **variables)
+    assert process.wait(timeout=60) == 0
     arguments = (repository / "arguments").read_text(encoding="utf-8").rstrip("\0").split("\0")
     assert {"--tpu-type=v5litepod-16", "--num-slices=2", "--docker-image=i", "--spot", "--dry-run"} < set(arguments)
     command = next(argument for argument in arguments if argument.startswith("--command="))

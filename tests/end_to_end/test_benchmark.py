@@ -83,3 +83,23 @@ def test_find_lr_suggests_a_range_and_writes_a_page(tmp_path):
     assert len(result["losses"]) == len(result["learning_rates"]) == len(result["smoothed"])
     assert f"{low:.2g} to {high:.2g}" in page.read_text()
     assert list(tmp_path.iterdir()) == [page]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--compile_for=v5e:2x4"], "--compile_for and --link_gbytes_per_s need --collectives. Add it."),
+        (
+            ["--collectives", "--slice_link_gbytes_per_s=3"],
+            "needs the speed inside a slice too. Give --link_gbytes_per_s.",
+        ),
+        (
+            ["--collectives", "--link_gbytes_per_s=90", "--slice_link_gbytes_per_s=3"],
+            "--slice_link_gbytes_per_s needs several slices. Give --slices.",
+        ),
+        (["--collectives", "--slices=2"], "--slices needs the kind of slice to compile for. Give --compile_for."),
+    ],
+)
+def test_benchmark_flag_without_the_flags_that_it_needs_is_refused(arguments, sentence):
+    finished = run(*DIGITS, *arguments)
+    assert (finished.returncode, sentence in finished.stderr) == (2, True), finished.stderr

@@ -156,3 +156,11 @@ def test_check_refuses_unknown_names_and_indivisible_batches_without_data(tiny_c
     tiny_config.optimizer.fixed_kernel_norm = True
     with pytest.raises(UserError, match=message):
         experiments.check(tiny_config, mesh)
+
+
+@pytest.mark.parametrize(("group_size", "is_warned"), [(16, False), (64, True), (0, False)])
+def test_batch_norm_groups_in_two_slices_cause_a_warning(tiny_config, mesh, monkeypatch, caplog, group_size, is_warned):
+    monkeypatch.setattr(experiments.parallel, "num_slices", lambda devices: 2)
+    tiny_config.batch_norm.group_size = group_size
+    experiments.check(tiny_config, mesh)  # 64 examples, 32 per slice
+    assert ("Some BatchNorm groups lie in two slices" in caplog.text) == is_warned
