@@ -77,12 +77,12 @@ def chip(device: jax.Device) -> Chip | None:
 
 
 def slice_index(device: jax.Device) -> int:
-    """Return the number of the slice of a TPU. If there is only one, a device that is only described has no number."""
+    """Return the number of the slice that a TPU is in. Described devices of a single slice lack it, so theirs is 0."""
     return getattr(device, "slice_index", 0)
 
 
 def _position(device: jax.Device) -> tuple[int, ...]:
-    """Return the position of the chip: the slices have the same coordinates."""
+    """Return where the chip of a device is. Chips of different slices can have the same coordinates."""
     return (slice_index(device), *device.coords)
 
 

@@ -277,15 +277,6 @@ class Experiment:
 # --- Building an experiment -------------------------------------------------------------------------------------------
 
 
-def _warn_of_groups_across_slices(config: ConfigDict, mesh: Mesh) -> None:
-    group_size, slices = config.batch_norm.group_size, parallel.num_slices(mesh.devices.flat)
-    if group_size and slices > 1 and config.batch_size // slices % group_size:
-        logger.warning(
-            f"Some BatchNorm groups lie in two slices, which is slow: batch_norm.group_size ({group_size}) does not "
-            f"divide the {config.batch_size // slices} examples of a slice."
-        )
-
-
 def check(config: ConfigDict, mesh: Mesh) -> None:
     """Raise `UserError` for settings that cannot work, before anything is compiled or downloaded."""
     config_check.check(config)
@@ -322,6 +313,15 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     if config.freeze and model.scan_blocks:
         raise UserError(
             "freeze does not work with model.scan_blocks. Set model.scan_blocks=False or leave freeze empty."
+        )
+
+
+def _warn_of_groups_across_slices(config: ConfigDict, mesh: Mesh) -> None:
+    group_size, slices = config.batch_norm.group_size, parallel.num_slices(mesh.devices.flat)
+    if group_size and slices > 1 and config.batch_size // slices % group_size:
+        logger.warning(
+            f"Some BatchNorm groups lie in two slices, which is slow: batch_norm.group_size ({group_size}) does not "
+            f"divide the {config.batch_size // slices} examples of a slice."
         )
 
 

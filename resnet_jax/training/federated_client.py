@@ -83,8 +83,8 @@ class LocalClient:
     """A client whose examples lie on this machine, for an engine that connects real machines; see examples/flower/.
 
     It trains as the client of the same number does in a simulation with the same settings, if `federated.local_steps`
-    and `dataset.mean` and `std` are set. What happens to its model on the way to the server and there is up to the
-    engine, so settings of it must not be set here.
+    and `dataset.mean` and `std` are set. The engine decides what happens to the model on its way to the server and on
+    the server, so settings for that are refused.
 
     Args:
       config: the settings of the run; `federated.clients` is the number of all clients.

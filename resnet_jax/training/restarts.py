@@ -168,7 +168,7 @@ class Meetings:
         files.write(self._folder / "job.json", json.dumps({"job": self._job, "entered": self._entered}))
 
     def enter(self) -> None:
-        """Enter the job, or let others enter if this is process 0. All processes call this again and again."""
+        """Enter the job, or let others enter if this is process 0. All processes call this repeatedly."""
         if self._me == 0:
             paths = {str(member): self._folder / f"enter{member}" for member in self._team.members if member != 0}
             entered = {member: path.read_text(encoding="utf-8") for member, path in paths.items() if path.exists()}
