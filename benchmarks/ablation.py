@@ -5,14 +5,15 @@
 
 Each run trains `configs/cifar10_speedrun.py` with one change, for `--epochs` epochs of the first `--images` training
 images, and is scored on the last 5,000. The test split is not read. Runs with the same seed start from the same
-weights, if their models are the same, and see the same batches. SGD is tried with three learning rates.
+weights, if their models are the same, and see the same batches. SGD is tried with three learning rates. The runs stay
+in --runs, so the same command resumes.
 """
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
-import tempfile
 
 from absl import app, flags, logging
 
@@ -59,6 +60,7 @@ NAMES = flags.DEFINE_list("changes", None, "The changes whose names begin with o
 EPOCHS = flags.DEFINE_integer("epochs", 4, "Number of epochs.", lower_bound=1)
 IMAGES = flags.DEFINE_integer("images", 10_000, "Number of training images.", 512, 45_000)
 SEEDS = flags.DEFINE_integer("seeds", 1, "Number of seeds: 0, 1, 2, ...", lower_bound=1)
+RUNS = flags.DEFINE_string("runs", str(run_program.ROOT / "runs" / "ablation"), "Directory for the run directories.")
 
 
 def main(_: list[str]) -> None:
@@ -68,33 +70,31 @@ def main(_: list[str]) -> None:
     runs: dict[str, list[dict]] = {name: [] for name in names}
     for seed in range(SEEDS.value):
         for name in names:
-            runs[name].append(_train(*CHANGES[name], f"--config.seed={seed}"))
+            runs[name].append(_train(name, seed))
             print(f"seed {seed}, {name}: {runs[name][-1]}", flush=True)
     results.add(
         "ablation", recipe=RECIPE, cpu_is_tuned="as the runs say", epochs=EPOCHS.value, images=IMAGES.value, runs=runs
     )
 
 
-def _train(*changes: str) -> dict[str, float]:
-    """Train with these flags, and return the top-1 on the last 5,000 training images and the time of training."""
-    part = (
+def _train(change: str, seed: int) -> dict[str, float]:
+    """Train with a change, and return the top-1 on the last 5,000 training images and the time of training."""
+    workdir = pathlib.Path(
+        RUNS.value, f"{EPOCHS.value}_epochs_of_{IMAGES.value}_images", re.sub(r"\W+", "_", change), f"seed{seed}"
+    )
+    config = (
+        f"--config={RECIPE}",
+        *CHANGES[change],
+        f"--config.seed={seed}",
         f"--config.num_epochs={EPOCHS.value}",
         f"--config.evaluate_every_epochs={EPOCHS.value}",  # Only the last checkpoint is scored.
         f"--config.dataset.train_split=train[:{IMAGES.value}]",
         "--config.dataset.validation_split=train[45000:]",
         "--config.dataset.test_split=none",
     )
-    with tempfile.TemporaryDirectory() as workdir:
-        subprocess.run(
-            [sys.executable, "main.py", f"--config={RECIPE}", *part, *changes, f"--workdir={workdir}"],
-            cwd=run_program.ROOT,
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-        result = json.loads(pathlib.Path(workdir, "result.json").read_text(encoding="utf-8"))
-        scores = run_program.run_command(
-            "evaluate", f"--workdir={workdir}", "--split=validation", "--tta=mirror_translate"
-        )
+    subprocess.run([sys.executable, "main.py", *config, f"--workdir={workdir}"], cwd=run_program.ROOT, check=True)
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    scores = run_program.run_command("evaluate", f"--workdir={workdir}", "--split=validation", "--tta=mirror_translate")
     return {
         "top1": result["validation"]["top1"],
         "tta_top1": scores["tta"]["mirror_translate"]["top1"],
