@@ -43,7 +43,7 @@ class Copy:
     other_dtypes: dict[str, str] = field(default_factory=dict)
 
 
-def choose(weights: Weights, path: str, name: str | None = None) -> Copy:
+def choose(weights: Weights, path: str, name: str | None = None, setting: str | None = "init_key") -> Copy:
     """Return a copy of the weights in a file.
 
     Args:
@@ -51,6 +51,7 @@ def choose(weights: Weights, path: str, name: str | None = None) -> Copy:
       path: the path of the file, for messages.
       name: the name of the copy; None: the moving average, if there is one, or else the only copy. Copies that only
         training needs do not count.
+      setting: the setting that holds `name`, for messages; None if there is no such setting.
 
     Raises:
       UserError: if there is no such copy, or no reason to prefer one.
@@ -66,7 +67,8 @@ def choose(weights: Weights, path: str, name: str | None = None) -> Copy:
     if name is None:
         preferred = _preferred(copies, weights)
         if len(preferred) > 1:
-            raise UserError(f"{path} holds several copies of the weights ({listed}). Set init_key to the one to load.")
+            remedy = f"Set {setting} to the one to load." if setting else "Save the one to load in a file of its own."
+            raise UserError(f"{path} holds several copies of the weights ({listed}). {remedy}")
         name = preferred[0]
         if any(UNNAMED_AVERAGE.search(array) for array in weights.arrays):
             logger.warning(
@@ -74,12 +76,10 @@ def choose(weights: Weights, path: str, name: str | None = None) -> Copy:
                 f"Loading {name!r} instead. To load the average, copy it into the model and save its state_dict."
             )
     elif name not in copies:
-        raise UserError(f"{path} holds no weights {name!r}. Set init_key to one of {listed}, or leave it unset.")
+        raise UserError(f"{path} holds no weights {name!r}. Set {setting} to one of {listed}, or leave it unset.")
     if len(copies) > 1:
-        logger.info(
-            f"{path} holds several copies of the weights ({listed}). Loading {name!r}. "
-            "To load another one, set init_key."
-        )
+        hint = f" To load another one, set {setting}." if setting else ""
+        logger.info(f"{path} holds several copies of the weights ({listed}). Loading {name!r}.{hint}")
     return copies[name]
 
 

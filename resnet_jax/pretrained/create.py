@@ -42,9 +42,9 @@ def create_model(
 
     Args:
       name: a name that `list_models` returns, such as "resnet50".
-      num_classes: the number of logits; None: that of the weights or, without weights, that of the dataset that the
-        model was proposed for. If it differs from that of the weights, the head is new: it has initial weights that are
-        a function of the seed 0.
+      num_classes: the number of logits; 0: no head; None: that of the weights or, without weights, that of the dataset
+        that the model was proposed for. If it differs from that of the weights, the head is new: it has initial weights
+        that are a function of the seed 0.
       pretrained: False: no weights; True: the default weights of the model; or the tag of others, such as "a1_in1k".
       **settings: attributes of `ResNet` that override those of the variant: `dtype`, `remat`, ... With weights, those
         that change the architecture are refused.
@@ -87,7 +87,7 @@ def _public_variables(model: ResNet, name: str, row: PublicWeights) -> dict:
     channels = len(row.mean)
     variables, report = weights.variables(model, channels, weights.classes or ())
     logger.info(f"Weights of {weights.path}: {report}")
-    if "head" not in variables["params"]:
+    if model.num_classes and "head" not in variables["params"]:
         logger.info(f"The head for {model.num_classes} classes is new, with the initial weights of seed 0.")
         images = jnp.zeros((1, 32, 32, channels))  # The height and width make no difference.
         key = randomness.key(SEED_OF_NEW_HEAD, Use.INITIAL_WEIGHTS)

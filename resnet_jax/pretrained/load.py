@@ -26,7 +26,7 @@ from resnet_jax.models.public_weights import PublicWeights
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import VARIANTS
 from resnet_jax.pretrained import convert, copies, weight_files
-from resnet_jax.pretrained.naming import TIMM_RESNET_D, Scheme, scheme_for_model
+from resnet_jax.pretrained.naming import TIMM_PRE_ACTIVATION, TIMM_RESNET_D, Scheme, scheme_for_model
 from resnet_jax.runtime import parallel
 from resnet_jax.trained_model import TrainedModel, abstract_variables, load_run
 from resnet_jax.workdir.workdir import WorkDir
@@ -120,8 +120,8 @@ class Pretrained:
     ) -> tuple[dict, convert.LoadReport]:
         """Return the variables of `model` that the weights hold, and a report.
 
-        The arrays in `skip` are left out. So is the head if it is for a different number of classes, or for classes
-        that are known to differ.
+        The arrays in `skip` are left out. So is the head if the model has none, or if it is for a different number of
+        classes, or for classes that are known to differ.
 
         Args:
           model: the model to load the weights into.
@@ -141,15 +141,25 @@ class Pretrained:
                     f"{getattr(model, setting)}",
                     f"Set {name}={value}.",
                 )
-        # In files of other libraries, only the array names reveal the kind of shortcut.
-        if not self.settings and (self.scheme is TIMM_RESNET_D) != (model.shortcut == "average_pool"):
+        if self.model is not None and VARIANTS[self.model].make(num_classes=1).block is not model.block:
+            # The variables of two kinds of blocks can have the same names and shapes.
+            raise convert.WeightsMismatch(
+                f"the weights {self.path} are those of {self.model}, whose blocks differ from those of the config",
+                f"Set model.name={self.model}.",
+            )
+        # In files of other libraries, only the array names reveal the kind of shortcut; those of timm's pre-activation
+        # models do not.
+        names_reveal_shortcut = not self.settings and self.scheme is not TIMM_PRE_ACTIVATION
+        if names_reveal_shortcut and (self.scheme is TIMM_RESNET_D) != (model.shortcut == "average_pool"):
             shortcut = "average_pool" if self.scheme is TIMM_RESNET_D else "projection"
             raise convert.WeightsMismatch(
                 f"the weights {self.path} use different shortcuts from the config (model.shortcut={model.shortcut})",
                 f"Set model.shortcut={shortcut}.",
             )
-        if self.classes not in (None, tuple(classes)):
-            skip = (*skip, "head*")
+        head = f"{self.scheme.modules['head']}."
+        head_is_superfluous = not model.num_classes and any(name.startswith(head) for name in self.arrays)
+        if head_is_superfluous or self.classes not in (None, tuple(classes)):
+            skip = (*skip, f"{head}*")
         variables, report = convert.to_variables(self.arrays, self.scheme, abstract_variables(model, channels), skip)
         self._check_values(report)
         convert.require_all_but_head(report)
@@ -189,12 +199,13 @@ class Pretrained:
         return variables
 
 
-def open_pretrained(path: str, key: str | None = None) -> Pretrained:
+def open_pretrained(path: str, key: str | None = None, key_setting: str | None = "init_key") -> Pretrained:
     """Read weights from a run directory, a file or hf://owner/name; see `weight_files.read`.
 
     Args:
       path: the path or address.
       key: which copy of the weights in a file to load, see `copies.choose`.
+      key_setting: the setting that holds `key`, for messages; None if there is no such setting.
 
     Raises:
       UserError: if the weights cannot be read, or are not those of a known ResNet.
@@ -218,7 +229,7 @@ def open_pretrained(path: str, key: str | None = None) -> Pretrained:
             values_from=f"{path} was trained with",
         )
     file = weight_files.read(path)
-    copy = copies.choose(file, path, key)
+    copy = copies.choose(file, path, key, key_setting)
     scheme = copy.scheme
     metadata = _parse_metadata(path, file.metadata)
     file_is_ours = bool(metadata)
@@ -365,8 +376,10 @@ def load_pretrained(
     size_is_open = _size_is_open(dataset)
     weights.fill(dataset)
     splits.resolve(dataset, sources)
-    split = split or (dataset.train_split if dataset.test_split == "none" else dataset.test_split)
+    split = split or (dataset.train_split if dataset.test_split == splits.NO_SPLIT else dataset.test_split)
     if split == VALIDATION and VALIDATION not in sources:
+        if dataset.validation_split == splits.NO_SPLIT:
+            raise UserError("there is no validation split (dataset.validation_split=none). Choose another --split.")
         split = dataset.train_split if splits.is_held_out(dataset) else dataset.validation_split
     subset = Subset.from_split(sources, split)
     feed_config.resolve(dataset, subset, mesh)
@@ -447,7 +460,7 @@ def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Tr
             raise UserError(f"the teacher {path} has different classes from the dataset. Choose another teacher.")
         size = teacher.config.dataset.image_size
         return dataclasses.replace(teacher, preprocess=dataclasses.replace(teacher.preprocess, image_size=size))
-    weights = open_pretrained(path)
+    weights = open_pretrained(path, key_setting=None)
     student = Preprocess.from_config(config.dataset)
     if weights.classes is None:
         logger.info(f"{path} does not name its classes. Assuming the classes of the dataset, in the same order.")
@@ -457,7 +470,9 @@ def load_teacher(config: ConfigDict, classes: tuple[str, ...], mesh: Mesh) -> Tr
     preprocess = Preprocess(mean, std, weights.image_size or student.image_size)
     name = name or weights.model
     if name:
-        model = factory.create_model(name, len(classes), **weights.settings)
+        default = factory.create_model(name, len(classes))
+        changed = {setting: value for setting, value in weights.settings.items() if getattr(default, setting) != value}
+        model = factory.create_model(name, len(classes), **changed)
     else:
         model = factory.from_config(config, len(classes))
     try:

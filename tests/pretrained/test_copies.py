@@ -127,6 +127,14 @@ def test_copies_without_a_preferred_one_are_refused(prefixes):
         chosen(*prefixes)
 
 
+def test_messages_name_no_setting_if_there_is_none(caplog):
+    with pytest.raises(UserError, match=r"several copies .*\. Save the one to load in a file of its own\."):
+        copies.choose(weights("student.", "teacher."), "w.pth", setting=None)
+    with caplog.at_level(logging.INFO, "resnet_jax"):
+        copies.choose(weights("model.", "ema."), "w.pth", setting=None)
+    assert caplog.messages == ["w.pth holds several copies of the weights ('ema', 'model'). Loading 'ema'."]
+
+
 def test_copies_that_only_a_wrapper_tells_apart_are_not_mixed():
     assert chosen("", "module.", key="module") == 1
 

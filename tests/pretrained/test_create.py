@@ -46,6 +46,16 @@ def test_other_number_of_classes_gives_a_new_head_of_seed_zero(downloaded, caplo
     assert "The head for 3 classes is new, with the initial weights of seed 0." in caplog.messages
 
 
+def test_model_without_head_has_all_other_weights(downloaded, caplog):
+    with caplog.at_level(logging.INFO, "resnet_jax"):
+        model, variables = resnet_jax.create_model("tiny", num_classes=0, pretrained=True)
+    expected = public_tiny.variables("first")
+    del expected["params"]["head"]
+    assert_equal(variables, expected)
+    assert model.apply(variables, jnp.zeros((2, 8, 8, 3)), train=False).shape == (2, 16)
+    assert "is new" not in caplog.text
+
+
 def test_settings_that_change_the_architecture_are_refused_with_weights(downloaded):
     with pytest.raises(UserError, match=r"trained with model\.activation=relu, but .* gelu\. Set model\.activation"):
         resnet_jax.create_model("tiny", pretrained=True, activation="gelu")

@@ -16,8 +16,8 @@ from resnet_jax.data.sources import ArraySource, open_sources
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.export.weights import export_weights
-from resnet_jax.models import variants
-from resnet_jax.models.resnet import PreActivationBlock
+from resnet_jax.models import factory, variants
+from resnet_jax.models.resnet import MaxPoolBlock, PlainMaxPoolBlock, PreActivationBlock
 from resnet_jax.pretrained import convert, hub, weight_files
 from resnet_jax.pretrained.load import load_pretrained, load_pretrained_without_data, load_teacher, open_pretrained
 from resnet_jax.pretrained.weight_files import read
@@ -35,6 +35,24 @@ def pre_activation(tiny_variant, monkeypatch):
     tiny = variants.VARIANTS["tiny"]
     make = functools.partial(tiny.make, block=PreActivationBlock)
     monkeypatch.setitem(variants.VARIANTS, "pre_activation", dataclasses.replace(tiny, make=make))
+
+
+@pytest.fixture(autouse=True)
+def max_pool(tiny_variant, monkeypatch):
+    """Models with the same variables and different blocks, under the names "max_pool" and "plain_max_pool"."""
+    tiny = variants.VARIANTS["tiny"]
+    for name, block in (("max_pool", MaxPoolBlock), ("plain_max_pool", PlainMaxPoolBlock)):
+        make = functools.partial(tiny.make, block=block)
+        monkeypatch.setitem(variants.VARIANTS, name, dataclasses.replace(tiny, make=make))
+
+
+def untrained(name, run, **settings):
+    """Return a run's trained model with another model and its initial weights in place of its own."""
+    config = run.config.copy_and_resolve_references()
+    config.model.update(name=name, **settings)
+    model = factory.from_config(config, len(run.classes))
+    variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False)
+    return dataclasses.replace(run, config=config, model=model, variables=variables)
 
 
 @pytest.fixture
@@ -176,6 +194,17 @@ def test_init_from_creates_a_new_head_for_other_classes(workdir, tiny_config, st
     assert "fc.weight is skipped" in messages[0]  # The class names differ.
 
 
+def test_pretraining_starts_from_the_weights_of_a_supervised_run(workdir, tiny_config, start):
+    tiny_config.init_from, tiny_config.dataset.validation_split = workdir, "none"
+    tiny_config.pretrain.method, tiny_config.pretrain.projector = "simclr", (16, 16)
+    _, state, messages = start(tiny_config)
+    run = load_run(workdir)
+    backbone = {name: values for name, values in run.variables["params"].items() if name != "head"}
+    assert_equal({name: state.params[name] for name in backbone}, backbone)
+    assert_equal(state.batch_stats, state.batch_stats | run.variables["batch_stats"])
+    assert "fc.weight is skipped" in messages[0]
+
+
 def test_init_skip_keeps_the_random_initial_values(workdir, tiny_config, start):
     tiny_config.seed = 5
     _, drawn, _ = start(tiny_config)
@@ -223,6 +252,31 @@ def test_teacher_of_another_architecture_is_an_error(workdir, tiny_config, tmp_p
     sentences = r"does not fit loss.distill_model=resnet20: .*\)\. Set loss.distill_model to the teacher's model\.$"
     with pytest.raises(UserError, match=sentences):
         load_teacher(tiny_config, run.classes, run.mesh)
+
+
+def test_teacher_may_have_blocks_with_their_own_shortcuts(workdir, tiny_config, tmp_path):
+    teacher = untrained("max_pool", load_run(workdir))
+    file = str(tmp_path / "weights.safetensors")
+    export_weights(teacher, file)
+    tiny_config.loss.distill_from = file
+    tiny_config.dataset.mean, tiny_config.dataset.std = (0.1,), (0.2,)
+    assert_equal(load_teacher(tiny_config, teacher.classes, teacher.mesh).variables, teacher.variables)
+
+
+def test_weights_of_other_blocks_with_the_same_shapes_are_refused(workdir, tiny_config, start, tmp_path):
+    file = str(tmp_path / "weights.safetensors")
+    export_weights(untrained("max_pool", load_run(workdir)), file)
+    tiny_config.model.name, tiny_config.init_from = "plain_max_pool", file
+    with pytest.raises(UserError, match=r"those of max_pool, whose blocks differ .*\. Set model\.name=max_pool\.$"):
+        start(tiny_config)
+
+
+def test_names_of_pre_activation_models_do_not_reveal_the_shortcut(workdir, tmp_path):
+    file = str(tmp_path / "weights.safetensors")
+    run = untrained("pre_activation", load_run(workdir), shortcut="average_pool")
+    export_weights(run, file)
+    from_timm = dataclasses.replace(open_pretrained(file), settings={}, model=None)
+    assert_equal(from_timm.all_variables(run.model, 1, run.classes), run.variables)
 
 
 def test_weights_for_three_channels_see_gray_images_as_three_channels(tiny_config, start, tmp_path):
@@ -392,7 +446,7 @@ def test_activation_of_files_that_do_not_record_it_is_relu(workdir, tmp_path):
     weights = read(file)
     network = {key: value for key, value in json.loads(weights.metadata["network"]).items() if key != "activation"}
     metadata = {**weights.metadata, "network": json.dumps(network)}
-    weight_files.write(file, weight_files.Weights(weights.arrays, metadata))
+    pathlib.Path(file).write_bytes(weight_files.safetensors_bytes(weights.arrays, metadata))
     assert open_pretrained(file).settings["activation"] == "relu"
 
 
@@ -429,7 +483,7 @@ def test_open_pretrained_rejects_damaged_metadata(workdir, tmp_path, damage):
     file = str(tmp_path / "weights.safetensors")
     export_weights(load_run(workdir), file)
     weights = read(file)
-    weight_files.write(file, weight_files.Weights(weights.arrays, weights.metadata | damage))
+    pathlib.Path(file).write_bytes(weight_files.safetensors_bytes(weights.arrays, weights.metadata | damage))
     with pytest.raises(UserError, match="was not written by `export` or is damaged"):
         open_pretrained(file)
 
@@ -448,6 +502,12 @@ def test_load_pretrained_takes_a_split_if_there_is_no_test_split(workdir, tiny_c
     assert load(tiny_config, sources).config.dataset.image_size == 8
     run = load(tiny_config, sources, "train[:50]")
     assert score_run(run, sources, "train[:50]", REPORTER)["examples"] == 50
+
+
+def test_load_pretrained_without_validation_split_names_it(workdir, tiny_config):
+    tiny_config.init_from, tiny_config.dataset.validation_split = workdir, "none"
+    with pytest.raises(UserError, match=r"there is no validation split .*\. Choose another --split\."):
+        load(tiny_config, open_sources("digits"), "validation")
 
 
 @pytest.mark.slow
