@@ -59,8 +59,9 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
     if name not in VARIANTS:
         raise unknown_name("model", name, VARIANTS)
     for setting, choices in CHOICES.items():
-        if setting in settings and settings[setting] not in choices:
-            raise unknown_name(f"model.{setting}", settings[setting], choices)
+        value = settings.get(setting)
+        if isinstance(value, str) and value not in choices:  # An activation may also be a function.
+            raise unknown_name(f"model.{setting}", value, choices)
     model = VARIANTS[name].make(num_classes=num_classes, **settings)
     if model.shortcut == "pad" and model.residual is not basic:
         raise UserError(

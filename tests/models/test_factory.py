@@ -49,6 +49,10 @@ def test_create_model_refuses_unknown_names_and_contradictory_settings(name, set
         create_model(name, 10, **settings)
 
 
+def test_activation_may_be_a_function():
+    assert create_model("resnet20", 10, activation=nn.softplus).activation is nn.softplus
+
+
 def test_from_config_passes_every_setting_to_the_model():
     config = settings.default()
     expected = {
