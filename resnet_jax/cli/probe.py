@@ -1,4 +1,4 @@
-"""Measure what the features of a model are worth: train a linear classifier on them, and ask nearest neighbors.
+"""Measure what the features of a model are worth, with a linear classifier and with nearest neighbors.
 
     python main.py probe --workdir=/tmp/pretrained
     python main.py probe --workdir=/tmp/pretrained --config=configs/cifar10.py /tmp/supervised
@@ -30,6 +30,7 @@ FRACTIONS = flags.DEFINE_list("fractions", ["1", "0.1", "0.01"], "Shares of the 
 
 def run(workdirs: list[str]) -> ExitCode:
     from resnet_jax import config as settings
+    from resnet_jax.data import splits
     from resnet_jax.data.sources import open_sources
     from resnet_jax.evaluation import probe
     from resnet_jax.evaluation.model_comparison import check_distinct
@@ -45,17 +46,17 @@ def run(workdirs: list[str]) -> ExitCode:
         dataset = settings.default().dataset
         dataset.name, dataset.data_dir = own.name, own.data_dir
         dataset.train_split = own.train_split
-        dataset.validation_split = "" if own.validation_split == "none" else own.validation_split
+        dataset.validation_split = "" if own.validation_split == splits.NO_SPLIT else own.validation_split
     else:
         dataset = CONFIG.value.dataset
-    # Labels of another dataset are read without keeping its images, which may differ in size, in memory.
+    # Do not load another dataset into memory to read its labels, because its images may differ in size.
     dataset.feed = own.feed if dataset.name == own.name else "streaming"
     with Reporter(active=FORMAT.value == "text", max_unreadable=dataset.max_unreadable) as reporter:
         sources = open_sources(dataset.name, DATA_DIR.value or dataset.data_dir)
         results = probe.probe(models, dataset, sources, reporter, fractions)
     if FORMAT.value == "json":
-        splits = {purpose: dataset[f"{purpose}_split"] for purpose in ("train", "validation", "test")}
-        values = {"dataset": dataset.name, "splits": splits, "results": list(map(dataclasses.asdict, results))}
+        used = {purpose: dataset[f"{purpose}_split"] for purpose in ("train", "validation", "test")}
+        values = {"dataset": dataset.name, "splits": used, "results": list(map(dataclasses.asdict, results))}
         print_result(json.dumps(values))
     else:
         print_result(probe.format_results(results))

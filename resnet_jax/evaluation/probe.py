@@ -1,4 +1,4 @@
-"""How good the features of models are: a linear probe and nearest neighbors, with all labels or a few of them."""
+"""Quality of features, measured by a linear probe and by nearest neighbors, with all labels or a few of them."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.evaluation import linear_probe, nearest_neighbors
 from resnet_jax.evaluation.evaluate import with_channels_of
 from resnet_jax.evaluation.metrics import Interval, wilson_interval
-from resnet_jax.evaluation.nearest_neighbors import Features
+from resnet_jax.evaluation.nearest_neighbors import LabeledFeatures
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter, table
@@ -46,7 +46,7 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeResult:
-    """What the features of a model are worth with a number of labels.
+    """Accuracy of classifiers on the features of a model, for one number of training labels.
 
     Attributes:
       features: the run directory, or `RANDOM`.
@@ -123,7 +123,8 @@ def with_random_weights(trained: TrainedModel, images: Subset) -> TrainedModel:
     examples = feed_config.external_examples(trained.config.dataset, images, num_workers=0, reporter=None)
     positions = np.arange(min(STATISTICS_IMAGES, len(images)))
     batch = trained.preprocess(jnp.asarray(examples.images_at(positions)))
-    model = trained.model.clone(norm_momentum=0.0)
+    # As in evaluation, but with BatchNorm statistics of this batch.
+    model = trained.model.clone(norm_momentum=0.0, norm_group_size=0, dropout=0.0, stochastic_depth=0.0)
     params = model.lazy_init(key, jax.ShapeDtypeStruct(batch.shape, batch.dtype), train=False)["params"]
     _, updated = model.apply({"params": params}, batch, train=True, mutable=["batch_stats"])
     variables = {"params": params, "batch_stats": updated.get("batch_stats", {})}
@@ -132,17 +133,17 @@ def with_random_weights(trained: TrainedModel, images: Subset) -> TrainedModel:
 
 def _read_features(
     name: str, trained: TrainedModel, dataset: str, subsets: Mapping[str, Subset], reporter: Reporter
-) -> Iterator[Features]:
+) -> Iterator[LabeledFeatures]:
     """Yield the features of the training, validation and test examples."""
 
     def apply(variables: dict, images: jax.Array) -> jax.Array:
         outputs = trained.model.apply(variables, trained.preprocess(images), train=False, return_features=True)
         return outputs[1]["pooled"]
 
-    features_of = nearest_neighbors.make_features_of(apply, trained.config.batch_size, trained.mesh)
+    compute_features = nearest_neighbors.make_compute_features(apply, trained.config.batch_size, trained.mesh)
     for what, subset in subsets.items():
         reporter.update(f"{name}: features of the {what} examples")
-        features = features_of(trained.variables, _open(trained, dataset, subset, reporter))
+        features = compute_features(trained.variables, _open(trained, dataset, subset, reporter))
         assert features is not None  # Nothing interrupts it.
         yield features
 
@@ -156,7 +157,9 @@ def _open(trained: TrainedModel, name: str, subset: Subset, reporter: Reporter) 
     return feed_config.external_examples(own, subset, feed_config.num_workers(own), reporter)
 
 
-def _score(name: str, fraction: float, train: Features, validation: Features, test: Features) -> ProbeResult:
+def _score(
+    name: str, fraction: float, train: LabeledFeatures, validation: LabeledFeatures, test: LabeledFeatures
+) -> ProbeResult:
     fitted = linear_probe.fit(train, validation)
     correct = fitted.ranking(test.values) == test.labels[:, None]
     neighbors = nearest_neighbors.classify(train, test)
@@ -181,7 +184,7 @@ def format_results(results: Sequence[ProbeResult]) -> str:
     rows = [
         (
             result.features,
-            f"{result.fraction:.0%} ({result.labels:,})",
+            f"{100 * result.fraction:.3g}% ({result.labels:,})",
             _format(result.top1),
             "-" if result.top5 is None else _format(result.top5),
             _format(result.knn),

@@ -1,5 +1,8 @@
 """The probe of features, on a tiny model pre-trained on digits."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
@@ -74,6 +77,15 @@ def test_random_weights_have_the_batch_statistics_of_the_images(pretrained):
     stem = with_random_weights(pretrained, subset).variables["batch_stats"]["stem_norm"]
     assert np.abs(stem["mean"]).max() > 0
     assert not np.allclose(stem["var"], 1)
+
+
+def test_random_weights_do_not_depend_on_how_the_model_is_regularized(pretrained):
+    subset = Subset.from_split(open_sources("digits"), "train")
+    model = pretrained.model.clone(dropout=0.5, stochastic_depth=0.5, norm_group_size=7)
+    regularized = with_random_weights(dataclasses.replace(pretrained, model=model), subset)
+    jax.tree.map(
+        np.testing.assert_array_equal, regularized.variables, with_random_weights(pretrained, subset).variables
+    )
 
 
 @pytest.mark.parametrize("purpose", ["validation", "test"])
