@@ -113,7 +113,7 @@ class Evaluator:
     split: str
     subset: Subset
     reporter: Reporter
-    _in_memory: list[EvaluationData] = dataclasses.field(default_factory=list, repr=False)
+    _in_memory: dict[int | None, EvaluationData] = dataclasses.field(default_factory=dict, repr=False)  # by bit depth
 
     @classmethod
     def open(
@@ -154,11 +154,11 @@ class Evaluator:
         splits.resolve(settings, sources)
         if is_other_dataset:
             # No examples of this dataset have been held out for validation.
-            settings.validation_split = settings.validation_split or "none"
+            settings.validation_split = settings.validation_split or splits.NO_SPLIT
             if split is None and len(sources) == 1:
                 split = next(iter(sources))
         split = split or settings.test_split
-        if split == "none":
+        if split == splits.NO_SPLIT:
             raise UserError(f"there is no test split. Choose a split with --split ({', '.join(sources)}).")
         reporter.max_unreadable = settings.max_unreadable
         if split == VALIDATION and VALIDATION not in sources and not is_other_dataset:
@@ -197,15 +197,17 @@ class Evaluator:
     def open_examples(self, model: TrainedModel) -> EvaluationData:
         """Open the examples in the form that a model takes.
 
-        All resident runs on the dataset take its examples in the same form, so these are read only once.
+        Resident runs on the dataset with the same bit depth take its examples in the same form, so these are read only
+        once.
         """
         if model.config.dataset.name != self.dataset:
             return open_external_examples(model, self.subset, self.reporter)
         if model.config.dataset.feed != "resident":
             return open_examples(model, self.subset, self.reporter)
-        if not self._in_memory:
-            self._in_memory.append(open_examples(model, self.subset, self.reporter))
-        return self._in_memory[0]
+        bit_depth = model.config.dataset.bit_depth
+        if bit_depth not in self._in_memory:
+            self._in_memory[bit_depth] = open_examples(model, self.subset, self.reporter)
+        return self._in_memory[bit_depth]
 
     @property
     def classes(self) -> tuple[str, ...]:

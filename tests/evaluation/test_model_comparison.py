@@ -130,6 +130,16 @@ class TestEvaluator:
         evaluator = open_evaluator({"run": run}, split="validation")
         assert dataclasses.asdict(means_of(evaluator)) == pytest.approx(validation)
 
+    def test_reads_examples_once_per_bit_depth(self, run):
+        configs = [run.config.copy_and_resolve_references() for _ in range(3)]
+        for config, bit_depth in zip(configs, (12, 16, 12), strict=True):
+            config.dataset.bit_depth = bit_depth
+        models = {str(number): dataclasses.replace(run, config=config) for number, config in enumerate(configs)}
+        evaluator = open_evaluator(models)
+        first, second, third = map(evaluator.open_examples, models.values())
+        assert first is third
+        assert first is not second
+
     def test_rejects_validation_of_a_run_without_validation(self, run):
         run.config.dataset.validation_split = "none"
         with pytest.raises(UserError, match="the run has no validation split"):
