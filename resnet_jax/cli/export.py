@@ -107,7 +107,7 @@ def _export_weights(trained) -> ExitCode:
 
 def _export_program(trained, reporter) -> ExitCode:
     """Write a file that runs, and print how it was checked."""
-    from resnet_jax.export.examples import Split, sample_validation
+    from resnet_jax.export.examples import RunExamples, sample_validation
     from resnet_jax.export.export_model import Quantization, export_model
     from resnet_jax.export.program import class_scores, make_program
     from resnet_jax.terminal import print_result
@@ -121,9 +121,9 @@ def _export_program(trained, reporter) -> ExitCode:
     if QUANTIZE.value and trained.is_multi_label:
         raise UserError("int8 is scored by its top-1, which needs one label per image. Leave out --quantize.")
     if QUANTIZE.value and scores is not None:  # `_check_flags` refuses the other case.
-        calibration = Split(trained, "training", DATA_DIR.value, reporter).sample(CALIBRATE.value).images
-        validation = Split(trained, "validation", DATA_DIR.value, reporter)
-        quantization = Quantization(calibration, validation, scores, MAX_DROP.value)
+        calibration = RunExamples(trained, "training", DATA_DIR.value, reporter).sample(CALIBRATE.value).images
+        scored = RunExamples(trained, "validation", DATA_DIR.value, reporter)
+        quantization = Quantization(calibration, scored, scores, MAX_DROP.value)
     exported = export_model(program, TO.value, examples.images, reporter, BATCH.value, quantization, OVERWRITE.value)
     if FORMAT.value == "json":
         print_result(_as_json(trained, program, examples.name, exported))

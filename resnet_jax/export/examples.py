@@ -34,8 +34,8 @@ class Examples(NamedTuple):
     name: str
 
 
-class Split:
-    """The validation examples of a model, or its training examples.
+class RunExamples:
+    """The examples on which a model was validated, or those on which it was trained.
 
     Args:
       trained: the model.
@@ -101,16 +101,16 @@ def sample_validation(trained: TrainedModel, size: int, data_dir: str | None, re
     """Return some validation examples; or random images, with a warning, if the dataset cannot be opened.
 
     Raises:
-      UserError: as `Split` and `Split.sample` do; or if there is neither a dataset nor an image size.
+      UserError: as `RunExamples` and `RunExamples.sample` do; or if there is neither a dataset nor an image size.
     """
     dataset = trained.config.dataset
     image_size = dataset.eval_crop or dataset.image_size
     if data_dir or image_size is None:
-        return Split(trained, VALIDATION, data_dir, reporter).sample(size)
+        return RunExamples(trained, VALIDATION, data_dir, reporter).sample(size)
     try:
         open_local_sources(dataset.name, dataset.data_dir)
     except UserError as error:
         logger.warning(f"The file is checked on random images, because the dataset cannot be opened: {error}")
         shape = (RANDOM_IMAGES, image_size, image_size, len(dataset.mean))
         return Examples(np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "random images")
-    return Split(trained, VALIDATION, data_dir, reporter).sample(size)
+    return RunExamples(trained, VALIDATION, data_dir, reporter).sample(size)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from resnet_jax.export import int8
-from resnet_jax.export.examples import Split
+from resnet_jax.export.examples import RunExamples
 from resnet_jax.export.program import Program
 from resnet_jax.export.proof import Proof, prove
 from resnet_jax.export.targets import FORMATS, check_target, suffix_of, unfinished
@@ -21,13 +21,13 @@ class Quantization:
 
     Attributes:
       calibration: the images that the ranges of activations come from, uint8 [n, height, width, channels].
-      validation: the examples on which the files in float32 and in int8 are scored.
+      scored: the examples on which the files in float32 and in int8 are scored.
       scores: the output whose largest value is that of the predicted class, "probabilities" or "logits".
       max_drop: how much top-1 accuracy may be lost, in [0, 1].
     """
 
     calibration: np.ndarray
-    validation: Split
+    scored: RunExamples
     scores: str
     max_drop: float
 
@@ -82,17 +82,17 @@ def export_model(
             measured = _quantize(path, quantization, reporter)
         num_bytes = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
     if quantization:
-        return Exported(num_bytes, proof, measured, quantization.validation.name)
+        return Exported(num_bytes, proof, measured, quantization.scored.name)
     return Exported(num_bytes, proof)
 
 
 def _quantize(path: pathlib.Path, settings: Quantization, reporter: Reporter) -> dict[str, int8.Measurement]:
-    """Replace an ONNX file by one that computes in int8, unless it loses too much accuracy."""
+    """Replace an ONNX file with one that computes in int8, unless it loses too much accuracy."""
     from resnet_jax.export import onnx_format
 
     quantized = path.with_name(f"int8-{path.name}")
     onnx_format.quantize(path, quantized, settings.calibration)
-    measured = int8.measure({"float32": path, "int8": quantized}, settings.scores, settings.validation, reporter)
-    int8.check_drop(measured, settings.validation.name, settings.max_drop)
+    measured = int8.measure({"float32": path, "int8": quantized}, settings.scores, settings.scored, reporter)
+    int8.check_drop(measured, settings.scored.name, settings.max_drop)
     os.replace(quantized, path)
     return measured

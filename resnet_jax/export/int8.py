@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resnet_jax.errors import UserError
-from resnet_jax.export.examples import Split
+from resnet_jax.export.examples import RunExamples
 from resnet_jax.export.proof import run_in_fresh_process
 from resnet_jax.export.run_file import BATCH_SIZE
 from resnet_jax.terminal import Reporter
@@ -26,7 +26,8 @@ class Measurement(NamedTuple):
       num_images: the number of examples.
       same_as_first: for how many of them it predicts the same class as the first file.
       num_bytes: the size of the file.
-      latency_ms: milliseconds for one image in ONNX Runtime on this machine; the median over `TIMED_IMAGES` images.
+      latency_ms: milliseconds for one image in ONNX Runtime on this machine; the median over the first
+        `TIMED_IMAGES` images.
       images_per_second: on this machine, in batches of `run_file.BATCH_SIZE` images; the median over the batches.
     """
 
@@ -39,7 +40,7 @@ class Measurement(NamedTuple):
 
 
 def measure(
-    files: Mapping[str, pathlib.Path], scores: str, validation: Split, reporter: Reporter
+    files: Mapping[str, pathlib.Path], scores: str, scored: RunExamples, reporter: Reporter
 ) -> dict[str, Measurement]:
     """Run several .onnx files on all examples of a split, and return what each achieves, by its name.
 
@@ -48,7 +49,7 @@ def measure(
     Args:
       files: the files by name.
       scores: the output whose largest value is that of the predicted class.
-      validation: the examples.
+      scored: the examples.
       reporter: shows the progress.
 
     Raises:
@@ -57,20 +58,23 @@ def measure(
     predictions: dict[str, list[np.ndarray]] = {name: [] for name in files}
     seconds: dict[str, list[float]] = {name: [] for name in files}
     labels: list[np.ndarray] = []
-    show_progress = reporter.counter(f"scoring {validation.name}")
-    for images, image_labels in _grouped(validation.batches(IMAGES_PER_READ)):
+    timed_images = np.empty(0)
+    show_progress = reporter.counter(f"scoring {scored.name}")
+    for images, image_labels in _grouped(scored.batches(IMAGES_PER_READ)):
+        if not labels:
+            timed_images = images[:TIMED_IMAGES]
         for name, path in files.items():
             outputs = run_in_fresh_process(path, ".onnx", images)
             predictions[name].append(outputs.arrays[scores].argmax(-1))
             seconds[name] += outputs.seconds.tolist()
         labels.append(image_labels)
-        show_progress(sum(map(len, labels)), len(validation))
+        show_progress(sum(map(len, labels)), len(scored))
     if not labels:
-        raise UserError(f"none of the {validation.name} can be read. Check them with the command inspect.")
+        raise UserError(f"none of the {scored.name} can be read. Check them with the command inspect.")
     expected = np.concatenate(labels)
     predicted = {name: np.concatenate(arrays) for name, arrays in predictions.items()}
     first = next(iter(predicted.values()))
-    latency = {name: run_in_fresh_process(path, ".onnx", images[:TIMED_IMAGES], 1) for name, path in files.items()}
+    latency = {name: run_in_fresh_process(path, ".onnx", timed_images, 1) for name, path in files.items()}
     batch_size = min(BATCH_SIZE, len(expected))
     return {
         name: Measurement(

@@ -20,7 +20,7 @@ class _Affine:
 
 
 def fold_into_convolutions(graph: Graph) -> None:
-    """Replace each convolution, and the scales and biases that follow it, by one convolution with a bias.
+    """Merge each convolution, and the scales and biases that follow it, into one convolution with a bias.
 
     In evaluation, BatchNorm is a scale and a bias per channel: `(y - mean) * factor + bias`. A convolution with the
     kernel `kernel * factor` and the bias `bias - mean * factor` computes the same. Both are computed in float64 and

@@ -27,7 +27,7 @@ def export_weights(trained: TrainedModel, path: str) -> None:
     The file is read again, and kept only if every array is the same.
 
     Raises:
-      UserError: if the path has another suffix, or the file cannot be written.
+      UserError: if the path has another suffix, the file cannot be written, or its arrays differ when they are read.
     """
     target = files.check_target(path, "weights", WEIGHTS)
     dataset = trained.config.dataset

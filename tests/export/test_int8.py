@@ -11,16 +11,18 @@ pytest.importorskip("onnxruntime")
 import onnx
 
 from resnet_jax.errors import UserError
+from resnet_jax.export import int8
 from resnet_jax.export.export_model import Quantization, export_model
 from resnet_jax.export.int8 import Measurement, check_drop
 from resnet_jax.export.program import Program
+from resnet_jax.export.proof import run_in_fresh_process
 from resnet_jax.terminal import Reporter
 from tests.export.conftest import small_model
 
 pytestmark = pytest.mark.slow
 
 
-class FakeSplit:
+class FakeExamples:
     """Validation examples whose labels are those that the program predicts."""
 
     name = "validation images"
@@ -49,7 +51,7 @@ def program():
 @pytest.fixture(scope="module")
 def validation(program):
     images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), np.uint8)
-    return FakeSplit(images, np.asarray(jax.jit(program.function)(images)["logits"]).argmax(-1))
+    return FakeExamples(images, np.asarray(jax.jit(program.function)(images)["logits"]).argmax(-1))
 
 
 def export(program, validation, path, max_drop):
@@ -74,6 +76,21 @@ def test_int8_file_keeps_most_predictions_and_is_smaller(program, validation, tm
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
     assert {entry.key: entry.value for entry in model.metadata_props}["classes"] == '["a"]'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_latency_is_that_of_the_first_images(program, validation, tmp_path, monkeypatch):
+    """Images are read in groups, and the last group may hold few."""
+    timed = []
+
+    def run(path, suffix, images, *batch_size):
+        if batch_size:
+            timed.append(images)
+        return run_in_fresh_process(path, suffix, images, *batch_size)
+
+    monkeypatch.setattr(int8, "run_in_fresh_process", run)
+    monkeypatch.setattr(int8, "READS_PER_PROCESS", 4)  # groups of 256 and 44 images
+    export(program, validation, tmp_path / "model.onnx", max_drop=1.0)
+    assert [images.tobytes() for images in timed] == 2 * [validation.images[: int8.TIMED_IMAGES].tobytes()]
 
 
 def test_int8_file_that_loses_too_much_is_refused_and_leaves_nothing(program, validation, tmp_path):
