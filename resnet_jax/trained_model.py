@@ -305,7 +305,7 @@ class TrainedModel:
         model = self.attribution_model
         for pixels, info in self._placed_batches(examples, MAX_ATTRIBUTION_BATCH_PER_DEVICE):
             images = self._normalize(pixels)
-            attribution_methods.check_stage_size(model, methods, images.shape, stage)
+            attribution_methods.check_stage_resolution(model, methods, images.shape, stage)
             logits = model.logits(images)
             targets = jnp.argmax(logits, axis=-1) if target is None else jnp.full(len(logits), target)
             computed = {name: attribution_methods.attribute(model, name, images, targets, stage) for name in methods}

@@ -66,7 +66,7 @@ class AttributionModel:
         self._input_gradients = compiled(_input_gradients(model))
         self._guided_gradients = compiled(_input_gradients(model.clone(activation=guided(activation))))
         self._stage_gradients = compiled(self._compute_stage_gradients, static_argnames="stage")
-        self._stage_sizes = functools.cache(self._compute_stage_sizes)
+        self._stage_resolutions = functools.cache(self._compute_stage_resolutions)
 
     def with_variables(self, variables: dict) -> "AttributionModel":
         """Return the same model with other variables. It shares the compiled programs."""
@@ -111,14 +111,14 @@ class AttributionModel:
         if stage not in self.stages:
             raise unknown_name("stage", stage, self.stages)
 
-    def stage_size(self, image_shape: tuple[int, ...], stage: str) -> tuple[int, int]:
+    def stage_resolution(self, image_shape: tuple[int, ...], stage: str) -> tuple[int, int]:
         """Return height and width of the output of a stage, for images of shape (batch, height, width, channels)."""
-        return self._stage_sizes(image_shape)[stage]
+        return self._stage_resolutions(image_shape)[stage]
 
     def _apply(self, variables: dict, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         return self._model.apply(variables, images, train=False, return_features=True)  # type: ignore[return-value]
 
-    def _compute_stage_sizes(self, image_shape: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    def _compute_stage_resolutions(self, image_shape: tuple[int, ...]) -> dict[str, tuple[int, int]]:
         images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
         _, features = jax.eval_shape(self._apply, self._variables, images)
         return {stage: features[stage].shape[1:3] for stage in self.stages}

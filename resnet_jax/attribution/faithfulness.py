@@ -1,8 +1,8 @@
 """Checks of how far a map can be trusted: whether it ranks regions by their effect, and depends on the parameters.
 
 Deletion and insertion (Petsiuk et al. 2018, "RISE", section 4.3) replace the most important regions of an image first,
-and measure the target's probability. We replace patches by the blurred image. If single pixels are replaced by black,
-the images are unlike any training image, and even a random map scores well.
+and measure the target's probability. We replace patches with the blurred image. If single pixels are replaced with
+black, the images are unlike any training image, and even a random map scores well.
 
 The randomization check (Adebayo et al. 2018, "Sanity Checks for Saliency Maps") compares the maps of the trained
 model with those of a model whose parameters are random.
@@ -27,8 +27,8 @@ class Areas(NamedTuple):
     """Areas under the curves of the target's probability, float32 [batch] in [0, 1].
 
     Attributes:
-      deletion: while the image is replaced by its blurred version. Low is good.
-      insertion: while the blurred version is replaced by the image. High is good.
+      deletion: while the image is replaced with its blurred version. Low is good.
+      insertion: while the blurred version is replaced with the image. High is good.
     """
 
     deletion: np.ndarray

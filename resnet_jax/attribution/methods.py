@@ -94,7 +94,7 @@ def check(names: Sequence[str]) -> None:
             raise unknown_name("method", name, METHODS)
 
 
-def check_stage_size(
+def check_stage_resolution(
     model: AttributionModel, names: Sequence[str], image_shape: tuple[int, ...], stage: str | None
 ) -> None:
     """Raise `SinglePosition` if one of the methods would give blank maps.
@@ -107,11 +107,11 @@ def check_stage_size(
     """
     stage = stage or model.stages[-1]
     blank = [METHODS[name].title for name in names if METHODS[name].uses_stage]
-    if not blank or model.stage_size(image_shape, stage) != (1, 1):
+    if not blank or model.stage_resolution(image_shape, stage) != (1, 1):
         return
     _, height, width, _ = image_shape
     earlier = model.stages[: model.stages.index(stage)]
-    larger = [candidate for candidate in earlier if model.stage_size(image_shape, candidate) != (1, 1)]
+    larger = [candidate for candidate in earlier if model.stage_resolution(image_shape, candidate) != (1, 1)]
     if larger:
         remedy = f"Choose an earlier stage ({', '.join(larger)})."
     else:

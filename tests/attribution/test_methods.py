@@ -10,7 +10,7 @@ import pytest
 
 from resnet_jax.attribution import gradients, perturbation
 from resnet_jax.attribution.attribution_model import AttributionModel
-from resnet_jax.attribution.methods import METHODS, SinglePosition, attribute, check_stage_size
+from resnet_jax.attribution.methods import METHODS, SinglePosition, attribute, check_stage_resolution
 from resnet_jax.models.factory import create_model
 from resnet_jax.models.variants import VARIANTS
 from resnet_jax.runtime import parallel
@@ -79,7 +79,7 @@ def test_every_kind_of_model_has_stage_gradients_and_guided_gradients(name, sing
     for stage in attribution_model.stages:
         activations, stage_gradients = attribution_model.stage_gradients(images, targets, stage)
         assert activations.shape == stage_gradients.shape
-        assert activations.shape[1:3] == attribution_model.stage_size(images.shape, stage)
+        assert activations.shape[1:3] == attribution_model.stage_resolution(images.shape, stage)
         assert np.isfinite(stage_gradients).all() and np.abs(stage_gradients).max(axis=(1, 2, 3)).all()
     guided_gradients = attribution_model.guided_gradients(images, targets)
     assert guided_gradients.shape == images.shape
@@ -155,23 +155,23 @@ def test_stage_of_a_single_position_is_refused(untrained_resnet18, size, blank_s
     for stage in blank_stages:
         message = f"{stage} is a single position for images of {size} x {size}, so the maps of Grad-CAM would be blank"
         with pytest.raises(SinglePosition, match=rf"{message}\. {remedy}$"):
-            check_stage_size(untrained_resnet18, ("occlusion", "grad_cam"), shape, stage)
-        check_stage_size(untrained_resnet18, ("occlusion",), shape, stage)
+            check_stage_resolution(untrained_resnet18, ("occlusion", "grad_cam"), shape, stage)
+        check_stage_resolution(untrained_resnet18, ("occlusion",), shape, stage)
 
 
 def test_stage_of_several_positions_is_accepted(untrained_resnet18):
-    check_stage_size(untrained_resnet18, ("grad_cam",), (1, 32, 32, 3), "stage3")
-    check_stage_size(untrained_resnet18, ("grad_cam",), (1, 64, 64, 3), None)
+    check_stage_resolution(untrained_resnet18, ("grad_cam",), (1, 32, 32, 3), "stage3")
+    check_stage_resolution(untrained_resnet18, ("grad_cam",), (1, 64, 64, 3), None)
     with pytest.raises(SinglePosition, match="stage4"):  # The last stage is the default.
-        check_stage_size(untrained_resnet18, ("grad_cam",), (1, 32, 32, 3), None)
+        check_stage_resolution(untrained_resnet18, ("grad_cam",), (1, 32, 32, 3), None)
 
 
-def test_stage_size_traces_the_model_once_per_shape(untrained_resnet18):
+def test_stage_resolution_traces_the_model_once_per_shape(untrained_resnet18):
     apply = AttributionModel._apply
     with mock.patch.object(AttributionModel, "_apply", autospec=True, side_effect=apply) as trace:
         for _ in range(3):
-            assert untrained_resnet18.stage_size((1, 64, 32, 3), "stage2") == (8, 4)
-            assert untrained_resnet18.stage_size((1, 64, 32, 3), "stage3") == (4, 2)
+            assert untrained_resnet18.stage_resolution((1, 64, 32, 3), "stage2") == (8, 4)
+            assert untrained_resnet18.stage_resolution((1, 64, 32, 3), "stage3") == (4, 2)
     assert trace.call_count == 1
 
 
