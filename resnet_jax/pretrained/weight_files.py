@@ -1,4 +1,4 @@
-"""Read and write files of published weights, as NumPy arrays by name."""
+"""Read files of published weights as NumPy arrays by name, and encode arrays as safetensors."""
 
 import os
 import pathlib
@@ -12,14 +12,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from resnet_jax import files
 from resnet_jax.errors import UserError, first_line
 from resnet_jax.pretrained import hub, torch_files
 
 # The dtypes that we read, by their names in safetensors. Others need the library that wrote the file.
 READABLE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 COUNTER = "num_batches_tracked"  # the last part of the name of a counter that only PyTorch's BatchNorm needs
-TARGET = ("weights", ".safetensors")  # the description and suffix of the files that we write
 LONGEST_NAME = 200  # of an array, in characters; no weights have longer names, and messages show names
 
 
@@ -67,25 +65,16 @@ def read(path: str) -> Weights:
         ) from error
 
 
-def write(path: str, weights: Weights) -> None:
-    """Write a .safetensors file atomically.
-
-    Raises:
-      UserError: if the path has another suffix, or the file cannot be written.
+def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    """Return the content of a .safetensors file with these arrays and metadata.
 
     Example:
-      >>> import tempfile
-      >>> path = f"{tempfile.mkdtemp()}/weights.safetensors"
-      >>> write(path, Weights({"fc.bias": np.zeros(2)}, metadata={"classes": "cat, dog"}))
-      >>> read(path)
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp(), "weights.safetensors")
+      >>> size = path.write_bytes(safetensors_bytes({"fc.bias": np.zeros(2, np.float32)}, {"classes": "cat, dog"}))
+      >>> read(str(path))
       Weights(arrays={'fc.bias': array([0., 0.], dtype=float32)}, metadata={'classes': 'cat, dog'}, other_dtypes={})
     """
-    arrays = {name: np.asarray(array, np.float32) for name, array in weights.arrays.items()}
-    files.write_target(path, *TARGET, safetensors_bytes(arrays, weights.metadata))
-
-
-def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
-    """Return the content of a .safetensors file with these arrays and metadata."""
     # C order is needed because safetensors writes the memory of a transposed array as it is.
     return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
 

@@ -11,7 +11,6 @@ import pytest
 from resnet_jax.errors import UserError
 from resnet_jax.models.factory import create_model
 from resnet_jax.pretrained import convert, copies, naming, weight_files
-from resnet_jax.pretrained.weight_files import Weights
 from resnet_jax.trained_model import abstract_variables
 
 CLASSES = 10
@@ -97,8 +96,8 @@ def test_round_trip_through_pytorch_is_bit_exact(name, tmp_path):
 
     model = create_model(name, CLASSES, stage_sizes=(1, 2), **SMALL)
     variables = random_variables(model)
-    path = str(tmp_path / "weights.safetensors")
-    weight_files.write(path, Weights(convert.from_variables(variables, model), {}))
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(weight_files.safetensors_bytes(convert.from_variables(variables, model)))
     architecture = dataclasses.replace(reference.ARCHITECTURES[name], sizes=(1, 2), **SMALL)
     torch_model = reference.make_model(architecture, CLASSES)
     torch_model.load_state_dict(load_file(path), strict=True)

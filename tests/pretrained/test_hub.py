@@ -7,7 +7,6 @@ import pytest
 
 from resnet_jax.pretrained import weight_files
 from resnet_jax.pretrained.hub import FILES
-from resnet_jax.pretrained.weight_files import Weights
 from tests.pretrained.test_weight_files import ARRAYS, assert_same, read_error
 
 
@@ -36,9 +35,9 @@ def hub(monkeypatch):
 
 
 def test_safetensors_file_is_preferred(tmp_path, hub):
-    path = str(tmp_path / "model.safetensors")
-    weight_files.write(path, Weights(ARRAYS, {}))
-    hub({"model.safetensors": path})
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(weight_files.safetensors_bytes(ARRAYS))
+    hub({"model.safetensors": str(path)})
     assert_same(weight_files.read("hf://owner/name").arrays, ARRAYS)
 
 
