@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 
+from resnet_jax.data import splits
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_own_validation
 from resnet_jax.terminal import Reporter
@@ -36,7 +37,9 @@ class Calibration:
 
 
 def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature that minimizes the cross-entropy (Guo et al. 2017, section 4.2), at least 1 / 20.
+    """Return the temperature in [1/20, 20] that minimizes the cross-entropy (Guo et al. 2017, section 4.2).
+
+    If none of them lowers it, the temperature is 1.
 
     Args:
       log_probabilities: float [n, classes], or logits.
@@ -85,7 +88,7 @@ def calibrate_run(workdir: str, reporter: Reporter, data_dir: str | None = None)
         raise UserError(
             f"{workdir} cannot be calibrated, because its images have any number of labels. Leave out --calibrate."
         )
-    if trained.config.dataset.validation_split == "none":
+    if trained.config.dataset.validation_split == splits.NO_SPLIT:
         raise UserError(f"{workdir} cannot be calibrated, because it has no validation split. Choose another run.")
     metrics, _, _ = score_own_validation(trained, reporter, data_dir)
     temperature = fit_temperature(metrics.log_probabilities, metrics.label)

@@ -93,8 +93,6 @@ def make_evaluate(
     """
     num_views = len(AUGMENTATIONS[tta]) if tta else 1
     batch_size = math.ceil(batch_size / num_views / mesh.size) * mesh.size
-    # Calls that do not depend on one another run at the same time on CPU, and each of them takes memory.
-    calls_ahead = 0 if mesh.devices.flat[0].platform == "cpu" else parallel.CALLS_AHEAD
     local_rows = parallel.local_rows(mesh, batch_size)
     apply = make_apply(model, tta)
 
@@ -116,7 +114,7 @@ def make_evaluate(
         reporter: Reporter | None = None,
     ) -> ExampleMetrics | MultiLabelExamples | None:
         show_progress = reporter.counter("scoring examples") if reporter else None
-        pace = parallel.Pace(calls_ahead)
+        pace = parallel.pace_of_independent_calls(mesh)
         batches = []
         for images, info in examples.batches(batch_size, local_rows):
             labels = info.labels if label_map is None else _map_labels(info.labels, label_map)
@@ -153,7 +151,7 @@ def score_run(
 ) -> dict:
     """Return the mean metrics of a trained model on a split such as "test".
 
-    They are a dict of the fields of `MeanMetrics`, or of `MultiLabelMeans` for any number of labels per image.
+    The keys are the fields of `MeanMetrics` or, for any number of labels per image, of `MultiLabelMeans`.
 
     Args:
       trained: the trained model.
@@ -204,7 +202,7 @@ def open_external_examples(trained: TrainedModel, subset: Subset, reporter: Repo
 
 def _fit(trained: TrainedModel, subset: Subset) -> Subset:
     """Return the examples with as many channels as the model takes; raises `UserError` if they do not fit the model."""
-    # A model that was pre-trained without labels knows no classes, and is asked for none.
+    # A model that was pre-trained without labels has no classes to check.
     unknown = class_matching.missing(subset.classes, trained.classes) if trained.classes else []
     if unknown:
         names = ", ".join(unknown[:MAX_CLASSES_LISTED])

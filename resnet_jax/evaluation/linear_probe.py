@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resnet_jax.evaluation.nearest_neighbors import Features
+from resnet_jax.evaluation.nearest_neighbors import LabeledFeatures
 
 # Inverse strengths of the L2 penalty (scikit-learn's C).
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -43,7 +43,7 @@ class LinearProbe(NamedTuple):
         return self.classes[np.argsort(-logits, axis=-1, kind="stable")]
 
 
-def fit(train: Features, validation: Features, strengths: Sequence[float] = STRENGTHS) -> LinearProbe:
+def fit(train: LabeledFeatures, validation: LabeledFeatures, strengths: Sequence[float] = STRENGTHS) -> LinearProbe:
     """Fit logistic regressions by L-BFGS, and return the one with the highest validation accuracy.
 
     Of equally accurate ones, the most regularized is chosen.

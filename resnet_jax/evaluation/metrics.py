@@ -69,26 +69,26 @@ def example_metrics(
     )
 
 
-def worst_mistakes(examples: ExampleMetrics, count: int) -> np.ndarray:
+def worst_mistakes(results: ExampleMetrics, count: int) -> np.ndarray:
     """Return the indices of the wrongly classified examples with the highest loss, at most `count`, worst first.
 
     Args:
-      examples: metrics as host arrays.
+      results: metrics as host arrays.
       count: how many indices to return at most.
     """
-    mistakes = np.flatnonzero(examples.prediction != examples.label)
-    return mistakes[np.argsort(-examples.loss[mistakes], kind="stable")][:count]
+    mistakes = np.flatnonzero(results.prediction != results.label)
+    return mistakes[np.argsort(-results.loss[mistakes], kind="stable")][:count]
 
 
-def most_certain_successes(examples: ExampleMetrics, count: int) -> np.ndarray:
+def most_certain_successes(results: ExampleMetrics, count: int) -> np.ndarray:
     """Return the indices of the correctly classified examples with the highest confidence, highest first.
 
     Args:
-      examples: metrics as host arrays.
+      results: metrics as host arrays.
       count: how many indices to return at most.
     """
-    correct = np.flatnonzero(examples.prediction == examples.label)
-    return correct[np.argsort(-examples.confidence[correct], kind="stable")][:count]
+    correct = np.flatnonzero(results.prediction == results.label)
+    return correct[np.argsort(-results.confidence[correct], kind="stable")][:count]
 
 
 # --- Means over examples ----------------------------------------------------------------------------------------------
@@ -112,26 +112,26 @@ class MeanMetrics:
     unreadable: int = 0
 
 
-def summarize(examples: ExampleMetrics, total: int) -> MeanMetrics:
+def summarize(results: ExampleMetrics, total: int) -> MeanMetrics:
     """Average the metrics of examples in float64.
 
     Args:
-      examples: metrics as host arrays; no example may occur twice.
+      results: metrics as host arrays; no example may occur twice.
       total: how many examples there are, including those that could not be read.
 
     Raises:
       UserError: if no example could be read.
       ValueError: if an example occurs twice or its position is not in [0, total).
     """
-    scored = len(examples.position)
+    scored = len(results.position)
     if not scored:
         raise UserError(f"none of the {total:,} examples could be read. Check the dataset with `{program()} inspect`.")
-    if len(np.unique(examples.position)) != scored or examples.position.min() < 0 or examples.position.max() >= total:
+    if len(np.unique(results.position)) != scored or results.position.min() < 0 or results.position.max() >= total:
         raise ValueError(f"expected {scored} distinct positions in [0, {total})")
     return MeanMetrics(
-        loss=float(np.mean(examples.loss, dtype=np.float64)),
-        top1=float(np.mean(examples.prediction == examples.label)),
-        top5=float(np.mean(examples.in_top5)),
+        loss=float(np.mean(results.loss, dtype=np.float64)),
+        top1=float(np.mean(results.prediction == results.label)),
+        top5=float(np.mean(results.in_top5)),
         examples=scored,
         unreadable=total - scored,
     )
@@ -220,19 +220,19 @@ class ClassificationReport:
     confused: tuple[ConfusedPair, ...]
 
 
-def classification_report(examples: ExampleMetrics, classes: Sequence[str], total: int) -> ClassificationReport:
+def classification_report(results: ExampleMetrics, classes: Sequence[str], total: int) -> ClassificationReport:
     """Compute the detailed report of a model.
 
     Args:
-      examples: metrics as host arrays; no example may occur twice.
+      results: metrics as host arrays; no example may occur twice.
       classes: the names of the classes, by label.
       total: how many examples there are, including those that could not be read.
 
     Raises:
       UserError, ValueError: as `summarize` does.
     """
-    means = summarize(examples, total)
-    bins = calibration_bins(examples)
+    means = summarize(results, total)
+    bins = calibration_bins(results)
     calibration_errors = [
         calibration_bin.examples * abs(calibration_bin.confidence - calibration_bin.accuracy)
         for calibration_bin in bins
@@ -244,8 +244,8 @@ def classification_report(examples: ExampleMetrics, classes: Sequence[str], tota
         top5_interval=wilson_interval(round(means.top5 * means.examples), means.examples),
         ece=sum(calibration_errors) / means.examples,
         bins=bins,
-        classes=_class_metrics(examples, classes),
-        confused=_confused_pairs(examples, classes),
+        classes=_class_metrics(results, classes),
+        confused=_confused_pairs(results, classes),
     )
 
 
@@ -263,35 +263,35 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def calibration_bins(examples: ExampleMetrics) -> tuple[CalibrationBin, ...]:
+def calibration_bins(results: ExampleMetrics) -> tuple[CalibrationBin, ...]:
     """Return the mean confidence and the accuracy of the examples in each confidence bin; bins have equal width."""
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    bin_numbers = np.digitize(examples.confidence, edges[1:-1], right=True)
-    is_correct = examples.prediction == examples.label
+    bin_numbers = np.digitize(results.confidence, edges[1:-1], right=True)
+    is_correct = results.prediction == results.label
     bins = []
     for number, (low, high) in enumerate(itertools.pairwise(edges)):
         inside = bin_numbers == number
         confidence = accuracy = None
         if inside.any():
-            confidence = float(np.mean(examples.confidence[inside], dtype=np.float64))
+            confidence = float(np.mean(results.confidence[inside], dtype=np.float64))
             accuracy = float(np.mean(is_correct[inside]))
         bins.append(CalibrationBin(float(low), float(high), int(inside.sum()), confidence, accuracy))
     return tuple(bins)
 
 
-def confusion_matrix(examples: ExampleMetrics, num_classes: int) -> np.ndarray:
+def confusion_matrix(results: ExampleMetrics, num_classes: int) -> np.ndarray:
     """Count the examples of each class (rows) by their predicted class (columns): int [classes, classes]."""
-    pairs = examples.label.astype(np.int64) * num_classes + examples.prediction
+    pairs = results.label.astype(np.int64) * num_classes + results.prediction
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def _class_metrics(examples: ExampleMetrics, classes: Sequence[str]) -> tuple[ClassMetrics, ...]:
+def _class_metrics(results: ExampleMetrics, classes: Sequence[str]) -> tuple[ClassMetrics, ...]:
     def count(labels: np.ndarray) -> list[int]:
         return np.bincount(labels, minlength=len(classes)).tolist()
 
-    num_examples = count(examples.label)
-    num_predicted = count(examples.prediction)
-    num_correct = count(examples.label[examples.prediction == examples.label])
+    num_examples = count(results.label)
+    num_predicted = count(results.prediction)
+    num_correct = count(results.label[results.prediction == results.label])
     return tuple(
         ClassMetrics(
             name,
@@ -305,11 +305,11 @@ def _class_metrics(examples: ExampleMetrics, classes: Sequence[str]) -> tuple[Cl
     )
 
 
-def _confused_pairs(examples: ExampleMetrics, classes: Sequence[str]) -> tuple[ConfusedPair, ...]:
-    wrong = examples.prediction != examples.label
-    pairs = np.stack([examples.label[wrong], examples.prediction[wrong]], axis=1)
+def _confused_pairs(results: ExampleMetrics, classes: Sequence[str]) -> tuple[ConfusedPair, ...]:
+    wrong = results.prediction != results.label
+    pairs = np.stack([results.label[wrong], results.prediction[wrong]], axis=1)
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
-    class_sizes = np.bincount(examples.label, minlength=len(classes))
+    class_sizes = np.bincount(results.label, minlength=len(classes))
     confused = []
     for index in np.argsort(-counts, kind="stable")[:MAX_CONFUSED_PAIRS]:
         label, prediction = pairs[index]

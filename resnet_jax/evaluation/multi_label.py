@@ -113,7 +113,7 @@ class MultiLabelReport:
 
 
 def report(
-    examples: MultiLabelExamples,
+    results: MultiLabelExamples,
     label_sets: np.ndarray,
     classes: Sequence[str],
     total: int,
@@ -122,7 +122,7 @@ def report(
     """Compute the metrics of a model.
 
     Args:
-      examples: metrics as host arrays; no example may occur twice.
+      results: metrics as host arrays; no example may occur twice.
       label_sets: bool [sets, classes], the combinations of labels by the number of the row.
       classes: the names of the classes.
       total: how many examples there are, including those that could not be read.
@@ -131,26 +131,24 @@ def report(
     Raises:
       UserError: if no example could be read.
     """
-    scored = len(examples.position)
+    scored = len(results.position)
     if not scored:
         raise UserError(f"none of the {total:,} examples could be read. Check the dataset with `{program()} inspect`.")
-    if len(np.unique(examples.position)) != scored:
+    if len(np.unique(results.position)) != scored:
         raise ValueError(f"expected {scored} distinct positions")
-    targets = label_sets[examples.label]
+    targets = label_sets[results.label]
     limits = np.full(len(classes), DEFAULT_THRESHOLD) if thresholds is None else np.asarray(thresholds)
-    predicted = examples.probabilities >= limits
+    predicted = results.probabilities >= limits
     by_class = tuple(
-        _class_metrics(
-            name, targets[:, number], examples.probabilities[:, number], predicted[:, number], limits[number]
-        )
+        _class_metrics(name, targets[:, number], results.probabilities[:, number], predicted[:, number], limits[number])
         for number, name in enumerate(classes)
     )
     present = [metrics for metrics in by_class if metrics.examples]
     correct = int((predicted & targets).sum())
     decided = int(predicted.sum() + targets.sum())
-    most_probable = examples.probabilities.argmax(axis=-1)
+    most_probable = results.probabilities.argmax(axis=-1)
     means = MultiLabelMeans(
-        loss=float(np.mean(examples.loss, dtype=np.float64)),
+        loss=float(np.mean(results.loss, dtype=np.float64)),
         map=float(np.mean([metrics.average_precision for metrics in present])) if present else 0.0,
         f1=float(np.mean([metrics.f1 for metrics in present])) if present else 0.0,
         top1=float(np.mean(targets[np.arange(scored), most_probable])),
@@ -178,30 +176,30 @@ def _class_metrics(
     )
 
 
-def choose_thresholds(examples: MultiLabelExamples, label_sets: np.ndarray) -> tuple[float, ...]:
+def choose_thresholds(results: MultiLabelExamples, label_sets: np.ndarray) -> tuple[float, ...]:
     """Return the threshold of each class at which its F1 score is highest; 0.5 for a class without examples.
 
     Args:
-      examples: metrics of the validation examples, as host arrays.
+      results: metrics of the validation examples, as host arrays.
       label_sets: bool [sets, classes].
 
     Example:
-      >>> examples = MultiLabelExamples(
+      >>> results = MultiLabelExamples(
       ...     np.arange(4), np.array([0, 0, 1, 1]), np.zeros(4), np.array([[0.1], [0.3], [0.4], [0.6]])
       ... )
-      >>> choose_thresholds(examples, label_sets=np.array([[False], [True]]))
+      >>> choose_thresholds(results, label_sets=np.array([[False], [True]]))
       (0.4,)
     """
     from sklearn import metrics
 
-    targets = label_sets[examples.label]
+    targets = label_sets[results.label]
     thresholds = []
     for column in range(targets.shape[1]):
         if not targets[:, column].any():
             thresholds.append(DEFAULT_THRESHOLD)
             continue
         precision, recall, candidates = metrics.precision_recall_curve(
-            targets[:, column], examples.probabilities[:, column]
+            targets[:, column], results.probabilities[:, column]
         )
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         thresholds.append(float(candidates[np.argmax(f1[:-1])]))

@@ -20,7 +20,7 @@ from resnet_jax.selfsupervised.embeddings import NEIGHBORS, nearest_neighbor_cla
 QUERIES_AT_ONCE = 1000
 
 
-class Features(NamedTuple):
+class LabeledFeatures(NamedTuple):
     """Features of the n examples that can be read.
 
     Attributes:
@@ -33,21 +33,23 @@ class Features(NamedTuple):
     labels: np.ndarray
     positions: np.ndarray
 
-    def take(self, rows: np.ndarray) -> "Features":
+    def take(self, rows: np.ndarray) -> "LabeledFeatures":
         """Return the features in these rows."""
-        return Features(self.values[rows], self.labels[rows], self.positions[rows])
+        return LabeledFeatures(self.values[rows], self.labels[rows], self.positions[rows])
 
 
-class FeaturesOf(Protocol):
-    """Function that computes features; see `make_features_of`."""
+class ComputeFeatures(Protocol):
+    """Function that computes features; see `make_compute_features`."""
 
     def __call__(
         self, variables: dict, examples: EvaluationData, interrupted: Callable[[], object] = lambda: False
-    ) -> Features | None:
+    ) -> LabeledFeatures | None:
         """Return the features of the examples, or None if `interrupted`, called after each batch, returns true."""
 
 
-def make_features_of(apply: Callable[[dict, jax.Array], jax.Array], batch_size: int, mesh: Mesh) -> FeaturesOf:
+def make_compute_features(
+    apply: Callable[[dict, jax.Array], jax.Array], batch_size: int, mesh: Mesh
+) -> ComputeFeatures:
     """Return a function that computes the features of examples.
 
     Args:
@@ -57,18 +59,18 @@ def make_features_of(apply: Callable[[dict, jax.Array], jax.Array], batch_size: 
     """
     batch_size = math.ceil(batch_size / mesh.size) * mesh.size
 
-    def compute(variables: dict, images: jax.Array, labels: jax.Array, positions: jax.Array) -> tuple[jax.Array, ...]:
+    def compute_batch(
+        variables: dict, images: jax.Array, labels: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, ...]:
         return apply(variables, images), labels, positions
 
-    compiled = parallel.jit(compute, mesh)  # All results are replicated, so that every process can read them.
-    # Calls that do not depend on one another run at the same time on CPU, and each of them takes memory.
-    calls_ahead = 0 if mesh.devices.flat[0].platform == "cpu" else parallel.CALLS_AHEAD
+    compiled = parallel.jit(compute_batch, mesh)  # All results are replicated, so that every process can read them.
     local_rows = parallel.local_rows(mesh, batch_size)
 
-    def features_of(
+    def compute_features(
         variables: dict, examples: EvaluationData, interrupted: Callable[[], object] = lambda: False
-    ) -> Features | None:
-        pace = parallel.Pace(calls_ahead)
+    ) -> LabeledFeatures | None:
+        pace = parallel.pace_of_independent_calls(mesh)
         batches = []
         for images, info in examples.batches(batch_size, local_rows):
             rows = (images, info.labels, info.positions.astype(np.int32))
@@ -76,10 +78,10 @@ def make_features_of(apply: Callable[[dict, jax.Array], jax.Array], batch_size: 
             pace(batches[-1])
             if interrupted():
                 return None
-        features = Features(*map(np.concatenate, zip(*parallel.fetch(batches), strict=True)))
+        features = LabeledFeatures(*map(np.concatenate, zip(*parallel.fetch(batches), strict=True)))
         return features.take(np.flatnonzero((features.labels != NO_LABEL) & (features.positions != NO_POSITION)))
 
-    return features_of
+    return compute_features
 
 
 def make_validate(
@@ -105,11 +107,11 @@ def make_validate(
         embeddings: Any = model.apply(variables, preprocess(images), train=False)
         return embeddings.features
 
-    features_of = make_features_of(apply, batch_size, mesh)
+    compute_features = make_compute_features(apply, batch_size, mesh)
 
     def validate(variables: dict, interrupted: Callable[[], object]) -> ValidationResult | None:
-        bank_features = features_of(variables, bank, interrupted)
-        queries = None if bank_features is None else features_of(variables, examples, interrupted)
+        bank_features = compute_features(variables, bank, interrupted)
+        queries = None if bank_features is None else compute_features(variables, examples, interrupted)
         if bank_features is None or queries is None:
             return None
         correct = classify(bank_features, queries) == queries.labels
@@ -123,7 +125,7 @@ def make_validate(
     return validate
 
 
-def classify(bank: Features, queries: Features) -> np.ndarray:
+def classify(bank: LabeledFeatures, queries: LabeledFeatures) -> np.ndarray:
     """Return the classes of m queries by their nearest neighbors in the bank: int32 [m].
 
     See `embeddings.nearest_neighbor_classes`.

@@ -73,42 +73,42 @@ def make_validate(
 
 
 def summarize(
-    examples: ExampleMetrics | MultiLabelExamples, label_sets: np.ndarray | None, total: int
+    results: ExampleMetrics | MultiLabelExamples, label_sets: np.ndarray | None, total: int
 ) -> dict[str, float]:
     """Return the fields of `MeanMetrics`, or of `MultiLabelMeans`, as a dict.
 
     Args:
-      examples: metrics as host arrays.
+      results: metrics as host arrays.
       label_sets: bool [sets, classes], for any number of labels per image; None: one label per image.
       total: how many examples there are, including those that could not be read.
     """
-    if isinstance(examples, MultiLabelExamples):
+    if isinstance(results, MultiLabelExamples):
         assert label_sets is not None
         names = [str(number) for number in range(label_sets.shape[1])]
-        return dataclasses.asdict(multi_label.report(examples, label_sets, names, total).means)
-    return dataclasses.asdict(metrics.summarize(examples, total))
+        return dataclasses.asdict(multi_label.report(results, label_sets, names, total).means)
+    return dataclasses.asdict(metrics.summarize(results, total))
 
 
-def worst_decile_top1(examples: ExampleMetrics, client_shares: np.ndarray) -> float:
+def worst_decile_top1(results: ExampleMetrics, client_shares: np.ndarray) -> float:
     """Return the accuracy below which a tenth of the clients of a federated run lie.
 
     The accuracy of a client is that on validation examples whose classes are as frequent as among its own examples: the
     mean of the accuracies of the classes, weighted by their shares.
 
     Args:
-      examples: metrics as host arrays.
+      results: metrics as host arrays.
       client_shares: float [clients, classes]. Classes without validation examples do not count.
     """
-    is_correct = (examples.prediction == examples.label).astype(float)
-    counts = np.bincount(examples.label, minlength=client_shares.shape[1])
-    accuracies = np.bincount(examples.label, is_correct, len(counts)) / np.maximum(counts, 1)
+    is_correct = (results.prediction == results.label).astype(float)
+    counts = np.bincount(results.label, minlength=client_shares.shape[1])
+    accuracies = np.bincount(results.label, is_correct, len(counts)) / np.maximum(counts, 1)
     shares = np.where(counts > 0, client_shares, 0.0)
     totals = shares.sum(axis=1)
     return float(np.quantile((shares @ accuracies)[totals > 0] / totals[totals > 0], 0.1))
 
 
 def worst_mistakes(
-    examples: ExampleMetrics | MultiLabelExamples,
+    results: ExampleMetrics | MultiLabelExamples,
     label_sets: np.ndarray | None,
     classes: Sequence[str],
     thresholds: Sequence[float] | None = None,
@@ -118,23 +118,22 @@ def worst_mistakes(
     With any number of labels, an example is wrong if any of its classes is.
 
     Args:
-      examples, label_sets: see `summarize`.
+      results, label_sets: see `summarize`.
       classes: the names of the classes.
       thresholds: the threshold of each class, for any number of labels; None: 0.5 for all.
     """
-    if not isinstance(examples, MultiLabelExamples):
-        worst = metrics.worst_mistakes(examples, MAX_MISTAKES)
+    if not isinstance(results, MultiLabelExamples):
+        worst = metrics.worst_mistakes(results, MAX_MISTAKES)
         return [
-            Mistake(int(examples.position[i]), classes[examples.label[i]], classes[examples.prediction[i]])
-            for i in worst
+            Mistake(int(results.position[i]), classes[results.label[i]], classes[results.prediction[i]]) for i in worst
         ]
     assert label_sets is not None
-    predicted = examples.probabilities >= np.asarray(thresholds or [DEFAULT_THRESHOLD])
-    labels = label_sets[examples.label]
+    predicted = results.probabilities >= np.asarray(thresholds or [DEFAULT_THRESHOLD])
+    labels = label_sets[results.label]
     wrong = np.flatnonzero((predicted != labels).any(axis=-1))
-    worst = wrong[np.argsort(-examples.loss[wrong], kind="stable")][:MAX_MISTAKES]
+    worst = wrong[np.argsort(-results.loss[wrong], kind="stable")][:MAX_MISTAKES]
 
     def names(row: np.ndarray) -> str:
         return ", ".join(classes[number] for number in np.flatnonzero(row).tolist()) or "-"
 
-    return [Mistake(int(examples.position[i]), names(labels[i]), names(predicted[i])) for i in worst]
+    return [Mistake(int(results.position[i]), names(labels[i]), names(predicted[i])) for i in worst]

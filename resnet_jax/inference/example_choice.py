@@ -52,7 +52,9 @@ def _parse_positions(text: str, size: int) -> np.ndarray:
         raise _no_examples(text)
     positions = np.array(list(dict.fromkeys(map(int, words))))  # Examples that are named twice count once.
     if positions.max() >= size:
-        raise UserError(f"--examples={text} goes beyond the last example ({size - 1:,}) of the split.")
+        raise UserError(
+            f"--examples={text} goes beyond the last example of the split. Choose positions from 0 to {size - 1}."
+        )
     return positions
 
 

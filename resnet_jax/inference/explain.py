@@ -90,7 +90,8 @@ class Explainer:
           UserError: as `TrainedModel.explain` does.
         """
         classes = examples.loader.subset.classes
-        has_labels = has_labels and not self.trained.is_multi_label  # Those are numbers of combinations of classes.
+        # With any number of labels per image, a label is the number of a combination of classes.
+        has_labels = has_labels and not self.trained.is_multi_label
         labels = class_matching.match(classes, self.trained.classes) if has_labels else None
         show_progress = reporter.counter("explaining images")
         done = 0

@@ -1,4 +1,4 @@
-"""How far the maps of each method can be trusted, measured on many images; see `attribution.faithfulness`."""
+"""Faithfulness of the maps of each method, measured on many images; see `attribution.faithfulness`."""
 
 import dataclasses
 import time

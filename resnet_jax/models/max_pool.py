@@ -3,7 +3,7 @@
 XLA has a single operation for the gradient of max-pooling, select-and-scatter, which is slow on a CPU. There, we use
 elementwise operations instead: we record where in each window the maximum is, and each value then sums the gradients of
 the windows whose maximum it is. Maxima and gradients of finite values are those of `flax.linen.max_pool`, up to
-rounding in bfloat16. The program for other devices is the same as its program.
+rounding in bfloat16. On other devices, the program is that of `flax.linen.max_pool`.
 """
 
 import functools
@@ -32,7 +32,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Ar
       padding: by how much the windows reach beyond each side of `x`. The maximum is over the values inside.
 
     Returns:
-      [batch, (height + 2 * padding - window) // stride + 1, the same of the width, channels].
+      [batch, (height + 2 * padding - window) // stride + 1, the same for the width, channels].
 
     Example:
       >>> image = jnp.array([[1.0, 3.0, 0.0], [3.0, 2.0, 4.0]]).reshape(1, 2, 3, 1)

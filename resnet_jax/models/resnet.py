@@ -1,6 +1,6 @@
 """ResNet: a stem, stages of residual blocks, global average pooling and a linear head.
 
-The file reads top to bottom: stems, the convolutions of a block, the residual block and its three kinds, the model.
+The file reads top to bottom: stems, the convolutions of a block, residual blocks, the model.
 `variants.py` has the table of named models and `layers.py` has convolution, normalization and pooling.
 
 References:
@@ -384,7 +384,7 @@ class MaxPoolBlock(ResidualBlock):
 
 
 class PlainMaxPoolBlock(MaxPoolBlock):
-    """A `MaxPoolBlock` without shortcut, as in airbench94 (Jordan 2024)."""
+    """A `MaxPoolBlock` without shortcut, as in the airbench94 of Jordan 2024 (our "airbench94_plain")."""
 
     has_shortcut = False
 
@@ -400,7 +400,8 @@ class ResNet(nn.Module):
         `stage_widths`, doubles the width.
       num_classes: the number of logits; 0: no head, and the pooled features take the place of the logits.
       block: the kind of residual block, which says where norms and activations go.
-      residual: `basic` or `bottleneck`: a function from width and stride to the convolutions of a block.
+      residual: a function from width and stride to the convolutions of a block: `basic`, `bottleneck` or
+        `three_convs`.
       width: the width of the blocks of the first stage.
       stage_widths: the width of the blocks of each stage; None: `width`, 2 * `width`, 4 * `width`, ...
       stem_width: the channels of the stem; None: `width`.

@@ -192,6 +192,7 @@ VARIANTS: dict[str, Variant] = {
     "resnext29_8x64d": _cifar(RESNEXT, 96.35, PAPER, _stages(3), _groups(8, 64), width=64),
     "resnext29_16x64d": _cifar(RESNEXT, 96.42, PAPER, _stages(3), _groups(16, 64), width=64),
     "fixup_resnet110": _cifar(FIXUP, None, "", _stages(18), _fixup, shortcut="pad"),
+    # With the shortcuts of airbench96. The airbench94 of Jordan 2024 is "airbench94_plain".
     "airbench94": _cifar(AIRBENCH, None, "", _airbench, residual=basic, stage_widths=(64, 256, 256)),
     "airbench94_plain": _cifar(
         AIRBENCH, None, "", _airbench, residual=basic, stage_widths=(64, 256, 256), block=PlainMaxPoolBlock

@@ -6,7 +6,7 @@ EPSILON = 5e-4  # added to the variances; the value of airbench94 (Jordan 2024)
 
 
 def patch_whitening_kernel(images: np.ndarray, epsilon: float = EPSILON) -> np.ndarray:
-    """Return a kernel whose outputs are uncorrelated over the 2x2 patches of images.
+    """Return a kernel that whitens the 2x2 patches of images: uncorrelated outputs, followed by their negatives.
 
     Coates & Ng 2012, "Learning Feature Representations with K-means", section 2.2, with PCA whitening: each output is
     the projection of a patch on an eigenvector of the covariance of the patches, divided by the standard deviation. As

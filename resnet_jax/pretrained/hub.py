@@ -15,9 +15,9 @@ def download(address: str) -> pathlib.Path:
     """Download the weights of hf://owner/name, and return the path of the local copy.
 
     A file that is in huggingface_hub's cache ($HF_HOME) is not downloaded again, and needs no connection. $HF_ENDPOINT
-    replaces https://huggingface.co. What is checked: huggingface_hub compares the size of a download with the size that
-    the hub states. We compare the SHA-256 with the one that the hub states for files in LFS, which published weights
-    are, each time the file is used. So neither a truncated nor a damaged file is loaded.
+    replaces https://huggingface.co. huggingface_hub compares the size of a download with the size that the hub states.
+    Each time a file is used, we also compare its SHA-256 with the one that the hub states. The hub states it for files
+    in LFS, as published weights are. So neither a truncated nor a damaged file is loaded.
 
     Raises:
       UserError: if the address is malformed, the repository has no weights, the download fails, or the file is damaged.

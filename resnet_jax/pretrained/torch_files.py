@@ -2,7 +2,7 @@
 
 PyTorch's `weights_only` refuses a file that holds any class or function that it does not know to be safe. Many
 files hold such objects beside the weights, for example the arguments of the training script. So we replace each class
-and function by a stand-in: a class of the same name that does nothing and is therefore safe. PyTorch still refuses
+and function with a stand-in: a class of the same name that does nothing and is therefore safe. PyTorch still refuses
 modules such as `os`.
 """
 

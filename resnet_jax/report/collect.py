@@ -143,7 +143,7 @@ def collect(
 
     if split is None:
         dataset = next(iter(models.values())).config.dataset
-        if dataset.test_split == "none" or not all(results.values()):
+        if dataset.test_split == splits.NO_SPLIT or not all(results.values()):
             split = _validation_split(dataset)
     evaluator = Evaluator.open(models, reporter, split, data_dir=data_dir)
 

@@ -139,15 +139,15 @@ def _describe_splits(run: ReportedRun) -> str:
     dataset = run.config.dataset
     if splits.is_held_out(dataset):
         validation = f"validated on {splits.describe_held_out(dataset)}, held out"
-    elif dataset.validation_split == "none":
+    elif dataset.validation_split == splits.NO_SPLIT:
         validation = "not validated"
     else:
         validation = f"validated on {dataset.validation_split}"
-    test = "not tested" if dataset.test_split == "none" else f"tested on {dataset.test_split}"
+    test = "not tested" if dataset.test_split == splits.NO_SPLIT else f"tested on {dataset.test_split}"
     return f"trained on {dataset.train_split}, {validation}, {test}"
 
 
 def _describe_choice(run: ReportedRun) -> str:
-    if run.config.dataset.validation_split == "none":
+    if run.config.dataset.validation_split == splits.NO_SPLIT:
         return ", the last"
     return f", the best on validation by {METRIC_TITLES.get(run.config.checkpoint.best_metric, 'loss')}"

@@ -75,8 +75,8 @@ def _draw_neighbors(experiment: Experiment, trained: TrainedModel) -> Composite:
 
     bank, examples = experiment.bank, experiment.validation or experiment.bank
     assert bank is not None and examples is not None
-    features_of = nearest_neighbors.make_features_of(apply, trained.config.batch_size, trained.mesh)
-    bank_features, queries = features_of(trained.variables, bank), features_of(trained.variables, examples)
+    compute_features = nearest_neighbors.make_compute_features(apply, trained.config.batch_size, trained.mesh)
+    bank_features, queries = compute_features(trained.variables, bank), compute_features(trained.variables, examples)
     assert bank_features is not None and queries is not None  # Nothing interrupts it.
     # The first images of a folder may be alike, so take evenly spaced ones.
     positions = np.linspace(0, len(queries.values) - 1, QUERIES).astype(int)

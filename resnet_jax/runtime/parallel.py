@@ -197,6 +197,14 @@ class Pace:
             jax.block_until_ready(last_to_wait_for)
 
 
+def pace_of_independent_calls(mesh: Mesh) -> Pace:
+    """Return the pace for calls that do not use the results of each other.
+
+    On CPU, such calls would run at the same time, and each would take memory, so the host waits for each of them.
+    """
+    return Pace(0 if mesh.devices.flat[0].platform == "cpu" else CALLS_AHEAD)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate_steps: int = 1) -> None:
     """Check that every device gets the same number of examples in each microbatch.
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from resnet_jax.data import splits
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.model_comparison import Evaluator, McNemar, mcnemar
 from resnet_jax.studies import out_of_fold
@@ -37,7 +38,7 @@ def open_folds(path: str, recipe: Recipe, folds: int) -> tuple[Study, list[SubRu
             f"--folds makes validation splits of its own, but dataset.validation_split is {validation_split!r}. Leave "
             "it empty, or choose another recipe."
         )
-    recipe = recipe.changed({"dataset.test_split": "none", "evaluate_every_epochs": recipe.config.num_epochs})
+    recipe = recipe.changed({"dataset.test_split": splits.NO_SPLIT, "evaluate_every_epochs": recipe.config.num_epochs})
     study = Study(path, "folds", recipe, {"folds": folds})
     numbers = range(1, folds + 1)
     return study, [

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ml_collections import ConfigDict
 
 from resnet_jax import config as settings
+from resnet_jax.data import splits
 from resnet_jax.errors import UserError, unknown_name
 
 _RANGE = re.compile(r"(?P<low>[-+\w.]+?)\.\.(?P<high>[-+\w.]+?)(?P<log>:log)?")
@@ -164,7 +165,7 @@ def check(space: SearchSpace, config: ConfigDict) -> None:
     ):
         if name in space:
             raise UserError(f"a sweep cannot vary {name}, because its runs would not be comparable. Remove it.")
-    if config.dataset.validation_split == "none":
+    if config.dataset.validation_split == splits.NO_SPLIT:
         raise UserError(
             "a sweep compares runs by their validation metrics, and dataset.validation_split is 'none'. Set it to a "
             "split, or to '' to hold out a tenth of the training split."

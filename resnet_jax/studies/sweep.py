@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from resnet_jax.data import splits
 from resnet_jax.errors import needs_extra
 from resnet_jax.studies import search_space
 from resnet_jax.studies.processes import train_all
@@ -76,7 +77,7 @@ def sweep(path: str, recipe: Recipe, space: SearchSpace, num_trials: int, jobs: 
       UserError: if Optuna is needed and not installed; or as `Study` and `train_all` do.
       KeyboardInterrupt, Preempted: as `train_all` does.
     """
-    recipe = recipe.changed({"dataset.test_split": "none"})
+    recipe = recipe.changed({"dataset.test_split": splits.NO_SPLIT})
     strategy: _Grid | _Search
     if search_space.is_grid(space):
         study = Study(path, "grid", recipe)

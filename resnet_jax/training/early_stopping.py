@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from resnet_jax.data import splits
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import METRIC_TITLES
 
@@ -53,7 +54,7 @@ class EarlyStopping:
 
 def check(config: ConfigDict) -> None:
     """Raise `UserError` if early stopping is not possible with these settings."""
-    if config.early_stopping.patience is not None and config.dataset.validation_split == "none":
+    if config.early_stopping.patience is not None and config.dataset.validation_split == splits.NO_SPLIT:
         raise UserError(
             "early_stopping.patience needs a validation split, and dataset.validation_split is 'none'. Leave patience "
             "unset, or choose a validation split."

@@ -62,8 +62,7 @@ def make_recalibrate(experiment: Experiment) -> Callable[[TrainState, int], Trai
     def recalibrate(state: TrainState, step: int) -> TrainState:
         ema = state.ema
         mean = jax.tree.map(jnp.zeros_like, ema["batch_stats"])
-        # Calls that do not depend on one another run at the same time on CPU, and each of them takes memory.
-        pace = parallel.Pace(0 if experiment.mesh.devices.flat[0].platform == "cpu" else parallel.CALLS_AHEAD)
+        pace = parallel.pace_of_independent_calls(experiment.mesh)
         steps = range(max(0, step - experiment.config.ema_recalibrate_steps), step)
         for count, earlier_step in enumerate(steps, start=1):
             inputs = experiment.feed.inputs(earlier_step)

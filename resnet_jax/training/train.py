@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from resnet_jax import config as settings
-from resnet_jax.data import workers
+from resnet_jax.data import splits, workers
 from resnet_jax.data.sources import Source, canonical_name, open_sources
 from resnet_jax.errors import Preempted, UserError
 from resnet_jax.evaluation import multi_label
@@ -126,7 +126,7 @@ def _train_and_score(
             if experiment.label_sets is not None and experiment.validation is not None:
                 trained, result["validation"] = _choose_thresholds(trained, experiment, directory, reporter)
             test_split = experiment.config.dataset.test_split
-            if test_split != "none":
+            if test_split != splits.NO_SPLIT:
                 cpu_tuning.release_memory()  # A step may take most of the memory, and scoring needs some too.
                 result["test"] = score_run(trained, sources, test_split, reporter)
                 if config.tta:

@@ -5,7 +5,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from resnet_jax.evaluation import linear_probe
-from resnet_jax.evaluation.nearest_neighbors import Features
+from resnet_jax.evaluation.nearest_neighbors import LabeledFeatures
 
 
 def features(seed, size, classes=4, width=6):
@@ -15,7 +15,7 @@ def features(seed, size, classes=4, width=6):
     labels = generator.integers(0, classes, size).astype(np.int32)
     scales = 10.0 ** (np.arange(width) % 4)
     values = (centers[labels] + generator.normal(size=(size, width))) * scales
-    return Features(values.astype(np.float32), labels, np.arange(size))
+    return LabeledFeatures(values.astype(np.float32), labels, np.arange(size))
 
 
 @pytest.mark.parametrize("classes", [2, 4])
