@@ -52,7 +52,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.Path, keep: int, best_metric: str, read_only: bool = False):
-        self._workdir, self._read_only = workdir, read_only
+        self._workdir = workdir
+        self._read_only = read_only
         self._folder = workdir / "checkpoints"
         self._unchecked: list[epath.Path] = []  # the index files of the pending save
         newest = preservation_policy.LatestN(keep)
@@ -227,7 +228,7 @@ class Checkpoints:
             (self._folder / str(step)).rename(path)
         parallel.wait_for_all("a damaged checkpoint is set aside")
         self._manager.reload()
-        self.metrics.forget(step)
+        self.metrics.keep_only(self._manager.all_steps())
         return path
 
     def _check_free_space(self, needed: int) -> None:
@@ -346,9 +347,9 @@ class ValidationMetrics:
         if metrics or not self._path.exists():
             self._write()
 
-    def forget(self, step: int) -> None:
-        """Drop the metrics of a removed checkpoint."""
-        self._metrics.pop(step, None)
+    def keep_only(self, steps: Collection[int]) -> None:
+        """Drop the metrics of all other checkpoints, so that the best one is on disk."""
+        self._metrics = {step: metrics for step, metrics in self._metrics.items() if step in steps}
         self._write()
 
     def best(self) -> Best | None:

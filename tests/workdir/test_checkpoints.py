@@ -211,6 +211,20 @@ def test_next_best_checkpoint_is_restored_if_the_best_is_damaged_and_may_be_set_
     assert not caplog.text
 
 
+def test_metrics_of_deleted_checkpoints_are_not_the_best_after_the_best_is_set_aside(tmp_path, single_device, caplog):
+    checkpoints = opened(tmp_path, keep=1)
+    for step, top1 in ((1, 0.9), (2, 0.8), (3, 0.5)):
+        checkpoints.save(step, weights(step), {}, {"top1": top1, "loss": 1.0})
+    checkpoints.wait()
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "params")
+    step, _, _ = checkpoints.restore_chosen(parallel.abstract(weights(0), parallel.replicated(single_device)))
+    assert step == checkpoints.metrics.best().step == 3
+    checkpoints.close()
+    caplog.clear()
+    assert opened(tmp_path).chosen_step() == 3
+    assert not caplog.text
+
+
 def test_metrics_can_be_added_to_a_saved_checkpoint(tmp_path):
     checkpoints = opened(tmp_path)
     checkpoints.save(1, weights(1), {}, None)
