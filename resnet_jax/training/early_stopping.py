@@ -1,5 +1,6 @@
 """Early stopping: end a run when its validation metric has not improved for several evaluations."""
 
+import math
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -33,18 +34,21 @@ class EarlyStopping:
         self._waited = int((saved or {}).get("waited", 0))
 
     def update(self, metrics: Mapping[str, float]) -> None:
-        """Take note of the metrics of an evaluation."""
+        """Record the metrics of an evaluation. A value that is not finite is not an improvement."""
         value = metrics[self._settings.metric]
-        gain = 0.0
-        if self._best is not None:
-            gain = self._best - value if self._settings.metric == "loss" else value - self._best
-        if self._best is None or gain > self._settings.min_delta:
+        if self._best is None:
+            gain = math.inf
+        elif self._settings.metric == "loss":
+            gain = self._best - value
+        else:
+            gain = value - self._best
+        if math.isfinite(value) and gain > self._settings.min_delta:
             self._best, self._waited = value, 0
         else:
             self._waited += 1
 
     def is_due(self) -> bool:
-        """Return whether the run is to end now."""
+        """Return whether the run should end now."""
         return self._settings.patience is not None and self._waited >= self._settings.patience
 
     def state_to_save(self) -> dict[str, float | None]:

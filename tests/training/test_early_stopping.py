@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from resnet_jax import config as settings
@@ -30,6 +32,8 @@ def stops_after(values, saved_at=None, **changes):
         ([0.5, 0.51, 0.52, 0.53], {"patience": 2, "min_delta": 0.05}, 3),
         ([0.5, 0.52, 0.54, 0.56], {"patience": 3, "min_delta": 0.05}, None),  # 0.56 improves on 0.5, the best so far.
         ([0.5] * 50, {"patience": None}, None),
+        ([math.nan, 0.5, 0.4, 0.3], {"patience": 2, "metric": "loss"}, None),
+        ([0.5, math.nan, -math.inf, 0.6], {"patience": 2, "metric": "loss"}, 3),
     ],
 )
 def test_run_stops_after_evaluations_without_improvement(values, changes, expected):
