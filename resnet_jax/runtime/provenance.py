@@ -44,7 +44,7 @@ def differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
 
 @functools.cache
 def _commit() -> str | None:
-    """Return the commit of this checkout, with "+changes" if the work tree differs; None outside a git checkout.
+    """Return the commit of this project's checkout, with "+changes" if the work tree differs; None if there is none.
 
     Results that benchmarks have recorded do not count as changes. The result of the first call is kept, because this
     process does not run edits made later.
@@ -57,6 +57,8 @@ def _commit() -> str | None:
         ).stdout.strip()
 
     try:
+        # An installed package may lie inside the checkout of another project, which does not track this file.
+        git("ls-files", "--error-unmatch", "--", "runtime/provenance.py")
         changes = git("status", "--porcelain", "--", ":/", f":(top,exclude){RESULTS}")
         return git("rev-parse", "--short", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):

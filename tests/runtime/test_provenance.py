@@ -27,25 +27,38 @@ def test_old_run_without_the_key_counts_as_not_tuned():
     assert provenance.differences(before, {**now, "cpu_is_tuned": True}) == ["cpu_is_tuned False -> True"]
 
 
+def git(root, *arguments):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    subprocess.run(["git", "-C", root, *identity, *arguments], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize(
     ("changed", "counts"), [(None, False), ("benchmarks/results.jsonl", False), ("main.py", True), ("new.py", True)]
 )
 def test_changes_of_the_work_tree_are_marked_except_for_recorded_results(tmp_path, monkeypatch, changed, counts):
-    def git(*arguments):
-        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-        subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True)
-
     (tmp_path / "resnet_jax" / "runtime").mkdir(parents=True)
     (tmp_path / "benchmarks").mkdir()
-    for file in ("main.py", "benchmarks/results.jsonl"):
+    for file in ("main.py", "benchmarks/results.jsonl", "resnet_jax/runtime/provenance.py"):
         (tmp_path / file).write_text("")
-    git("init")
-    git("add", ".")
-    git("commit", "-m", "first")
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
     if changed:
         (tmp_path / changed).write_text("changed")
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "resnet_jax" / "runtime" / "provenance.py"))
     assert provenance._commit.__wrapped__().endswith("+changes") == counts
+
+
+def test_package_installed_inside_another_project_has_no_commit(tmp_path, monkeypatch):
+    runtime = tmp_path / ".venv" / "lib" / "resnet_jax" / "runtime"
+    runtime.mkdir(parents=True)
+    for file in (tmp_path / "theirs.py", tmp_path / ".gitignore", runtime / "provenance.py"):
+        file.write_text(".venv" if file.name == ".gitignore" else "")
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "theirs")
+    monkeypatch.setattr(provenance, "__file__", str(runtime / "provenance.py"))
+    assert provenance._commit.__wrapped__() is None
 
 
 @pytest.mark.parametrize(
