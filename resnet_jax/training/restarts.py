@@ -1,9 +1,10 @@
 """Automatic restarts: if a process of a run dies, the others continue the run from its last checkpoint.
 
 With `--restarts`, each process of a run is a supervisor, and a child process trains. When a child dies, the other
-children end too (see `cluster`). Each supervisor then writes a report into a folder of the run directory: the address
-at which it could coordinate, or that it has left, or how the run has ended. The first of those present decides who
-takes part in the next attempt. A batch is a function of the step alone, so a smaller team sees the same batches.
+children end too (see `cluster`). Each supervisor then writes a report into a folder of the run directory. It holds an
+address at which the supervisor's child could coordinate, or says that the supervisor has left or that the run has
+ended. The supervisor with the lowest index among those with an address chooses the members of the next attempt. A batch
+is a function of the step alone, so a smaller team sees the same batches.
 """
 
 import contextlib
@@ -75,13 +76,14 @@ def supervise(arguments: Sequence[str], workdir: epath.Path, restarts: int, team
     Args:
       arguments: the command and its flags, without those of `team`.
       workdir: the run directory.
-      restarts: how often to start again.
+      restarts: the maximum number of restarts.
       team: the processes; None for a single process, or if JAX detects them. In the latter case, all of them have to
         start again.
       me: the number of this process.
 
     Returns:
-      The exit code of the last child, or, if a signal killed it, that of an interrupted run.
+      The exit code of the last child; that of the run if another process has reported its end; or that of an
+      interrupted run if a signal killed the child or arrived between two attempts.
 
     Raises:
       UserError: if the others have continued without this process.
@@ -91,8 +93,8 @@ def supervise(arguments: Sequence[str], workdir: epath.Path, restarts: int, team
         attempt = 0
         while True:
             attempt += 1
-            is_called = functools.partial(meetings.is_called, attempt) if meetings else _never
-            code = _train(arguments, team, me, received_signal, is_called)
+            restart_requested = functools.partial(meetings.has_reports, attempt) if meetings else _never
+            code = _train(arguments, team, me, received_signal, restart_requested)
             # A user error of a later attempt may come from the restart: a port in use, a lock of a dead machine.
             is_final = code == ExitCode.DONE or (code == ExitCode.USER_ERROR and attempt == 1)
             if is_final or received_signal() is not None or attempt > restarts:
@@ -109,7 +111,7 @@ def supervise(arguments: Sequence[str], workdir: epath.Path, restarts: int, team
                 except RunEnded as ended:
                     return ended.exit_code
                 if team is None:
-                    return ExitCode.RESUMABLE
+                    return ExitCode.INTERRUPTED if received_signal() == signal.SIGINT else ExitCode.RESUMABLE
 
 
 def _train(
@@ -117,12 +119,12 @@ def _train(
     team: Team | None,
     me: int,
     received_signal: ReceivedSignal,
-    is_called: Callable[[], bool],
+    restart_requested: Callable[[], bool],
 ) -> int:
-    """Run a child to its end, and return its exit code. End it if `is_called` returns True: others have lost theirs."""
+    """Run a child to its end, and return its exit code. Stop it early if `restart_requested` returns True."""
     child = child_process.start([*arguments, *(team.flags(me) if team else [])], {})
     try:
-        while child.poll() is None and received_signal() is None and not is_called():
+        while child.poll() is None and received_signal() is None and not restart_requested():
             time.sleep(TRAINING_POLL_SECONDS)
         if child.poll() is None:
             child.send_signal(received_signal() or signal.SIGTERM)
@@ -143,8 +145,8 @@ def _never() -> bool:
 class Meetings:
     """The meetings of the supervisors of a job: one before each restart, in a folder that all of them share.
 
-    An earlier job may have left reports in the folder, and process 0 may be the last to start. So each process enters
-    by writing a random number into the folder. Process 0 repeats these numbers beside the name of the new job.
+    Reports of an earlier job may remain in the folder, and process 0 may start last. So each process enters the job by
+    writing a random token into the folder, and process 0 lists the tokens that it has seen in job.json.
 
     Args:
       folder: holds a folder for each job.
@@ -154,11 +156,14 @@ class Meetings:
     """
 
     def __init__(self, folder: epath.Path, team: Team, me: int, seconds: float = MEETING_SECONDS):
-        self._folder, self._team, self._me, self._seconds = folder, team, me, seconds
+        self._folder = folder
+        self._team = team
+        self._me = me
+        self._seconds = seconds
         self._host = _own_host(team.coordinator, me)
-        self._number = secrets.token_hex(8)
-        self._job = self._number if me == 0 else None  # its name, once this process has entered
-        self._entered: dict[str, str] = {}  # the numbers of the others that have entered, in process 0
+        self._token = secrets.token_hex(8)
+        self._job = self._token if me == 0 else None  # its name, once this process has entered
+        self._entered: dict[str, str] = {}  # the tokens of the others that have entered, in process 0
         if me == 0:
             _remove_jobs(folder)
             self._write_job()
@@ -177,37 +182,37 @@ class Meetings:
                 self._write_job()
         elif self._job is None:
             announcement = self._folder / f"enter{self._me}"
-            if not announcement.exists() or announcement.read_text(encoding="utf-8") != self._number:
-                files.write(announcement, self._number)
+            if not announcement.exists() or announcement.read_text(encoding="utf-8") != self._token:
+                files.write(announcement, self._token)
             path = self._folder / "job.json"
             job = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            if job.get("entered", {}).get(str(self._me)) == self._number:
+            if job.get("entered", {}).get(str(self._me)) == self._token:
                 self._job = job["job"]
 
-    def _path(self, number: int, name: str) -> epath.Path:
+    def _path(self, attempt: int, name: str) -> epath.Path:
         """Return the path of a file of a meeting; raises `UserError` if this process has not entered the job."""
         if self._job is None:
             raise UserError("process 0 of the run has not started with --restarts. Give the flag to all.")
-        return self._folder / self._job / str(number) / name
+        return self._folder / self._job / str(attempt) / name
 
-    def report(self, number: int, report: Mapping[str, object]) -> None:
+    def report(self, attempt: int, report: Mapping[str, object]) -> None:
         """Write a report of this process for a meeting; raises `UserError` if this process has not entered the job."""
-        files.write(self._path(number, f"{self._me}.json"), json.dumps(report))
+        files.write(self._path(attempt, f"{self._me}.json"), json.dumps(report))
 
-    def is_called(self, number: int) -> bool:
+    def has_reports(self, attempt: int) -> bool:
         """Return whether another process has reported for a meeting."""
         self.enter()
-        return self._job is not None and bool(self._reports(number))
+        return self._job is not None and bool(self._reports(attempt))
 
-    def _reports(self, number: int) -> dict[int, dict]:
-        paths = {member: self._path(number, f"{member}.json") for member in self._team.members}
+    def _reports(self, attempt: int) -> dict[int, dict]:
+        paths = {member: self._path(attempt, f"{member}.json") for member in self._team.members}
         return {member: json.loads(path.read_text(encoding="utf-8")) for member, path in paths.items() if path.exists()}
 
-    def hold(self, number: int, received_signal: ReceivedSignal) -> Team | None:
+    def hold(self, attempt: int, received_signal: ReceivedSignal) -> Team | None:
         """Wait for the other members, and return the team of those who take part in the next attempt.
 
         Args:
-          number: the number of the meeting.
+          attempt: the number of the attempt that has ended.
           received_signal: returns the signal that has asked this process to stop, or None.
 
         Returns:
@@ -219,17 +224,19 @@ class Meetings:
         """
         deadline = time.monotonic() + self._seconds
         while self._job is None and time.monotonic() < deadline:
+            if received_signal() is not None:
+                return None
             self.enter()
             time.sleep(POLL_SECONDS)
         address = f"{self._host}:{_free_port()}"
-        self.report(number, {"address": address})
-        decision = self._path(number, "team.json")
+        self.report(attempt, {"address": address})
+        decision = self._path(attempt, "team.json")
         while not decision.exists():
             self.enter()
             if received_signal() is not None:
-                self.report(number, {"left": True})
+                self.report(attempt, {"left": True})
                 return None
-            reports = self._reports(number)
+            reports = self._reports(attempt)
             for report in reports.values():
                 if "ended" in report:
                     raise RunEnded(int(report["ended"]))
@@ -256,7 +263,7 @@ class Meetings:
 
 
 def _remove_jobs(folder: epath.Path) -> None:
-    """Remove the meetings of earlier jobs. Other processes may already be writing their numbers beside them."""
+    """Remove the meetings of earlier jobs. Other processes may already be writing their tokens beside them."""
     for job in folder.iterdir() if folder.exists() else ():
         if job.is_dir():
             job.rmtree()

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import signal
 import threading
@@ -69,7 +70,7 @@ def test_others_continue_without_a_dead_member(tmp_path, dead):
 def test_others_do_not_wait_for_a_member_that_has_left(tmp_path):
     meetings = all_meetings(tmp_path, seconds=60)
     meetings[1].report(1, {"left": True})
-    assert meetings[0].is_called(1) and not meetings[0].is_called(2)
+    assert meetings[0].has_reports(1) and not meetings[0].has_reports(2)
     results = hold_together(meetings, {0: 0.0, 2: 0.1})
     assert results[0].members == results[2].members == (0, 2)
 
@@ -94,14 +95,33 @@ def test_signal_during_a_meeting_is_obeyed_and_reported(tmp_path):
     assert results[0].members == (0, 2)
 
 
+def test_signal_is_obeyed_while_process_0_is_awaited(tmp_path):
+    meetings = Meetings(epath.Path(tmp_path), TEAM, 1, seconds=60)
+    assert meetings.hold(1, lambda: signal.SIGTERM) is None
+
+
+@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_signal_between_two_attempts_sets_the_exit_code(tmp_path, monkeypatch, signum, expected):
+    """It arrives after the child has ended, while the supervisor waits for the others."""
+    received = iter([None, None])
+
+    @contextlib.contextmanager
+    def receive_later():
+        yield lambda: next(received, signum)
+
+    monkeypatch.setattr(restarts, "deferred_signals", receive_later)
+    monkeypatch.setattr(restarts.child_process, "start", lambda arguments, environment: FakeChild(75))
+    assert restarts.supervise(["train"], epath.Path(tmp_path), 3, TEAM, 0) == expected
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
 def test_new_job_does_not_see_the_meetings_of_an_earlier_one(tmp_path, order):
     """Whoever starts first: process 0 may find the earlier job's folder, or another process may."""
     hold_together(all_meetings(tmp_path), {0: 0.0, 1: 0.0})
     first = Meetings(epath.Path(tmp_path), TEAM, order[0], 1.0)
-    assert not first.is_called(1)
+    assert not first.has_reports(1)
     meetings = all_meetings(tmp_path, seconds=60, order=order)
-    assert not any(meeting.is_called(1) for meeting in meetings.values())
+    assert not any(meeting.has_reports(1) for meeting in meetings.values())
     results = hold_together(meetings, {0: 0.0, 1: 0.0, 2: 0.2})
     assert results[2].members == (0, 1, 2)
 
