@@ -30,7 +30,7 @@ from resnet_jax.errors import UserError, unknown_name
 from resnet_jax.models import factory
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.runtime import parallel
-from resnet_jax.selfsupervised import methods, networks
+from resnet_jax.selfsupervised import pretraining_methods, pretraining_model
 from resnet_jax.workdir.checkpoints import Checkpoints
 from resnet_jax.workdir.workdir import WorkDir
 
@@ -433,17 +433,17 @@ def restore_chosen(directory: WorkDir, checkpoints: Checkpoints, mesh: Mesh | No
     config, classes = directory.config(), directory.classes()
     model = factory.from_config(config, len(classes))
     mesh = mesh or parallel.make_mesh()
-    saved = abstract_variables(networks.network_of_run(config, len(classes)), len(config.dataset.mean))
+    saved = abstract_variables(pretraining_model.model_of_run(config, len(classes)), len(config.dataset.mean))
     variables = parallel.abstract(saved, parallel.replicated(mesh))
     if checkpoints.latest_step() is None:
         raise UserError(f"{directory.path} has no checkpoint yet. Train it first.")
-    if config.ema_decay is None or methods.has_target(config.pretrain):
+    if config.ema_decay is None or pretraining_methods.has_target(config.pretrain):
         step, variables, metadata = checkpoints.restore_chosen(variables)
     else:
         step, items, metadata = checkpoints.restore_chosen({"ema": {"batch_stats": {}, **variables}})
         variables = items["ema"]
     if config.pretrain.method is not None:
-        variables = networks.without_added_modules(variables)
+        variables = pretraining_model.without_added_modules(variables)
     return TrainedModel(
         config,
         classes,

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.federated.server import make_server_optimizer
 from resnet_jax.runtime import parallel
-from resnet_jax.selfsupervised import networks
+from resnet_jax.selfsupervised import pretraining_model
 from resnet_jax.trained_model import abstract_variables
 from resnet_jax.training.federated_experiment import with_local_batch_norms
 from resnet_jax.training.freezing import Freezing
@@ -140,7 +140,7 @@ def _difference(leaf: str, expected: np.ndarray, actual: np.ndarray) -> Differen
 
 def _abstract_items(config: ConfigDict, num_classes: int) -> Mapping[str, object]:
     """Return the shapes and dtypes of the items in a run's checkpoints."""
-    model = networks.network_of_run(config, num_classes)
+    model = pretraining_model.model_of_run(config, num_classes)
     variables = abstract_variables(model, len(config.dataset.mean))
     is_federated = config.federated.partition is not None
     optimizer = (

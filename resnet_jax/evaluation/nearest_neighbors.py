@@ -95,7 +95,7 @@ def make_validate(
     """Return a function that classifies the validation examples by their nearest neighbors in the bank.
 
     Args:
-      model: a `networks.PretrainingResNet`.
+      model: a `pretraining_model.PretrainingResNet`.
       preprocess: the preprocessing of its images.
       batch_size: images per batch over all devices.
       mesh: the devices.

@@ -1,1 +1,1 @@
-"""Self-supervised learning: methods, their losses and networks, and what their embeddings are worth."""
+"""Self-supervised learning: methods, losses, models, and the quality of embeddings."""

@@ -1,4 +1,4 @@
-"""What embeddings are worth: signs of collapse, and classification by nearest neighbors."""
+"""Quality of embeddings: signs of collapse, and classification by nearest neighbors."""
 
 import jax
 import jax.numpy as jnp

@@ -7,8 +7,8 @@ import jax
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import unknown_name
-from resnet_jax.selfsupervised import losses
-from resnet_jax.selfsupervised.losses import Views
+from resnet_jax.selfsupervised import view_losses
+from resnet_jax.selfsupervised.view_losses import Views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,25 +33,25 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "barlow_twins": Method(  # Zbontar et al. 2021, section 2.2
-        loss=lambda projections, *_: losses.barlow_twins(projections),
+        loss=lambda projections, *_: view_losses.barlow_twins(projections),
         projector=(8192, 8192, 8192),
     ),
     "vicreg": Method(  # Bardes et al. 2022, section 4.2
-        loss=lambda projections, *_: losses.vicreg(projections),
+        loss=lambda projections, *_: view_losses.vicreg(projections),
         projector=(8192, 8192, 8192),
     ),
     "byol": Method(  # Grill et al. 2020, section 3.3
-        loss=lambda predictions, targets, _: losses.byol(predictions, targets),
+        loss=lambda predictions, targets, _: view_losses.byol(predictions, targets),
         projector=(4096, 256),
         predictor=(4096, 256),
         has_target=True,
     ),
     "simclr": Method(  # Chen et al. 2020, section 2.1
-        loss=lambda projections, _, temperature: losses.nt_xent(projections, temperature),
+        loss=lambda projections, _, temperature: view_losses.nt_xent(projections, temperature),
         projector=(2048, 128),
     ),
     "simsiam": Method(  # Chen & He 2021, section 3
-        loss=lambda predictions, targets, _: losses.simsiam(predictions, targets),
+        loss=lambda predictions, targets, _: view_losses.simsiam(predictions, targets),
         projector=(2048, 2048, 2048),
         predictor=(512, 2048),
         normalizes_projections=True,

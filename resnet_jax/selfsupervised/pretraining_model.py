@@ -1,4 +1,4 @@
-"""What is pre-trained: a ResNet without head, a projector and, for some methods, a predictor."""
+"""The model of pre-training: a ResNet without head, a projector and, for some methods, a predictor."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.models import factory
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.selfsupervised.methods import find
+from resnet_jax.selfsupervised.pretraining_methods import find
 
 ADDED_MODULES = ("projector", "predictor")  # what a `PretrainingResNet` has in addition to its ResNet
 
@@ -99,8 +99,8 @@ class PretrainingResNet(ResNet):
         return Embeddings(features, projections, predictions)
 
 
-def network_of_run(config: ConfigDict, num_classes: int) -> ResNet:
-    """Return the network that a run trains and whose variables its checkpoints hold.
+def model_of_run(config: ConfigDict, num_classes: int) -> ResNet:
+    """Return the model that a run trains. Its checkpoints hold the variables of this model.
 
     In pre-training, it is a `PretrainingResNet`, otherwise the ResNet of `factory.from_config`.
     """

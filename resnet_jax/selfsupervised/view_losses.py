@@ -21,7 +21,9 @@ class Views(NamedTuple):
 
 
 def barlow_twins(views: Views, off_diagonal_weight: float = 0.0051) -> jax.Array:
-    """Make the cross-correlation of the views the identity (Zbontar et al. 2021, equations 1 and 2).
+    """Return the Barlow Twins loss (Zbontar et al. 2021, equations 1 and 2).
+
+    It is 0 if the cross-correlation of the views is the identity.
 
     Args:
       views: the projections.
@@ -38,7 +40,7 @@ def barlow_twins(views: Views, off_diagonal_weight: float = 0.0051) -> jax.Array
 def vicreg(
     views: Views, invariance_weight: float = 25.0, variance_weight: float = 25.0, covariance_weight: float = 1.0
 ) -> jax.Array:
-    """Keep views alike, each dimension varied, and dimensions uncorrelated (Bardes et al. 2022, section 4.1).
+    """Return the VICReg loss: weighted terms of invariance, variance and covariance (Bardes et al. 2022, section 4.1).
 
     As in the authors' code, the invariance is a mean over the dimensions, not a sum, and the variance terms of the two
     views are averaged, not added.
@@ -61,7 +63,9 @@ def vicreg(
 
 
 def nt_xent(views: Views, temperature: float = 0.5) -> jax.Array:
-    """Tell the other view of an image from all other images of the batch (SimCLR: Chen et al. 2020, equation 1).
+    """Return the cross-entropy of identifying the other view of each image (SimCLR: Chen et al. 2020, equation 1).
+
+    The other images of the batch are the wrong choices.
 
     Args:
       views: the projections.
@@ -76,7 +80,9 @@ def nt_xent(views: Views, temperature: float = 0.5) -> jax.Array:
 
 
 def byol(predictions: Views, targets: Views) -> jax.Array:
-    """Predict the target's projection of the other view (Grill et al. 2020, equation 2, summed over both directions).
+    """Return the squared distance of normalized predictions and targets (Grill et al. 2020, equation 2).
+
+    It is summed over both directions.
 
     Args:
       predictions: the predictions.
@@ -86,7 +92,7 @@ def byol(predictions: Views, targets: Views) -> jax.Array:
 
 
 def simsiam(predictions: Views, targets: Views) -> jax.Array:
-    """Predict the projection of the other view (Chen & He 2021, equation 4).
+    """Return the negative mean cosine similarity of predictions and targets (Chen & He 2021, equation 4).
 
     Args:
       predictions: the predictions.

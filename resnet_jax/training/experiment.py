@@ -34,7 +34,7 @@ from resnet_jax.models.whitening import patch_whitening_kernel
 from resnet_jax.pretrained.load import Pretrained, address_of_initial_weights, load_teacher, open_initial_weights
 from resnet_jax.randomness import Use
 from resnet_jax.runtime import parallel
-from resnet_jax.selfsupervised import methods, networks
+from resnet_jax.selfsupervised import pretraining_methods, pretraining_model
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import abstract_variables
 from resnet_jax.training import early_stopping, losses, optimizer, pretraining, progressive_resizing
@@ -198,13 +198,16 @@ class Experiment:
         from `config.ema_decay` to 1 along a cosine (Grill et al. 2020, section 3.3).
         """
         decay = self.config.ema_decay
-        if not methods.has_target(self.config.pretrain):
+        if not pretraining_methods.has_target(self.config.pretrain):
             return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
         return 1 - (1 - decay) * (jnp.cos(jnp.pi * step / self.total_steps) + 1) / 2
 
     def evaluated_variables(self, state: TrainState) -> dict:
-        """Return the variables to evaluate: the moving averages, if there are any that are not only a target."""
-        return state.variables if not methods.has_target(self.config.pretrain) else state.online_variables
+        """Return the variables to evaluate: the moving averages, or the trained variables.
+
+        The latter if the run keeps no averages, or keeps them only as a target.
+        """
+        return state.variables if not pretraining_methods.has_target(self.config.pretrain) else state.online_variables
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, on all devices.
@@ -372,7 +375,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
     preprocess = Preprocess.from_config(config.dataset)
     preprocess.check(feed.image_shape[-1])
     is_pretraining = config.pretrain.method is not None
-    model = networks.network_of_run(config, len(dataset.classes))
+    model = pretraining_model.model_of_run(config, len(dataset.classes))
     freezing = Freezing(config.freeze)
     if config.freeze or config.optimizer.rate_factors:
         params = abstract_variables(model, len(config.dataset.mean))["params"]

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from resnet_jax import config as settings
 from resnet_jax.data.augment.pipeline import Augment
 from resnet_jax.data.sources import Source, WithoutLabels
 from resnet_jax.data.splits import NO_SPLIT
 from resnet_jax.errors import UserError
-from resnet_jax.selfsupervised import embeddings, methods
-from resnet_jax.selfsupervised.losses import Views
-from resnet_jax.selfsupervised.networks import Embeddings
-
-Metrics = dict[str, jax.Array]
+from resnet_jax.selfsupervised import embeddings, pretraining_methods
+from resnet_jax.selfsupervised.pretraining_model import Embeddings
+from resnet_jax.selfsupervised.view_losses import Views
+from resnet_jax.training.state import Metrics
 
 # Settings that have no meaning without labels, and the values that they must have.
 NEED_LABELS = {
@@ -32,10 +32,9 @@ def check(config: ConfigDict) -> None:
     """Raise `UserError` if the settings do not work with `pretrain.method`."""
     if config.pretrain.method is None:
         return
-    method = methods.find(config.pretrain.method)
+    method = pretraining_methods.find(config.pretrain.method)
     for key, value in NEED_LABELS.items():
-        section, _, name = key.rpartition(".")
-        if (config[section] if section else config)[name] != value:
+        if settings.get(config, key) != value:
             raise UserError(f"{key} needs labels, which pre-training does not use. Set {key}={value!r}.")
     if config.augment.repeats > 1:
         raise UserError("pre-training makes two views of each image, and compares images. Set augment.repeats=1.")
@@ -124,7 +123,7 @@ def loss(pretrain: ConfigDict, online: Embeddings, apply_target: Callable[[], Em
       The loss, and the float32 scalars `embedding_std` (see `embeddings.spread`) and `effective_rank`, both of the
       projections.
     """
-    method = methods.find(pretrain.method)
+    method = pretraining_methods.find(pretrain.method)
     target = apply_target() if method.has_target else online
     targets = jax.lax.stop_gradient(_views(target.projections))
     value = method.loss(_views(online.predictions), targets, pretrain.temperature)
@@ -136,13 +135,13 @@ def loss(pretrain: ConfigDict, online: Embeddings, apply_target: Callable[[], Em
 
 
 def passes(pretrain: ConfigDict) -> float:
-    """Return how many times a step passes through the network per image, forward and backward; 1 without pre-training.
+    """Return how many forward and backward passes of the model a step takes per image; 1 without pre-training.
 
     The forward pass of a target is a third of that.
     """
     if pretrain.method is None:
         return 1.0
-    return 2 * (1 + methods.has_target(pretrain) / 3)
+    return 2 * (1 + pretraining_methods.has_target(pretrain) / 3)
 
 
 def _views(outputs: jax.Array) -> Views:

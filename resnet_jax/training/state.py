@@ -13,6 +13,8 @@ from resnet_jax import randomness
 from resnet_jax.randomness import Use
 from resnet_jax.training.freezing import NOTHING_FROZEN, Freezing
 
+Metrics = dict[str, jax.Array]  # metrics of the steps of a call, by name
+
 
 @flax.struct.dataclass
 class TrainState:

@@ -20,9 +20,8 @@ from resnet_jax.runtime import parallel
 from resnet_jax.training import memory_estimate, pretraining
 from resnet_jax.training.experiment import Call, Experiment
 from resnet_jax.training.freezing import merge
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.state import Metrics, TrainState
 
-Metrics = dict[str, jax.Array]
 SINGLE_STEP = Call()
 TrainStep = Callable[[TrainState, Inputs], tuple[TrainState, Metrics]]  # compiled, for one or several steps
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.selfsupervised import losses
-from resnet_jax.selfsupervised.losses import Views
+from resnet_jax.selfsupervised import view_losses
+from resnet_jax.selfsupervised.view_losses import Views
 
 SIZE, WIDTH = 12, 6
 
@@ -65,11 +65,11 @@ def byol(first, second):
 
 
 CASES = {
-    "barlow_twins": (losses.barlow_twins, barlow_twins),
-    "vicreg": (losses.vicreg, vicreg),
-    "nt_xent": (losses.nt_xent, nt_xent),
-    "byol": (lambda views: losses.byol(views, random_views(seed=1)), byol),
-    "simsiam": (lambda views: losses.simsiam(views, random_views(seed=1)), predictive),
+    "barlow_twins": (view_losses.barlow_twins, barlow_twins),
+    "vicreg": (view_losses.vicreg, vicreg),
+    "nt_xent": (view_losses.nt_xent, nt_xent),
+    "byol": (lambda views: view_losses.byol(views, random_views(seed=1)), byol),
+    "simsiam": (lambda views: view_losses.simsiam(views, random_views(seed=1)), predictive),
 }
 
 
@@ -101,33 +101,33 @@ def test_gradient_agrees_with_the_paper(name):
 
 def test_barlow_twins_is_least_for_equal_views_with_uncorrelated_dimensions():
     rows = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, -1).T.astype(np.float32)
-    assert losses.barlow_twins(Views(rows, rows)) == pytest.approx(0, abs=1e-8)
+    assert view_losses.barlow_twins(Views(rows, rows)) == pytest.approx(0, abs=1e-8)
     correlated = rows[:, [0, 0, 1]]
-    assert losses.barlow_twins(Views(correlated, correlated)) == pytest.approx(2 * 0.0051, rel=1e-3)
+    assert view_losses.barlow_twins(Views(correlated, correlated)) == pytest.approx(2 * 0.0051, rel=1e-3)
 
 
 def test_vicreg_of_equal_views_with_varied_and_uncorrelated_dimensions_is_zero():
     rows = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, -1).T.astype(np.float32)
-    assert losses.vicreg(Views(rows, rows)) == pytest.approx(0, abs=1e-6)
+    assert view_losses.vicreg(Views(rows, rows)) == pytest.approx(0, abs=1e-6)
 
 
 def test_nt_xent_of_equal_views_of_orthogonal_images_is_its_least_value():
     rows = np.eye(4, dtype=np.float32)
     others = 2 * 4 - 2
-    assert losses.nt_xent(Views(rows, rows)) == pytest.approx(np.log(1 + others * np.exp(-2)), rel=1e-6)
+    assert view_losses.nt_xent(Views(rows, rows)) == pytest.approx(np.log(1 + others * np.exp(-2)), rel=1e-6)
 
 
 def test_vicreg_of_collapsed_embeddings_is_the_variance_term():
     constant = np.ones((8, 4), np.float32)
-    assert losses.vicreg(Views(constant, constant)) == pytest.approx(25 * (1 - 0.01), rel=1e-5)
+    assert view_losses.vicreg(Views(constant, constant)) == pytest.approx(25 * (1 - 0.01), rel=1e-5)
 
 
 def test_nt_xent_of_collapsed_embeddings_is_the_log_of_the_number_of_others():
     constant = np.ones((8, 4), np.float32)
-    assert losses.nt_xent(Views(constant, constant)) == pytest.approx(np.log(15), rel=1e-6)
+    assert view_losses.nt_xent(Views(constant, constant)) == pytest.approx(np.log(15), rel=1e-6)
 
 
-@pytest.mark.parametrize(("loss", "least"), [(losses.byol, 0), (losses.simsiam, -1)])
+@pytest.mark.parametrize(("loss", "least"), [(view_losses.byol, 0), (view_losses.simsiam, -1)])
 def test_predictive_losses_are_least_for_equal_directions(loss, least):
     views = jax.tree.map(jnp.float32, random_views())
     swapped = Views(3 * views.second, 2 * views.first)

@@ -17,7 +17,7 @@ from resnet_jax.diagnostics.hlo import parse_collectives
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import parallel
 from resnet_jax.selfsupervised import embeddings
-from resnet_jax.selfsupervised.methods import METHODS
+from resnet_jax.selfsupervised.pretraining_methods import METHODS
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 from resnet_jax.training import experiment as experiments
