@@ -26,7 +26,7 @@ class Participation(NamedTuple):
     steps: dict[int, int]
 
 
-def participation(federated: ConfigDict, seed: int, number: int, num_steps: Sequence[int]) -> Participation:
+def participation(federated: ConfigDict, seed: int, round_index: int, num_steps: Sequence[int]) -> Participation:
     """Draw the clients of a round.
 
     `federated.share` of the clients that have examples are invited, at least one. With `federated.noise_multiplier`,
@@ -39,7 +39,7 @@ def participation(federated: ConfigDict, seed: int, number: int, num_steps: Sequ
     Args:
       federated: the `federated` settings.
       seed: the seed of the run.
-      number: the number of the round, from 0.
+      round_index: the number of the round, from 0.
       num_steps: the number of steps per round of each client; 0 for a client without examples.
 
     Raises:
@@ -47,13 +47,13 @@ def participation(federated: ConfigDict, seed: int, number: int, num_steps: Sequ
 
     Example:
       >>> from resnet_jax.config import default
-      >>> participation(default().federated, seed=0, number=0, num_steps=[3, 0, 5])
+      >>> participation(default().federated, seed=0, round_index=0, num_steps=[3, 0, 5])
       Participation(invited=2, steps={0: 3, 2: 5})
     """
     with_examples = np.flatnonzero(np.asarray(num_steps) > 0)
     for attempt in range(MAX_DRAWS):
         for_invitation, for_dropout, for_straggling, share_of_steps = (
-            randomness.uniform(seed, Use.PARTICIPATION, (number, attempt, purpose), len(num_steps))
+            randomness.uniform(seed, Use.PARTICIPATION, (round_index, attempt, purpose), len(num_steps))
             for purpose in range(4)
         )
         if federated.noise_multiplier:
@@ -70,6 +70,6 @@ def participation(federated: ConfigDict, seed: int, number: int, num_steps: Sequ
         if steps or federated.noise_multiplier:
             return Participation(len(invited), steps)
     raise UserError(
-        f"no client answers in round {number + 1}. Increase federated.share or federated.clients, or lower "
+        f"no client answers in round {round_index + 1}. Increase federated.share or federated.clients, or lower "
         "federated.dropout."
     )

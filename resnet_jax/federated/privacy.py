@@ -33,17 +33,17 @@ def add_noise(update, std: float, key: jax.Array):
 def epsilon(noise_multiplier: float, share: float, rounds: int, delta: float) -> float:
     """Return epsilon of the (epsilon, delta)-differential privacy of a client's whole data after some rounds.
 
-    The neighbors are training with and without the client. The package `dp-accounting` composes the rounds, by Renyi
-    differential privacy (Mironov 2017).
+    Two neighboring datasets differ in all the data of one client. The package `dp-accounting` composes the rounds, by
+    Renyi differential privacy (Mironov 2017).
 
     Args:
-      noise_multiplier: std of the noise on the sum of the updates, in units of their largest norm.
-      share: the probability with which each client takes part in a round, independently.
-      rounds: how many rounds there were.
-      delta: the probability with which the guarantee may not hold.
+          noise_multiplier: std of the noise on the sum of the updates, in units of their largest norm.
+          share: the probability with which each client takes part in a round, independently.
+          rounds: how many rounds there were.
+          delta: the probability with which the guarantee may not hold.
 
     Raises:
-      UserError: if the package is not installed.
+          UserError: if the package is not installed.
     """
     with needs_extra("federated.noise_multiplier", "dp-accounting", "privacy"):
         import dp_accounting

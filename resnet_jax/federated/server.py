@@ -52,15 +52,15 @@ class AdaptiveMoments(NamedTuple):
 
 
 def scale_by_adaptive_moments(decay: float, epsilon: float, is_yogi: bool) -> optax.GradientTransformation:
-    """Return m / (sqrt(v) + epsilon), with the moments m and v of the updates (Reddi et al. 2021, algorithm 2).
+    """Return a transformation of updates to m / (sqrt(v) + epsilon) (Reddi et al. 2021, algorithm 2).
 
-    The moments begin at 0 and epsilon ** 2, and are not corrected for that, unlike those of `optax.scale_by_adam` and
-    `optax.scale_by_yogi`.
+    m and v are the moments of the updates. They begin at 0 and epsilon ** 2, and are not corrected for that, unlike
+    those of `optax.scale_by_adam` and `optax.scale_by_yogi`.
 
     Args:
-      decay: beta_1, of the first moment; that of the second one is `SECOND_MOMENT_DECAY`.
-      epsilon: tau of the paper.
-      is_yogi: whether v changes by at most (1 - beta_2) times the squared update (Yogi), or is its average (Adam).
+          decay: beta_1, of the first moment; that of the second one is `SECOND_MOMENT_DECAY`.
+          epsilon: tau of the paper.
+          is_yogi: whether v changes by at most (1 - beta_2) times the squared update (Yogi), or is its average (Adam).
     """
 
     def init(params: optax.Params) -> AdaptiveMoments:
@@ -83,7 +83,9 @@ def scale_by_adaptive_moments(decay: float, epsilon: float, is_yogi: bool) -> op
 
 
 def add_proximal_gradient(factor: float) -> optax.GradientTransformation:
-    """Add the gradient of the penalty factor / 2 * |w - w_0| ** 2, where w_0 are the parameters at the start (FedProx).
+    """Return a transformation that adds the gradient of factor / 2 * |w - w_0| ** 2 (FedProx).
+
+    w_0 are the parameters at the start.
 
     Li et al. 2020, section 3.2 ("Federated Optimization in Heterogeneous Networks").
     """

@@ -24,10 +24,10 @@ from resnet_jax.training.experiment import Experiment, build
 from resnet_jax.training.experiment import check as check_experiment
 from resnet_jax.training.federated_experiment import check as check_federated
 from resnet_jax.training.federated_experiment import from_experiment
-from resnet_jax.training.state import TrainState, create_train_state
-from resnet_jax.training.train_step import SINGLE_STEP, Metrics, compile_train_steps
+from resnet_jax.training.state import Metrics, TrainState, create_train_state
+from resnet_jax.training.train_step import SINGLE_STEP, compile_train_steps
 
-# The settings in `federated` that a client follows by itself. All others are for the engine that connects the machines.
+# The `federated` settings that apply to a client itself. All others are for the engine that connects the machines.
 OWN_SETTINGS = ("partition", "clients", "local_epochs", "local_steps", "proximal")
 
 
@@ -82,9 +82,9 @@ class ClientTrainer:
 class LocalClient:
     """A client whose examples lie on this machine, for an engine that connects real machines; see examples/flower/.
 
-    It trains as the client of the same number does in a simulation with the same settings, if `federated.local_steps`
-    and `dataset.mean` and `std` are set. The engine decides what happens to the model on its way to the server and on
-    the server, so settings for that are refused.
+    It trains as the client of the same number does in a simulation with the same settings, if `federated.local_steps`,
+    `dataset.bit_depth`, `dataset.mean` and `dataset.std` are set. The engine decides what happens to the model on its
+    way to the server and on the server, so settings for that are refused.
 
     Args:
       config: the settings of the run; `federated.clients` is the number of all clients.
@@ -98,6 +98,11 @@ class LocalClient:
     def __init__(self, config: ConfigDict, client: int, source: ClientImages):
         config = config.copy_and_resolve_references()
         _check_engine_settings(config)
+        if config.federated.partition != "directories":
+            raise UserError(
+                f"federated.partition ({config.federated.partition}) must be directories on real machines, where each "
+                "client has its own images. Set federated.partition=directories."
+            )
         mesh = parallel.make_mesh(jax.local_devices()[:1])
         check_experiment(config, mesh)
         check_federated(config)
@@ -107,20 +112,22 @@ class LocalClient:
         reporter = Reporter(active=False, max_unreadable=config.dataset.max_unreadable)
         experiment = from_experiment(build(config, mesh, {"train": source}, reporter, is_new=False))
         self._visits = experiment.sampler.clients
-        self._client, self._trainer = client, ClientTrainer(experiment.on_devices[0])
-        self.num_examples, self.num_steps = len(source), experiment.sampler.num_steps(client)
+        self._client = client
+        self._trainer = ClientTrainer(experiment.on_devices[0])
+        self.num_examples = len(source)
+        self.num_steps = experiment.sampler.num_steps(client)
 
-    def train(self, variables: Mapping, number: int) -> tuple[dict, dict[str, float]]:
+    def train(self, variables: Mapping, round_index: int) -> tuple[dict, dict[str, float]]:
         """Train the model of the server in a round.
 
         Args:
           variables: `{"params": ..., "batch_stats": ...}`, as NumPy arrays.
-          number: the number of the round, from 0.
+          round_index: the number of the round, from 0.
 
         Returns:
           The variables after the last step, as NumPy arrays, and the means of the metrics over the steps.
         """
-        self._trainer.begin(variables, number * self._visits + self._client)
+        self._trainer.begin(variables, round_index * self._visits + self._client)
         for _ in range(self.num_steps):
             self._trainer.take_step()
         trained, metrics = self._trainer.finish()
@@ -138,9 +145,9 @@ def initial_variables(config: ConfigDict, num_classes: int) -> dict:
       UserError: if the run would start from other weights or from its images, or as `LocalClient` does.
     """
     _check_engine_settings(config)
-    if config.init_from is not None or config.model.stem == "whitening":
-        raise UserError("on real machines, a run starts from new weights. Unset init_from, and choose another stem.")
     model = factory.from_config(config, num_classes)
+    if config.init_from is not None or model.stem == "whitening":
+        raise UserError("on real machines, a run starts from new weights. Unset init_from, and choose another stem.")
     image_shape = (config.dataset.image_size, config.dataset.image_size, len(config.dataset.mean))
     state = create_train_state(model, optax.identity(), image_shape, config.seed)
     return parallel.fetch(state.online_variables)

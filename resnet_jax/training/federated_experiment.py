@@ -1,4 +1,4 @@
-"""A federated run as the loop sees it: an experiment whose step is a round, and whose state is that of the server."""
+"""A federated run in the form that the training loop takes: a step is a round, and the state is that of the server."""
 
 import dataclasses
 import functools
@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from resnet_jax import config as settings
 from resnet_jax.data.feed import Feed
 from resnet_jax.data.sampling import ClientSampler
 from resnet_jax.errors import UserError, unknown_name
@@ -33,12 +34,6 @@ UNSUPPORTED = {
     "ema_decay": None,
     "pretrain.method": None,
 }
-# The same for a run with noise for privacy: they reveal training examples, or change the norm of updates.
-NOT_PRIVATE = {
-    "federated.compression": ("none", "top_k"),
-    "loss.class_weights": (None,),
-    "model.stem": (None, "imagenet", "cifar", "deep", "bit"),
-}
 
 
 def check(config: ConfigDict) -> None:
@@ -54,31 +49,42 @@ def check(config: ConfigDict) -> None:
         if federated[name] not in choices:
             raise unknown_name(f"federated.{name}", federated[name], choices)
     for key, value in UNSUPPORTED.items():
-        section, _, name = key.rpartition(".")
-        if (config[section] if section else config)[name] != value:
+        if settings.get(config, key) != value:
             raise UserError(f"{key} does not work in a federated run. Set {key}={value!r}.")
     if federated.noise_multiplier and federated.clip_norm is None:
         raise UserError("federated.noise_multiplier needs bounded updates. Set federated.clip_norm.")
     if config.steps_per_call not in (None, 1):
         raise UserError(f"steps_per_call ({config.steps_per_call}) must be 1 in a federated run. Leave it unset.")
     if federated.noise_multiplier:
-        for key, values in NOT_PRIVATE.items():
-            section, _, name = key.rpartition(".")
-            if config[section][name] not in values:
-                raise UserError(f"federated.noise_multiplier does not protect what {key} reveals. Change {key}.")
+        if federated.compression == "int8":
+            raise UserError(
+                "federated.compression=int8 may round an update to a larger norm than federated.clip_norm, so "
+                "federated.noise_multiplier does not work with it. Set federated.compression=none or top_k."
+            )
+        if config.loss.class_weights is not None:
+            raise UserError(
+                f"federated.noise_multiplier does not protect the labels behind loss.class_weights "
+                f"({config.loss.class_weights}). Leave loss.class_weights unset."
+            )
         privacy.epsilon(federated.noise_multiplier, federated.share, 1, federated.delta)  # The package is installed.
 
 
 class RoundFeed:
-    """The data of a federated run as the loop sees it: a step is a round. The clients have feeds of their own."""
+    """The data of a federated run in the form that the training loop takes: a step is a round.
+
+    The clients have feeds of their own.
+    """
 
     supports_several_steps = False
     steps_per_epoch = 1
     max_prefetched = 0
 
     def __init__(self, feeds: Sequence[Feed], sampler: ClientSampler):
-        self._feeds, self._sampler = feeds, sampler
-        self.image_shape, self.size, self.crops_on_host = feeds[0].image_shape, feeds[0].size, feeds[0].crops_on_host
+        self._feeds = feeds
+        self._sampler = sampler
+        self.image_shape = feeds[0].image_shape
+        self.size = feeds[0].size
+        self.crops_on_host = feeds[0].crops_on_host
 
     def inputs(self, step: int) -> int:
         """Return the number of the round."""
@@ -99,7 +105,7 @@ class RoundFeed:
 class FederatedExperiment(Experiment):
     """An experiment whose step is a round, whose state is that of the server, and whose optimizer is the server's.
 
-    Its optimizer state is what `with_local_batch_norms` makes of it.
+    For the form of its optimizer state, see `with_local_batch_norms`.
 
     Attributes:
       on_devices: the experiment of a client, for each device. Its steps are those of the client.
@@ -160,6 +166,11 @@ def from_experiment(experiment: Experiment) -> FederatedExperiment:
         )
     if federated.noise_multiplier and experiment.model.norm == "batch_norm":
         raise UserError("federated.noise_multiplier does not protect batch statistics. Set model.norm=group_norm.")
+    if federated.noise_multiplier and experiment.model.stem == "whitening":
+        raise UserError(
+            "federated.noise_multiplier does not protect the images from which the whitening stem is computed. "
+            "Set model.stem=cifar."
+        )
     client_steps = experiment.config.num_epochs * experiment.clients.clients * experiment.clients.steps_per_visit
     if client_steps > MAX_STEPS:
         raise UserError(

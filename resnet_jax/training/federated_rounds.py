@@ -26,8 +26,7 @@ from resnet_jax.training.federated_client import ClientTrainer
 from resnet_jax.training.federated_experiment import FederatedExperiment, batch_norms
 from resnet_jax.training.freezing import merge
 from resnet_jax.training.recalibration import make_batch_statistics
-from resnet_jax.training.state import TrainState
-from resnet_jax.training.train_step import Metrics
+from resnet_jax.training.state import Metrics, TrainState
 
 STATISTICS_STEPS = 10  # batches on which each client measures batch statistics, with "recomputed"
 
@@ -63,8 +62,11 @@ class Round:
     """
 
     def __init__(self, experiment: FederatedExperiment, reporter: Reporter, between_steps: Callable[[], None]):
-        self._experiment, self._reporter, self._between_steps = experiment, reporter, between_steps
-        self._federated, self._seed = experiment.config.federated, experiment.config.seed
+        self._experiment = experiment
+        self._reporter = reporter
+        self._between_steps = between_steps
+        self._federated = experiment.config.federated
+        self._seed = experiment.config.seed
         self._sampler = experiment.sampler
         self._num_steps = [self._sampler.num_steps(client) for client in range(self._sampler.clients)]
         self._invited_on_average = self._federated.share * sum(steps > 0 for steps in self._num_steps)
@@ -73,9 +75,9 @@ class Round:
         if self._federated.batch_norm == "local":
             self._kept = batch_norms(experiment.abstract_state().online_variables)["params"]
         jit = functools.partial(parallel.jit, mesh=experiment.mesh)
-        self._decode = jit(self._encode_and_decode)
+        self._compiled_encode_and_decode = jit(self._encode_and_decode)
         self._add_to_mean = jit(lambda mean, value, share: jax.tree.map(lambda m, v: m + (v - m) * share, mean, value))
-        self._update_server = jit(self._server_update)
+        self._compiled_server_update = jit(self._server_update)
         self._norm = jit(optax.tree.norm)
         self._store_local = jit(
             lambda stacked, own, client: jax.tree.map(lambda all_, leaf: all_.at[client].set(leaf), stacked, own)
@@ -83,24 +85,26 @@ class Round:
         self._load_local = jit(lambda stacked, client: jax.tree.map(lambda leaf: leaf[client], stacked))
         if self._federated.batch_norm == "recomputed":
             self._batch_statistics = make_batch_statistics(experiment.on_devices[0])
-            self._moments = jax.jit(functools.partial(_map_variances, lambda mean, variance: variance + mean**2))
-            self._statistics = jit(functools.partial(_map_variances, lambda mean, moment: moment - mean**2))
+            self._to_second_moments = jax.jit(
+                functools.partial(_map_variances, lambda mean, variance: variance + mean**2)
+            )
+            self._to_variances = jit(functools.partial(_map_variances, lambda mean, moment: moment - mean**2))
 
-    def __call__(self, state: TrainState, number: int) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, round_index: int) -> tuple[TrainState, Metrics]:
         with jax.transfer_guard("allow"):  # Models move between the devices.
-            return self._take(state, number)
+            return self._take(state, round_index)
 
-    def _take(self, state: TrainState, number: int) -> tuple[TrainState, Metrics]:
+    def _take(self, state: TrainState, round_index: int) -> tuple[TrainState, Metrics]:
         federated = self._federated
         started = time.monotonic()
-        chosen = participation(federated, self._seed, number, self._num_steps)
+        chosen = participation(federated, self._seed, round_index, self._num_steps)
 
         # The clients train. The average of their models is updated with each one.
         answers: list[Answer] = []
         mean: dict = {}
         total_weight = 0
         local = state.opt_state["local"]
-        for answer in self._train_clients(state, number, chosen.steps):
+        for answer in self._train_clients(state, round_index, chosen.steps):
             total_weight += answer.weight
             share = answer.weight / total_weight
             mean = self._add_to_mean(mean, answer.variables, share) if mean else answer.variables
@@ -110,24 +114,26 @@ class Round:
         mean = mean or state.online_variables  # Without answers, which noise for privacy allows.
 
         # The server follows the average.
-        params, server_state, update_norm = self._update_server(
+        params, server_state, update_norm = self._compiled_server_update(
             state.params,
             state.opt_state["server"],
             mean["params"],
             len(answers) / self._invited_on_average,
-            randomness.key(self._seed, Use.PRIVACY, number),
+            randomness.key(self._seed, Use.PRIVACY, round_index),
         )
-        self._check_is_finite(params, number)
+        self._check_is_finite(params, round_index)
         batch_stats = mean["batch_stats"]
         if federated.batch_norm == "recomputed":  # Noise for privacy excludes it, so there are answers.
-            batch_stats = self._recompute_statistics({"params": params, "batch_stats": batch_stats}, number, answers)
+            batch_stats = self._recompute_statistics(
+                {"params": params, "batch_stats": batch_stats}, round_index, answers
+            )
         next_state = TrainState(state.step + 1, params, batch_stats, {"server": server_state, "local": local}, {})
 
         metrics = self._means(answers, float(parallel.fetch(update_norm)))
         metrics |= self._bytes(state, chosen.invited, len(answers))
         if federated.noise_multiplier:
             metrics["epsilon"] = privacy.epsilon(
-                federated.noise_multiplier, federated.share, number + 1, federated.delta
+                federated.noise_multiplier, federated.share, round_index + 1, federated.delta
             )
         images = self._sampler.batch_size * sum(chosen.steps.values())
         metrics["images_per_second"] = images / (time.monotonic() - started)
@@ -136,15 +142,15 @@ class Round:
             name: parallel.place(np.array([value], np.float32), replicated) for name, value in metrics.items()
         }
 
-    def _train_clients(self, state: TrainState, number: int, steps: Mapping[int, int]) -> Iterable[Answer]:
+    def _train_clients(self, state: TrainState, round_index: int, steps: Mapping[int, int]) -> Iterable[Answer]:
         """Train the clients, as many at a time as there are devices, and yield their answers in order."""
-        show_progress = self._reporter.counter(f"round {number + 1}, steps of clients")
+        show_progress = self._reporter.counter(f"round {round_index + 1}, steps of clients")
         steps_taken, total_steps = 0, sum(steps.values())
         for first in range(0, len(steps), len(self._trainers)):
             clients = list(steps)[first : first + len(self._trainers)]
             trainers = dict(zip(clients, self._trainers, strict=False))
             for client, trainer in trainers.items():
-                trainer.begin(self._variables_for(state, client), self._visit(number, client))
+                trainer.begin(self._variables_for(state, client), self._visit(round_index, client))
             for step in range(max(steps[client] for client in clients)):
                 for client, trainer in trainers.items():
                     if step < steps[client]:
@@ -153,17 +159,17 @@ class Round:
                 self._between_steps()
                 show_progress(steps_taken, total_steps)
             for client, trainer in trainers.items():
-                yield self._answer(state, number, client, trainer)
+                yield self._answer(state, round_index, client, trainer)
 
-    def _visit(self, number: int, client: int) -> int:
-        return number * self._sampler.clients + client
+    def _visit(self, round_index: int, client: int) -> int:
+        return round_index * self._sampler.clients + client
 
     def _variables_for(self, state: TrainState, client: int) -> dict:
         """Return the model that a client receives: that of the server, with the batch normalization of the client."""
         local = state.opt_state["local"]
         return merge(state.online_variables, self._load_local(local, client)) if local else state.online_variables
 
-    def _answer(self, state: TrainState, number: int, client: int, trainer: ClientTrainer) -> Answer:
+    def _answer(self, state: TrainState, round_index: int, client: int, trainer: ClientTrainer) -> Answer:
         """Return the answer of a client that has taken its steps.
 
         Raises:
@@ -171,12 +177,12 @@ class Round:
         """
         variables, metrics = trainer.finish()
         variables = jax.device_put(variables, parallel.replicated(self._experiment.mesh))
-        key = randomness.key(self._seed, Use.COMPRESSION, self._visit(number, client))
-        params, squared_distance = self._decode(state.params, variables["params"], key)
+        key = randomness.key(self._seed, Use.COMPRESSION, self._visit(round_index, client))
+        params, squared_distance = self._compiled_encode_and_decode(state.params, variables["params"], key)
         squared_distance = float(parallel.fetch(squared_distance))
         if not (math.isfinite(metrics["loss"]) and math.isfinite(squared_distance)):
             raise UserError(
-                f"the parameters of client {client} are not finite after round {number + 1} (its loss is "
+                f"the parameters of client {client} are not finite after round {round_index + 1} (its loss is "
                 f"{metrics['loss']}). Checkpoints of earlier rounds are intact. To train further, start a new "
                 "--workdir with a lower optimizer.learning_rate, or set optimizer.grad_clip."
             )
@@ -184,19 +190,19 @@ class Round:
         variables = {"params": params, "batch_stats": variables["batch_stats"]}
         return Answer(client, variables, squared_distance, weight, metrics)
 
-    def _check_is_finite(self, params: dict, number: int) -> None:
+    def _check_is_finite(self, params: dict, round_index: int) -> None:
         """Raise `UserError` if the parameters of the server are not finite after a round."""
         if not math.isfinite(float(parallel.fetch(self._norm(params)))):
             raise UserError(
-                f"the parameters of the server are not finite after round {number + 1}. Checkpoints of earlier rounds "
-                "are intact. To train further, start a new --workdir with a lower federated.server_rate."
+                f"the parameters of the server are not finite after round {round_index + 1}. Checkpoints of earlier "
+                "rounds are intact. To train further, start a new --workdir with a lower federated.server_rate."
             )
 
     def _encode_and_decode(self, start: dict, params: dict, key: jax.Array) -> tuple[dict, jax.Array]:
         """Clip and compress a client's update; return the parameters that arrive, and the squared norm of the update.
 
-        Parameters that clients do not send stay as they are. So do all others without clipping and compression: not
-        even rounding changes them.
+        Parameters that clients do not send are returned unchanged. Without clipping and compression, all parameters are
+        returned unchanged, without rounding.
         """
         federated = self._federated
         start = self._sent(start)
@@ -213,7 +219,7 @@ class Round:
         return merge(params, arrived), optax.tree.norm(update, squared=True)
 
     def _sent(self, params: dict) -> dict:
-        """Return the parameters that clients send: all but frozen ones, and the batch normalization that they keep."""
+        """Return the parameters that clients send: not frozen ones, nor the batch normalization that clients keep."""
         trainable, _ = self._experiment.freezing.split(params)
         kept = flatten_dict(self._kept)
         return unflatten_dict({path: leaf for path, leaf in flatten_dict(trainable).items() if path not in kept})
@@ -244,7 +250,7 @@ class Round:
         update, server_state = self._experiment.optimizer.update(update, server_state, trainable)
         return merge(optax.apply_updates(trainable, update), frozen), server_state, norm
 
-    def _recompute_statistics(self, variables: dict, number: int, answers: Sequence[Answer]) -> dict:
+    def _recompute_statistics(self, variables: dict, round_index: int, answers: Sequence[Answer]) -> dict:
         """Return the batch statistics of a model on the examples of the clients, weighted like their models.
 
         The variance over all clients is the mean of their second moments minus the square of their mean.
@@ -256,12 +262,12 @@ class Round:
         # Calls that do not depend on one another run at the same time on CPU, and each of them takes memory.
         pace = parallel.Pace(0)
         for answer in answers:
-            first = self._visit(number, answer.client) * self._sampler.steps_per_visit
+            first = self._visit(round_index, answer.client) * self._sampler.steps_per_visit
             steps = min(self._num_steps[answer.client], STATISTICS_STEPS)
             for step in range(first, first + steps):
                 self._between_steps()
                 inputs = device.feed.inputs(step)
-                statistics = self._moments(
+                statistics = self._to_second_moments(
                     self._batch_statistics(placed["params"], placed["batch_stats"], inputs, step)
                 )
                 pace(statistics)
@@ -269,7 +275,7 @@ class Round:
                 share = answer.weight / steps / total_weight
                 statistics = jax.device_put(statistics, parallel.replicated(self._experiment.mesh))
                 mean = self._add_to_mean(mean, statistics, share) if mean else statistics
-        return self._statistics(mean)
+        return self._to_variances(mean)
 
     def _means(self, answers: Sequence[Answer], update_norm: float) -> dict[str, float]:
         """Return the weighted means of the clients' metrics, and how far the parameters have moved.

@@ -410,7 +410,16 @@ def test_client_that_drops_out_receives_the_model_but_sends_nothing(config, sing
         ({"federated.noise_multiplier": 1.0}, "Set federated.clip_norm"),
         (
             {"federated.noise_multiplier": 1.0, "federated.clip_norm": 1.0, "federated.compression": "int8"},
-            "does not protect what federated.compression reveals",
+            "federated.compression=int8 may round an update to a larger norm",
+        ),
+        (
+            {
+                "federated.noise_multiplier": 1.0,
+                "federated.clip_norm": 1.0,
+                "model.name": "airbench94",
+                "model.norm": "group_norm",
+            },
+            "does not protect the images from which the whitening stem is computed",
         ),
         ({"steps_per_call": 2}, r"steps_per_call \(2\) must be 1 in a federated run"),
         ({"ema_decay": 0.9}, "ema_decay does not work in a federated run. Set ema_decay=None"),
@@ -471,13 +480,20 @@ def test_clients_with_only_their_own_images_train_as_in_the_simulation(config, s
         ({"federated.server": "adam"}, "federated.server works only in a simulation"),
         ({"federated.noise_multiplier": 1.0}, "federated.noise_multiplier works only in a simulation"),
         ({"init_from": "weights.safetensors"}, "a run starts from new weights"),
-        ({"model.stem": "whitening"}, "a run starts from new weights"),
+        ({"model.stem": "whitening", "model.shortcut": "projection"}, "a run starts from new weights"),
+        ({"model.name": "airbench94"}, "a run starts from new weights"),
     ],
 )
 def test_settings_that_a_client_on_a_real_machine_cannot_follow_are_reported(config, changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
         initial_variables(config, num_classes=2)
+
+
+def test_client_on_a_real_machine_does_not_divide_its_own_images(config):
+    config.federated.partition = "iid"
+    with pytest.raises(UserError, match=r"federated.partition \(iid\) must be directories on real machines"):
+        LocalClient(config, 0, open_sources("digits")["train"])
 
 
 def test_client_with_an_unknown_class_or_without_images_is_named(tmp_path):
