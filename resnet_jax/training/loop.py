@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -93,6 +94,14 @@ class Loop:
         self._stop_signal = 0  # the signal for which all processes have agreed to stop; 0 for none
         self._saved_at = 0.0  # the `time.monotonic()` of the last save
 
+        # Set by `run`.
+        self._validate: Validate
+        self._recalibrate: Callable[[TrainState, int], TrainState]
+        self._writer: MetricsWriter
+        self._metrics: MetricsLogger
+        self._profiler: Profiler
+        self._received_signal: Callable[[], signal.Signals | None]
+
     def run(self) -> None:
         """Train to the last step.
 
@@ -135,8 +144,9 @@ class Loop:
                 self._save_after_epoch(epoch + 1, validation)
 
             self._checkpoints.wait()
-            if self._stop_requested():
-                self._stop()
+            for _ in range(1 + parallel.CALLS_AHEAD):  # A request is granted up to `CALLS_AHEAD` calls later.
+                if self._stop_requested():
+                    self._stop()
 
     # --- Start-up.
 
@@ -205,9 +215,15 @@ class Loop:
         self._recalibrate = make_recalibrate(experiment)
         self._writer = MetricsWriter(self._directory.path, self.step, evaluated=not self._evaluation_pending)
         self._metrics = MetricsLogger(
-            config, experiment.classes, experiment.feed.steps_per_epoch, self._writer, self._reporter, self.timer
+            config,
+            experiment.classes,
+            experiment.feed.steps_per_epoch,
+            self._writer,
+            self._reporter,
+            self.timer,
+            self.step,
+            self._saved_metrics_state,
         )
-        self._metrics.resume(self.step, self._saved_metrics_state)
         self._profiler = Profiler(self._directory.path, config_check.profile_range(config), self._writer.flush)
         with (
             contextlib.closing(experiment.feed),

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -68,6 +69,16 @@ class MetricsLogger:
 
     Metrics are fetched from the device only for a report or by `collect`. A report is made `CALLS_AHEAD` calls after it
     is due. By then the device has computed the metrics of the report and works on later calls, so it does not wait.
+
+    Args:
+      config: the settings.
+      classes: the names of the classes.
+      steps_per_epoch: the number of steps per epoch.
+      writer: writes the metrics.
+      reporter: shows the progress.
+      timer: measures the time of each phase.
+      step: the number of steps taken before this process began.
+      saved: what `state_to_save` returned when the run was saved at this step; {} for a new run.
     """
 
     def __init__(
@@ -78,6 +89,8 @@ class MetricsLogger:
         writer: MetricsWriter,
         reporter: Reporter,
         timer: PhaseTimer,
+        step: int = 0,
+        saved: Mapping[str, Any] = MappingProxyType({}),
     ):
         self._config = config
         self._classes = classes
@@ -88,15 +101,6 @@ class MetricsLogger:
         self._timer = timer
         self._unfetched: list[_Call] = []
         self._has_collapsed = False
-        self.resume(0, {})
-
-    def resume(self, step: int, saved: Mapping[str, Any]) -> None:
-        """Continue a run.
-
-        Args:
-          step: the number of steps taken.
-          saved: what `state_to_save` returned when the run was saved at this step; {} for a new run.
-        """
         self._steps_recorded = step  # steps passed to `record`
         self._steps_fetched = step  # steps whose metrics are on the host
         self._steps_finished = step  # steps that the devices had finished when last checked
@@ -133,17 +137,17 @@ class MetricsLogger:
 
     # --- Metrics of the train step.
 
-    def record(self, metrics: Mapping[str, jax.Array], steps: int) -> None:
+    def record(self, metrics: Mapping[str, jax.Array], num_steps: int) -> None:
         """Record the metrics of a call, and make a report that was due `CALLS_AHEAD` calls ago.
 
         Args:
-          metrics: the metrics of the call, float32 [steps] by name; the devices may still be computing them.
-          steps: the number of steps of the call.
+          metrics: the metrics of the call, float32 [num_steps] by name; the devices may still be computing them.
+          num_steps: the number of steps of the call.
         """
         newest_finished = next((call.end for call in reversed(self._unfetched) if call.is_finished()), 0)
         self._note_finished(newest_finished)
         reports_before = self._steps_recorded // self._config.log_every_steps
-        self._steps_recorded += steps
+        self._steps_recorded += num_steps
         report_is_due = self._steps_recorded // self._config.log_every_steps > reports_before
         self._unfetched.append(_Call(metrics, self._steps_recorded, report_is_due))
         earlier_calls = self._unfetched[:-CALLS_AHEAD]

@@ -23,11 +23,12 @@ class Records:
     write = write_if_due
 
 
-def make_logger(log_every_steps=4):
+def make_logger(log_every_steps=4, **resumed):
     config = settings.default()
     config.log_every_steps = log_every_steps
     records = Records()
-    return metrics_logger.MetricsLogger(config, ("a", "b"), 100, records, Reporter(), PhaseTimer({})), records
+    arguments = (config, ("a", "b"), 100, records, Reporter(), PhaseTimer({}))
+    return metrics_logger.MetricsLogger(*arguments, **resumed), records
 
 
 def metrics(*losses, gradient_norm=1.0):
@@ -167,8 +168,7 @@ def test_resumed_logger_reports_as_an_uninterrupted_one():
     saved = first.state_to_save()
     first.record(metrics(99.0), 1)  # After the checkpoint, which is written in the background meanwhile.
     first.collect()
-    second, records = make_logger()
-    second.resume(2, saved)
+    second, records = make_logger(step=2, saved=saved)
     second.record(metrics(3.5), 1)
     second.record(metrics(7.5), 1)
     second.collect()

@@ -188,6 +188,45 @@ def test_stopped_run_resumes_as_if_uninterrupted(tiny_config, uninterrupted, wor
     assert untimed[0] == untimed[1]
 
 
+def test_signal_of_another_process_after_the_last_epoch_is_obeyed(tiny_config, workdir, monkeypatch):
+    """All processes learn of it only a few calls later, as they do here, and the run has few calls left."""
+
+    class DelayedAgreement:
+        def __init__(self, mesh):
+            self.requests = [0] * parallel.CALLS_AHEAD
+
+        def __call__(self, request):
+            self.requests.append(request)
+            return self.requests.pop(0)
+
+    tiny_config.num_epochs = 1
+    evaluating = False
+
+    def make_validate(experiment):
+        validate = make_original(experiment)
+
+        def validate_and_receive(variables, interrupted):
+            nonlocal evaluating
+            result = validate(variables, interrupted)
+            evaluating = True
+            return result
+
+        return validate_and_receive
+
+    @contextlib.contextmanager
+    def receive_after_validation():
+        yield lambda: SIGTERM if evaluating else None
+
+    make_original = loops._make_validate
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "_make_validate", make_validate)
+        patch.setattr(loops, "deferred_signals", receive_after_validation)
+        patch.setattr(loops.cluster, "Agreement", DelayedAgreement)
+        with pytest.raises(Preempted):
+            resnet_jax.train(tiny_config, str(workdir))
+    assert WorkDir(str(workdir)).result() is None
+
+
 def test_checkpoints_are_saved_when_due(tiny_config, workdir):
     """A checkpoint is due every other epoch, at the last step, and when the metrics are the best so far."""
     tiny_config.num_epochs, tiny_config.checkpoint.keep, tiny_config.checkpoint.every_epochs = 5, 9, 2
