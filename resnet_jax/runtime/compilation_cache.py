@@ -22,7 +22,7 @@ def enable() -> None:
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
     directory = user_cache.directory("compiled")
-    # To delete old programs, JAX takes the whole path of the cache for a pattern.
+    # When JAX deletes old programs, it treats the whole path of the cache as a pattern.
     if directory is None or glob.escape(str(directory)) != str(directory):
         return
     # Many machines may share a home directory, and a program compiled for one CPU may crash on another.

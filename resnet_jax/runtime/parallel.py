@@ -76,7 +76,7 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def jit(function: Callable, mesh: Mesh, out_shardings: NamedSharding | None = None, **kwargs) -> jax.stages.Wrapped:
-    """Compile a function for the devices of a mesh.
+    """Return a function wrapped in `jax.jit` for the devices of a mesh.
 
     Args:
       function: the function to compile.

@@ -98,8 +98,9 @@ def state_before(
     """Replay the steps since the newest checkpoint, or since the beginning, and return the state before `step`.
 
     `step` must not precede the newest checkpoint. The result equals the state in the run bit for bit if the device is
-    deterministic, with one exception: if `step` lies within a call of several steps, the steps of this call before
-    `step` are compiled as a shorter call, and their results may differ in the last bits.
+    deterministic, with two exceptions. If `step` lies within a call of several steps, the steps of this call before
+    `step` are compiled as a shorter call, and their results may differ in the last bits. With `ema_recalibrate_steps`,
+    the averaged batch statistics differ, because the replay does not recalibrate them.
 
     Raises:
       KeyboardInterrupt, Preempted: if a signal to stop arrives.

@@ -22,15 +22,15 @@ class Profiler:
         self._wait_for_tensorflow = wait_for_tensorflow
         self._is_running = False
 
-    def start_or_stop(self, step: int, call_length: int, state) -> None:
+    def start_or_stop(self, step: int, num_steps: int, state) -> None:
         """Start or stop the trace if necessary. Call this before each call of the train step.
 
         Args:
           step: the number of steps taken before the call.
-          call_length: the number of steps that the call takes.
+          num_steps: the number of steps that the call takes.
           state: the newest state. Before a trace is stopped, the devices finish computing it.
         """
-        is_traced = self._steps is not None and step < self._steps[1] and step + call_length > self._steps[0]
+        is_traced = self._steps is not None and step < self._steps[1] and step + num_steps > self._steps[0]
         if is_traced and not self._is_running:
             self._wait_for_tensorflow()
             jax.profiler.start_trace(str(self._directory))

@@ -2,8 +2,8 @@
 
 A moving average of the running statistics lags behind the moving average of the weights, and never belonged to these
 weights. Recalibration replaces it by the statistics that the averaged weights themselves have on training batches, as
-Izmailov et al. 2018 do for weights averaged otherwise ("Averaging Weights Leads to Wider Optima and Better
-Generalization", section 3.2).
+Izmailov et al. 2018 do for weights that are averaged in another way ("Averaging Weights Leads to Wider Optima and
+Better Generalization", section 3.2).
 """
 
 import dataclasses

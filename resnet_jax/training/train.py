@@ -48,8 +48,9 @@ def train(
 
     Returns:
       The content of `result.json`: the metrics `validation`, `test` and `test_tta` (those of `test` with test-time
-      augmentation, by its name), the `checkpoint_step` to which they belong, the number of `epochs`, the `seconds` of
-      training, how they were `spent` (see `PhaseTimer`), and `provenance`.
+      augmentation, by its name), the `checkpoint_step` to which they belong, the number of `epochs`, the `seconds`
+      without start-up and compilation, the seconds `spent` in each phase (see `PhaseTimer`), `goodput` (see
+      `shares_of_wall_time`), and `provenance`.
 
     Raises:
       UserError: if something goes wrong that only the user can fix. Everything saved so far is kept.

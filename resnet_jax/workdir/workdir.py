@@ -1,15 +1,17 @@
 """The run directory: everything a run leaves on disk.
 
-config.json     the resolved settings
-classes.json    the class names
-checkpoints/    one directory per saved step: the newest few and the best
-damaged/        checkpoints that could not be read
-figures.json    the validation metrics of the checkpoints
-metrics.jsonl   the training log, written by the training loop, with TensorBoard's event files beside it
-result.json     the final result of a finished run
+config.json       the resolved settings
+classes.json      the class names
+began.json        the time at which the run was first started
+checkpoints/      one directory per saved step: the newest few and the best
+damaged/          checkpoints that could not be read
+figures.json      the validation metrics of the checkpoints
+metrics.jsonl     the training log, written by the training loop, with TensorBoard's event files beside it
+result.json       the final result of a finished run
 calibration.json  the temperature of a calibrated run
-thresholds.json the probabilities from which classes are predicted, for any number of labels per image
-nan/            the step with a non-finite loss, if there was one, written by the training loop
+thresholds.json   the probabilities from which classes are predicted, for any number of labels per image
+nan/              the step with a non-finite loss, if there was one, written by the training loop
+restarts/         reports of the processes of a run with --restarts; see `training.restarts`
 """
 
 import contextlib
@@ -35,9 +37,9 @@ BUCKET_PACKAGES = ("tensorflow", "gcsfs")  # either lets `epath` read and write 
 
 
 class LocalPath(type(epath.Path())):  # type: ignore[misc]  # epath.Path() is a PosixGPath or a WindowsGPath.
-    """A local path whose `glob` takes only its argument for a pattern.
+    """A local path whose `glob` treats only its argument as a pattern.
 
-    `epath.Path.glob`, by which Orbax finds the files that it has written, takes the whole path for a pattern. In a
+    `epath.Path.glob`, with which Orbax finds the files that it has written, treats the whole path as a pattern. In a
     directory such as sweep[lr=0.1], it would find nothing, and leave checkpoints that cannot be read.
     """
 
