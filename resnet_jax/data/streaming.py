@@ -202,10 +202,10 @@ class StreamedExamples:
 def _check_unreadable(reporter: Reporter, step: int = 0) -> None:
     """Raise `UserError` if too many images cannot be read.
 
-    Several processes add up their counts, at every step that is a multiple of `STEPS_BETWEEN_CHECKS`. So all of them
-    raise at the same step; otherwise some would wait for the others forever.
+    Several processes count the distinct images that any of them could not read, at every step that is a multiple of
+    `STEPS_BETWEEN_CHECKS`. So all of them raise at the same step; otherwise some would wait for the others forever.
     """
     if jax.process_count() == 1:
         reporter.check_unreadable()
     elif step % STEPS_BETWEEN_CHECKS == 0:
-        reporter.check_unreadable(parallel.sum_over_processes(len(reporter.unreadable)))
+        reporter.check_unreadable(parallel.count_distinct(reporter.unreadable))

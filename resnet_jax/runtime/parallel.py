@@ -1,8 +1,9 @@
 """Device mesh, shardings, and transfers between host and devices."""
 
 import collections
+import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -163,6 +164,18 @@ def free_memory(mesh: Mesh) -> int:
 def sum_over_processes(count: int) -> int:
     """Return the sum of the counts of all processes. Every process must call this."""
     return int(multihost_utils.process_allgather(np.array(count)).sum())
+
+
+def count_distinct(names: Collection[str]) -> int:
+    """Return how many distinct names all processes have together. Every process must call this."""
+    most = int(multihost_utils.process_allgather(np.array(len(names))).max())
+    if not most:
+        return 0
+    digests = np.zeros((most, 2), np.uint32)  # All processes send arrays of the same shape; unused rows are 0.
+    for row, name in zip(digests, names, strict=False):
+        row[:] = np.frombuffer(hashlib.sha256(os.fsencode(name)).digest()[: row.nbytes], np.uint32)
+    gathered = multihost_utils.process_allgather(digests).reshape(-1, 2)
+    return int(np.unique(gathered, axis=0).any(axis=1).sum())
 
 
 def wait_for_all(name: str) -> None:

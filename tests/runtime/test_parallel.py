@@ -1,3 +1,4 @@
+import threading
 import types
 
 import jax
@@ -26,6 +27,39 @@ def test_missing_device_is_reported_with_the_platforms(monkeypatch, error, reaso
     with pytest.raises(UserError) as raised:
         parallel.make_mesh()
     assert str(raised.value).startswith(f"JAX finds no device to use (JAX_PLATFORMS=cpu: {reason}). Unset")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [((["a", "b"], ["b", "c", "\udcff"]), 4), (([], ["a"]), 1), (([], []), 0), ((["a", "b"], []), 2)],
+)
+def test_distinct_names_of_all_processes_are_counted(monkeypatch, names, expected):
+    """Each process sends its arrays at the same time as the other."""
+    barrier = threading.Barrier(2)
+    sent = {}
+
+    def allgather(array):
+        process = int(threading.current_thread().name)
+        sent[process] = array
+        barrier.wait()
+        gathered = np.stack([sent[0], sent[1]])
+        barrier.wait()
+        return gathered
+
+    counts = {}
+    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", allgather)
+    threads = [
+        threading.Thread(
+            name=str(process),
+            target=lambda process=process: counts.update({process: parallel.count_distinct(names[process])}),
+        )
+        for process in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == {0: expected, 1: expected}
 
 
 def test_missing_device_is_reported_with_the_older_variable(monkeypatch):
