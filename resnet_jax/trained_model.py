@@ -20,9 +20,9 @@ from resnet_jax.attribution import methods as attribution_methods
 from resnet_jax.attribution.attribution_model import AttributionModel
 from resnet_jax.data import class_matching, crops, feed_config
 from resnet_jax.data.feed import EvaluationData
-from resnet_jax.data.folder import UnlabeledImages
 from resnet_jax.data.host_batches import NO_POSITION, BatchInfo
 from resnet_jax.data.in_memory import InMemoryExamples
+from resnet_jax.data.prediction_images import UnlabeledImages
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset

@@ -1,4 +1,4 @@
-"""A folder of images as a dataset, `folder:/path`, with one directory per class; and images without labels.
+"""A folder of images as a dataset, `folder:/path`, with one directory per class.
 
 Two layouts are supported. With `/path/train/CLASS/...`, and optionally the same below `val` and `test`, each of these
 directories becomes a split of that name. With `/path/CLASS/...`, all images form the split `train`, which can be
@@ -83,6 +83,11 @@ class ImageFiles:
         """Return the path of an image."""
         return os.path.join(self._root, self._files[index])
 
+    def _hash_sizes(self, digest) -> None:
+        """Add the sizes of up to `SIZES_HASHED` evenly spaced files to a hash of hashlib."""
+        for index in range(0, len(self), math.ceil(len(self) / SIZES_HASHED)):
+            digest.update(f" {file_size(self.name(index))}".encode())
+
 
 class FolderSource(ImageFiles):
     """The image files of one split.
@@ -110,8 +115,7 @@ class FolderSource(ImageFiles):
     def content_digest(self) -> str:
         """Hash of the names of all images, with their classes, and of the sizes of up to `SIZES_HASHED` of them."""
         digest = hashlib.sha256(os.fsencode("\n".join(self._files)))
-        for index in range(0, len(self), math.ceil(len(self) / SIZES_HASHED)):
-            digest.update(f" {file_size(self.name(index))}".encode())
+        self._hash_sizes(digest)
         return digest.hexdigest()
 
 
@@ -144,7 +148,8 @@ def open_folder(name: str, moved_to: str | None = None) -> dict[str, FolderSourc
         if not len(source):
             raise UserError(f"the folder {splits[split]} has no images in class directories. {layout}")
     if root in splits.values():
-        check_classes(root, [os.path.relpath(source.name(index), root) for index in range(len(source))])
+        train = sources["train"]
+        check_classes(root, [os.path.relpath(train.name(index), root) for index in range(len(train))])
     else:
         beside = iter_files(root, without=splits.values())
         next(iter(sources.values())).ignored += [os.path.join(root, file) for file in beside]
@@ -308,35 +313,3 @@ def interleave(files: Sequence[Sequence[str]]) -> tuple[list[str], list[int]]:
         placed += [((index + offset) / len(shuffled), label, file) for index, file in enumerate(shuffled)]
     placed.sort()
     return [file for _, _, file in placed], [label for _, label, _ in placed]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Images without labels
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class UnlabeledImages:
-    """Images to predict, as a source of examples. Their labels have no meaning: all are 0.
-
-    Args:
-      images: n image files, each as its path or its bytes; or uint8 [n, height, width, channels].
-      channels: 1 or 3, channels to which files are decoded.
-    """
-
-    classes = ("unknown",)
-
-    def __init__(self, images: Sequence[str | os.PathLike | bytes] | np.ndarray, channels: int):
-        self._images, self.channels = images, channels
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray | bytes, int]:
-        """Return an image and the label 0; raises `Unreadable` if a file cannot be opened."""
-        image = self._images[index]
-        return (read_file(image) if isinstance(image, str | os.PathLike) else image), 0
-
-    def name(self, index: int) -> str:
-        """Return the path of an image, or its number."""
-        image = self._images[index]
-        return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {index}"

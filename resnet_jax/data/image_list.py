@@ -2,13 +2,12 @@
 
 import functools
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from resnet_jax.data.folder import SIZES_HASHED, ImageFiles, file_size, interleave
+from resnet_jax.data.folder import ImageFiles, interleave
 
 
 class ImageList(ImageFiles):
@@ -49,8 +48,7 @@ class ImageList(ImageFiles):
         digest = hashlib.sha256(os.fsencode("\n".join([*self._files, *self.classes])))
         if self.label_sets is not None:
             digest.update(np.packbits(self.label_sets).tobytes())
-        for index in range(0, len(self), math.ceil(len(self) / SIZES_HASHED)):
-            digest.update(f" {file_size(self.name(index))}".encode())
+        self._hash_sizes(digest)
         return digest.hexdigest()
 
 
@@ -64,12 +62,13 @@ def open_image_lists(
       splits: for each split, the labels of each image by its path, sorted.
       multi_label: whether images have any number of labels; if not, each has one.
     """
-    combinations = dict.fromkeys(labels for images in splits.values() for labels in images.values())
+    # Sorted, so that neither labels nor the order of examples depend on the order of the images.
+    combinations = sorted({labels for images in splits.values() for labels in images.values()})
     classes = sorted({name for labels in combinations for name in labels})
     label_sets = None
     if multi_label:
         label_sets = np.array([[name in labels for name in classes] for labels in combinations], bool)
-    numbers = {labels: number for number, labels in enumerate(combinations if multi_label else sorted(combinations))}
+    numbers = {labels: number for number, labels in enumerate(combinations)}
     return {
         split: ImageList(root, {image: numbers[labels] for image, labels in images.items()}, classes, label_sets)
         for split, images in splits.items()

@@ -46,6 +46,18 @@ def test_splits_share_their_label_sets(write):
     assert len(sources["train"].label_sets) == 3
 
 
+def test_order_of_the_rows_makes_no_difference(write):
+    header, *rows = SEVERAL.splitlines()
+    first = open_sources(write(SEVERAL))
+    second = open_sources(write("\n".join([header, *reversed(rows)])))
+    for split, source in first.items():
+        assert [source.name(index) for index in range(len(source))] == [
+            second[split].name(index) for index in range(len(source))
+        ]
+        np.testing.assert_array_equal(source.labels, second[split].labels)
+        assert source.content_digest == second[split].content_digest
+
+
 def test_images_have_one_label_each_with_the_column_label(write):
     (source,) = open_sources(write("image,label\na.png,cat\nb.png,dog\nd.png,cat\n")).values()
     assert source.label_sets is None
