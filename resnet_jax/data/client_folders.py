@@ -1,7 +1,7 @@
 """A folder with one directory per client of a federated run, as a dataset: `clients:/path`.
 
-The images of a client are in `/path/CLIENT/CLASS/...`. All of them form the split `train`, whose examples know their
-client. `/path/val/CLASS/...` and `/path/test/CLASS/...` are splits as in `folder:/path`; they belong to the server.
+The images of a client are in `/path/CLIENT/CLASS/...`. All of them form the split `train`, which records the client of
+each image. `/path/val/CLASS/...` and `/path/test/CLASS/...` are splits as in `folder:/path`; they belong to the server.
 """
 
 import logging
@@ -75,10 +75,15 @@ def open_clients(name: str, moved_to: str | None = None) -> dict[str, ImageList]
                 f"directory holds those of the clients, use clients:{root}/{directory}. If it is a split, use "
                 f"folder:{root}."
             )
-        split = split or "train"
         found, others = _find_classes(root, directory)
         ignored += others
-        if split == "train" and not found:
+        if split and not found:
+            raise UserError(
+                f"the folder {os.path.join(root, directory)} has no images in class directories. Add images, or remove "
+                "the folder."
+            )
+        split = split or "train"
+        if not found:
             logger.warning(f"The client {directory} has no images in class directories, so it takes no part.")
         classes_by_file.setdefault(split, {}).update(found)
     if not classes_by_file["train"]:
@@ -109,8 +114,8 @@ def open_client(path: str, classes: Sequence[str]) -> ClientImages:
     unknown = sorted({*found.values()} - {*classes})
     if unknown:
         raise UserError(
-            f"{path} has classes that other clients do not know ({', '.join(unknown)}). Add them to the list of all "
-            "classes, or remove their directories."
+            f"{path} has classes that are not in the list of all classes ({', '.join(unknown)}). Add them to the list, "
+            "or remove their directories."
         )
     return ClientImages(root, {file: list(classes).index(name) for file, name in found.items()}, classes)
 

@@ -40,6 +40,12 @@ def test_client_without_images_is_left_out_with_a_warning(root, caplog):
     assert "The client west has no images in class directories, so it takes no part." in caplog.text
 
 
+def test_split_without_images_is_rejected(root):
+    (root / "val" / "cat").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"the folder {root}/val has no images in class directories. Add images, or"):
+        open_sources(f"clients:{root}")
+
+
 def test_other_layouts_are_rejected(root):
     for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
         write_images(root / "west" / name, 1)

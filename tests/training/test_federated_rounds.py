@@ -501,5 +501,5 @@ def test_client_with_an_unknown_class_or_without_images_is_named(tmp_path):
     with pytest.raises(UserError, match="there are no images in"):
         open_client(f"{tmp_path}/north", ["dog"])
     Image.new("RGB", (8, 8)).save(tmp_path / "north" / "cat" / "0.png")
-    with pytest.raises(UserError, match=r"has classes that other clients do not know \(cat\)"):
+    with pytest.raises(UserError, match=r"has classes that are not in the list of all classes \(cat\)"):
         open_client(f"{tmp_path}/north", ["dog"])
