@@ -306,6 +306,17 @@ class Reporter:
         )
 
 
+def enumerate_names(names: Sequence[str], limit: int) -> str:
+    """Return the first `limit` names, separated by commas, and how many more there are.
+
+    Example:
+      >>> enumerate_names(["cat", "dog", "owl", "fox"], 2)
+      'cat, dog and 2 more'
+    """
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 class _ReporterHandler(logging.Handler):
     """Prints log records through a reporter. If the reporter is inactive, prints only warnings, on stderr."""
 

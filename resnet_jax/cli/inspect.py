@@ -80,7 +80,7 @@ def _inspect_dataset() -> ExitCode:
         )
     with Reporter(active=FORMAT.value == "text" and parallel.is_main_process()) as reporter:
         num_workers = feed_config.num_workers(config.dataset)
-        scanned = scan_images(sources, num_workers, reporter, config.dataset.bit_depth)
+        scanned = scan_images(sources, num_workers, reporter, config.dataset.bit_depth, config.dataset.train_split)
         plan = make_plan(config, scanned, mesh)
         inspection = inspect(config, sources, scanned, plan)
     if parallel.is_main_process():

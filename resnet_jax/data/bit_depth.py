@@ -1,8 +1,9 @@
 """Measurement of how many bits 16-bit images use.
 
 Microscopes, scanners and thermal cameras often store 8 to 14 bits in files of 16 bits per channel. If all 16 bits were
-scaled to 8, such images would be almost black. The bits in use are those of the largest value in the dataset. All
-images are scaled in the same way, which a run stores as `dataset.bit_depth`, so that prediction scales them alike.
+scaled to 8, such images would be almost black. The bits in use are those of the largest value in an evenly spaced
+sample of the images. Larger values in other images are clipped to white. All images are scaled in the same way, which a
+run stores as `dataset.bit_depth`, so that prediction scales them alike.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ FIRST_SAMPLE = 50  # images that are read to find out whether there are any of 1
 MIN_BIT_DEPTH = 8
 
 
-def measure_bit_depth(subset: Subset) -> int:
+def measure(subset: Subset) -> int:
     """Return how many bits the 16-bit images of a subset use: 8 to 16; 16 if there are no such images.
 
     The result comes from an evenly spaced sample.
@@ -29,6 +30,16 @@ def measure_bit_depth(subset: Subset) -> int:
         if not largest:
             return MAX_BIT_DEPTH
     return max(MIN_BIT_DEPTH, largest.bit_length())
+
+
+def describe(bit_depth: int) -> str:
+    """Return a sentence about 16-bit images that use fewer than 16 bits.
+
+    Example:
+      >>> describe(12)
+      '16-bit images use only 12 bits, which are scaled to 8 (dataset.bit_depth=12).'
+    """
+    return f"16-bit images use only {bit_depth} bits, which are scaled to 8 (dataset.bit_depth={bit_depth})."
 
 
 def _largest_level(subset: Subset, position: int) -> int:

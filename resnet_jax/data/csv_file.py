@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from resnet_jax.data.folder import canonical_path
 from resnet_jax.data.image_list import ImageList, open_image_lists
 from resnet_jax.errors import UserError
+from resnet_jax.terminal import enumerate_names
 
 PREFIX = "csv:"
 SEPARATOR = "|"
@@ -42,7 +43,9 @@ def open_csv(name: str, moved_to: str | None = None) -> dict[str, ImageList]:
     labels = [_split_labels(row["labels"]) if has_sets else (row["label"].strip(),) for row in rows]
     unlabeled = [row["image"] for row, names in zip(rows, labels, strict=True) if not has_sets and not names[0]]
     if unlabeled:
-        raise UserError(f"{path} has images without a label ({_enumerate(unlabeled)}). Add their labels.")
+        raise UserError(
+            f"{path} has images without a label ({enumerate_names(unlabeled, MAX_NAMES_LISTED)}). Add their labels."
+        )
     if has_sets and not any(labels):
         raise UserError(f"{path} has no labels. Fill in the column labels.")
     splits: dict[str, dict[str, tuple[str, ...]]] = {}  # the labels of each image, by split
@@ -72,7 +75,8 @@ def _read_rows(path: str) -> list[dict[str, str]]:
         raise UserError(f"{path} lists no images. Add a row for each image.")
     incomplete = [str(number) for number, row in numbered if None in row or None in row.values()]
     if incomplete:
-        raise UserError(f"{path} has rows with too many or too few values (lines {_enumerate(incomplete)}). Fix them.")
+        lines = enumerate_names(incomplete, MAX_NAMES_LISTED)
+        raise UserError(f"{path} has rows with too many or too few values (lines {lines}). Fix them.")
     return rows
 
 
@@ -80,11 +84,14 @@ def _check_images(path: str, root: str, rows: Sequence[Mapping[str, str]]) -> No
     images = [os.path.normpath(row["image"]) for row in rows]
     repeated = [image for image, count in collections.Counter(images).items() if count > 1]
     if repeated:
-        raise UserError(f"{path} lists images more than once ({_enumerate(repeated)}). Merge their rows.")
+        raise UserError(
+            f"{path} lists images more than once ({enumerate_names(repeated, MAX_NAMES_LISTED)}). Merge their rows."
+        )
     missing = [image for image in images if not os.path.isfile(os.path.join(root, image))]
     if missing:
         raise UserError(
-            f"{path} lists images that do not exist ({_enumerate(missing)}). Paths are relative to the CSV file."
+            f"{path} lists images that do not exist ({enumerate_names(missing, MAX_NAMES_LISTED)}). Paths are relative "
+            "to the CSV file."
         )
 
 
@@ -96,8 +103,3 @@ def _split_labels(text: str) -> tuple[str, ...]:
       ('beach', 'sea')
     """
     return tuple(sorted({name.strip() for name in text.split(SEPARATOR)} - {""}))
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES_LISTED:,} more" if len(names) > MAX_NAMES_LISTED else ""
-    return f"{', '.join(names[:MAX_NAMES_LISTED])}{more}"

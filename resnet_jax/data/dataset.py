@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from resnet_jax.data import bit_depth as bit_depths
 from resnet_jax.data import class_checks, feed_config, partition, splits
-from resnet_jax.data.bit_depth import measure_bit_depth
 from resnet_jax.data.decode import MAX_BIT_DEPTH, Unreadable
 from resnet_jax.data.feed import EvaluationData, Feed
 from resnet_jax.data.in_memory import InMemoryExamples, read_examples
@@ -73,7 +73,8 @@ def open_dataset(
       sources: the base splits; see `splits`.
       mesh: the devices.
       reporter: shows the progress, and registers the images that cannot be read.
-      is_new: whether the run is new. Its classes are then checked; see `class_checks.check`.
+      is_new: whether the run is new. Only then are its classes checked (see `class_checks.check`) and its bit depth
+        measured, and must `federated.clients`, if set, equal the number of client directories.
 
     Raises:
       UserError: if training, validation and test splits share examples, if the model cannot learn a class, if a source,
@@ -140,10 +141,10 @@ def _resolve_bit_depth(dataset: ConfigDict, train: Subset) -> None:
 
     A resumed run keeps it unset, so that runs of older versions see the same pixels as before.
     """
-    bit_depth = dataset.bit_depth or measure_bit_depth(train)
+    bit_depth = dataset.bit_depth or bit_depths.measure(train)
     if bit_depth < MAX_BIT_DEPTH:
         dataset.bit_depth = bit_depth
-        logger.info(f"16-bit images use only {bit_depth} bits, which are scaled to 8 (dataset.bit_depth={bit_depth}).")
+        logger.info(bit_depths.describe(bit_depth))
 
 
 def _open_resident(
@@ -169,14 +170,14 @@ def _open_resident(
     feed = ResidentFeed(train, config.batch_size, sampler, mesh)
     bank = train.take(_bank_positions(len(train))) if config.pretrain.method is not None else None
     return Dataset(
-        feed,
-        validation,
-        classes,
-        subset.label_sets,
-        train.labels,
-        _content_digests(train, validation),
-        bank,
-        sampler if isinstance(sampler, ClientSampler) else None,
+        feed=feed,
+        validation=validation,
+        classes=classes,
+        label_sets=subset.label_sets,
+        labels=train.labels,
+        content_digests=_content_digests(train, validation),
+        bank=bank,
+        clients=sampler if isinstance(sampler, ClientSampler) else None,
     )
 
 
@@ -215,14 +216,14 @@ def _open_streaming(
     if config.pretrain.method is not None:
         bank = feed_config.streamed_examples(dataset, train.take(_bank_positions(len(train))), reporter)
     return Dataset(
-        feed,
-        validation,
-        classes,
-        train.label_sets,
-        labels,
-        _content_digests(train, validation),
-        bank,
-        sampler if isinstance(sampler, ClientSampler) else None,
+        feed=feed,
+        validation=validation,
+        classes=classes,
+        label_sets=train.label_sets,
+        labels=labels,
+        content_digests=_content_digests(train, validation),
+        bank=bank,
+        clients=sampler if isinstance(sampler, ClientSampler) else None,
     )
 
 
@@ -277,7 +278,7 @@ def open_evaluation_data(
 
     Args:
       dataset: the resolved `dataset` settings of the run.
-      subset: the examples.
+      subset: the examples. Its `bit_depth` is set, which later decoding of its images uses.
       reporter: shows the progress, and registers the images that cannot be read.
       what: names the examples on the progress line.
     """
@@ -360,8 +361,9 @@ def common_classes(sources: Mapping[str, Source]) -> tuple[str, ...]:
 def check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
     """Raise `UserError` if splits overlap or lack labels for scoring."""
     configured = splits.configured(dataset)
-    for message in splits.overlaps(configured.values(), {name: len(source) for name, source in sources.items()}):
-        raise UserError(message)
+    overlaps = splits.overlaps(configured.values(), {name: len(source) for name, source in sources.items()})
+    if overlaps:
+        raise UserError(overlaps[0])
     for purpose, split in configured.items():
         if purpose != "training" and not _has_labels(Subset.from_split(sources, split)):
             raise UserError(f"the split {split!r} has no labels to score against. Choose another split, or 'none'.")

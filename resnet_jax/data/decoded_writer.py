@@ -16,8 +16,8 @@ from array_record.python import array_record_module
 from etils import epath
 
 from resnet_jax import files
+from resnet_jax.data import bit_depth as bit_depths
 from resnet_jax.data import crops, workers
-from resnet_jax.data.bit_depth import measure_bit_depth
 from resnet_jax.data.decode import MAX_BIT_DEPTH, ImageFile, Unreadable
 from resnet_jax.data.decoded import HEADER, INFO
 from resnet_jax.data.folder import canonical_path
@@ -125,8 +125,11 @@ def write_decoded(
     subsets = {split: Subset.from_split({split: source}, split) for split, source in sources.items() if len(source) > 0}
     first = next(iter(subsets.values()))
     if any(subset.listed_directories() is not None for subset in subsets.values()):
-        raise UserError("the directories of clients would be lost. Decode the dataset as folder:/path, per client.")
-    bit_depth = measure_bit_depth(first)
+        raise UserError(
+            "a decoded dataset cannot record the client of each image. Decode the directory of each client on its own, "
+            "as folder:/path/CLIENT."
+        )
+    bit_depth = bit_depths.measure(subsets.get("train", first))
     info = {
         "origin": name,
         "classes": list(first.classes),
@@ -152,8 +155,8 @@ def write_decoded(
         progress.remove()
     except (OSError, RuntimeError) as error:  # array_record raises a RuntimeError if the disk is full.
         raise UserError(
-            f"cannot write to {folder} ({first_line(error)}). Free some space there, or choose another --to. The same "
-            "command resumes."
+            f"decoding to {folder} failed ({first_line(error)}). Check the free space and the permissions there and in "
+            "the directory for temporary files. The same command resumes."
         ) from error
 
 

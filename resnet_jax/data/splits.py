@@ -91,25 +91,21 @@ def configured(dataset: ConfigDict) -> dict[str, str]:
 
 
 def overlaps(splits: Iterable[str], sizes: Mapping[str, int]) -> list[str]:
-    """Return a message for each pair of splits that share examples."""
+    """Return a message for each pair of splits that share examples, because a score on training examples would mislead.
+
+    Raises:
+      UserError: as `select` does.
+    """
+    selected = [(split, select(split, sizes)) for split in splits]
     messages = []
-    for first, second in itertools.combinations(splits, 2):
-        try:
-            check_disjoint(first, second, sizes)
-        except UserError as error:
-            messages.append(str(error))
+    for (first, first_indices), (second, second_indices) in itertools.combinations(selected, 2):
+        common = first_indices.keys() & second_indices.keys()
+        shared = sum(len(np.intersect1d(first_indices[name], second_indices[name])) for name in common)
+        if shared:
+            messages.append(
+                f"the splits {first!r} and {second!r} share {shared:,} examples. Choose ranges that do not overlap."
+            )
     return messages
-
-
-def check_disjoint(first: str, second: str, sizes: Mapping[str, int]) -> None:
-    """Raise `UserError` if two splits share examples, because a score on training examples would mislead."""
-    first_indices, second_indices = select(first, sizes), select(second, sizes)
-    common = first_indices.keys() & second_indices.keys()
-    shared = sum(len(np.intersect1d(first_indices[name], second_indices[name])) for name in common)
-    if shared:
-        raise UserError(
-            f"the splits {first!r} and {second!r} share {shared:,} examples. Choose ranges that do not overlap."
-        )
 
 
 def hold_out(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data.bit_depth import SAMPLE, measure_bit_depth
+from resnet_jax.data import bit_depth
+from resnet_jax.data.bit_depth import SAMPLE
 from resnet_jax.data.subset import Subset
 
 
@@ -29,7 +30,7 @@ class Files:
 
 
 def measure(files):
-    return measure_bit_depth(Subset.from_split({"train": files}, "train"))
+    return bit_depth.measure(Subset.from_split({"train": files}, "train"))
 
 
 @pytest.mark.parametrize(("largest", "bits"), [(1, 8), (255, 8), (256, 9), (1023, 10), (4095, 12), (65535, 16)])

@@ -63,11 +63,19 @@ def test_select_rejects_invalid_splits(split, message):
         splits.select(split, SIZES)
 
 
-def test_check_disjoint_counts_shared_examples():
-    splits.check_disjoint("train[:1000]", "train[1000:]", SIZES)
-    splits.check_disjoint("train", "test", SIZES)
-    with pytest.raises(UserError, match=r"'train' and 'train\[1400:\]' share 37 examples"):
-        splits.check_disjoint("train", "train[1400:]", SIZES)
+@pytest.mark.parametrize(
+    ("chosen", "shared"),
+    [
+        (["train[:1000]", "train[1000:]", "test"], []),
+        (["train", "train[1400:]", "test"], ["'train' and 'train[1400:]' share 37 examples"]),
+        (["test", "test"], ["'test' and 'test' share 360 examples"]),
+        (["train[:10]", "train[5:20]", "train[15:]"], ["share 5 examples", "share 5 examples"]),
+    ],
+)
+def test_overlaps_counts_shared_examples_of_each_pair(chosen, shared):
+    messages = splits.overlaps(chosen, SIZES)
+    assert len(messages) == len(shared)
+    assert all(part in message for part, message in zip(shared, messages, strict=True))
 
 
 class TestResolve:

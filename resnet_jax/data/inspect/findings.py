@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from resnet_jax.data import bit_depth as bit_depths
 from resnet_jax.data import class_matching, unlabeled_folder
 from resnet_jax.data.class_checks import single_class_error
 from resnet_jax.data.decode import MAX_BIT_DEPTH
@@ -14,6 +15,7 @@ from resnet_jax.data.inspect.plan import Plan
 from resnet_jax.data.inspect.scan import ScannedDataset
 from resnet_jax.data.sources import Source
 from resnet_jax.data.subset import NO_LABEL
+from resnet_jax.terminal import enumerate_names
 
 # Acceptable fraction of scored images that are training images too. They raise a score by at most this fraction. Large
 # public datasets contain a few such images, which cannot be avoided. In a split of fewer than a thousand examples, a
@@ -73,9 +75,12 @@ def _too_few(batch_size: int, plan: Plan) -> Iterator[Finding]:
 
 def _unreadable(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
     count, allowed = len(scanned.unreadable), plan.dataset.max_unreadable
+    count_in_run = int(np.isin(plan.selected, list(scanned.unreadable)).sum())
     if count:
         yield Finding(
-            count > allowed, f"Images that cannot be read: {count:,}. dataset.max_unreadable allows {allowed:,}."
+            count_in_run > allowed,
+            f"Images that cannot be read: {count:,}, of which {count_in_run:,} are in the splits of the run. "
+            f"dataset.max_unreadable allows {allowed:,}.",
         )
 
 
@@ -137,7 +142,7 @@ def _empty_classes(sources: Mapping[str, Source], scanned: ScannedDataset) -> It
     empty = [name for label, name in enumerate(classes) if label not in present]
     if empty:
         is_folder = any(isinstance(source, FolderSource) for source in sources.values())
-        yield Finding(is_folder, f"Classes without any image: {_enumerate(empty)}.")
+        yield Finding(is_folder, f"Classes without any image: {enumerate_names(empty, MAX_NAMES_LISTED)}.")
 
 
 def _class_differences(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]:
@@ -153,11 +158,12 @@ def _class_differences(scanned: ScannedDataset, plan: Plan) -> Iterator[Finding]
     for purpose, names in present.items():
         split, lacking, untrained = plan.split(purpose), sorted(trained - names), sorted(names - trained)
         if lacking:
-            yield Finding(False, f"Classes missing in {split}: {_enumerate(lacking)}.")
+            yield Finding(False, f"Classes missing in {split}: {enumerate_names(lacking, MAX_NAMES_LISTED)}.")
         if untrained:
             yield Finding(
                 True,
-                f"Classes of {split} without training images, so the model cannot learn them: {_enumerate(untrained)}.",
+                f"Classes of {split} without training images, so the model cannot learn them: "
+                f"{enumerate_names(untrained, MAX_NAMES_LISTED)}.",
             )
 
 
@@ -201,10 +207,7 @@ def _copies(repeated: Sequence[np.ndarray]) -> Iterator[Finding]:
 def _bit_depth(scanned: ScannedDataset) -> Iterator[Finding]:
     bit_depth = scanned.subset.bit_depth
     if bit_depth < MAX_BIT_DEPTH:
-        yield Finding(
-            False,
-            f"16-bit images use only {bit_depth} bits, which are scaled to 8 (dataset.bit_depth={bit_depth}).",
-        )
+        yield Finding(False, bit_depths.describe(bit_depth))
 
 
 def _similar_names(scanned: ScannedDataset) -> Iterator[Finding]:
@@ -222,8 +225,3 @@ def _ignored(sources: Mapping[str, Source]) -> Iterator[Finding]:
 
 def _used_positions(plan: Plan) -> np.ndarray:
     return np.concatenate([np.arange(0), *plan.subsets.values()])
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES_LISTED:,} more" if len(names) > MAX_NAMES_LISTED else ""
-    return ", ".join(names[:MAX_NAMES_LISTED]) + more

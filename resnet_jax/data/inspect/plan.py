@@ -42,6 +42,7 @@ class Plan:
       subsets: positions of the examples for "training", and for "validation" and "test" if there are any.
       memory: None if the run would not start, because no training image can be read or the feed is impossible.
       problems: the reasons why the run would not start, as sentences.
+      selected: positions of all examples of the splits that the run uses, including those that cannot be read.
     """
 
     dataset: ConfigDict
@@ -49,6 +50,7 @@ class Plan:
     subsets: dict[str, np.ndarray]
     memory: Memory | None
     problems: list[str]
+    selected: np.ndarray
 
     def split(self, purpose: str) -> str:
         """Return the split for "training", "validation" or "test", as text."""
@@ -62,14 +64,15 @@ def make_plan(config: ConfigDict, scanned: ScannedDataset, mesh: Mesh) -> Plan:
     dataset = config.copy_and_resolve_references().dataset
     subsets, problems = _select_subsets(dataset, scanned)
     train = subsets.get("training", np.arange(0))
+    selected = np.concatenate([np.arange(0), *subsets.values()])
     if not len(train):
-        return Plan(dataset, train, subsets, None, problems)
+        return Plan(dataset, train, subsets, None, problems, selected)
     try:
         why = feed_config.resolve(dataset, scanned.subset.take(train), mesh)
     except UserError as error:
-        return Plan(dataset, train, subsets, None, [*problems, str(error)])
+        return Plan(dataset, train, subsets, None, [*problems, str(error)], selected)
     if not scanned.readable[train].any():
-        return Plan(dataset, train, subsets, None, [*problems, "none of the training images can be read."])
+        return Plan(dataset, train, subsets, None, [*problems, "none of the training images can be read."], selected)
     # A resident feed leaves out unreadable images. A streaming feed trains on a substitute for each.
     if dataset.feed == "resident":
         subsets = {purpose: positions[scanned.readable[positions]] for purpose, positions in subsets.items()}
@@ -83,7 +86,7 @@ def make_plan(config: ConfigDict, scanned: ScannedDataset, mesh: Mesh) -> Plan:
         others = {purpose: subsets[purpose] for purpose in subsets if purpose != "training"}
         subsets = {"training": train[kept], "validation": train[held_out], **others}
     memory = _estimate_memory(config.batch_size, dataset, scanned.records[subsets["training"]], why, mesh)
-    return Plan(dataset, train, subsets, memory, problems)
+    return Plan(dataset, train, subsets, memory, problems, selected)
 
 
 def _select_subsets(dataset: ConfigDict, scanned: ScannedDataset) -> tuple[dict[str, np.ndarray], list[str]]:

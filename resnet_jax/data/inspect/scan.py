@@ -8,13 +8,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from resnet_jax.data import bit_depth as bit_depths
 from resnet_jax.data import splits, workers
-from resnet_jax.data.bit_depth import measure_bit_depth
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.host_batches import decode_image
 from resnet_jax.data.preprocess import pixel_sums
 from resnet_jax.data.sources import Source
 from resnet_jax.data.subset import Subset
+from resnet_jax.errors import UserError
 from resnet_jax.terminal import Reporter
 
 CHUNK = 32  # images that a worker scans before it returns their records
@@ -72,7 +73,11 @@ class ScannedDataset:
 
 
 def scan_images(
-    sources: Mapping[str, Source], num_workers: int, reporter: Reporter, bit_depth: int | None = None
+    sources: Mapping[str, Source],
+    num_workers: int,
+    reporter: Reporter,
+    bit_depth: int | None = None,
+    train_split: str | None = None,
 ) -> ScannedDataset:
     """Decode all images in full, with up to `num_workers` processes, or with threads if there are few images.
 
@@ -81,9 +86,10 @@ def scan_images(
       num_workers: number of processes.
       reporter: shows the progress.
       bit_depth: how many bits 16-bit images use; None: measure it.
+      train_split: the split on which it is measured, as in a run; None: all images.
     """
     subset = Subset.from_split(sources, "+".join(sources))
-    subset.bit_depth = bit_depth or measure_bit_depth(subset)
+    subset.bit_depth = bit_depth or bit_depths.measure(_select(sources, train_split) or subset)
     chunks = range(math.ceil(len(subset) / CHUNK))
     records, unreadable = [], {}
     show_progress = reporter.counter("scanning images")
@@ -95,6 +101,14 @@ def scan_images(
             show_progress(min(len(records) * CHUNK, len(subset)), len(subset))
     sizes = {split: len(source) for split, source in sources.items()}
     return ScannedDataset(sizes, subset, np.concatenate(records), unreadable)
+
+
+def _select(sources: Mapping[str, Source], split: str | None) -> Subset | None:
+    """Return the examples of a split; None if it cannot be selected, which the plan reports."""
+    try:
+        return Subset.from_split(sources, split) if split else None
+    except UserError:
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

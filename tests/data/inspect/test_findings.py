@@ -42,13 +42,20 @@ def test_dataset_smaller_than_a_batch_spoils(examine, folder, files):
 
 def test_unreadable_images_are_compared_with_the_limit(examine, folder, files):
     name = folder({**files, "train/cat/x.png": b"", "val/cat/y.png": b"text"})
-    assert any("cannot be read: 2" in sentence for sentence in examine(name, max_unreadable=2).worth_knowing)
-    inspection = examine(name, max_unreadable=1)
-    assert inspection.would_spoil == ["Images that cannot be read: 2. dataset.max_unreadable allows 1."]
+    sentence = "Images that cannot be read: 2, of which 2 are in the splits of the run. dataset.max_unreadable allows "
+    assert f"{sentence}2." in examine(name, validation_split="val", max_unreadable=2).worth_knowing
+    inspection = examine(name, validation_split="val", max_unreadable=1)
+    assert inspection.would_spoil == [f"{sentence}1."]
     assert {path.rpartition("/")[2]: why for path, why in inspection.unreadable.items()} == {
         "x.png": "the file is empty",
         "y.png": "not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image",
     }
+
+
+def test_unreadable_images_of_other_splits_do_not_spoil(examine, folder, files):
+    inspection = examine(folder({**files, "val/cat/y.png": b"text"}), max_unreadable=0)
+    assert inspection.would_spoil == []
+    assert inspection.worth_knowing[0].startswith("Images that cannot be read: 1, of which 0 are in the splits")
 
 
 def test_different_shapes_beyond_the_first_images_spoil(examine):

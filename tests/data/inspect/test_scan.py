@@ -90,3 +90,13 @@ def test_scan_with_processes_equals_scan_with_threads():
         scan_images(sources, 2, Reporter(active=False)),
     )
     assert (threads.records == processes.records).all()
+
+
+def test_bits_in_use_are_those_of_the_training_split(folder):
+    """As in a run."""
+    levels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    sources = open_sources(folder({"train/cat/a.png": levels, "val/cat/b.png": 4 * levels}))
+    reporter = Reporter(active=False)
+    assert scan_images(sources, 0, reporter).subset.bit_depth == 14
+    assert scan_images(sources, 0, reporter, train_split="train").subset.bit_depth == 12
+    assert scan_images(sources, 0, reporter, train_split="missing").subset.bit_depth == 14
