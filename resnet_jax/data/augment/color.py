@@ -46,7 +46,7 @@ def color_jitter(
     Returns:
       Images of the same shape and dtype.
     """
-    order_key, brightness_key, contrast_key, saturation_key, hue_key = jax.random.split(key, 5)
+    order_key, brightness_key, contrast_key, saturation_key, hue_key, share_key = jax.random.split(key, 6)
 
     def factors(key: jax.Array, strength: float) -> jax.Array:
         return jax.random.uniform(key, images.shape[:1], minval=jnp.maximum(0, 1 - strength), maxval=1 + strength)
@@ -64,7 +64,7 @@ def color_jitter(
     order = jax.random.permutation(order_key, len(adjustments))
     pixels, _ = jax.lax.scan(adjust_next, images.astype(jnp.float32), order)
     adjusted = to_dtype(pixels, images.dtype)
-    return adjusted if share == 1 else _for_some(jax.random.fold_in(key, 0), share, images, adjusted)
+    return adjusted if share == 1 else _for_some(share_key, share, images, adjusted)
 
 
 def random_grayscale(key: jax.Array, images: jax.Array, share: float) -> jax.Array:
@@ -84,7 +84,7 @@ def random_blur(key: jax.Array, images: jax.Array, share: float) -> jax.Array:
 
 
 def random_solarize(key: jax.Array, images: jax.Array, share: float) -> jax.Array:
-    """Invert the values of at least 128 of each image with probability `share` (Grill et al. 2020, appendix B)."""
+    """With probability `share`, invert all values of 128 and above in an image (Grill et al. 2020, appendix B)."""
     return _for_some(key, share, images, solarize(images, SOLARIZE_THRESHOLD))
 
 

@@ -1,4 +1,8 @@
-"""The augmentation pipeline that the `augment` settings describe, and the check of these settings."""
+"""The augmentation pipeline that the `augment` settings describe, and the check of these settings.
+
+Three settings act elsewhere: `alternating_flip` (`Experiment.batch`), `repeats` (`data.sampling`), and
+`progressive_resizing` (`Experiment.resizing_to`).
+"""
 
 import enum
 import math
