@@ -7,8 +7,8 @@ He et al. report 91.25 % for ResNet-20 (table 6). The 32 epochs have not been me
 images, ResNet-20 reached 90.92 % on the other 5,000 (one seed, commit 2bfb7c7, 2 cores of an AMD EPYC, 2026-11-30).
 
 The optimizer is Muon with kernels of fixed norm, as in configs/cifar10_speedrun.py, and the learning rate falls
-linearly to zero. The images of the first half of the epochs have 24 pixels, which makes a step almost twice as fast. It
-trains on all 50,000 training images and takes the last checkpoint.
+linearly to zero. In the first half of the epochs, images have 24 x 24 pixels, which makes a step almost twice as fast.
+The recipe trains on all 50,000 training images and takes the last checkpoint.
 """
 
 from resnet_jax.config import default

@@ -17,6 +17,7 @@ does after its momentum.
 """
 
 from resnet_jax.config import default
+from resnet_jax.errors import unknown_name
 
 
 def get_config(variant: str = "94"):
@@ -33,7 +34,7 @@ def get_config(variant: str = "94"):
         config.augment.crop_padding = 4
         config.augment.cutout = 12
     else:
-        raise ValueError(f"unknown variant {variant!r}; choose 94 or 96")
+        raise unknown_name("variant", variant, ("94", "96"))
     config.model.name = f"airbench{variant}"
     config.model.dtype = "bfloat16"
     config.batch_norm.momentum = 0.9

@@ -4,8 +4,8 @@
     python main.py federate --config=configs/federated_cifar10.py:0.1 --workdir=/tmp/skewed       # one class each
 
 The variant is "iid", the alpha of a Dirichlet distribution over the classes (Hsu et al. 2019), or "central" for the
-same training without clients. The model has group normalization, because batch statistics of clients with other classes
-do not fit one another (Hsieh et al. 2020, section 5). docs/federated.md has accuracies after ten rounds.
+same training without clients. The model has group normalization, because the batch statistics of clients with different
+classes do not fit one another (Hsieh et al. 2020, section 5). docs/federated.md has accuracies after ten rounds.
 """
 
 from resnet_jax.config import default

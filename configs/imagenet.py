@@ -8,7 +8,7 @@
 | goyal (default) | SGD with Nesterov momentum (Goyal et al. 2017, https://arxiv.org/abs/1706.02677) | 90 | 76.3 % |
 | ffcv | SGD with progressive resizing from 160 to 192 pixels (github.com/libffcv/ffcv-imagenet) | 40 | 77.2 % |
 | strikes_back_a3 | LAMB, 160 pixels (Wightman et al. 2021, https://arxiv.org/abs/2110.00476) | 100 | 78.1 % |
-| strikes_back_a2 | the same at 224 pixels, with repeated augmentation | 300 | 79.8 % |
+| strikes_back_a2 | the same at 224 pixels, with repeated augmentation and a lower rate | 300 | 79.8 % |
 | strikes_back_a1 | the same for longer | 600 | 80.4 % |
 | torchvision_v2 | SGD with TrivialAugment and averaged weights, 176 pixels (IMAGENET1K_V2) | 600 | 80.86 % |
 

@@ -1,15 +1,15 @@
-"""Pre-training on CIFAR-10 without labels. They serve only to validate, by nearest neighbors.
+"""Pre-training on CIFAR-10 without labels, which are used only for validation, by nearest neighbors.
 
     python main.py --config=configs/pretrain.py:simclr --workdir=/tmp/pretrained
     python main.py probe --workdir=/tmp/pretrained
 
-The variant is the method: byol, simclr, barlow_twins, vicreg or simsiam. Views are made with the strengths of its
-paper, without blur, as SimCLR and SimSiam do for the small images of CIFAR-10. For larger images, set
+The variant is the method: byol, simclr, barlow_twins, vicreg or simsiam. Views are augmented with the strengths in the
+method's paper, without blur, as SimCLR and SimSiam do for the small images of CIFAR-10. For larger images, set
 augment.gaussian_blur=0.5, or 1.0 with pretrain.second_gaussian_blur=0.1 for byol and barlow_twins. All methods have the
 same optimizer: SGD with the weight decay of SimSiam's experiments on CIFAR-10 (Chen & He 2021, appendix D), and, except
 for vicreg, a learning rate of 0.06 for 128 images, as in the benchmark of the library lightly. The projector has three
-layers of 512 units, because the model is small; unset, it is that of the paper. Accuracies that were measured with this
-recipe are in docs/pretraining.md.
+layers of 512 units, because the model is small. If pretrain.projector is unset, the projector is that of the paper.
+Accuracies that were measured with this recipe are in docs/pretraining.md.
 """
 
 from resnet_jax.config import default
