@@ -98,9 +98,11 @@ def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
       UserError: as `open_sources` does, and if `dataset.feed` is "resident" but the dataset has not been prepared.
     """
     dataset = config.dataset
-    is_prepared = is_on_this_machine(dataset.name, dataset.data_dir)
-    describe = _describe_available if is_prepared else _describe_unprepared
-    image_shape, size, classes, label_sets = describe(dataset, config.batch_size, mesh)
+    if is_on_this_machine(dataset.name, dataset.data_dir):
+        image_shape, size, classes, label_sets = _describe_available(dataset, mesh)
+    else:
+        image_shape, classes = _describe_unprepared(dataset)
+        size, label_sets = config.batch_size, None  # The size is unknown, and a streaming program does not need it.
     dataset.multi_label = label_sets is not None
     if dataset.mean is None:
         dataset.mean = dataset.std = (0.5,) * image_shape[-1]
@@ -112,9 +114,9 @@ def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
 
 
 def _describe_available(
-    dataset: ConfigDict, batch_size: int, mesh: Mesh
+    dataset: ConfigDict, mesh: Mesh
 ) -> tuple[tuple[int, int, int], int, tuple[str, ...], np.ndarray | None]:
-    """Return image shape, number of training examples, classes and `label_sets` of a dataset here."""
+    """Return image shape, number of training examples, classes and `label_sets` of a dataset on this machine."""
     sources = open_sources(dataset.name, dataset.data_dir)
     splits.resolve(dataset, sources)
     train = Subset.from_split(sources, dataset.train_split)
@@ -123,24 +125,19 @@ def _describe_available(
     return feed_config.training_image_shape(dataset, train), size, common_classes(sources), train.label_sets
 
 
-def _describe_unprepared(
-    dataset: ConfigDict, batch_size: int, mesh: Mesh
-) -> tuple[tuple[int, int, int], int, tuple[str, ...], np.ndarray | None]:
-    """Return what `_describe_available` returns, for a TFDS dataset that has not been prepared.
-
-    The number of training examples is unknown, so the batch size is returned in its place.
-    """
+def _describe_unprepared(dataset: ConfigDict) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """Return image shape and classes of a TFDS dataset that has not been prepared."""
     (height, width, channels), classes = tfds.describe_tfds(dataset.name, dataset.data_dir)
     if dataset.feed == "resident":
         raise UserError(
             f"dataset {dataset.name!r} has not been prepared, so its size in memory is unknown. "
             "Leave dataset.feed unset, or train once to prepare the dataset."
         )
+    unprepared = f"because {dataset.name} has not been prepared and only its metadata is known"
+    logger.info(f"Feed: streaming, {'as configured' if dataset.feed == 'streaming' else unprepared}.")
     dataset.feed = "streaming"
     if dataset.image_size is None and height is None:
         dataset.image_size = feed_config.DEFAULT_IMAGE_SIZE
     if dataset.image_size is not None:
         height = width = dataset.image_size
-    logger.info(f"Feed: streaming, because {dataset.name} has not been prepared and only its metadata is known.")
-    # The height and the width are known by now.
-    return (height, width, channels), batch_size, classes, None  # type: ignore[return-value]
+    return (height, width, channels), classes  # type: ignore[return-value]  # Both sides are known by now.

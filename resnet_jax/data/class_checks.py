@@ -1,7 +1,7 @@
 """Checks of the classes of a new run: there are at least two, and the model can learn each of them.
 
-`inspect` makes the same checks with all images. Here, only few are read: of each
-class, until one of its images can be decoded.
+`inspect` makes the same checks on all images. Here, images are decoded only in a `folder:` dataset, and of each class
+only until one can be decoded.
 """
 
 import logging

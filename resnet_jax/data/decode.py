@@ -90,7 +90,7 @@ class ImageFile:
           shrink: 1, 2, 4 or 8. A JPEG is decoded at 1/`shrink` of its size, which is faster; other formats keep
             their size.
           bottom: the first row that is not needed. With `shrink=1`, the result may end there or a little below.
-          bit_depth: how many of the 16 bits of a 16-bit image are used, at least 8. The lowest of these are dropped.
+          bit_depth: how many bits of a 16-bit image are in use, 8 to 16. The highest 8 of these are kept.
 
         Returns:
           uint8 [height, width, channels].

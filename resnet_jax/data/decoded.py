@@ -6,11 +6,13 @@ pixels, with their short side resized to, for example, 256. That takes two to th
 The directory holds array_record files, in which each record is four int32 (height, width, channels, label) and the
 pixels, and `decoded.json`, which is written last:
 
-    {"classes": [...], "label_sets": null, "size": 256, "splits": {"train": {"shards": [...], "digests": [...]}, ...}}
+    {"origin": ..., "classes": [...], "label_sets": null, "size": 256, "bit_depth": 16, "content": {...},
+     "splits": {"train": {"channels": 3, "shards": [...], "digests": [...]}, ...}}
 
 The labels and the names of the images of a split are in two files beside it, `train.labels.npy` and `train.names.json`.
 
-An image that could not be read has no pixels, and the reason in their place, so the others keep their positions.
+The record of an unreadable image has height 0, and the reason in place of the pixels. So all images keep their
+positions.
 """
 
 import functools

@@ -152,7 +152,7 @@ def external_examples(
 
     Args:
       dataset: the resolved `dataset` settings of the run.
-      subset: the examples.
+      subset: the examples. Its `bit_depth` is set, which later decoding of its images uses.
       num_workers: number of processes that decode; 0 uses threads of this process.
       reporter: see `StreamedExamples`.
     """

@@ -56,7 +56,8 @@ def _labels_by_image(root: str, directory: str) -> dict[str, tuple[str, ...]]:
         same = first.setdefault(os.path.relpath(path, os.path.join(directory, class_name or "")), path)
         if path != same and not filecmp.cmp(path, same, shallow=False):
             raise UserError(
-                f"{path} and {same} should be the same image, because of their names, but differ. Rename one of them."
+                f"{path} and {same} have the same path inside their classes, so they must be the same image, but they "
+                "differ. Rename one of them."
             )
         labels.setdefault(same, set()).update([class_name] if class_name else [])
     return {os.path.relpath(path, root): tuple(sorted(names)) for path, names in labels.items()}

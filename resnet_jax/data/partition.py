@@ -34,7 +34,7 @@ def divide(federated: ConfigDict, seed: int, labels: np.ndarray, directories: np
       The positions of each client's examples, int64, sorted.
 
     Raises:
-      UserError: if there are fewer examples than clients, or no directories.
+      UserError: if there are fewer readable examples than clients, unless the partition is "directories".
     """
     if federated.partition == "directories":
         assert directories is not None  # `dataset.open_dataset` checks it.

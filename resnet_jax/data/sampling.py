@@ -44,8 +44,8 @@ def check(dataset: ConfigDict) -> None:
         raise unknown_name("dataset.sampler", dataset.sampler, SAMPLERS)
 
 
-class AnyExampleMayReplaceAnother:
-    """A sampler in which the next example, and the ones after it, replace an unreadable one."""
+class NextExampleSubstitutes:
+    """Substitution of an unreadable example by the next readable one."""
 
     size: int
 
@@ -54,7 +54,7 @@ class AnyExampleMayReplaceAnother:
         return (candidate % self.size for candidate in range(position, position + self.size))
 
 
-class UniformSampler(AnyExampleMayReplaceAnother):
+class UniformSampler(NextExampleSubstitutes):
     """Visits each example once per epoch, in random order."""
 
     def __init__(self, seed: int, size: int):
@@ -65,7 +65,7 @@ class UniformSampler(AnyExampleMayReplaceAnother):
         return epoch_order(self.seed, epoch, self.size)
 
 
-class BalancedSampler(AnyExampleMayReplaceAnother):
+class BalancedSampler(NextExampleSubstitutes):
     """Visits each class equally often: an epoch has as many examples as the dataset, and repeats those of rare classes.
 
     Within a class, the numbers of visits per epoch differ by at most one between examples. Which examples are visited
@@ -103,11 +103,11 @@ class BalancedSampler(AnyExampleMayReplaceAnother):
 class RepeatingSampler:
     """Repeated augmentation (Berman et al. 2019; Hoffer et al. 2020): several copies of each image in a batch.
 
-    The copies are augmented differently. An epoch has the size of that of the other sampler, so it shows only its first
-    1/repeats of the images, as in DeiT and in torchvision. Groups of `GROUP_SIZE` images follow each other `repeats`
-    times, each time rotated by one place: a b c d, b c d a, c d a b. So no image is next to its copy, and if images are
-    mixed in pairs (`augment.mixing`), neighboring copies have different partners. If `GROUP_SIZE` times `repeats` does
-    not divide the batch size, the copies of some images lie in two batches.
+    The copies are augmented differently. An epoch is as long as one of the wrapped sampler, so it shows only the first
+    1/repeats of that sampler's order, as in DeiT and in torchvision. Each group of `GROUP_SIZE` images is repeated
+    `repeats` times, each time rotated by one more place: a b c d, b c d a, c d a b. So within such a group no image is
+    next to its copy, and if images are mixed in pairs (`augment.mixing`), neighboring copies have different partners.
+    If `GROUP_SIZE` times `repeats` does not divide the batch size, the copies of some images lie in two batches.
 
     Args:
       sampler: the order of the images.
@@ -127,16 +127,17 @@ class RepeatingSampler:
         return np.concatenate([copies.reshape(-1), np.tile(rest, self._repeats)])[: self.size]
 
     def candidates(self, epoch: int, position: int) -> Iterator[int]:
-        """Yield those of the other sampler."""
+        """Yield the candidates of the wrapped sampler."""
         return self._sampler.candidates(epoch, position)
 
 
 class ClientSampler:
-    """Visits, in place of an epoch, the examples that one client of a federated run uses in one round.
+    """The examples that one client of a federated run uses in one round, in place of an epoch.
 
     The visits are numbered: visit `round * clients + client`. A visit has `num_steps(client)` steps, which go through
     the client's examples in random order, `local_epochs` times. As in an epoch, examples that do not fill a batch are
-    skipped, and differ from time to time. A client with fewer examples than a batch repeats some of them.
+    skipped. Which ones these are changes from round to round. A client with fewer examples than a batch repeats some of
+    them.
 
     All visits have as many examples as that of the largest client. Those of a smaller client are repeated at the end,
     in steps that are not taken.

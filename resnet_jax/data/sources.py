@@ -109,7 +109,7 @@ class ArraySource:
 
 
 class WithoutLabels:
-    """The images of another source, whose labels are never read: all labels are 0."""
+    """The images of another source, with the label 0 in place of their own labels."""
 
     classes = unlabeled_folder.CLASSES
 
@@ -200,7 +200,7 @@ def open_local_sources(name: str, data_dir: str | None = None) -> Mapping[str, S
       UserError: as `open_sources` does, or if the dataset would have to be downloaded.
     """
     if not is_on_this_machine(name, data_dir):
-        raise UserError(f"dataset {name!r} has not been downloaded.")
+        raise UserError(f"dataset {name!r} has not been downloaded. Train once to download and prepare it.")
     return open_sources(name, data_dir)
 
 

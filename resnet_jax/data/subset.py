@@ -116,10 +116,10 @@ class Subset:
         return hashlib.sha256(b"\n".join(content)).hexdigest()
 
     def content_digest(self) -> str:
-        """Return a hash of what the sources know about the selected examples without reading them.
+        """Return a hash that changes with the selected examples, without reading them.
 
-        This is which examples they are, their `labels` and the `content_digest`, as far as a source has these members.
-        Unlike `fingerprint`, it does not depend on the place where a dataset is stored.
+        It covers the selected indices, and of each source all `labels` and the `content_digest`, if it has them. Unlike
+        `fingerprint`, it does not depend on the place where a dataset is stored.
         """
         labels = [getattr(source, "labels", ()) for source in self._sources.values()]
         digest = hashlib.sha256()
@@ -207,11 +207,11 @@ class Subset:
         """Return a number for each example, int32 [n], from this member of the sources, if every source has it."""
         values = np.empty(len(self), np.int32)
         for number in np.unique(self._source_numbers):
-            of_source = getattr(self._sources[self._names[number]], member, None)
-            if of_source is None:
+            listed = getattr(self._sources[self._names[number]], member, None)
+            if listed is None:
                 return None
-            from_source = self._source_numbers == number
-            values[from_source] = np.asarray(of_source)[self._indices[from_source]]
+            is_from_source = self._source_numbers == number
+            values[is_from_source] = np.asarray(listed)[self._indices[is_from_source]]
         return values
 
     def read_labels(self, reporter: Reporter | None = None, what: str = "examples") -> np.ndarray:

@@ -73,7 +73,7 @@ def test_example_is_a_file_with_its_label(make):
 @pytest.mark.parametrize("other", ["sea/a.bmp", "a.bmp"])
 def test_different_images_of_the_same_name_are_rejected(make, other):
     """Even if they have the same size."""
-    with pytest.raises(UserError, match=rf"{other} and .*beach/a.bmp should be the same image.*Rename"):
+    with pytest.raises(UserError, match=rf"{other} and .*beach/a.bmp have the same path inside their classes.*Rename"):
         open_sources(make({"beach/a.bmp": 0, other: 1}))
 
 
