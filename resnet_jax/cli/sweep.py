@@ -6,7 +6,7 @@
         --then_repeat=5 --workdir=/tmp/search
 
 The runs are ordinary run directories in --workdir. The same command skips finished runs and resumes interrupted ones.
-The test split stays closed, except for `--then_repeat`.
+Only `--then_repeat` reads the test split.
 
 With `--format=json`, the keys are `study`, `searched`, `runs` (the fields of `studies.sweep.Trial`, the best run first)
 and `repeat` (null, or what `repeat` prints without `study`). `summary.json` holds the same values except `repeat`.
@@ -55,10 +55,13 @@ def run() -> ExitCode:
         repeated = None
         if THEN_REPEAT.value and best and results.is_complete:
             seeds = range(recipe.config.seed, recipe.config.seed + THEN_REPEAT.value)
-            study, runs = repeat.open_seeds(os.path.join(WORKDIR.value, "best"), best, seeds)
+            # If a wider sweep finds better settings later, those have a directory of their own.
+            path = os.path.join(WORKDIR.value, "best", results.trials[0].name)
+            study, runs = repeat.open_seeds(path, best, seeds)
             repeated = repeat.train_and_summarize(study, runs, JOBS.value, reporter)
     if FORMAT.value == "json":
-        print_result(json.dumps({**sweep.as_json(results), "repeat": repeated and repeat.as_json(repeated)}))
+        repeat_values = repeat.as_json(repeated) if repeated else None
+        print_result(json.dumps({**sweep.as_json(results), "repeat": repeat_values}))
     else:
         texts = [sweep.format_results(results), *([repeat.format_summary(repeated)] if repeated else [])]
         print_result("\n\n".join(texts))

@@ -61,7 +61,7 @@ def share_environment(job: int, jobs: int, platform: str, count: int, environmen
 def _find_devices() -> tuple[str, int]:
     """Return the platform of the devices and their number.
 
-    Another process looks for them, because JAX would reserve the memory of a GPU for the process that does.
+    A child process looks for them, because JAX would reserve GPU memory for this process.
     """
     program = "import jax; print(jax.default_backend(), jax.local_device_count())"
     finished = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8", check=True)

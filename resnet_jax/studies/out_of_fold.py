@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from resnet_jax.data import class_matching
 from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import score_own_validation
@@ -69,6 +70,7 @@ def predict_held_out(workdirs: Sequence[str], reporter: Reporter, data_dir: str 
         probabilities.append(np.exp(metrics.log_probabilities))
     if len(set(names)) < len(names):
         raise UserError("these runs were validated on the same examples. Give one run, or runs with different folds.")
+    classes = tuple(class_matching.distinct(classes))
     return HeldOutPredictions(
         tuple(runs), tuple(names), classes, np.concatenate(labels), np.concatenate(probabilities), tuple(places)
     )

@@ -30,8 +30,8 @@ def train_all(
 ) -> Iterator[tuple[SubRun, Outcome]]:
     """Train runs, at most `jobs` at a time, and yield each with its outcome when it has ended.
 
-    Finished and pruned runs are yielded at once. The next run is taken from `runs` when a process is free, so `runs`
-    may depend on the outcomes so far.
+    Finished, pruned and diverged runs are yielded at once. The next run is taken from `runs` when a process is free, so
+    `runs` may depend on the outcomes so far.
 
     Args:
       runs: the runs.
@@ -52,8 +52,8 @@ def train_all(
     with deferred_signals() as received_signal, _ended_on_error(active):
         while True:
             while free and not received_signal() and (run := next(waiting, None)) is not None:
-                if run.is_pruned or run.is_finished():
-                    yield run, Outcome.PRUNED if run.is_pruned else Outcome.FINISHED
+                if run.ended_as or run.is_finished():
+                    yield run, run.ended_as or Outcome.FINISHED
                     continue
                 job = free.pop()
                 reporter.print(f"{run.name}: {program()} {shlex.join(run.arguments())}")
@@ -100,7 +100,10 @@ def _ended_on_error(processes: Mapping[str, "_Process"]) -> Iterator[None]:
 
 
 def _next_line(output: queue.Queue) -> tuple[str | None, str | None]:
-    """Return the name of a run and its next line of output, None at its end; return no name if there is no output."""
+    """Return the name of a run and its next line of output, or None as the line at its end.
+
+    Return (None, None) if no run prints anything within `POLL_SECONDS`.
+    """
     try:
         return output.get(timeout=POLL_SECONDS)
     except queue.Empty:

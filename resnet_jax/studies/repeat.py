@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from resnet_jax.data import splits
 from resnet_jax.errors import UserError
+from resnet_jax.evaluation.evaluate import score_own_validation
 from resnet_jax.evaluation.model_comparison import Evaluator, McNemar, mcnemar
 from resnet_jax.studies import out_of_fold
 from resnet_jax.studies.processes import train_all
@@ -58,6 +59,7 @@ class Summary:
       spreads: the spread of each metric over the runs, by split ("validation", "test", or "test, mirror_translate" with
         test-time augmentation) and by metric, such as "top1" and "loss".
       unfinished: the names of the runs that failed or were stopped.
+      are_folds: whether the runs were validated on different folds.
       split: the split on which the best and the worst run are compared, by top-1. None if they are not compared: there
         is only one run, the runs are scored on different folds, or images have any number of labels.
       best, worst: their names, or None.
@@ -67,6 +69,7 @@ class Summary:
     results: Mapping[str, dict]
     spreads: Mapping[str, Mapping[str, Spread]]
     unfinished: tuple[str, ...]
+    are_folds: bool = False
     split: str | None = None
     best: str | None = None
     worst: str | None = None
@@ -74,7 +77,7 @@ class Summary:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether the runs predict any number of labels per image."""
+        """True if the runs predict any number of labels per image."""
         return any("map" in metrics for metrics in self.spreads.values())
 
 
@@ -94,7 +97,8 @@ def train_and_summarize(study: Study, runs: Sequence[SubRun], jobs: int, reporte
     finished = [run for run in runs if study.outcomes[run.name] == Outcome.FINISHED]
     if not finished:
         raise UserError("no run has finished. The messages above say why.")
-    summary = summarize(finished, [run.name for run in runs if run not in finished], reporter)
+    unfinished = [run.name for run in runs if run not in finished]
+    summary = summarize(finished, unfinished, reporter, are_folds=study.kind == "folds")
     study.write("summary.json", json.dumps(as_json(summary), indent=2) + "\n")
     if study.kind == "folds" and not summary.unfinished and not summary.is_multi_label:
         predictions = out_of_fold.predict_held_out([run.workdir for run in finished], reporter)
@@ -102,13 +106,16 @@ def train_and_summarize(study: Study, runs: Sequence[SubRun], jobs: int, reporte
     return summary
 
 
-def summarize(finished: Sequence[SubRun], unfinished: Sequence[str], reporter: Reporter) -> Summary:
+def summarize(
+    finished: Sequence[SubRun], unfinished: Sequence[str], reporter: Reporter, are_folds: bool = False
+) -> Summary:
     """Summarize finished runs. The best and the worst of them are scored once more, to compare them.
 
     Args:
       finished: the finished runs, at least one.
       unfinished: the names of the other runs.
       reporter: shows the progress of scoring.
+      are_folds: whether the runs were validated on different folds.
     """
     results = {run.name: run.result() for run in finished}
     scores = {name: dict(_scores(result)) for name, result in results.items()}
@@ -120,9 +127,8 @@ def summarize(finished: Sequence[SubRun], unfinished: Sequence[str], reporter: R
         }
         for split, first_scores in next(iter(scores.values())).items()
     }
-    summary = Summary(results, spreads, tuple(unfinished))
+    summary = Summary(results, spreads, tuple(unfinished), are_folds)
     split = next((split for split in ("test", "validation") if split in spreads), None)
-    are_folds = finished[0].name.startswith("fold")  # Folds are scored on different examples.
     if split is None or len(finished) < 2 or are_folds:
         return summary
     # McNemar's test is about examples that a model classifies correctly or not.
@@ -131,8 +137,12 @@ def summarize(finished: Sequence[SubRun], unfinished: Sequence[str], reporter: R
     top1 = {name: scores[name][split]["top1"] for name in scores}
     best, worst = max(top1, key=top1.__getitem__), min(reversed(top1), key=top1.__getitem__)
     models = {run.name: load_run(run.workdir) for run in finished if run.name in (best, worst)}
-    evaluator = Evaluator.open(models, reporter, None if split == "test" else split)
-    comparison = mcnemar(evaluator.score(best).metrics, evaluator.score(worst).metrics)
+    if split == "test":
+        evaluator = Evaluator.open(models, reporter)
+        scored = [evaluator.score(name).metrics for name in (best, worst)]
+    else:  # A dataset may have a split called "validation" that is not the run's own, as ImageNet does.
+        scored = [score_own_validation(models[name], reporter)[0] for name in (best, worst)]
+    comparison = mcnemar(*scored)
     return dataclasses.replace(summary, split=split, best=best, worst=worst, comparison=comparison)
 
 
@@ -147,6 +157,9 @@ def _scores(result: Mapping) -> Iterator[tuple[str, Mapping[str, float]]]:
 
 def as_json(summary: Summary) -> dict[str, object]:
     """Return the summary as JSON values: accuracies are fractions under "top1"."""
+    comparison = None
+    if summary.comparison is not None:
+        comparison = {"split": summary.split, "best": summary.best, "worst": summary.worst, **vars(summary.comparison)}
     return {
         "runs": [
             {"name": name, **dict(_scores(result)), "seconds": result["seconds"]}
@@ -157,8 +170,7 @@ def as_json(summary: Summary) -> dict[str, object]:
             split: {metric: dataclasses.asdict(values) for metric, values in by_metric.items()}
             for split, by_metric in summary.spreads.items()
         },
-        "comparison": summary.comparison
-        and {"split": summary.split, "best": summary.best, "worst": summary.worst, **vars(summary.comparison)},
+        "comparison": comparison,
     }
 
 
@@ -191,7 +203,7 @@ def format_summary(summary: Summary) -> str:
             f"{test.p_value:.2g}, which is too small if there are more than two runs, because the pair was chosen by "
             "these accuracies."
         )
-    if next(iter(summary.results)).startswith("fold"):
+    if summary.are_folds:
         text.append(
             "The intervals are too narrow, because the folds share most of their training examples (Bengio & "
             "Grandvalet 2004)."

@@ -160,7 +160,10 @@ def check(space: SearchSpace, config: ConfigDict) -> None:
             "there is nothing to vary. Add --set=SETTING=VALUES, such as --set=optimizer.learning_rate=0.1,0.3."
         )
     for name in (
-        *("dataset.name", "dataset.train_split", "dataset.validation_split", "dataset.test_split"),
+        "dataset.name",
+        "dataset.train_split",
+        "dataset.validation_split",
+        "dataset.test_split",
         "checkpoint.best_metric",
     ):
         if name in space:

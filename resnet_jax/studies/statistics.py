@@ -36,7 +36,7 @@ def spread(values: Sequence[float]) -> Spread:
       >>> print(f"{result.mean:.2f} ± {result.std:.4f}, {result.low:.3f} to {result.high:.3f}")
       0.92 ± 0.0141, 0.793 to 1.047
     """
-    from scipy import stats  # Imported here, because that takes longer than to import JAX.
+    from scipy import stats  # Imported here, because importing it takes longer than importing JAX.
 
     array = np.asarray(values, np.float64)
     mean = float(array.mean())

@@ -60,13 +60,14 @@ class SubRun:
       name: the name of the run directory in the directory of the study, such as "seed0".
       directory: the run directory.
       recipe: what the run trains.
-      is_pruned: whether the run was stopped because other runs were better, so that it is not resumed.
+      ended_as: how an earlier start of the study has ended the run, if the run is not to be resumed, because it would
+        end in the same way; otherwise None.
     """
 
     name: str
     directory: WorkDir
     recipe: Recipe
-    is_pruned: bool = False
+    ended_as: Outcome | None = None
 
     @property
     def workdir(self) -> str:
@@ -158,8 +159,9 @@ class Study:
         """Return a run that differs from the recipe in these settings, and record it."""
         self.changes[name] = dict(changes)
         self._write()
-        is_pruned = self.outcomes.get(name) == Outcome.PRUNED
-        return SubRun(name, WorkDir(str(self.path / name)), self._recipe.changed(changes), is_pruned)
+        outcome = self.outcomes.get(name)
+        ended_as = outcome if outcome in (Outcome.PRUNED, Outcome.DIVERGED) else None
+        return SubRun(name, WorkDir(str(self.path / name)), self._recipe.changed(changes), ended_as)
 
     def record(self, name: str, outcome: Outcome) -> None:
         """Record how a run has ended."""

@@ -1,13 +1,13 @@
 """Runs of one recipe with different settings, compared on validation: a grid, or a search over ranges.
 
-The test split stays closed. A study is reproducible from its directory: the runs are ordinary run directories, and
-`study.json` lists their settings and outcomes. So a sweep that was killed continues where it stopped.
+The test split is not read. A study is reproducible from its directory: the runs are ordinary run directories, and
+`study.json` lists their settings and outcomes. So the same command resumes a killed sweep.
 """
 
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
@@ -59,7 +59,7 @@ class Results:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is no run that the same command would continue."""
+        """True if no run failed or was stopped. A diverged run counts as complete."""
         return not any(trial.outcome in (Outcome.FAILED, Outcome.STOPPED) for trial in self.trials)
 
 
@@ -78,7 +78,7 @@ def sweep(path: str, recipe: Recipe, space: SearchSpace, num_trials: int, jobs: 
       KeyboardInterrupt, Preempted: as `train_all` does.
     """
     recipe = recipe.changed({"dataset.test_split": splits.NO_SPLIT})
-    strategy: _Grid | _Search
+    strategy: _Strategy
     if search_space.is_grid(space):
         study = Study(path, "grid", recipe)
         strategy = _Grid(space, study)
@@ -112,6 +112,16 @@ def _rank(trial: Trial, metric: str) -> tuple:
     if trial.validation is None:
         return (1,)
     return (0, trial.validation[metric] if metric == "loss" else -trial.validation[metric])
+
+
+class _Strategy(Protocol):
+    """Chooses the runs of a sweep."""
+
+    def runs(self) -> Iterator[SubRun]: ...
+
+    def record(self, run: SubRun, outcome: Outcome) -> Outcome: ...
+
+    def prune(self, run: SubRun) -> bool: ...
 
 
 class _Grid:
@@ -149,8 +159,11 @@ class _Search:
         with needs_extra("a search over ranges", "optuna", "sweep"):
             import optuna
         self._optuna: Any = optuna
-        self._space, self._study, self._num_trials = space, study, num_trials
-        self._seed, self._metric = config.seed, config.checkpoint.best_metric
+        self._space = space
+        self._study = study
+        self._num_trials = num_trials
+        self._seed = config.seed
+        self._metric = config.checkpoint.best_metric
         self._distributions = {name: self._distribution(values) for name, values in space.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions = optuna.study.StudyDirection
@@ -164,8 +177,9 @@ class _Search:
         distributions = self._optuna.distributions
         if isinstance(values, Choices):  # Optuna takes no tuples, so it chooses the position of the value.
             return distributions.CategoricalDistribution(range(len(values.values)))
-        kind = distributions.IntDistribution if isinstance(values.low, int) else distributions.FloatDistribution
-        return kind(values.low, values.high, log=values.log)
+        if isinstance(values.low, int):
+            return distributions.IntDistribution(values.low, values.high, log=values.log)
+        return distributions.FloatDistribution(values.low, values.high, log=values.log)
 
     def runs(self) -> Iterator[SubRun]:
         """Iterate over the runs of an earlier start, and then over new ones."""
@@ -179,7 +193,8 @@ class _Search:
         """Let Optuna choose values, unless some are enqueued, and return the run with these values."""
         self._search.sampler = self._optuna.samplers.TPESampler(seed=self._seed + len(self._trials))
         trial = self._search.ask(self._distributions)
-        self._trials[name], self._num_judged[name] = trial, 0
+        self._trials[name] = trial
+        self._num_judged[name] = 0
         return self._study.add(name, {setting: self._decode(setting, trial.params[setting]) for setting in self._space})
 
     def _encode(self, setting: str, value: object) -> object:
@@ -239,9 +254,10 @@ def describe(results: Results) -> str:
         if outcome in outcomes
     )
     title = METRIC_TITLES.get(results.metric, results.metric)
+    runs = f"{len(outcomes)} {'run' if len(outcomes) == 1 else 'runs'}"
     return (
-        f"Searched {searched} ({kind}; {len(outcomes)} runs{f', {others}' if others else ''}). The runs are sorted by "
-        f"validation {title}. That of the best is optimistic, because it was chosen by it."
+        f"Searched {searched} ({kind}; {runs}{f', {others}' if others else ''}). The runs are sorted by validation "
+        f"{title}. The best run was chosen by this metric, so its value is optimistic."
     )
 
 

@@ -1,11 +1,13 @@
 import csv
 import json
+import pathlib
 import subprocess
 
 import numpy as np
 import pytest
 
 from resnet_jax.errors import UserError
+from resnet_jax.evaluation.model_comparison import McNemar
 from resnet_jax.studies import repeat
 from resnet_jax.studies.study import Outcome
 from resnet_jax.terminal import Reporter
@@ -113,6 +115,22 @@ def table(stdout):
     values = json.loads(stdout.splitlines()[-1])
     del values["study"]
     return {**values, "runs": [{**run, "seconds": None} for run in values["runs"]]}
+
+
+def test_runs_without_test_split_are_compared_on_their_own_validation_examples(tmp_path, recipe, monkeypatch):
+    """The dataset may have a split called "validation" on which they were not validated."""
+    _, runs = repeat.open_seeds(str(tmp_path), recipe, (0, 1, 2))
+    for run, top1 in zip(runs, (0.5, 0.7, 0.6), strict=True):
+        run.directory.path.mkdir(parents=True)
+        validation = {"top1": top1, "loss": 1.0, "examples": 10, "unreadable": 0}
+        result = {"validation": validation, "test": None, "test_tta": None, "seconds": 2.0}
+        (run.directory.path / "result.json").write_text(json.dumps(result))
+    monkeypatch.setattr(repeat, "load_run", lambda workdir: pathlib.Path(workdir).name)
+    monkeypatch.setattr(repeat, "score_own_validation", lambda name, reporter: (name, None, None))
+    monkeypatch.setattr(repeat, "mcnemar", lambda best, worst: McNemar(best, worst, 1.0))
+    summary = repeat.summarize(runs, [], Reporter(active=False))
+    assert (summary.split, summary.best, summary.worst) == ("validation", "seed1", "seed0")
+    assert summary.comparison == McNemar("seed1", "seed0", 1.0)
 
 
 def test_pretrained_runs_are_summarized_by_nearest_neighbors(tmp_path, recipe):

@@ -89,6 +89,9 @@ def test_diverged_run_is_a_result(tmp_path, recipe, fake_program):
     assert [trial.outcome for trial in results.trials] == [Outcome.FINISHED, Outcome.DIVERGED]
     assert "2 runs, 1 diverged" in describe(results)
     assert results.is_complete
+    log = (tmp_path / "seed=13.log").read_text()
+    assert run_sweep(tmp_path, recipe, search_space.parse(["seed=13,0"])).trials == results.trials
+    assert (tmp_path / "seed=13.log").read_text() == log  # It was not started again.
 
 
 def test_equally_good_runs_keep_the_order_of_the_grid(tmp_path, recipe, fake_program, monkeypatch):
@@ -207,7 +210,7 @@ def test_killed_sweep_with_two_jobs_gives_the_same_table_and_then_opens_the_test
     assert len(tables["whole"][0]) == 3
     results = {path.parent: json.loads(path.read_text()) for path in (tmp_path / "whole").rglob("result.json")}
     tested = [str(run.relative_to(tmp_path / "whole")) for run, result in results.items() if result["test"]]
-    assert tested == ["best/seed3"]
+    assert tested == [f"best/{tables['whole'][0][0][0]}/seed3"]
 
 
 @pytest.mark.slow
