@@ -218,7 +218,8 @@ commands:"""
     modules = ("resnet_jax.cli.flags", command.__name__, __name__)
     defined = [flag for module in modules for flag in by_module.get(module, [])]
     defined.sort(key=lambda flag: flag.name in RARE_FLAGS)
-    lines += [f"  --{flag.name:18s}{flag.help}" for flag in defined]
+    width = 2 + max(len(flag.name) for flag in defined)
+    lines += [f"  --{flag.name:{width}s}{flag.help}" for flag in defined]
     if any(flag.name == "config" for flag in defined):
         lines.append("\nEvery setting is a flag too, such as --config.batch_size=256. docs/settings.md lists them.")
     lines.append(f"\n{program()} COMMAND --help lists the flags of another command; --version prints the version.")

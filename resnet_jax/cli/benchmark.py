@@ -65,6 +65,9 @@ def run() -> ExitCode:
         raise UserError("--slice_link_gbytes_per_s needs several slices. Give --slices.")
     if SLICES.value > 1 and not COMPILE_FOR.value:
         raise UserError("--slices needs the kind of slice to compile for. Give --compile_for.")
+    for hop, link in ((HOP, LINK), (SLICE_HOP, SLICE_LINK)):
+        if hop.present and not link.value:
+            raise UserError(f"--{hop.name} has no effect without --{link.name}. Give both or neither.")
     max_unreadable = CONFIG.value.dataset.max_unreadable
     with Reporter(active=FORMAT.value == "text", max_unreadable=max_unreadable) as reporter:
         result, text = _analyze(reporter) if COLLECTIVES.value else _measure(reporter)

@@ -81,7 +81,8 @@ def run(workdirs: list[str]) -> ExitCode:
         print_result(json.dumps(values))
     else:
         scored = ", ".join(_describe(name, model) for name, model in models.items())
-        unreadable = len(reporter.unreadable)
+        # Of the split, on all processes. The reporter also counts the images that --calibrate could not read.
+        unreadable = values.get("runs", [values])[0]["unreadable"]
         note = f" {unreadable:,} examples could not be read and were left out." if unreadable else ""
         print_result(f"{text}\n\nScored: {scored}.{note}")
     return ExitCode.DONE

@@ -86,7 +86,7 @@ def _open_examples(trained, arguments: list[str], reporter):
         return trained.examples(predict.find_images(arguments), feed_config.num_workers(trained.config.dataset))
     evaluator = Evaluator.open({"the model": trained}, reporter, SPLIT.value, data_dir=DATA_DIR.value)
     subset = choose_examples(evaluator, EXAMPLES.value or "random:16")
-    # As examples from outside: those are read when they are needed, and unreadable ones keep their place.
+    # Open them as external examples, which are read when needed. Unreadable ones then keep their position.
     return open_external_examples(trained, subset, reporter=None)
 
 
@@ -111,7 +111,9 @@ def _print(step: int | None, explanation_files, seconds: float, measured) -> Non
         return
     lines = [f"Explained {explained:,} of {explained + failed:,} images in {duration(seconds)}: {TO.value}"]
     for name, gap in gaps.items():
-        lines.append(f"{METHODS[name].title}: the sum of a map misses the change of the logit by {gap:.3g} (median).")
+        lines.append(
+            f"{METHODS[name].title}: the sum of a map differs from the change of the logit by {gap:.3g} (median)."
+        )
     if measured:
         lines += ["", faithfulness_table.format_table(measured)]
     print_result("\n".join(lines))

@@ -85,8 +85,13 @@ def _check_flags(suffix: str) -> None:
         without_effect = [CALIBRATE, MAX_DROP]
     for flag in without_effect:
         if flag.present:
-            kind = "an .onnx file in int8" if QUANTIZE.value and suffix == ".onnx" else f"a path that ends in {suffix}"
-            raise UserError(f"--{flag.name} has no effect on {kind}. Leave it out.")
+            if suffix != ".onnx":
+                where = f"on a path that ends in {suffix}"
+            elif QUANTIZE.value:
+                where = "on an .onnx file in int8"
+            else:
+                where = "without --quantize=int8"
+            raise UserError(f"--{flag.name} has no effect {where}. Leave it out.")
     if QUANTIZE.value and class_scores(OUTPUTS.value) is None:
         raise UserError("int8 is scored by its top-1. Add probabilities or logits to --outputs.")
 
@@ -112,14 +117,14 @@ def _export_program(trained, reporter) -> ExitCode:
     from resnet_jax.export.program import class_scores, make_program
     from resnet_jax.terminal import print_result
 
-    if class_scores(OUTPUTS.value) is not None:
+    scores = class_scores(OUTPUTS.value)
+    if scores is not None:
         trained.require_head()
+    if QUANTIZE.value and trained.is_multi_label:
+        raise UserError("int8 is scored by its top-1, which needs one label per image. Leave out --quantize.")
     examples = sample_validation(trained, CHECKED_IMAGES, DATA_DIR.value, reporter)
     program = make_program(trained, OUTPUTS.value, examples.images.shape[1:])
     quantization = None
-    scores = class_scores(OUTPUTS.value)
-    if QUANTIZE.value and trained.is_multi_label:
-        raise UserError("int8 is scored by its top-1, which needs one label per image. Leave out --quantize.")
     if QUANTIZE.value and scores is not None:  # `_check_flags` refuses the other case.
         calibration = RunExamples(trained, "training", DATA_DIR.value, reporter).sample(CALIBRATE.value).images
         scored = RunExamples(trained, "validation", DATA_DIR.value, reporter)
@@ -167,7 +172,9 @@ def _as_text(trained, program, images: str, exported) -> str:
         same = f"{proof.same_top1:,} of {proof.num_images:,}"
         lines.append(f"  the same class is the most probable one for {same} images")
     if not any_batch:
-        lines.append("TensorFlow does not read all programs of JAX whose batch size is free, so it is fixed (--batch).")
+        lines.append(
+            "The batch size is fixed (--batch), because TensorFlow cannot read every JAX program with a free one."
+        )
     if measured:
         same, total = measured["int8"].same_as_first, measured["int8"].num_images
         lines.append(f"In int8, it predicts the same class for {same:,} of {total:,} {exported.measured_on}:")

@@ -42,8 +42,8 @@ def run() -> ExitCode:
     files.write_target(TO.value, *target, page.encode())
     if FORMAT.value == "json":
         arrays = {name: getattr(test, name).tolist() for name in ("learning_rates", "losses", "smoothed")}
-        found = {"suggested": test.suggested, "steepest": test.steepest, "exploded": test.exploded, "page": TO.value}
-        print_result(json.dumps({**found, **arrays}))
+        summary = {"suggested": test.suggested, "steepest": test.steepest, "exploded": test.exploded, "page": TO.value}
+        print_result(json.dumps({**summary, **arrays}))
     else:
         print_result(f"{format_range_test(test)}\nThe curve is in {TO.value}.")
     return ExitCode.DONE

@@ -34,6 +34,8 @@ CONTACT_SHEET = flags.DEFINE_string(
 def run() -> ExitCode:
     if (CONFIG.value is None) == (LABELS.value is None):
         raise UserError("inspect takes either --config or --labels. Give exactly one of the two.")
+    if LABELS.value is None and DATA_DIR.value:
+        raise UserError("--data_dir has no effect with --config. Set --config.dataset.data_dir.")
     return _inspect_dataset() if LABELS.value is None else _inspect_labels(LABELS.value)
 
 

@@ -49,13 +49,14 @@ def _models(names: list[str]) -> list[dict]:
     parallel.all_devices()  # JAX needs one even to trace a model.
     rows = []
     with Reporter(active=FORMAT.value == "text") as reporter:
-        for done, name in enumerate(names):
-            reporter.counter("tracing models")(done, len(names))
+        show_progress = reporter.counter("tracing models")
+        for done, name in enumerate(names, start=1):
             variant = VARIANTS[name]
             costs = cost(variant.make(num_classes=variant.num_classes), (variant.image_size, variant.image_size, 3))
             row = {"name": name, **vars(costs), **vars(variant)}
             del row["make"]
             rows.append(row)
+            show_progress(done, len(names))
     return rows
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax.data import splits
+from resnet_jax.data import class_matching, splits
 from resnet_jax.data.dataset import VALIDATION
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import multi_label
@@ -81,12 +81,12 @@ class ReportData:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether an image may have any number of labels."""
+        """True if an image may have any number of labels."""
         return isinstance(self.runs[0].metrics, MultiLabelReport)
 
     @property
     def is_pretraining(self) -> bool:
-        """Whether the runs were pre-trained without labels."""
+        """True if the runs were pre-trained without labels."""
         return self.runs[0].metrics is None
 
 
@@ -156,7 +156,10 @@ def collect(
     def describe_scored_run(name: str, model: TrainedModel) -> ReportedRun:
         scored = comparison.scored[name]
         galleries = choose_galleries(
-            scored, evaluator.classes, evaluator.subset.name, lambda images: grad_cam_overlays(model, images)
+            scored,
+            class_matching.distinct(evaluator.classes),
+            evaluator.subset.name,
+            lambda images: grad_cam_overlays(model, images),
         )
         confusion = confusion_matrix(scored.metrics, len(evaluator.classes))
         return describe_run(name, comparison.reports[name], confusion, galleries)

@@ -6,7 +6,9 @@ import numpy as np
 
 from resnet_jax.report import chart_style
 
-MAX_SHOWN = 1.5  # The axis ends at this multiple of the first loss, because the last ones may be many times larger.
+MAX_SHOWN = (
+    1.5  # For non-negative losses, the axis ends at this multiple of the first, because the last may be far larger.
+)
 
 
 def page(learning_rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggested: tuple[float, float]) -> str:
@@ -16,9 +18,11 @@ def page(learning_rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, s
       learning_rates, losses, smoothed: float64 [steps].
       suggested: the lowest and the highest suggested learning rate.
     """
+    bottom = min(0.0, float(smoothed.min()))  # The loss may be negative in pre-training.
+    top = smoothed[0] + (MAX_SHOWN - 1) * max(abs(smoothed[0]), smoothed[0] - bottom)
     chart = chart_style.empty_chart(
         xaxis={"type": "log", "dtick": 1, "exponentformat": "power", "title_text": "learning rate"},
-        yaxis={"range": [0, MAX_SHOWN * smoothed[0]], "title_text": "training loss, nats"},
+        yaxis={"range": [bottom, top], "title_text": "training loss"},
     )
     chart.add_scatter(
         x=learning_rates,
@@ -46,6 +50,6 @@ def page(learning_rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, s
         text=f"{low:.2g} to {high:.2g}",
         showarrow=False,
     )
-    # Less than the window, because the page has a margin.
     options = {"responsive": True, "displaylogo": False}
-    return chart.to_html(include_plotlyjs=True, config=options, default_height="95vh")
+    height = "95vh"  # less than the window, because the page has a margin
+    return chart.to_html(include_plotlyjs=True, config=options, default_height=height)

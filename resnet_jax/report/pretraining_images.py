@@ -61,7 +61,7 @@ def draw(trained: TrainedModel, reporter: Reporter, data_dir: str | None = None)
 def _draw_views(experiment: Experiment) -> Composite:
     views, labels = parallel.fetch(experiment.batch_at(0))
     grid = image_grid.labeled_grid(views[:PAIRS], labels[:PAIRS], experiment.classes, columns=8)
-    caption = "What the model saw of the first training images. The embeddings of each pair are to be alike."
+    caption = "What the model saw of the first training images. Training makes the embeddings of each pair alike."
     return Composite("Views", caption, _uri(grid))
 
 

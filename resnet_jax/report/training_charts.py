@@ -105,6 +105,7 @@ def _metric_chart(runs: Curves, metric: str, scale: float, hover_format: str) ->
             curve = curves.get(f"{split}/{metric}")
             if curve is None:
                 continue
+            color_number = number if several else ("train", "validation").index(split)
             is_main = split == "validation" or f"validation/{metric}" not in curves
             chart.add_scatter(
                 x=curve.steps,
@@ -112,7 +113,7 @@ def _metric_chart(runs: Curves, metric: str, scale: float, hover_format: str) ->
                 name=chart_style.escape(f"{run}, {name}") if several else name,
                 showlegend=is_main or not several,
                 mode="lines" if len(curve.steps) > 1 else "markers",
-                line={"color": _color(number if several else split == "validation"), "dash": dash, "width": 2},
+                line={"color": _color(color_number), "dash": dash, "width": 2},
                 hovertemplate="%{y" + hover_format,
             )
     return chart

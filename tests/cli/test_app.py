@@ -40,6 +40,8 @@ def test_help_of_a_command_needs_no_jax(command):
     finished = run_without_jax(command, "--help")
     assert finished.returncode == 0, finished.stderr
     assert f"flags of {command}:" in finished.stdout
+    defined = [line for line in finished.stdout.splitlines() if line.startswith("  --")]
+    assert all("  " in line.strip() for line in defined)  # Two spaces separate each flag from its help.
 
 
 def test_program_without_arguments_prints_the_help():

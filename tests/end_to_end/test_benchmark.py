@@ -88,6 +88,7 @@ def test_find_lr_suggests_a_range_and_writes_a_page(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--collectives", "--hop_us=2"], "--hop_us has no effect without --link_gbytes_per_s. Give both or neither."),
         (["--compile_for=v5e:2x4"], "--compile_for and --link_gbytes_per_s need --collectives. Add it."),
         (
             ["--collectives", "--slice_link_gbytes_per_s=3"],

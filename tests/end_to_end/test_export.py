@@ -90,6 +90,7 @@ def test_tensorflow_formats_equal_the_model(finished_run, tmp_path, to, runtime)
         (["--to=DIR/old.onnx"], "it exists). Choose another path, or replace it with --overwrite."),
         (["--to=DIR/old.safetensors"], "it exists). Choose another path, or replace it with --overwrite."),
         (["--to=DIR/model.stablehlo", "--quantize=int8"], "--quantize has no effect on a path that ends in .stablehlo"),
+        (["--to=DIR/model.onnx", "--calibrate=9"], "--calibrate has no effect without --quantize=int8. Leave it out."),
         (["--to=DIR/w.safetensors", "--batch=2"], "--batch has no effect on a path that ends in .safetensors"),
         (
             ["--to=DIR/saved_model/"],

@@ -1,10 +1,11 @@
 import json
+import re
 
 import numpy as np
 import pytest
 
 from resnet_jax.evaluation.metrics import calibration_bins
-from resnet_jax.report import chart_style, prediction_charts, training_charts
+from resnet_jax.report import chart_style, lr_range_chart, prediction_charts, training_charts
 from resnet_jax.training.metrics_writer import Curve
 
 
@@ -21,6 +22,20 @@ def test_loss_can_be_drawn_with_non_finite_values_and_without_values():
     chart = chart_style.as_html(training_charts.loss({"run": curves(2.0, float("nan"), float("inf"))}), "loss")
     assert "NaN" not in chart and "Infinity" not in chart
     assert "plotly-graph-div" in chart_style.as_html(training_charts.loss({"run": {}}), "loss")
+
+
+def test_negative_losses_of_a_range_test_are_inside_the_axis():
+    """As with SimSiam, whose loss is a negative cosine similarity."""
+
+    def loss_axis(losses):
+        html = lr_range_chart.page(np.geomspace(1e-4, 1, 5), losses, losses, (1e-3, 1e-2))
+        return json.loads(re.findall(r'"range":(\[[^]]*\])', html)[-1])
+
+    losses = np.array([-0.05, -0.4, -0.9, -0.5, 0.8])
+    bottom, top = loss_axis(losses)
+    assert bottom == -0.9
+    assert losses[0] < top < losses[-1]
+    assert loss_axis(losses + 1) == pytest.approx([0, 1.5 * 0.95])
 
 
 def test_each_run_has_its_own_color():
