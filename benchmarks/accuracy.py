@@ -14,7 +14,6 @@ tables join all recorded seeds of a recipe with the same settings and hardware.
 
 import json
 import pathlib
-import re
 import shlex
 import signal
 import subprocess
@@ -40,8 +39,8 @@ def main(argv: list[str], overrides: list[str]) -> None:
         raise app.UsageError("Give one recipe, such as digits or cifar10:resnet20.")
     if any(override.startswith("--config.seed=") for override in overrides):
         raise app.UsageError("--config.seed cannot be given, because each run has its own seed. Use --seeds=NUMBER.")
-    recipe, overrides = recipe_settings.recipe_path(argv[1]), sorted(overrides)
-    directory = _directory(RUNS.value, recipe, overrides)
+    recipe = recipe_settings.recipe_path(argv[1])
+    directory = run_program.runs_directory(RUNS.value, _name(recipe), *overrides)
     seeds = range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
     measured = measure(recipe, overrides, seeds, directory)
     print(f"\n{_table(measured['runs'])}\n\nThe runs are in {directory}.")
@@ -119,13 +118,9 @@ def _read_settings(workdir: pathlib.Path) -> dict:
     return recipe_settings.as_json(settings.from_json((workdir / "config.json").read_text(encoding="utf-8")))
 
 
-def _directory(runs: str, recipe: str, overrides: Sequence[str]) -> pathlib.Path:
-    """Return the directory for the runs of a recipe, such as RUNS/cifar10_resnet20/num_epochs=10."""
-    names = [
-        recipe.removeprefix("configs/").replace(".py", ""),
-        *(flag.removeprefix("--config.") for flag in overrides),
-    ]
-    return pathlib.Path(runs).expanduser().absolute().joinpath(*(re.sub(r"[^\w.=-]+", "_", name) for name in names))
+def _name(recipe: str) -> str:
+    """Return the short name of a recipe, such as "cifar10:resnet20"."""
+    return recipe.removeprefix("configs/").replace(".py", "")
 
 
 def _table(runs: Sequence[dict]) -> str:
@@ -144,6 +139,4 @@ def _table(runs: Sequence[dict]) -> str:
 
 
 if __name__ == "__main__":
-    changed_settings = [argument for argument in sys.argv if argument.startswith("--config.")]
-    other_arguments = [argument for argument in sys.argv if argument not in changed_settings]
-    app.run(lambda argv: main(argv, changed_settings), argv=other_arguments)
+    run_program.run_with_overrides(main)

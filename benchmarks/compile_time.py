@@ -26,11 +26,12 @@ from absl import app, flags, logging
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from benchmarks import results
 from resnet_jax import config as settings
 from resnet_jax.data.abstract_dataset import AbstractFeed
 from resnet_jax.data.dataset import Dataset
 from resnet_jax.models.variants import VARIANTS
-from resnet_jax.runtime import parallel, provenance
+from resnet_jax.runtime import parallel
 from resnet_jax.terminal import table
 from resnet_jax.training import experiment as experiments
 from resnet_jax.training.train_step import make_train_step
@@ -43,7 +44,6 @@ MODELS = flags.DEFINE_list(
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU slice to compile for, such as v5e:2x2. Default: the devices of this machine."
 )
-OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "File to which to append the results.")
 BATCH_SIZE = 8
 STEPS_PER_EPOCH = 100  # for the learning-rate schedule
 
@@ -51,23 +51,14 @@ STEPS_PER_EPOCH = 100  # for the learning-rate schedule
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     mesh = parallel.make_mesh(_devices()[:1])
-    machine = provenance.describe()
-    results = []
+    measured = []
     for entry in MODELS.value:
         name, _, loop = entry.partition(":")
-        results.append({"model": name, "loop": bool(loop), **measure(name, bool(loop), mesh)})
-        print(json.dumps(results[-1]), flush=True)
-    rows = [tuple(f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row.values()) for row in results]
-    print("\n" + table(rows, header=tuple(key.replace("_", " ") for key in results[0])))
-    if OUTPUT.value:
-        line = {
-            "benchmark": "compile_time",
-            **machine,
-            "topology": TOPOLOGY.value,
-            "batch_size": BATCH_SIZE,
-        }
-        with open(OUTPUT.value, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, "seconds": results}) + "\n")
+        measured.append({"model": name, "loop": bool(loop), **measure(name, bool(loop), mesh)})
+        print(json.dumps(measured[-1]), flush=True)
+    rows = [tuple(f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row.values()) for row in measured]
+    print("\n" + table(rows, header=tuple(key.replace("_", " ") for key in measured[0])))
+    results.append("compile_time", topology=TOPOLOGY.value, batch_size=BATCH_SIZE, seconds=measured)
 
 
 def measure(name: str, loop: bool, mesh: Mesh) -> dict[str, float]:

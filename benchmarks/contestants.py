@@ -80,7 +80,7 @@ def ours_untuned(model_name: str, dtype: str, batch_size: int, steps_per_call: i
 
     images, labels = random_batch(model_name, batch_size)
     config = settings.default()
-    config.model.name = model_name
+    config.model.name = VARIANTS.get(model_name, model_name)
     config.model.dtype = dtype
     config.model.stem = STEMS.get(model_name)
     config.dataset.mean, config.dataset.std = MEAN, STD

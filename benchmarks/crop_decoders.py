@@ -1,6 +1,6 @@
 """Milliseconds per random crop of a photograph: our decoder and TensorFlow's decode_and_crop_jpeg, in turns.
 
-    python -m benchmarks.crop_decoders --pictures=FOLDER    # with JPEG files, also in subfolders
+    python -m benchmarks.crop_decoders --images=FOLDER    # with JPEG files, also in subfolders
 
 Both decode the same crops (8 to 100 % of the area, aspect ratio 3:4 to 4:3) and resize them to 224 x 224 with the same
 function, on one core. Ours decodes the rows above the lower edge of the crop, at a half, a quarter or an eighth of the
@@ -31,7 +31,7 @@ from resnet_jax.data import crops, host_batches
 from resnet_jax.data.decode import ImageFile, read_file
 from resnet_jax.terminal import table
 
-PICTURES = flags.DEFINE_string("pictures", None, "Folder of JPEG files.", required=True)
+IMAGES = flags.DEFINE_string("images", None, "Folder of JPEG files.", required=True)
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Number of turns.", lower_bound=1)
 SIZE = 224
 SCALE = (0.08, 1.0)  # smallest and largest fraction of the area
@@ -43,9 +43,9 @@ def main(_: Sequence[str]) -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    images = [read_file(path) for path in sorted(pathlib.Path(PICTURES.value).rglob("*.jpg"))]
+    images = [read_file(path) for path in sorted(pathlib.Path(IMAGES.value).rglob("*.jpg"))]
     if not images:
-        sys.exit(f"error: {PICTURES.value} has no .jpg files.")
+        sys.exit(f"error: {IMAGES.value} has no .jpg files.")
     draws = np.random.default_rng(0).random((len(images), crops.NUM_DRAWS))
     boxes = [_box(image, row) for image, row in zip(images, draws, strict=True)]
     decoders = {"ours": ours, "decode_and_crop_jpeg": functools.partial(tensorflow, tf.io.decode_and_crop_jpeg)}

@@ -26,7 +26,7 @@ from resnet_jax.training import optimizer
 from resnet_jax.training.state import create_train_state
 from resnet_jax.workdir.workdir import WorkDir
 
-NETWORKS = flags.DEFINE_list("networks", ["resnet20", "resnet18", "resnet50"], "Models to measure; see contestants.py.")
+MODELS = flags.DEFINE_list("models", ["resnet20", "resnet18", "resnet50"], "Models to measure; see contestants.py.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds, over which the median is taken.", lower_bound=1)
 SECONDS = flags.DEFINE_float(
     "seconds", 3.0, "Approximate seconds per turn. A turn has at least one batch.", lower_bound=0.0
@@ -37,7 +37,7 @@ BATCH_SIZE = 128
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    measured = [{"network": name, **_measure_scoring(name), **_measure_saving(name)} for name in NETWORKS.value]
+    measured = [{"network": name, **_measure_scoring(name), **_measure_saving(name)} for name in MODELS.value]
     results.add(
         "evaluation",
         cpu_is_tuned="for scoring, ours",

@@ -8,7 +8,6 @@ Each variant of `configs/federated_cifar10.py` is trained with the same number o
 """
 
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -39,7 +38,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
 
 def train(variant: str, overrides: list[str]) -> dict:
     """Train a variant, and return its accuracies by round."""
-    workdir = pathlib.Path(RUNS.value, variant)
+    workdir = run_program.runs_directory(RUNS.value, *overrides) / variant
     config = (f"--config=configs/federated_cifar10.py:{variant}", *overrides)
     subprocess.run([sys.executable, "main.py", *config, f"--workdir={workdir}"], cwd=run_program.ROOT, check=True)
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -56,6 +55,4 @@ def train(variant: str, overrides: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    changed_settings = [argument for argument in sys.argv if argument.startswith("--config.")]
-    other_arguments = [argument for argument in sys.argv if argument not in changed_settings]
-    app.run(lambda argv: main(argv, changed_settings), argv=other_arguments)
+    run_program.run_with_overrides(main)

@@ -1,7 +1,7 @@
 """Images per second of our streaming feed, PyTorch's DataLoader and tf.data, from JPEG files to uint8 batches.
 
     pip install -r requirements.txt && pip install torch --index-url https://download.pytorch.org/whl/cpu
-    python -m benchmarks.input_pipeline --pictures=FOLDER    # FOLDER/CLASS/IMAGE.jpg, or FOLDER/SPLIT/CLASS/IMAGE.jpg
+    python -m benchmarks.input_pipeline --images=FOLDER    # FOLDER/CLASS/IMAGE.jpg, or FOLDER/SPLIT/CLASS/IMAGE.jpg
 
 RESULT, 2026-11-30, commit 2fe1c31, 2 cores of an AMD EPYC (cpu family 25, model 17; a shared machine), 2,000 copies of
 191 photographs of ants and bees of about 500 x 375 pixels, median of 3 rounds (lowest .. highest) in images/s:
@@ -68,7 +68,7 @@ from resnet_jax.data.sampling import UniformSampler
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import table
 
-PICTURES = flags.DEFINE_string("pictures", None, "Folder with one directory of JPEGs per class.")
+IMAGES = flags.DEFINE_string("images", None, "Folder with one directory of JPEGs per class.")
 COUNT = flags.DEFINE_integer("count", 2000, "Number of files to time. The folder's files are repeated to reach it.", 1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images per batch.", 1)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements per feed.", 1)
@@ -109,7 +109,7 @@ def run() -> None:
             print(f"{name} is skipped: {module} is not installed")
     feeds = [name for name, (module, _) in FEEDS.items() if module in versions]
     with tempfile.TemporaryDirectory() as folder:
-        files = _fill(os.path.join(folder, "files"), PICTURES.value, COUNT.value)
+        files = _fill(os.path.join(folder, "files"), IMAGES.value, COUNT.value)
         megabytes = sum(map(os.path.getsize, files)) / 1e6
         print(f"{machine['machine']}, {CORES.value} cores; {len(files):,} JPEGs, {megabytes:,.0f} MB", flush=True)
         _run_in_new_process(_decode, folder)
@@ -120,7 +120,7 @@ def run() -> None:
     _print(rates, medians, ratios, costs)
     if OUTPUT.value:
         settings = {flag.name: flag.value for flag in (COUNT, BATCH_SIZE, ROUNDS, CORES)}
-        settings["pictures"] = os.path.basename(os.path.normpath(PICTURES.value))
+        settings["pictures"] = os.path.basename(os.path.normpath(IMAGES.value))
         figures = {"images_per_second": rates, "median": medians, "ours_is_faster": ratios, "milliseconds": costs}
         with open(OUTPUT.value, "a", encoding="utf-8") as file:
             line = {"benchmark": "input_pipeline", **machine, "versions": versions, **settings, "megabytes": megabytes}
@@ -312,7 +312,7 @@ def _fill(folder: str, image_folder: str, count: int) -> list[str]:
         os.makedirs(os.path.join(folder, class_name), exist_ok=True)
         copies.append(shutil.copy(path, os.path.join(folder, class_name, f"{number}.jpg")))
     if not copies:
-        raise UserError(f"--pictures ({image_folder}) holds no JPEG files. Choose a folder that does.")
+        raise UserError(f"--images ({image_folder}) holds no JPEG files. Choose a folder that does.")
     return copies
 
 
@@ -364,5 +364,5 @@ def _print(
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("pictures")
+    flags.mark_flag_as_required("images")
     app.run(main)

@@ -1,4 +1,4 @@
-"""Does the learning rate that `find_lr` suggests do as well as that of the recipe?
+"""Validation accuracy with the learning rate that `find_lr` suggests, and with that of the recipe.
 
     python -m benchmarks.learning_rate digits
     python -m benchmarks.learning_rate cifar10:resnet20 --seeds=3 --config.num_epochs=2
@@ -8,7 +8,6 @@ rates are trained with several seeds by the command `repeat`, and compared on va
 """
 
 import pathlib
-import sys
 import tempfile
 
 from absl import app, flags, logging
@@ -24,14 +23,14 @@ def main(argv: list[str], overrides: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     if len(argv) != 2:
         raise app.UsageError("Give one recipe, such as digits or cifar10:resnet20.")
-    recipe, overrides = recipe_path(argv[1]), sorted(overrides)
+    recipe = recipe_path(argv[1])
     config = (f"--config={recipe}", *overrides)
     with tempfile.TemporaryDirectory() as directory:
         page = f"--to={directory}/learning_rate.html"
-        found = run_program.run_command("find_lr", *config, page, f"--max_rate={MAX_RATE.value}")
+        range_test = run_program.run_command("find_lr", *config, page, f"--max_rate={MAX_RATE.value}")
         rates = {
             "recipe": load(recipe, overrides).optimizer.learning_rate,
-            "find_lr": found["suggested"][1],
+            "find_lr": range_test["suggested"][1],
         }
         top1 = {name: train(config, rate, pathlib.Path(directory, name)) for name, rate in rates.items()}
     results.add(
@@ -39,7 +38,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
         cpu_is_tuned=True,
         recipe=recipe,
         overrides=overrides,
-        suggested=found["suggested"],
+        suggested=range_test["suggested"],
         rates=rates,
         top1=top1,
     )
@@ -54,6 +53,4 @@ def train(config: tuple[str, ...], rate: float, study: pathlib.Path) -> list[flo
 
 
 if __name__ == "__main__":
-    changed_settings = [argument for argument in sys.argv if argument.startswith("--config.")]
-    other_arguments = [argument for argument in sys.argv if argument not in changed_settings]
-    app.run(lambda argv: main(argv, changed_settings), argv=other_arguments)
+    run_program.run_with_overrides(main)

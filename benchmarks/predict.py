@@ -27,7 +27,6 @@ image, in order, with an error for exactly the damaged images.
 """
 
 import csv
-import json
 import os
 import pathlib
 import subprocess
@@ -42,6 +41,8 @@ from absl import app, flags, logging
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from benchmarks import results, run_program
+from resnet_jax.errors import ExitCode
 from resnet_jax.runtime import provenance
 from resnet_jax.terminal import table
 
@@ -49,13 +50,10 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Run directory. Default: train a 
 COUNTS = flags.DEFINE_list(
     "counts", ["500", "2500", "5000"], "Numbers of images to predict, measured one after another."
 )
-OUTPUT = flags.DEFINE_string("output", "benchmarks/results.jsonl", "File to which to append the results.")
 
-ROOT = pathlib.Path(__file__).parents[1]
 SIDES = (200, 400)  # pixels
 DAMAGED_EVERY = 100  # one image in this many is damaged
 POLL_SECONDS = 0.02
-SOME_FAILED = 1  # the exit code of a command for which some images could not be read
 
 
 def main(_: list[str]) -> None:
@@ -66,7 +64,11 @@ def main(_: list[str]) -> None:
         workdir, folder = WORKDIR.value or f"{scratch}/run", f"{scratch}/images"
         if not WORKDIR.value:
             recipe = ("--config=configs/digits.py", "--config.num_epochs=1", "--config.schedule.warmup_epochs=0.5")
-            _check(subprocess.run([*_program(), *recipe, f"--workdir={workdir}"], cwd=ROOT, capture_output=True))
+            _check(
+                subprocess.run(
+                    [*_program(), *recipe, f"--workdir={workdir}"], cwd=run_program.ROOT, capture_output=True
+                )
+            )
         files = _make_images(pathlib.Path(folder), max(counts))
         megabytes = sum(map(os.path.getsize, files)) / 1e6
         print(
@@ -84,20 +86,19 @@ def main(_: list[str]) -> None:
         for result in figures
     ]
     print("\n" + table(rows, header=("images", "images/s", "seconds in all", "main MB", "workers MB")))
-    if OUTPUT.value:
-        with open(OUTPUT.value, "a", encoding="utf-8") as file:
-            network = os.path.basename(os.path.normpath(WORKDIR.value)) if WORKDIR.value else "resnet20 on digits"
-            file.write(json.dumps({"benchmark": "predict", **machine, "network": network, "figures": figures}) + "\n")
-        print(f"\nadded to {OUTPUT.value}")
+    run = os.path.basename(os.path.normpath(WORKDIR.value)) if WORKDIR.value else "resnet20 on digits"
+    results.append("predict", run=run, figures=figures)
 
 
 def _make_images(folder: pathlib.Path, count: int) -> list[str]:
     """Write JPEGs, some of them damaged, and return their paths, sorted."""
     folder.mkdir()
-    photographs, random = load_sample_images().images, np.random.default_rng(0)
+    photographs = load_sample_images().images
+    random = np.random.default_rng(0)
     paths = [folder / f"{number:06d}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
-        photograph, (height, width) = photographs[number % 2], random.integers(*SIDES, 2)
+        photograph = photographs[number % 2]
+        height, width = random.integers(*SIDES, 2)
         top, left = (
             random.integers(full - side) for full, side in zip(photograph.shape, (height, width), strict=False)
         )
@@ -118,7 +119,11 @@ def _predict(workdir: str, files: list[str], features: str) -> dict[str, float]:
     arrival_times: list[float] = []
     lines: list[str] = []
     process = subprocess.Popen(
-        [*_program(), *arguments, *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+        [*_program(), *arguments, *files],
+        cwd=run_program.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
     )
     memory = _Memory(process.pid)
     memory.start()
@@ -143,7 +148,7 @@ def _predict(workdir: str, files: list[str], features: str) -> dict[str, float]:
 
 def _check_lines(lines: list[str], files: list[str], code: int, errors: str) -> None:
     rows = list(csv.DictReader(lines))
-    if code != SOME_FAILED or [row["picture"] for row in rows] != files:
+    if code != ExitCode.SOME_FAILED or [row["picture"] for row in rows] != files:
         raise RuntimeError(f"exit code {code} and {len(rows)} lines for {len(files)} images: {errors}")
     for number, row in enumerate(rows):
         if bool(row["error"]) != _is_damaged(number) or bool(row["class_1"]) == _is_damaged(number):

@@ -8,7 +8,6 @@ labeled images twice: from the pre-trained weights, and from scratch. For each o
 the learning rate on validation, and scores the test split once. The runs stay in --runs, so the same command resumes.
 """
 
-import pathlib
 import subprocess
 import sys
 
@@ -51,7 +50,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
 
 def measure(recipe: str, overrides: list[str], seed: int) -> dict:
     """Pre-train a seed, and return what its features are worth."""
-    workdir = pathlib.Path(RUNS.value, recipe.rpartition(":")[2], f"seed{seed}")
+    workdir = run_program.runs_directory(RUNS.value, recipe.rpartition(":")[2], *overrides) / f"seed{seed}"
     config = (f"--config={recipe}", *overrides, f"--config.seed={seed}")
     train = [sys.executable, "main.py", *config, f"--workdir={workdir}"]
     subprocess.run(train, cwd=run_program.ROOT, check=True)
@@ -73,6 +72,4 @@ def measure(recipe: str, overrides: list[str], seed: int) -> dict:
 
 
 if __name__ == "__main__":
-    changed_settings = [argument for argument in sys.argv if argument.startswith("--config.")]
-    other_arguments = [argument for argument in sys.argv if argument not in changed_settings]
-    app.run(lambda argv: main(argv, changed_settings), argv=other_arguments)
+    run_program.run_with_overrides(main)

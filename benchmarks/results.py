@@ -15,16 +15,21 @@ OUTPUT = flags.DEFINE_string(
 
 
 def add(benchmark: str, **values: object) -> None:
-    """Append a line with these values and with `provenance.describe()` to the file `--output`, and print it as a table.
+    """Append a line as `append` does, and print it as a table.
 
     Args:
       benchmark: the name of the benchmark's module, which is also the name of its table in `tables.TABLES`.
       **values: what was measured, as JSON values.
     """
+    print(f"\n{tables.TABLES[benchmark]([append(benchmark, **values)])}\n", flush=True)
+
+
+def append(benchmark: str, **values: object) -> dict:
+    """Append a line with these values and with `provenance.describe()` to the file `--output`, and return it."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith(("--runs=", "--output="))]
     command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *arguments])  # Others have other paths.
     line = {"benchmark": benchmark, "command": command, **provenance.describe(), **values}
     if OUTPUT.value:
         with open(OUTPUT.value, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-    print(f"\n{tables.TABLES[benchmark]([line])}\n", flush=True)
+    return line

@@ -174,7 +174,8 @@ def numerics(lines: Lines) -> str:
 
 
 def compiled_step(lines: Lines) -> str:
-    rows, newest = [], _newest(lines)
+    rows = []
+    newest = _newest(lines)
     for line in newest:
         for entry in line["figures"]:
             reduced = [kind for kind in entry["collectives"] if kind["kind"] == "all-reduce"]
@@ -202,7 +203,7 @@ def ablation(lines: Lines) -> str:
         unchanged = [run["top1"] for run in line["runs"]["none"]]
         for change, runs in line["runs"].items():
             top1 = [run["top1"] for run in runs]
-            difference = statistics.mean(run - other for run, other in zip(top1, unchanged, strict=True))
+            difference = statistics.mean(changed - baseline for changed, baseline in zip(top1, unchanged, strict=True))
             rows.append(
                 (
                     change,
@@ -291,7 +292,7 @@ def learning_rate(lines: Lines) -> str:
     for line in newest:
         low, high = line["suggested"]
         top1 = line["top1"]
-        gains = [found - given for found, given in zip(top1["find_lr"], top1["recipe"], strict=True)]
+        gains = [suggested - original for suggested, original in zip(top1["find_lr"], top1["recipe"], strict=True)]
         rows.append(
             (
                 _recipe(line),

@@ -1,5 +1,6 @@
-"""Let contestants take turns, each in its own process. Their functions are in `contestants.py` and `pytorch.py`."""
+"""Let contestants take turns, each in its own process. `contestants.MODULES` says which modules define them."""
 
+import contextlib
 import json
 import math
 import subprocess
@@ -37,7 +38,7 @@ class Contestant:
     """A process that takes steps on request.
 
     Attributes:
-      name: the name of its function in `contestants` or `pytorch`.
+      name: the name of its function; see `contestants.MODULES`.
       loss: the loss after its `warm_up` steps.
       steps: steps per turn.
       seconds: seconds per step, one value per turn.
@@ -65,8 +66,9 @@ class Contestant:
 
     def _time(self, steps: int) -> float:
         """Take steps, and return the seconds that they took."""
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # If the process has ended, there is nothing to read either.
+            self._process.stdin.write(f"{steps}\n")
+            self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} ended during a turn. If memory ran out, compare fewer --contestants.")
@@ -74,5 +76,6 @@ class Contestant:
 
     def end(self) -> None:
         """End the process."""
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()

@@ -332,7 +332,7 @@ def test_signal_stops_the_run_and_the_benchmark(root, to_all):
 
 
 def test_run_directories_are_named_by_recipe_and_overrides():
-    directory = accuracy._directory("/r", RESNET20, [TEN_EPOCHS, "--config.freeze=('stem*',)"])
+    directory = run_program.runs_directory("/r", accuracy._name(RESNET20), TEN_EPOCHS, "--config.freeze=('stem*',)")
     assert directory == pathlib.Path("/r/cifar10_resnet20/num_epochs=10/freeze=_stem_")
 
 
