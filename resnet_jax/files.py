@@ -15,7 +15,7 @@ MAX_NAME = 255  # bytes of the name of a file, on all common file systems
 
 
 def check_characters(path: str, what: str, misread: str) -> None:
-    """Check that every library that opens a path opens the same one.
+    """Check that every library takes a path literally.
 
     Args:
       path: the path that the user gave, or the absolute path.
@@ -118,8 +118,10 @@ def unfinished_name(name: str) -> str:
 def as_npz(arrays: Mapping[str, np.ndarray], compress: bool = False) -> bytes:
     """Return the content of an .npz file with these arrays."""
     content = io.BytesIO()
-    save = np.savez_compressed if compress else np.savez
-    save(content, allow_pickle=False, **arrays)
+    if compress:
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+    else:
+        np.savez(content, allow_pickle=False, **arrays)
     return content.getvalue()
 
 

@@ -129,7 +129,7 @@ class TrainedModel:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether an image may have any number of labels, so that each class has a probability of its own."""
+        """True if an image may have any number of labels, so that each class has a probability of its own."""
         return self.config.dataset.multi_label is True
 
     def require_head(self) -> None:

@@ -99,7 +99,7 @@ def rank_correlations(maps: np.ndarray, other_maps: np.ndarray) -> np.ndarray:
       >>> rank_correlations(maps, maps**3), rank_correlations(maps, 5 - maps)
       (array([1.]), array([-1.]))
     """
-    from scipy import stats  # Imported here, because that takes longer than to import JAX.
+    from scipy import stats  # Imported here, because importing it takes longer than importing JAX.
 
     ranks = (stats.rankdata(np.abs(array).reshape(len(array), -1), axis=1) for array in (maps, other_maps))
     first, second = (array - array.mean(axis=1, keepdims=True) for array in ranks)

@@ -89,7 +89,7 @@ def verify_resume(
         `interrupt_at` is not as above; if the directory cannot be written to or already holds runs; or if a run fails.
     """
     started = time.monotonic()
-    root = pathlib.Path(directory)
+    root = pathlib.Path(directory).expanduser()
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

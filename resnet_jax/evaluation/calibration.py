@@ -50,7 +50,7 @@ def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
       >>> round(fit_temperature(overconfident, np.array([0, 0, 1, 1])), 2)  # Three of four are right: 75 % each.
       4.18
     """
-    from scipy import optimize  # Imported here, because that takes longer than to import JAX.
+    from scipy import optimize  # Imported here, because importing it takes longer than importing JAX.
 
     fitted = optimize.minimize_scalar(
         lambda log_temperature: mean_loss(log_probabilities, labels, np.exp(log_temperature)),

@@ -53,7 +53,7 @@ def fit(train: LabeledFeatures, validation: LabeledFeatures, strengths: Sequence
       validation: the examples on which the regularization is chosen.
       strengths: the values of C to try.
     """
-    # Imported here, because that takes longer than to import JAX.
+    # Imported here, because importing it takes longer than importing JAX.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

@@ -257,7 +257,7 @@ def wilson_interval(successes: int, trials: int) -> Interval:
       >>> print(f"{low:.4f} to {high:.4f}")
       0.2553 to 0.3662
     """
-    from scipy import stats  # Imported here, because that takes longer than to import JAX.
+    from scipy import stats  # Imported here, because importing it takes longer than importing JAX.
 
     interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE_LEVEL, method="wilson")
     return float(interval.low), float(interval.high)

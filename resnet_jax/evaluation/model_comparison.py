@@ -48,7 +48,7 @@ class McNemar:
 
 def mcnemar(first: ExampleMetrics, second: ExampleMetrics) -> McNemar:
     """Compare two models by the examples that only one of them classifies correctly."""
-    from scipy import stats  # Imported here, because that takes longer than to import JAX.
+    from scipy import stats  # Imported here, because importing it takes longer than importing JAX.
 
     if not np.array_equal(first.label, second.label):
         raise ValueError("the metrics are of different examples")

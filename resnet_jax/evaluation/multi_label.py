@@ -161,7 +161,7 @@ def report(
 def _class_metrics(
     name: str, targets: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray, threshold: float
 ) -> MultiLabelClass:
-    from sklearn import metrics  # Imported here, because that takes seconds.
+    from sklearn import metrics  # Imported here, because importing it takes seconds.
 
     positives, num_predicted, correct = int(targets.sum()), int(predicted.sum()), int((predicted & targets).sum())
     return MultiLabelClass(
