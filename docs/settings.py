@@ -22,7 +22,7 @@ SECTIONS = {
     "pretrain": "Self-supervised pre-training; see [pretraining.md](pretraining.md).",
     "federated": "Federated training. An epoch is then a round; see [federated.md](federated.md).",
     "batch_norm": "Batch normalization.",
-    "early_stopping": "An earlier end of runs that no longer improve. The schedule does not follow it.",
+    "early_stopping": "Ends a run early if it no longer improves. The schedule is not shortened.",
     "checkpoint": "What is saved, and when.",
 }
 INTRODUCTION = """# Settings

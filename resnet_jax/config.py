@@ -182,7 +182,7 @@ def default() -> ConfigDict:
     config.federated.top_k_share = 0.01  # "top_k" only: share of the entries of an update that are sent
     config.federated.clip_norm = placeholder(float)  # largest norm of a client's update; unset: no clipping
     config.federated.noise_multiplier = 0.0  # std of the noise on the sum of updates, in units of clip_norm
-    config.federated.delta = 1e-5  # probability with which the reported epsilon of differential privacy may not hold
+    config.federated.delta = 1e-5  # delta of the (epsilon, delta)-differential privacy that train/epsilon reports
 
     config.batch_norm = ConfigDict()
     config.batch_norm.momentum = 0.9  # decay of the running statistics: new = momentum * old + (1 - momentum) * batch
@@ -199,7 +199,7 @@ def default() -> ConfigDict:
     config.early_stopping = ConfigDict()
     config.early_stopping.patience = placeholder(int)  # evaluations without improvement that end the run; unset: never
     config.early_stopping.metric = "top1"  # "top1", "loss", "map" for several labels, "knn" in pre-training
-    config.early_stopping.min_delta = 0.0  # an improvement is larger than this
+    config.early_stopping.min_delta = 0.0  # a gain must exceed this to count as an improvement
 
     config.tta = placeholder(str)  # "flip" or "mirror_translate": add test metrics with test-time augmentation
     config.log_every_steps = 50  # steps between reports of training metrics
