@@ -3,8 +3,8 @@
     python docs/planted_shortcut.py
 
 The images are scikit-learn's digits with a bright patch at their border. In the training images of the first model,
-the place of the patch gives the class away; in those of the second one, it is random. Both models are then explained on
-the same test images, where the patch gives the class away.
+the place of the patch reveals the class; in those of the second one, it is random. Both models are then explained on
+the same test images, where the patch reveals the class.
 """
 
 import pathlib
@@ -34,7 +34,7 @@ SHOWN = ("2", "5", "8")  # classes; the figure has the first test image of each
 
 
 def plant(source: ArraySource, is_informative: bool) -> ArraySource:
-    """Return the digits with a margin and a patch, whose place is that of the class or random."""
+    """Return the digits with a margin and a patch, at the position of their class or at a random one."""
     images = np.zeros((len(source), SIDE, SIDE, 1), np.uint8)
     images[:, MARGIN:-MARGIN, MARGIN:-MARGIN] = source.images
     places = source.labels if is_informative else np.random.default_rng(0).integers(len(PLACES), size=len(source))
@@ -57,7 +57,7 @@ def train(is_informative: bool, workdir: str) -> TrainedModel:
 
 
 def test_images() -> ArraySource:
-    """Return the digits of the test split, with a patch that gives the class away."""
+    """Return the digits of the test split, with a patch that reveals the class."""
     return plant(open_sources("digits")["test"], is_informative=True)
 
 

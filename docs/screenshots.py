@@ -67,6 +67,8 @@ def main() -> None:
     parser.add_argument("--find_lr", action="store_true", help="write the charts of learning-rate range tests")
     parser.add_argument("--federated", action="store_true", help="write the curves of federated training on CIFAR-10")
     arguments = parser.parse_args()
+    if not (arguments.run or arguments.find_lr or arguments.federated):
+        parser.error("Choose --run, --find_lr or --federated.")
     if arguments.run:
         write_report(arguments.run)
     if arguments.find_lr:

@@ -33,6 +33,9 @@ def create_app(path: str) -> flask.Flask:
             image = ImageOps.exif_transpose(Image.open(flask.request.stream))
             if image.mode.startswith(("I", "F")):
                 flask.abort(400, "The request is an image of more than 8 bits per channel.")
+            if image.has_transparency_data:  # As in training, transparent pixels lie on white.
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = image.convert("L" if shape[-1] == 1 else "RGB")
         except (OSError, Image.DecompressionBombError):
             flask.abort(400, "The request is not an image, or one that is damaged or too large.")

@@ -1,6 +1,6 @@
 """Check that Flower trains the same model as our own simulation, in its simulation and as real processes with TLS.
 
-    pip install ".[flower]"
+    pip install -r requirements.txt && pip install ".[flower]"
     python examples/flower/verify.py
 
 The images of the two clients are in two directories. Only our simulation sees both, through links. The real processes

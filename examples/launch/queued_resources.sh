@@ -7,10 +7,15 @@
 #   examples/launch/queued_resources.sh --config=configs/cifar10.py --workdir=gs://BUCKET/cifar10
 #
 # SLICES=2 requests two slices of this type. OPTIONS="--spot" adds options of `gcloud ... queued-resources create`.
-# SETUP="..." are commands that prepare each machine after the installation, such as mounting a disk with the data.
+# SETUP="..." are commands that prepare each machine after the installation, such as mounting a disk with the data. They
+# run before every attempt, so they must also succeed a second time: "mountpoint -q /data || sudo mount ...".
 # Run this in tmux on a machine that stays on. Ctrl-C or SIGTERM makes the run save and end. The TPU is deleted when the
 # run is done; after an error or a signal it is kept.
 set -u
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+  echo "error: $0 needs bash 4.4 or later. On macOS, run: brew install bash" >&2
+  exit 2
+fi
 : "${PROJECT:?}" "${ZONE:?}" "${TPU:?}" "${TYPE:?}" "${VERSION:?}" "${REPOSITORY:?}"
 
 DONE="The run is done."
@@ -47,7 +52,8 @@ install() {
   on_all_workers "
     sudo apt-get -o DPkg::Lock::Timeout=600 update -qq &&
     sudo apt-get -o DPkg::Lock::Timeout=600 install -y -qq python3.11-venv &&
-    { [ -d resnet-jax ] || git clone ${REPOSITORY@Q} resnet-jax; } && cd resnet-jax &&
+    if [ -d resnet-jax ]; then git -C resnet-jax pull --quiet --ff-only; else git clone ${REPOSITORY@Q} resnet-jax; fi &&
+    cd resnet-jax &&
     python3.11 -m venv .venv && .venv/bin/pip install --quiet 'jax[tpu]' -r requirements.txt &&
     ${SETUP:-true}"
 }
@@ -56,7 +62,7 @@ train() { # Return the exit code of the run, or 255 if it cannot be known. gclou
   on_all_workers "
     while pkill -TERM -o -f '^python main.py'; do sleep 1; done # It may have outlived a lost connection.
     cd resnet-jax && . .venv/bin/activate && python main.py ${flags[*]@Q}
-    code=\$?; [ \$code = 0 ] && echo '$DONE'; exit \$code" | tee /dev/stderr | grep "$DONE" >/dev/null
+    code=\$?; [ \$code = 0 ] && echo '$DONE'; exit \$code" | tee >(cat >&2) | grep "$DONE" >/dev/null
   local codes=("${PIPESTATUS[@]}")
   [ "${codes[0]}" = 0 ] || return "${codes[0]}"
   [ "${codes[2]}" = 0 ] || return 255

@@ -6,6 +6,10 @@
 # Run it in the repository, which all machines have at the same path, with its virtual environment in .venv. Ctrl-C or
 # SIGTERM makes all processes save and end. The exit code is the largest of theirs, and 255 if a connection breaks.
 set -u
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+  echo "error: $0 needs bash 4.4 or later. On macOS, run: brew install bash" >&2
+  exit 2
+fi
 if [ $# -lt 2 ]; then
   echo "usage: $0 \"HOST1 HOST2 ...\" FLAGS_OF_MAIN" >&2
   exit 2

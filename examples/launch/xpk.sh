@@ -8,6 +8,10 @@
 # The first two arguments are the type of a slice and the number of slices. OPTIONS="--spot" adds options of
 # `xpk workload create`; with OPTIONS=--dry-run, it prints what it would do.
 set -u
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+  echo "error: $0 needs bash 4.4 or later. On macOS, run: brew install bash" >&2
+  exit 2
+fi
 : "${PROJECT:?}" "${ZONE:?}" "${CLUSTER:?}" "${IMAGE:?}"
 if [ $# -lt 3 ]; then
   echo "usage: $0 TYPE SLICES FLAGS_OF_MAIN" >&2
