@@ -33,15 +33,15 @@ CHANGES: dict[str, tuple[str, ...]] = {
     ),
     "activation: ReLU": ("--config.model.activation=relu",),
     "blocks: no shortcuts": ("--config.model.name=airbench94_plain",),
-    "optimizer: SGD, learning rate 0.2": (
+    "optimizer: SGD at 0.2": (
         *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.2", SGD_DECAY),
         "--config.optimizer.rate_factors=('*/bias=135','stem_bias/bias=3','head/*=0.0258')",
     ),
-    "optimizer: SGD, learning rate 1": (
+    "optimizer: SGD at 1": (
         *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1.0", SGD_DECAY),
         "--config.optimizer.rate_factors=('*/bias=27','stem_bias/bias=0.6','head/*=0.00516')",
     ),
-    "optimizer: SGD, learning rate 5": (
+    "optimizer: SGD at 5": (
         *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=5.0", SGD_DECAY),
         "--config.optimizer.rate_factors=('*/bias=5.4','stem_bias/bias=0.12','head/*=0.001032')",
     ),
@@ -67,6 +67,8 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     beginnings = tuple(NAMES.value or [""])
     names = [name for name in CHANGES if name == "none" or name.startswith(beginnings)]
+    if names == ["none"] and NAMES.value:
+        raise app.UsageError(f"No change begins with {' or '.join(beginnings)}. Choose from: {'; '.join(CHANGES)}.")
     runs: dict[str, list[dict]] = {name: [] for name in names}
     for seed in range(SEEDS.value):
         for name in names:
@@ -99,7 +101,7 @@ def _train(change: str, seed: int) -> dict[str, float]:
         "top1": result["validation"]["top1"],
         "tta_top1": scores["tta"]["mirror_translate"]["top1"],
         "seconds": result["seconds"],
-        "cpu_is_tuned": result["provenance"]["cpu_is_tuned"],
+        "provenance": result["provenance"],
     }
 
 

@@ -4,7 +4,8 @@
     python -m benchmarks.compile_time --topology=v5e:2x2    # for a TPU that need not be present; requires libtpu
 
 `:loop` sets `model.scan_blocks`, which compiles blocks of identical shape once. The step is that of a run with SGD and
-momentum, in float32, for a batch of 8 images of the size for which the model was made.
+momentum, in float32 and without the CPU tuning of a run, for a batch of 8 images of the size for which the model was
+made.
 
 RESULT, 2026-11-22, commit 3e47d1b, 2 cores of an AMD EPYC (a shared machine), Python 3.11, JAX 0.10.2, n = 1, seconds:
 

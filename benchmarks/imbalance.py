@@ -35,7 +35,7 @@ def main(_: list[str]) -> None:
         root = pathlib.Path(directory)
         counts = write_images(root)
         runs = {name: train(root, name, changes) for name, changes in SETTINGS.items()}
-    results.add("imbalance", cpu_is_tuned=True, rare=RARE, counts=counts, epochs=EPOCHS.value, runs=runs)
+    results.add("imbalance", cpu_is_tuned="as a run is", rare=RARE, counts=counts, epochs=EPOCHS.value, runs=runs)
 
 
 def write_images(root: pathlib.Path) -> list[int]:

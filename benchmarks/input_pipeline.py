@@ -66,6 +66,7 @@ from resnet_jax.data import crops, decode
 from resnet_jax.data.folder import FolderSource, open_folder
 from resnet_jax.data.sampling import UniformSampler
 from resnet_jax.errors import UserError
+from resnet_jax.runtime import provenance
 from resnet_jax.terminal import table
 
 IMAGES = flags.DEFINE_string("images", None, "Folder with one directory of JPEGs per class.")
@@ -98,8 +99,6 @@ def main(_: list[str]) -> int:
 
 
 def run() -> None:
-    from resnet_jax.runtime import provenance  # It imports JAX, which the measuring processes do not need.
-
     _pin(CORES.value)
     machine = provenance.describe()
     distributions = metadata.packages_distributions()
@@ -116,7 +115,10 @@ def run() -> None:
         rates = _take_turns(feeds, folder)
         costs = _run_in_new_process(stage_costs, folder, BATCH_SIZE.value, COUNT.value)
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    ratios = {name: medians[OURS] / median for name, median in medians.items()}
+    ratios = {
+        name: statistics.median(ours / other for ours, other in zip(rates[OURS], values, strict=True))
+        for name, values in rates.items()
+    }
     _print(rates, medians, ratios, costs)
     if OUTPUT.value:
         settings = {flag.name: flag.value for flag in (COUNT, BATCH_SIZE, ROUNDS, CORES)}
@@ -341,10 +343,10 @@ def _take_turns(feeds: list[str], folder: str) -> dict[str, list[float]]:
     """Return the images per second of each feed in each round."""
     rates: dict[str, list[float]] = {name: [] for name in feeds}
     for number in range(1, 1 + ROUNDS.value):
-        for name, values in rates.items():
-            values.append(
-                _run_in_new_process(images_per_second, name, folder, BATCH_SIZE.value, COUNT.value, CORES.value)
-            )
+        first = number % len(feeds)  # Each round starts with another feed.
+        for name in feeds[first:] + feeds[:first]:
+            arguments = (name, folder, BATCH_SIZE.value, COUNT.value, CORES.value)
+            rates[name].append(_run_in_new_process(images_per_second, *arguments))
         print(
             f"round {number}: " + ", ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items()), flush=True
         )

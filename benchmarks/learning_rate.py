@@ -35,7 +35,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
         top1 = {name: train(config, rate, pathlib.Path(directory, name)) for name, rate in rates.items()}
     results.add(
         "learning_rate",
-        cpu_is_tuned=True,
+        cpu_is_tuned="as a run is",
         recipe=recipe,
         overrides=overrides,
         suggested=range_test["suggested"],

@@ -8,6 +8,7 @@ labeled images twice: from the pre-trained weights, and from scratch. For each o
 the learning rate on validation, and scores the test split once. The runs stay in --runs, so the same command resumes.
 """
 
+import json
 import subprocess
 import sys
 
@@ -38,7 +39,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
     config = load(recipe, overrides)
     results.add(
         "pretraining",
-        cpu_is_tuned=True,
+        cpu_is_tuned="as the runs say",
         method=argv[1],
         model=config.model.name,
         epochs=config.num_epochs,
@@ -49,7 +50,7 @@ def main(argv: list[str], overrides: list[str]) -> None:
 
 
 def measure(recipe: str, overrides: list[str], seed: int) -> dict:
-    """Pre-train a seed, and return what its features are worth."""
+    """Pre-train a seed, and return the accuracies of the probe and of training with few labels."""
     workdir = run_program.runs_directory(RUNS.value, recipe.rpartition(":")[2], *overrides) / f"seed{seed}"
     config = (f"--config={recipe}", *overrides, f"--config.seed={seed}")
     train = [sys.executable, "main.py", *config, f"--workdir={workdir}"]
@@ -62,10 +63,12 @@ def measure(recipe: str, overrides: list[str], seed: int) -> dict:
         name: run_program.run_command("sweep", *labeled, *changes, f"--workdir={workdir}_{name}")
         for name, changes in starts.items()
     }
-    for result in probed["results"]:
-        result["features"] = result["features"].removeprefix(f"{workdir.parent}/")
+    for probe in probed["results"]:
+        probe["features"] = probe["features"].removeprefix(f"{workdir.parent}/")
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     return {
         "seed": seed,
+        "provenance": result["provenance"],
         "probe": probed["results"],
         "few_labels": {name: sweep["repeat"]["runs"][0]["test"]["top1"] for name, sweep in tuned.items()},
     }

@@ -203,12 +203,13 @@ def ablation(lines: Lines) -> str:
         unchanged = [run["top1"] for run in line["runs"]["none"]]
         for change, runs in line["runs"].items():
             top1 = [run["top1"] for run in runs]
-            difference = statistics.mean(changed - baseline for changed, baseline in zip(top1, unchanged, strict=True))
+            differences = [changed - baseline for changed, baseline in zip(top1, unchanged, strict=True)]
+            difference = _interval(differences) if len(differences) > 1 else f"{100 * differences[0]:+.2f}"
             rows.append(
                 (
                     change,
                     _accuracy(top1),
-                    f"{100 * difference:+.2f}" if change != "none" else "-",
+                    difference if change != "none" else "-",
                     _accuracy([run["tta_top1"] for run in runs]),
                     duration(statistics.mean(run["seconds"] for run in runs)),
                     _measured(line, f"{line['epochs']} epochs of {line['images']:,} images"),
@@ -371,7 +372,13 @@ def federated(lines: Lines) -> str:
             seconds = f"{run['seconds'] / rounds:.0f} s"
             rows.append((clients_of(variant), *top1, worst, f"{run['test_top1']:.2%}", seconds, measured))
     header = (
-        *("clients", "validation top-1 after a quarter of the rounds", "half", "all", "worst decile of clients"),
+        *(
+            "clients",
+            "validation top-1 after a quarter of the rounds (rounded down)",
+            "half",
+            "all",
+            "worst decile of clients",
+        ),
         *("test top-1, best round on validation", "time per round", "measured"),
     )
     return _markdown(header, rows, newest)

@@ -21,7 +21,7 @@ def describe() -> dict[str, object]:
     """Return commit, versions, hardware and date (UTC) of this process, as JSON values."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "jax": metadata.version("jax"),
         "jaxlib": metadata.version("jaxlib"),
@@ -43,7 +43,7 @@ def differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
 
 
 @functools.cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """Return the commit of this project's checkout, with "+changes" if the work tree differs; None if there is none.
 
     Results that benchmarks have recorded do not count as changes. The result of the first call is kept, because this

@@ -46,7 +46,7 @@ def test_changes_of_the_work_tree_are_marked_except_for_recorded_results(tmp_pat
     if changed:
         (tmp_path / changed).write_text("changed")
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "resnet_jax" / "runtime" / "provenance.py"))
-    assert provenance._commit.__wrapped__().endswith("+changes") == counts
+    assert provenance.commit.__wrapped__().endswith("+changes") == counts
 
 
 def test_package_installed_inside_another_project_has_no_commit(tmp_path, monkeypatch):
@@ -58,7 +58,7 @@ def test_package_installed_inside_another_project_has_no_commit(tmp_path, monkey
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "theirs")
     monkeypatch.setattr(provenance, "__file__", str(runtime / "provenance.py"))
-    assert provenance._commit.__wrapped__() is None
+    assert provenance.commit.__wrapped__() is None
 
 
 @pytest.mark.parametrize(
