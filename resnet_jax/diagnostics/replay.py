@@ -86,7 +86,9 @@ def replay(saved_step: NonFiniteStep, config: ConfigDict, classes: tuple[str, ..
     mesh = parallel.make_mesh(devices[: math.gcd(len(devices), batch_size)])
     is_resident = config.dataset.feed == "resident"
     feed = AbstractFeed(saved_step.images.shape[-3:], batch_size, batch_size, mesh, is_resident)
-    experiment = experiments.assemble(config, mesh, Dataset(feed, None, classes))
+    # A step depends only on whether there are sets of labels, because the labels of the batch are already targets.
+    label_sets = np.eye(len(classes), dtype=bool) if config.dataset.multi_label else None
+    experiment = experiments.assemble(config, mesh, Dataset(feed, None, classes, label_sets))
     state = parallel.place(saved_step.state, parallel.replicated(mesh))
     images, labels = parallel.place((saved_step.images, saved_step.labels), parallel.batch_sharded(mesh))
     return triage(experiment.resizing_to(saved_step.image_size), state, images, labels)

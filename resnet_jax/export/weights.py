@@ -23,6 +23,8 @@ def export_weights(trained: TrainedModel, path: str) -> None:
     mean, std     the mean and the std of each channel, for pixels in [0, 1]
     image_size    the side of training images in pixels; null if the images were not square or were streamed in their
                   original size
+    bit_depth     the number of bits of 16-bit images that are scaled to 8; null if there were no such images
+    multi_label   whether images have any number of labels
 
     The file is read again, and kept only if every array is the same.
 
@@ -38,6 +40,8 @@ def export_weights(trained: TrainedModel, path: str) -> None:
         "mean": dataset.mean,
         "std": dataset.std,
         "image_size": dataset.image_size,
+        "bit_depth": dataset.bit_depth,
+        "multi_label": trained.is_multi_label,
     }
     arrays = convert.from_variables(trained.variables, trained.model)
     # The library transformers requires the key `format`.

@@ -15,8 +15,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax import config_check
-from resnet_jax.data import feed_config, splits
+from resnet_jax.data import bit_depth, feed_config, splits
+from resnet_jax.data.bit_depth import MIN_BIT_DEPTH
 from resnet_jax.data.dataset import VALIDATION, common_classes
+from resnet_jax.data.decode import MAX_BIT_DEPTH
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.sources import Source
 from resnet_jax.data.subset import Subset
@@ -45,6 +47,7 @@ SETTINGS_NOT_IMPLIED_BY_SHAPES = (
 )
 # What `export` writes into a file. The key "network" holds the values of `SETTINGS_NOT_IMPLIED_BY_SHAPES`.
 METADATA_KEYS = ("mean", "std", "image_size", "classes", "model", "network")
+ADDED_METADATA_KEYS = ("bit_depth", "multi_label")  # Older files do not have them.
 PUBLIC = "pretrained"  # `init_from` is this, or this followed by ":" and a tag, for weights of `PUBLIC_WEIGHTS`.
 IMAGE_SIZE_LIMIT = 10_000  # An `image_size` of this many pixels or more in the metadata of a file is not accepted.
 
@@ -60,6 +63,8 @@ class Pretrained:
       mean, std: per channel, of the pixels in [0, 1] that the weights were trained on; None if unknown.
       image_size: height and width in pixels of the images that the weights were trained on or, for public weights, were
         scored on; None if unknown.
+      bit_depth: the number of bits of 16-bit images that the weights were trained on; None if unknown.
+      multi_label: whether the weights were trained on images with any number of labels; None if unknown.
       eval_resize: for public weights, the short side in pixels of these images before the center crop; else None.
       classes: the names of the classes; None if unknown; empty after pre-training without labels.
       model: the name of the model; None if unknown.
@@ -80,6 +85,8 @@ class Pretrained:
     values_from: str
     other_dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     eval_resize: int | None = None
+    bit_depth: int | None = None
+    multi_label: bool | None = None
 
     def fill(self, dataset: ConfigDict) -> str:
         """Fill in the unset `dataset` settings that the weights determine, and return a log line about them, or ''.
@@ -98,6 +105,9 @@ class Pretrained:
         if dataset.image_size is None and self.image_size is not None:
             dataset.image_size = self.image_size
             filled.append(f"dataset.image_size={self.image_size}")
+        for name in ("bit_depth", "multi_label"):
+            if dataset[name] is None:
+                dataset[name] = getattr(self, name)
         if not filled:
             return ""
         return f"Using the values that {self.values_from}: {', '.join(filled)}."
@@ -227,6 +237,8 @@ def open_pretrained(path: str, key: str | None = None, key_setting: str | None =
             model=run.config.model.name,
             settings=settings_not_implied_by_shapes(run.model),
             values_from=f"{path} was trained with",
+            bit_depth=dataset.bit_depth or MAX_BIT_DEPTH,
+            multi_label=run.is_multi_label,
         )
     file = weight_files.read(path)
     copy = copies.choose(file, path, key, key_setting)
@@ -247,6 +259,8 @@ def open_pretrained(path: str, key: str | None = None, key_setting: str | None =
         settings=metadata.get("network", {}),
         values_from=f"{path} was trained with" if file_is_ours else f"weights of {scheme.name} usually expect",
         other_dtypes=copy.other_dtypes,
+        bit_depth=metadata.get("bit_depth"),
+        multi_label=metadata.get("multi_label"),
     )
 
 
@@ -328,6 +342,7 @@ def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
         return {}
     try:
         values = {key: json.loads(metadata[key]) for key in METADATA_KEYS}
+        values |= {key: json.loads(metadata[key]) for key in ADDED_METADATA_KEYS if key in metadata}
         values |= {key: tuple(values[key]) for key in ("mean", "std", "classes")}
         config_check.check_normalization(values["mean"], values["std"])
         if not all(isinstance(name, str) for name in values["classes"]):
@@ -335,6 +350,10 @@ def _parse_metadata(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
         if values["image_size"] is not None and values["image_size"] not in range(1, IMAGE_SIZE_LIMIT):
             raise ValueError
         if values["model"] not in VARIANTS:
+            raise ValueError
+        if values.get("bit_depth") not in (None, *range(MIN_BIT_DEPTH, MAX_BIT_DEPTH + 1)):
+            raise ValueError
+        if values.get("multi_label") not in (None, False, True):
             raise ValueError
         network = {"activation": "relu", **values["network"]}  # Older files lack the activation, which was ReLU.
         values["network"] = {setting: network[setting] for setting in SETTINGS_NOT_IMPLIED_BY_SHAPES}
@@ -382,6 +401,10 @@ def load_pretrained(
             raise UserError("there is no validation split (dataset.validation_split=none). Choose another --split.")
         split = dataset.train_split if splits.is_held_out(dataset) else dataset.validation_split
     subset = Subset.from_split(sources, split)
+    if dataset.multi_label is None:
+        dataset.multi_label = subset.label_sets is not None
+    if dataset.bit_depth is None:
+        dataset.bit_depth = bit_depth.measure(subset)
     feed_config.resolve(dataset, subset, mesh)
     if size_is_open and dataset.feed == "streaming":
         dataset.eval_resize = weights.eval_resize or dataset.eval_resize

@@ -11,9 +11,13 @@ from PIL import Image
 
 import resnet_jax
 from resnet_jax.data.sources import open_sources
+from resnet_jax.diagnostics import replay
 from resnet_jax.errors import UserError
+from resnet_jax.export.weights import export_weights
+from resnet_jax.pretrained.load import load_pretrained, load_pretrained_without_data, open_pretrained
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
+from resnet_jax.workdir.workdir import WorkDir
 from tests.end_to_end.program import run
 
 
@@ -125,6 +129,27 @@ def test_exported_file_gives_a_probability_per_class(workdir, dataset, tmp_path)
     expected = load_run(str(workdir)).predict(images).probabilities
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-5)
     assert not np.allclose(expected.sum(axis=-1), 1, atol=0.01)
+
+
+@pytest.mark.slow
+def test_weights_of_the_run_predict_any_number_of_labels(config, workdir, tmp_path):
+    file = str(tmp_path / "weights.safetensors")
+    export_weights(load_run(str(workdir)), file)
+    config.dataset.multi_label = None
+    for path in (str(workdir), file):
+        weights = open_pretrained(path)
+        assert load_pretrained(config, weights, open_sources(config.dataset.name)).is_multi_label
+        assert load_pretrained_without_data(config, weights).is_multi_label
+
+
+@pytest.mark.slow
+def test_step_of_a_diverged_run_is_replayed(config, tmp_path):
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e30
+    with pytest.raises(UserError, match="Examine them with: python main.py debug_nan"):
+        resnet_jax.train(config, str(tmp_path))
+    directory = WorkDir(str(tmp_path))
+    saved_step = replay.load(directory)
+    assert any(value.not_finite for value in replay.replay(saved_step, directory.config(), directory.classes()))
 
 
 @pytest.mark.slow

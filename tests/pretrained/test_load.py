@@ -205,6 +205,18 @@ def test_pretraining_starts_from_the_weights_of_a_supervised_run(workdir, tiny_c
     assert "fc.weight is skipped" in messages[0]
 
 
+def test_bit_depth_is_that_of_the_weights(workdir, tiny_config, tmp_path):
+    run = load_run(workdir)
+    run.config.dataset.bit_depth = 12
+    export_weights(run, str(tmp_path / "weights.safetensors"))
+    weights = open_pretrained(str(tmp_path / "weights.safetensors"))
+    assert load_pretrained(tiny_config, weights, open_sources("digits")).config.dataset.bit_depth == 12
+    assert load_pretrained_without_data(tiny_config, weights).config.dataset.bit_depth == 12
+    assert load_pretrained(tiny_config, open_pretrained(workdir), open_sources("digits")).config.dataset.bit_depth == 16
+    unknown = dataclasses.replace(weights, bit_depth=None)  # It is measured, and digits have 8 bits.
+    assert load_pretrained(tiny_config, unknown, open_sources("digits")).config.dataset.bit_depth == 16
+
+
 def test_init_skip_keeps_the_random_initial_values(workdir, tiny_config, start):
     tiny_config.seed = 5
     _, drawn, _ = start(tiny_config)
@@ -476,6 +488,8 @@ def test_exported_weights_need_no_array_names_that_reveal_the_shortcut(tiny_conf
         {"network": "{}"},
         {"image_size": "31.5"},
         {"image_size": "1e9"},
+        {"bit_depth": "99"},
+        {"multi_label": '"yes"'},
     ],
     ids=str,
 )
