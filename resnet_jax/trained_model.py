@@ -326,6 +326,14 @@ class TrainedModel:
         """The model as attribution methods use it."""
         return AttributionModel(self.model, self.variables, self.mesh, self.probabilities)
 
+    def on_local_devices(self) -> "TrainedModel":
+        """Return this model on the devices of this process alone."""
+        if len(self.mesh.local_devices) == self.mesh.size:
+            return self
+        mesh = parallel.make_mesh(jax.local_devices())
+        variables = parallel.place(parallel.fetch(self.variables), parallel.replicated(mesh))
+        return dataclasses.replace(self, variables=variables, mesh=mesh)
+
     @functools.cached_property
     def _normalize(self) -> Callable[[jax.Array], jax.Array]:
         """Function from uint8 images to the input of the model."""

@@ -10,11 +10,12 @@ result, the page of an unfinished run shows the validation split.
 """
 
 import logging
+import os
 
 from absl import flags
 
 from resnet_jax.cli import flags as shared_flags
-from resnet_jax.errors import ExitCode, needs_extra
+from resnet_jax.errors import ExitCode, UserError, needs_extra
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ def run(workdirs: list[str]) -> ExitCode:
     target = "the report", ".html"
     if TO.value:
         files.check_target(TO.value, *target)
+    elif os.path.isdir(WORKDIR.value) and not os.access(WORKDIR.value, os.W_OK):
+        raise UserError(f"cannot write a report into {WORKDIR.value} (permission denied). Choose a file with --to.")
     CLUSTER.join()
     with Reporter(active=parallel.is_main_process()) as reporter:
         report = collect(finished_runs([WORKDIR.value, *workdirs]), reporter, SPLIT.value, DATA_DIR.value)

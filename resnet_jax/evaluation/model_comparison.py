@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data import class_matching, splits
-from resnet_jax.data.dataset import VALIDATION, common_classes, select_split
+from resnet_jax.data.dataset import VALIDATION, common_classes, examples_of_run, select_split
 from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.sources import canonical_name, open_sources
 from resnet_jax.data.subset import Subset
@@ -139,11 +139,8 @@ class Evaluator:
         Raises:
           UserError: if there is no such dataset or split, or the models have different classes.
         """
-        first_name, first = next(iter(models.items()))
-        for name, model in models.items():
-            model.require_head()
-            if sorted(model.classes) != sorted(first.classes):
-                raise UserError(f"{name} and {first_name} have different classes. Compare models of the same classes.")
+        _check_same_classes(models)
+        first = next(iter(models.values()))
         settings = first.config.dataset.copy_and_resolve_references()
         dataset = canonical_name(dataset) if dataset else settings.name
         is_other_dataset = dataset != settings.name
@@ -164,14 +161,34 @@ class Evaluator:
         if split == VALIDATION and VALIDATION not in sources and not is_other_dataset:
             _check_same_validation(models)
         subset = select_split(settings, sources, split, reporter)
-        for name, model in models.items():
-            if model.is_multi_label != (subset.label_sets is not None):
-                kinds = ("one label", "any number of labels")
-                raise UserError(
-                    f"{name} predicts {kinds[model.is_multi_label]} per image, and the data has "
-                    f"{kinds[not model.is_multi_label]} per image. Choose other data or another run."
-                )
+        _check_kind_of_labels(models, subset)
         return cls(models, settings.name, split, subset, reporter)
+
+    @classmethod
+    def open_own_validation(
+        cls, models: Mapping[str, TrainedModel], reporter: Reporter, data_dir: str | None = None
+    ) -> "Evaluator":
+        """Open the examples on which the models were validated, even if the dataset has another split "validation".
+
+        Args:
+          models, reporter, data_dir: see `open`.
+
+        Raises:
+          UserError: if the models have no validation examples, or were validated on different ones; or as `open` does.
+        """
+        _check_same_classes(models)
+        _check_same_validation(models)
+        dataset = next(iter(models.values())).config.dataset
+        sources = open_sources(dataset.name, data_dir or dataset.data_dir)
+        common_classes(sources)
+        reporter.max_unreadable = dataset.max_unreadable
+        subset = examples_of_run(dataset, sources, VALIDATION, reporter)
+        _check_kind_of_labels(models, subset)
+        if not splits.is_held_out(dataset):
+            name = dataset.validation_split
+        else:
+            name = splits.describe_held_out(dataset) if VALIDATION in sources else VALIDATION
+        return cls(models, dataset.name, name, subset, reporter)
 
     def score(self, name: str, tta: str | None = None) -> ScoredExamples:
         """Score a model. Classes are numbered as the first model numbers them, so that models can be compared.
@@ -213,6 +230,25 @@ class Evaluator:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, by their number in the metrics."""
         return next(iter(self.models.values())).classes
+
+
+def _check_same_classes(models: Mapping[str, TrainedModel]) -> None:
+    first_name, first = next(iter(models.items()))
+    for name, model in models.items():
+        model.require_head()
+        if sorted(model.classes) != sorted(first.classes):
+            raise UserError(f"{name} and {first_name} have different classes. Compare models of the same classes.")
+
+
+def _check_kind_of_labels(models: Mapping[str, TrainedModel], subset: Subset) -> None:
+    """Raise `UserError` if models predict one label per image and the data has any number of them, or the reverse."""
+    for name, model in models.items():
+        if model.is_multi_label != (subset.label_sets is not None):
+            kinds = ("one label", "any number of labels")
+            raise UserError(
+                f"{name} predicts {kinds[model.is_multi_label]} per image, and the data has "
+                f"{kinds[not model.is_multi_label]} per image. Choose other data or another run."
+            )
 
 
 def _check_same_validation(models: Mapping[str, TrainedModel]) -> None:

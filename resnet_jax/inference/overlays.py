@@ -67,7 +67,7 @@ def grad_cam_overlays(trained: TrainedModel, images: np.ndarray) -> list[np.ndar
     examples = InMemoryExamples(images, np.zeros(len(images), np.int32), np.arange(len(images)))
     maps: list[np.ndarray] = []
     try:
-        for batch in trained.attributions(examples, ("grad_cam",)):
+        for batch in trained.on_local_devices().attributions(examples, ("grad_cam",)):
             maps += list(batch.maps["grad_cam"][: batch.num_images])
     except SinglePosition:
         return None

@@ -9,8 +9,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.data import class_matching, splits
-from resnet_jax.data.dataset import VALIDATION
-from resnet_jax.errors import UserError
 from resnet_jax.evaluation import multi_label
 from resnet_jax.evaluation.evaluate import multi_label_results
 from resnet_jax.evaluation.metrics import ClassificationReport, confusion_matrix
@@ -141,11 +139,11 @@ def collect(
         )
         return ReportData("", (), tuple(pretrained_runs), ensemble=None, mcnemar={})
 
-    if split is None:
-        dataset = next(iter(models.values())).config.dataset
-        if dataset.test_split == splits.NO_SPLIT or not all(results.values()):
-            split = _validation_split(dataset)
-    evaluator = Evaluator.open(models, reporter, split, data_dir=data_dir)
+    test_split = next(iter(models.values())).config.dataset.test_split
+    if split is None and (test_split == splits.NO_SPLIT or not all(results.values())):
+        evaluator = Evaluator.open_own_validation(models, reporter, data_dir)
+    else:
+        evaluator = Evaluator.open(models, reporter, split, data_dir=data_dir)
 
     if evaluator.subset.label_sets is not None:
         scored_runs = [describe_run(name, *_score_multi_label(evaluator, name)) for name in models]
@@ -181,22 +179,6 @@ def _score_multi_label(evaluator: Evaluator, name: str) -> tuple[MultiLabelRepor
     metrics = multi_label.report(results, label_sets, model.classes, len(evaluator.subset), model.thresholds)
     mistakes = worst_mistakes(results, label_sets, model.classes, model.thresholds)
     return metrics, None, multi_label_gallery(mistakes, examples, evaluator.subset.name)
-
-
-def _validation_split(dataset: ConfigDict) -> str:
-    """Return an unambiguous name of the split on which a run was validated.
-
-    If validation examples were held out of the training split, their name is "validation". This name is ambiguous if
-    the dataset itself has a split called "validation", such as the split on which ImageNet models are tested.
-    """
-    if dataset.validation_split != splits.NO_SPLIT and not splits.is_held_out(dataset):
-        return dataset.validation_split
-    if VALIDATION in splits.names(dataset.train_split) + splits.names(dataset.test_split):
-        raise UserError(
-            f"the held-out validation examples cannot be selected by name, because this dataset already has a split "
-            f"called {VALIDATION!r}. Choose a split with --split."
-        )
-    return VALIDATION
 
 
 def _run_names(workdirs: Sequence[str]) -> dict[str, str]:

@@ -46,7 +46,10 @@ def caveats(data: ReportData) -> list[str]:
                 sentences.append(f"{run.name}: the embeddings have collapsed: {sign}.")
         return sentences
     dataset = data.runs[0].config.dataset
-    if data.split in (VALIDATION, dataset.validation_split) and data.split != dataset.test_split:
+    own_validation = [VALIDATION, dataset.validation_split]
+    if splits.is_held_out(dataset):
+        own_validation.append(splits.describe_held_out(dataset))
+    if data.split in own_validation and data.split != dataset.test_split:
         sentences.append(
             "The metrics are on the validation split, by which the checkpoint was chosen, so they are slightly "
             "optimistic. This report did not read the test split."

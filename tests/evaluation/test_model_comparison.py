@@ -11,6 +11,7 @@ from PIL import Image
 
 from resnet_jax.data.sources import open_sources
 from resnet_jax.errors import UserError
+from resnet_jax.evaluation import model_comparison
 from resnet_jax.evaluation.metrics import example_metrics, summarize
 from resnet_jax.evaluation.model_comparison import Evaluator, as_json, compare, ensemble, mcnemar
 from resnet_jax.runtime import parallel
@@ -129,6 +130,25 @@ class TestEvaluator:
         validation = json.loads((tiny_run / "result.json").read_text())["validation"]
         evaluator = open_evaluator({"run": run}, split="validation")
         assert dataclasses.asdict(means_of(evaluator)) == pytest.approx(validation)
+
+    @pytest.mark.parametrize(
+        ("validation_split", "name"), [("", "10% of train[:400]"), ("train[400:440]", "train[400:440]")]
+    )
+    def test_own_validation_is_not_a_split_called_validation(self, run, monkeypatch, validation_split, name):
+        digits = open_sources("digits")
+        sources = {**digits, "validation": digits["test"]}
+        monkeypatch.setattr(model_comparison, "open_sources", lambda *_: sources)
+        run.config.dataset.validation_split = validation_split
+        evaluator = Evaluator.open_own_validation({"run": run}, Reporter(active=False))
+        assert (evaluator.split, len(evaluator.subset)) == (name, 40)
+        assert all(evaluator.subset.name(index).startswith("train[") for index in range(40))
+        assert means_of(evaluator).examples == 40
+
+    def test_own_validation_of_different_runs_is_refused(self, run):
+        other = dataclasses.replace(run, config=run.config.copy_and_resolve_references())
+        other.config.dataset.validation_split = "train[400:440]"
+        with pytest.raises(UserError, match="these runs were validated on different examples"):
+            Evaluator.open_own_validation({"run": run, "other": other}, Reporter(active=False))
 
     def test_reads_examples_once_per_bit_depth(self, run):
         configs = [run.config.copy_and_resolve_references() for _ in range(3)]

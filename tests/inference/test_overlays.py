@@ -2,7 +2,6 @@
 
 import dataclasses
 import tracemalloc
-import types
 
 import numpy as np
 import pytest
@@ -114,7 +113,11 @@ def test_grad_cam_overlays_have_the_size_of_the_images(trained, images):
 
 
 def test_model_whose_last_stage_is_a_single_position_has_no_grad_cam_overlays(images):
-    def attributions(examples, methods):
-        raise SinglePosition("the output is a single position")
+    class Model:
+        def on_local_devices(self):
+            return self
 
-    assert grad_cam_overlays(types.SimpleNamespace(attributions=attributions), images[:5]) is None
+        def attributions(self, examples, methods):
+            raise SinglePosition("the output is a single position")
+
+    assert grad_cam_overlays(Model(), images[:5]) is None

@@ -5,9 +5,8 @@ import shutil
 import pytest
 
 import resnet_jax
-from resnet_jax.config import default
 from resnet_jax.errors import UserError
-from resnet_jax.report.collect import _validation_split, collect
+from resnet_jax.report.collect import collect
 from resnet_jax.report.page import render
 from resnet_jax.terminal import Reporter
 
@@ -66,27 +65,6 @@ def test_run_without_validation_has_no_validation_curves(tiny_config, tmp_path):
     with pytest.raises(UserError, match="the run has no validation split"):
         collected(tmp_path)
     assert collected(tmp_path, split="test[:50]").runs[0].metrics.means.examples == 50
-
-
-@pytest.mark.parametrize(
-    ("train", "validation", "test", "expected"),
-    [
-        ("train", "", "test", "validation"),
-        ("train", "val", "test", "val"),
-        ("train[1%:]", "train[:1%]", "validation", "train[:1%]"),
-    ],
-)
-def test_validation_split_is_named_unambiguously(train, validation, test, expected):
-    dataset = default().dataset
-    dataset.update(train_split=train, validation_split=validation, test_split=test)
-    assert _validation_split(dataset) == expected
-
-
-def test_test_split_called_validation_is_not_scored_as_validation():
-    dataset = default().dataset
-    dataset.update(train_split="train", validation_split="", test_split="validation")
-    with pytest.raises(UserError, match="already has a split called 'validation'"):
-        _validation_split(dataset)
 
 
 def test_run_is_not_compared_with_itself(tiny_run):
