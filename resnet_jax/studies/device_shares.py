@@ -64,6 +64,9 @@ def _find_devices() -> tuple[str, int]:
     A child process looks for them, because JAX would reserve GPU memory for this process.
     """
     program = "import jax; print(jax.default_backend(), jax.local_device_count())"
-    finished = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8", check=True)
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8")
+    if finished.returncode:
+        reason = finished.stderr.strip().rpartition("\n")[2]
+        raise UserError(f"JAX finds no device to use ({reason}). Unset JAX_PLATFORMS, or set JAX_PLATFORMS=cpu.")
     platform, count = finished.stdout.split()
     return platform, int(count)

@@ -100,7 +100,8 @@ def train_and_summarize(study: Study, runs: Sequence[SubRun], jobs: int, reporte
     unfinished = [run.name for run in runs if run not in finished]
     summary = summarize(finished, unfinished, reporter, are_folds=study.kind == "folds")
     study.write("summary.json", json.dumps(as_json(summary), indent=2) + "\n")
-    if study.kind == "folds" and not summary.unfinished and not summary.is_multi_label:
+    has_classes = runs[0].recipe.config.pretrain.method is None
+    if study.kind == "folds" and not summary.unfinished and not summary.is_multi_label and has_classes:
         predictions = out_of_fold.predict_held_out([run.workdir for run in finished], reporter)
         study.write(out_of_fold.FILE, out_of_fold.to_csv(predictions))
     return summary

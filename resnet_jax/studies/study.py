@@ -189,6 +189,8 @@ def _read(path: pathlib.Path) -> dict:
         return content
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}). Check --workdir.") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(f"{path / STUDY_FILE} is damaged. Restore the file, or choose another --workdir.") from None
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from ml_collections import ConfigDict
 
 from resnet_jax.data import splits
-from resnet_jax.errors import needs_extra
+from resnet_jax.errors import UserError, needs_extra
 from resnet_jax.studies import search_space
 from resnet_jax.studies.processes import train_all
 from resnet_jax.studies.search_space import Choices, SearchSpace
@@ -89,6 +89,11 @@ def sweep(path: str, recipe: Recipe, space: SearchSpace, num_trials: int, jobs: 
     for run, outcome in train_all(strategy.runs(), jobs, reporter, strategy.prune):
         if outcome == Outcome.FAILED and run.has_diverged():
             outcome = Outcome.DIVERGED
+        if outcome == Outcome.FINISHED and run.result()["validation"] is None:
+            raise UserError(
+                f"{run.name} has no validation metrics, by which a sweep compares runs. Choose a dataset with one "
+                "label per image."
+            )
         outcome = strategy.record(run, outcome)
         study.record(run.name, outcome)
         trials[run.name] = _trial(run, study.changes[run.name], outcome)

@@ -1,6 +1,7 @@
 import pytest
 
 from resnet_jax.errors import UserError
+from resnet_jax.studies import device_shares
 from resnet_jax.studies.device_shares import device_share, share_environment
 
 
@@ -21,6 +22,12 @@ def test_gpus_are_chosen_from_the_visible_ones():
 def test_each_job_gets_one_tpu_chip():
     shares = [share_environment(job, 4, "tpu", 4, {}) for job in range(4)]
     assert [share["TPU_VISIBLE_CHIPS"] for share in shares] == ["0", "1", "2", "3"]
+
+
+def test_missing_device_is_reported_in_one_sentence(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    with pytest.raises(UserError, match=r"^JAX finds no device to use \(.*nonsense.*\)\. Unset JAX_PLATFORMS, or set"):
+        device_shares._find_devices.__wrapped__()
 
 
 def test_jobs_on_a_cpu_share_its_cores():

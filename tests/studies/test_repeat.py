@@ -133,6 +133,14 @@ def test_runs_without_test_split_are_compared_on_their_own_validation_examples(t
     assert summary.comparison == McNemar("seed1", "seed0", 1.0)
 
 
+def test_folds_of_pretraining_need_no_predictions(tmp_path, recipe, fake_program, monkeypatch):
+    """The models have no head."""
+    monkeypatch.setattr(repeat.out_of_fold, "predict_held_out", lambda *_: pytest.fail("predicts classes"))
+    study, runs = repeat.open_folds(str(tmp_path), recipe.changed({"pretrain.method": "simclr"}), 2)
+    monkeypatch.setattr(repeat, "primary_metric", lambda metrics: ("knn", "kNN"))
+    assert len(repeat.train_and_summarize(study, runs, 1, Reporter(active=False)).results) == 2
+
+
 def test_pretrained_runs_are_summarized_by_nearest_neighbors(tmp_path, recipe):
     _, runs = repeat.open_seeds(str(tmp_path), recipe, (0, 1))
     for number, run in enumerate(runs):

@@ -56,6 +56,11 @@ def test_damaged_file_is_named(tmp_path, recipe, content):
         Study(str(tmp_path), "seeds", recipe)
 
 
+def test_path_that_cannot_be_read_is_named():
+    with pytest.raises(UserError, match=r"cannot read a+ \(File name too long\)\. Check --workdir\."):
+        finished_runs(["a" * 300])
+
+
 def test_finished_runs_replace_the_directory_of_their_study(tmp_path, recipe):
     study = Study(str(tmp_path / "study"), "seeds", recipe)
     for name in ("seed0", "seed1"):

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from resnet_jax.errors import Preempted
+from resnet_jax.errors import Preempted, UserError
 from resnet_jax.studies import search_space
 from resnet_jax.studies.processes import train_all
-from resnet_jax.studies.study import Outcome
+from resnet_jax.studies.study import Outcome, SubRun
 from resnet_jax.studies.sweep import best_recipe, describe, format_results, sweep
 from resnet_jax.terminal import Reporter
 from tests.end_to_end.program import TINY_PROGRAM, start
@@ -92,6 +92,13 @@ def test_diverged_run_is_a_result(tmp_path, recipe, fake_program):
     log = (tmp_path / "seed=13.log").read_text()
     assert run_sweep(tmp_path, recipe, search_space.parse(["seed=13,0"])).trials == results.trials
     assert (tmp_path / "seed=13.log").read_text() == log  # It was not started again.
+
+
+def test_runs_without_validation_metrics_are_refused(tmp_path, recipe, fake_program, monkeypatch):
+    """As with pre-training on images without labels."""
+    monkeypatch.setattr(SubRun, "result", lambda run: {"validation": None, "test": None, "seconds": 1.0})
+    with pytest.raises(UserError, match="seed=0 has no validation metrics, by which a sweep compares runs"):
+        run_sweep(tmp_path, recipe, search_space.parse(["seed=0,1"]))
 
 
 def test_equally_good_runs_keep_the_order_of_the_grid(tmp_path, recipe, fake_program, monkeypatch):
