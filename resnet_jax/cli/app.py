@@ -93,10 +93,12 @@ def _run(command: ModuleType, arguments: list[str]) -> int:
         library_messages.silence()
     if TUNE_CPU.value:
         cpu_tuning.tune()
-    # These modules import JAX, which takes a while. They come after the parsing of the flags, so that a mistyped flag
-    # is reported at once.
-    from resnet_jax.runtime import cluster, compilation_cache
-
+    try:
+        # These modules import JAX, which takes a while. They come after the parsing of the flags, so that a mistyped
+        # flag is reported at once.
+        from resnet_jax.runtime import cluster, compilation_cache
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
     compilation_cache.enable()
     try:
         return command.run(arguments) if hasattr(command, "ARGUMENTS") else command.run()

@@ -134,8 +134,9 @@ def _load(workdirs: list[str]) -> dict:
 
     if MODEL.config.value:
         _override_resolution(MODEL.config.value.dataset)
-        split = None if DATASET.value else SPLIT.value
-        models = {address_of_initial_weights(MODEL.config.value): MODEL.load(split, DATA_DIR.value)}
+        # With --dataset, these two flags are about that dataset, not about the one of --config.
+        split, data_dir = (None, None) if DATASET.value else (SPLIT.value, DATA_DIR.value)
+        models = {address_of_initial_weights(MODEL.config.value): MODEL.load(split, data_dir)}
         workdirs = finished_runs(workdirs)
     else:
         models = {}

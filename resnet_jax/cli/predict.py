@@ -75,11 +75,14 @@ def _predict(images: list[str], candidates: list[str], reporter) -> int:
     columns, names, rank, failed = _ranking(trained, candidates, reporter)
     features = Features()
     output_closed: OutputClosed | None = None
-    formatter = formatters.FORMATTERS[FORMAT.value](columns, min(TOP.value, len(names)), images, names)
+    formatter = None
     for batch, outputs in predict.model_outputs(trained, images, reporter):
         reporter.clear()
         try:
-            formatter.write(predict.predictions(batch, outputs, rank))
+            if not output_closed:
+                if formatter is None:  # It prints a header.
+                    formatter = formatters.FORMATTERS[FORMAT.value](columns, min(TOP.value, len(names)), images, names)
+                formatter.write(predict.predictions(batch, outputs, rank))
         except OutputClosed as error:
             if not FEATURES.value:
                 raise
@@ -92,6 +95,7 @@ def _predict(images: list[str], candidates: list[str], reporter) -> int:
         features.write(FEATURES.value, trained.classes)
     if output_closed:
         raise output_closed
+    assert formatter is not None  # There is at least one image.
     formatter.end(checkpoint_step=trained.step, failed=failed)
     return failed
 

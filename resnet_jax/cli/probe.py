@@ -45,6 +45,7 @@ def run(workdirs: list[str]) -> ExitCode:
     if CONFIG.value is None:
         dataset = settings.default().dataset
         dataset.name, dataset.data_dir = own.name, own.data_dir
+        dataset.max_unreadable = own.max_unreadable
         dataset.train_split = own.train_split
         dataset.validation_split = "" if own.validation_split == splits.NO_SPLIT else own.validation_split
     else:

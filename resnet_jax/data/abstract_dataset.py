@@ -103,6 +103,8 @@ def describe_abstract_dataset(config: ConfigDict, mesh: Mesh) -> Dataset:
     else:
         image_shape, classes = _describe_unprepared(dataset)
         size, label_sets = config.batch_size, None  # The size is unknown, and a streaming program does not need it.
+    if config.pretrain.method is not None:
+        label_sets = None
     dataset.multi_label = label_sets is not None
     if dataset.mean is None:
         dataset.mean = dataset.std = (0.5,) * image_shape[-1]

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.util
 import math
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Protocol
@@ -179,6 +180,13 @@ def canonical_name(name: str) -> str:
         if name.startswith(prefix) and name != prefix:
             return prefix + folder.canonical_path(name.removeprefix(prefix))
     return name
+
+
+def canonical_data_dir(data_dir: str | None) -> str | None:
+    """Return the absolute path of a local `data_dir`. None and URLs stay as they are."""
+    if data_dir is None or "://" in data_dir:
+        return data_dir
+    return os.path.abspath(os.path.expanduser(data_dir))
 
 
 def is_on_this_machine(name: str, data_dir: str | None = None) -> bool:

@@ -110,8 +110,9 @@ def _builder(name: str, data_dir: str | None):
         import tensorflow_datasets as tfds
 
     check_data_dir(data_dir)
+    expanded = None if data_dir is None else os.path.expanduser(data_dir)  # TFDS takes "~" literally.
     try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        builder = tfds.builder(name, data_dir=expanded, file_format="array_record")
     except (ValueError, AssertionError) as error:  # TFDS raises these for unknown names, configs and versions.
         if "File format is already set" in str(error):
             data_dir_flag = f" --data_dir={data_dir}" if data_dir else ""

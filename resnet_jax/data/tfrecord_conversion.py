@@ -38,8 +38,9 @@ def convert(name: str, source: str | None, target: str, reporter: Reporter) -> s
         import tensorflow as tf
     check_data_dir(source)
     check_data_dir(target)
+    target = os.path.expanduser(target)
     try:
-        builder = tfds.builder(name, data_dir=source)
+        builder = tfds.builder(name, data_dir=None if source is None else os.path.expanduser(source))
     except (ValueError, AssertionError) as error:
         raise UserError(
             f"there is no dataset {name!r} to convert ({first_line(error)}). Check --dataset and --data_dir."

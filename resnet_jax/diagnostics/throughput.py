@@ -237,6 +237,7 @@ def _endless(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.num_epochs = config.evaluate_every_epochs = config.checkpoint.every_epochs = 10**5
     config.schedule.name = "constant"
+    config.optimizer.learning_rate = 1e-9  # The speed does not depend on it, and so long a run might diverge.
     config.checkpoint.every_minutes = math.inf
     config.profile_steps = None
     config.augment.progressive_resizing = ()  # The speed is that of full-sized images.

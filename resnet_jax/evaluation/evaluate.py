@@ -24,7 +24,7 @@ from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import metrics, multi_label
-from resnet_jax.evaluation.metrics import ExampleMetrics
+from resnet_jax.evaluation.metrics import ExampleMetrics, summarize
 from resnet_jax.evaluation.multi_label import MultiLabelExamples, MultiLabelReport
 from resnet_jax.evaluation.tta import AUGMENTATIONS, make_apply
 from resnet_jax.runtime import parallel
@@ -283,6 +283,7 @@ def score_own_validation(
     subset = examples_of_run(dataset, sources, VALIDATION, reporter)
     examples = open_examples(trained, subset, reporter)
     results = score(trained, examples, subset.classes, reporter, keep_log_probabilities=True)
+    summarize(results, len(examples))  # It raises `UserError` if no example could be read.
     return results, subset, examples.subset_positions[results.position]
 
 

@@ -102,6 +102,8 @@ def _class_table(report: MultiLabelReport) -> str:
     classes, title = list(report.classes), "Classes:"
     if len(classes) > MAX_CLASSES:
         present = [metrics for metrics in classes if metrics.average_precision is not None]
+        if not present:
+            return "No example of this split has a label."
         classes = sorted(present, key=operator.attrgetter("average_precision"))[:WORST_CLASSES]
         title = f"The classes with the lowest average precision (AP), of {len(report.classes):,}:"
     rows = [

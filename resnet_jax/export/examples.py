@@ -8,7 +8,7 @@ import numpy as np
 
 from resnet_jax.data import class_matching, splits
 from resnet_jax.data.dataset import TRAINING, VALIDATION, common_classes, examples_of_run
-from resnet_jax.data.sources import open_local_sources, open_sources
+from resnet_jax.data.sources import WithoutLabels, open_local_sources, open_sources
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.evaluate import open_external_examples
@@ -58,6 +58,8 @@ class RunExamples:
         reporter.max_unreadable = dataset.max_unreadable
         if dataset.validation_split == splits.NO_SPLIT:
             name = TRAINING
+            if trained.config.pretrain.method is not None:  # As in training, which did not read labels.
+                sources = {split: WithoutLabels(source) for split, source in sources.items()}
         self.name = f"{name} images"
         self._subset = examples_of_run(dataset, sources, name, reporter)
         self._trained = trained

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import config as settings
 from resnet_jax.data import splits, workers
-from resnet_jax.data.sources import Source, canonical_name, open_sources
+from resnet_jax.data.sources import Source, canonical_data_dir, canonical_name, open_sources
 from resnet_jax.errors import Preempted, UserError
 from resnet_jax.evaluation import multi_label
 from resnet_jax.evaluation.evaluate import make_evaluate, score_run
@@ -73,6 +73,7 @@ def train(
     federated_experiment.check(config)
     config = config.copy_and_resolve_references()
     config.dataset.name = canonical_name(config.dataset.name)
+    config.dataset.data_dir = canonical_data_dir(config.dataset.data_dir)
     directory = WorkDir(workdir)
     with Reporter(active=parallel.is_main_process(), max_unreadable=config.dataset.max_unreadable) as reporter:
         check_shared(directory)

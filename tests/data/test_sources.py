@@ -7,7 +7,14 @@ from PIL import Image
 
 from resnet_jax.data import sources
 from resnet_jax.data.dataset import common_classes
-from resnet_jax.data.sources import EXAMPLE, ArraySource, as_example, check_sources, open_sources
+from resnet_jax.data.sources import (
+    EXAMPLE,
+    ArraySource,
+    as_example,
+    canonical_data_dir,
+    check_sources,
+    open_sources,
+)
 from resnet_jax.errors import UserError
 
 PIXELS = np.zeros((4, 6, 3), np.uint8)
@@ -177,3 +184,12 @@ def test_array_source_accepts_labels_in_a_column():
 def test_class_names_are_strings(classes):
     """The names of a run are read from JSON. A resumed run compares them with those of its source."""
     assert common_classes({"train": SourceWith(classes=classes)}) == ("0", "1")
+
+
+def test_local_data_dir_becomes_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert canonical_data_dir("tfds") == f"{tmp_path}/tfds"
+    assert canonical_data_dir("~/tfds") == "/home/me/tfds"
+    assert canonical_data_dir("gs://bucket/tfds") == "gs://bucket/tfds"
+    assert canonical_data_dir(None) is None
