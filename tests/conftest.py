@@ -1,5 +1,6 @@
 """Shared fixtures: eight simulated devices, a compilation cache, a tiny model, and real datasets if present."""
 
+import gc
 import os
 import pathlib
 
@@ -15,6 +16,7 @@ os.environ["XLA_FLAGS"] = (
 
 import sys
 
+import filelock
 import jax
 import pytest
 
@@ -41,6 +43,30 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+
+
+def pytest_collection_finish():
+    """Keep the garbage collector from examining what was imported: `workers.results` collects whenever it ends."""
+    gc.collect()
+    gc.freeze()
+
+
+def train_once(tmp_path_factory, name, train):
+    """Return the directory of a run that one worker of pytest-xdist trains for all. Tests must not change it.
+
+    Args:
+      tmp_path_factory: the fixture.
+      name: the name of the directory.
+      train: trains the run in the directory that it is given.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # that of all workers
+    workdir = root / name
+    with filelock.FileLock(f"{workdir}.lock"):
+        if not (workdir / "result.json").exists():
+            train(workdir)
+    return workdir
 
 
 @pytest.hookimpl(wrapper=True)

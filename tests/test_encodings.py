@@ -9,7 +9,7 @@ import sys
 from tests.conftest import ROOT
 from tests.end_to_end.program import ASCII_LOCALE
 
-FOLDERS = ("resnet_jax", "configs", "benchmarks", "docs")
+FOLDERS = ("resnet_jax", "configs", "benchmarks", "docs", "examples")
 DESCRIBE_FOLDER = """
 import json, os, sys
 from resnet_jax.data.folder import open_folder

@@ -13,8 +13,8 @@ import yaml
 LAUNCHERS = pathlib.Path(__file__).parents[1] / "examples" / "launch"
 MAIN = """
 import os, pathlib, signal, sys, time
-pathlib.Path("log").open("a").write(os.environ.get("HOST", "") + " " + repr(sys.argv[1:]) + chr(10))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+pathlib.Path("log").open("a").write(os.environ.get("HOST", "") + " " + repr(sys.argv[1:]) + chr(10))
 codes = pathlib.Path(os.environ.get("CODES", "codes"))
 code, *rest = codes.read_text().split() if codes.exists() else ["0"]
 codes.write_text(" ".join(rest or ["0"]))
@@ -62,7 +62,6 @@ SSH = 'HOST="${*: -2:1}" exec bash -c "${*: -1}"'
 
 
 def test_ssh_starts_a_numbered_process_on_each_host_and_returns_the_largest_code(repository):
-    install(repository, "ssh", SSH)
     # The second of three hosts has the largest code. Each host has its own file of codes.
     install(repository, "ssh", 'host=${*: -2:1}; HOST=$host CODES=codes_$host exec bash -c "${*: -1}"')
     for host, code in {"ada@a": 3, "b": 134, "c": 75}.items():
@@ -123,7 +122,7 @@ case $4 in
   ssh)
     command=${*: -1}; command=${command#--command=}
     case $command in
-      *"pip install"*) [ ! -f slow ] || { touch installing; sleep 1; } ;;
+      *"pip install"*) [ ! -f slow ] || { touch installing; until [ -f signalled ]; do sleep 0.05; done; } ;;
       *activate*)
          mkdir -p resnet-jax && ln -sfn ../main.py ../.venv resnet-jax
          (bash -c "pkill() { false; }; $command"); code=$?
@@ -188,6 +187,7 @@ def test_queued_resource_does_not_train_after_a_signal_during_the_installation(r
     process = start(repository, "queued_resources.sh", f"--workdir={repository}", **TPU)
     wait_for((repository / "installing").exists)
     process.send_signal(signal.SIGTERM)
+    (repository / "signalled").touch()
     assert process.wait(timeout=60) == 75
     assert not (repository / "resnet-jax").exists()
 

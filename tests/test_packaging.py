@@ -23,6 +23,7 @@ OPTIONAL = (
     "jinja2",
     "onnx",
     "onnxruntime",
+    "optuna",
     "plotly",
     "pytest",
     "tensorboard",
@@ -59,8 +60,9 @@ def test_extras_that_messages_name_exist():
     for path in (ROOT / "resnet_jax").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and getattr(call.func, "id", None) in ("missing_extra", "needs_extra"):
-                named |= {argument.value for argument in call.args[2:] if isinstance(argument, ast.Constant)}
-    assert named <= EXTRAS.keys()
+                arguments = [*call.args[2:], *(keyword.value for keyword in call.keywords)]
+                named |= {argument.value for argument in arguments if isinstance(argument, ast.Constant)}
+    assert {"gcs", "hub", "onnx", "privacy", "report", "sweep", "tensorflow", "tfds"} <= named <= EXTRAS.keys()
 
 
 def test_version_is_a_release_number():

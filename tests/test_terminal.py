@@ -40,7 +40,7 @@ class TestText:
 
 
 class TestLiveLine:
-    def test_is_rewritten_and_cleared(self, monkeypatch):
+    def test_live_line_is_rewritten_and_cleared(self, monkeypatch):
         stream = Terminal()
         monkeypatch.setattr(sys, "stdout", stream)
         reporter = Reporter()
@@ -91,7 +91,7 @@ class TestLiveLine:
         Reporter(stream=stream).counter("reading examples")(done, 3000)
         assert stream.getvalue() == f"\rreading examples  {shown}"
 
-    def test_is_removed_at_the_end_of_the_context(self):
+    def test_live_line_is_removed_at_the_end_of_the_context(self):
         stream = Terminal()
         with Reporter(stream=stream) as reporter:
             reporter.update("step 1")
@@ -109,7 +109,7 @@ class TestLogRecords:
             self.logger.debug("details")
         assert stream.getvalue() == "\rstep 1\r      \rFeed: resident\n"
 
-    def test_are_handled_as_before_after_the_context(self, capsys):
+    def test_log_records_are_handled_as_before_after_the_context(self, capsys):
         logger = logging.getLogger("resnet_jax")
         before = list(logger.handlers), logger.level, logger.propagate
         with pytest.raises(ValueError), Reporter():
@@ -214,7 +214,7 @@ class TestUnwritableOutput:
 
 
 class TestUnreadableImages:
-    def test_are_logged_and_counted_once_over_all_epochs(self, caplog):
+    def test_unreadable_images_are_logged_and_counted_once_over_all_epochs(self, caplog):
         reporter = Reporter(max_unreadable=2)
         assert len(reporter.unreadable) == 0
         for _ in range(3):
@@ -233,20 +233,20 @@ class TestUnreadableImages:
             reporter.check_unreadable()
         assert len(caplog.messages) == 2
 
-    def test_can_be_checked_by_a_count_over_all_processes(self):
+    def test_unreadable_images_can_be_checked_by_a_count_over_all_processes(self):
         reporter = Reporter(max_unreadable=3)
         reporter.add_unreadable([("a.jpg", "wet")])
         reporter.check_unreadable(3)
         with pytest.raises(UserError, match=r"^4 images .*max_unreadable allows 3: a\.jpg"):
             reporter.check_unreadable(4)
 
-    def test_can_be_forbidden(self):
+    def test_unreadable_images_can_be_forbidden(self):
         reporter = Reporter(max_unreadable=0)
         reporter.add_unreadable([("a.jpg", "wet")])
         with pytest.raises(UserError, match=r"1 image .* allows 0: a\.jpg"):
             reporter.check_unreadable()
 
-    def test_are_unlimited_by_default(self):
+    def test_unreadable_images_are_unlimited_by_default(self):
         reporter = Reporter()
         reporter.add_unreadable([("a.jpg", "wet")])
         reporter.check_unreadable()

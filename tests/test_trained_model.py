@@ -24,6 +24,7 @@ from resnet_jax.models.factory import create_model
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import TrainedModel, load_run
+from resnet_jax.workdir.workdir import WorkDir
 from tests.end_to_end import image_files
 
 CLASSES = tuple("abcd")
@@ -227,6 +228,11 @@ def test_outputs_holds_the_images_of_few_batches(make_model):
 
 def test_load_run_restores_averages_of_a_model_without_batch_statistics(tiny_config, tmp_path):
     tiny_config.model.norm, tiny_config.ema_decay, tiny_config.num_epochs = "group_norm", 0.9, 1
-    result = resnet_jax.train(tiny_config, str(tmp_path / "run"))
-    assert result["test"]["examples"] == 100
-    export_weights(load_run(str(tmp_path / "run")), str(tmp_path / "weights.safetensors"))
+    resnet_jax.train(tiny_config, str(tmp_path / "run"))
+    trained, directory = load_run(str(tmp_path / "run")), WorkDir(str(tmp_path / "run"))
+    wanted = parallel.abstract({"params": trained.variables["params"]}, parallel.replicated(trained.mesh))
+    with directory.open_checkpoints(2, "top1", read_only=True) as checkpoints:
+        items, _ = checkpoints.restore(trained.step, {**wanted, "ema": {"batch_stats": {}, **wanted}})
+    jax.tree.map(np.testing.assert_array_equal, trained.variables["params"], items["ema"]["params"])
+    assert (trained.variables["params"]["head"]["kernel"] != items["params"]["head"]["kernel"]).any()
+    export_weights(trained, str(tmp_path / "weights.safetensors"))

@@ -92,7 +92,7 @@ def train_on_real_processes(work: pathlib.Path, environment: dict[str, str]) -> 
     authority.cert_pem.write_to_path(str(work / "ca.pem"))
     certificate.private_key_pem.write_to_path(str(work / "server.key"))
     certificate.cert_chain_pems[0].write_to_path(str(work / "server.pem"))
-    with (work / "flwr" / "config.toml").open("a") as file:
+    with (work / "flwr" / "config.toml").open("a", encoding="utf-8") as file:
         file.write(f'\n[superlink.real]\naddress = "127.0.0.1:{PORT}"\nroot-certificates = "{work}/ca.pem"\n')
     tls = [f"--ssl-ca-certfile={work}/ca.pem", f"--ssl-certfile={work}/server.pem", f"--ssl-keyfile={work}/server.key"]
     with contextlib.ExitStack() as processes:

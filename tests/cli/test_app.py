@@ -9,15 +9,9 @@ import pytest
 import resnet_jax
 from resnet_jax.cli import app
 from resnet_jax.errors import program
-from tests.conftest import ROOT
+from tests.end_to_end.program import ROOT, WITHOUT_JAX, run_without_jax
 
-WITHOUT_JAX = (
-    "import sys; sys.modules['jax'] = None; sys.argv[0] = 'main.py'; from resnet_jax.cli import app; app.main()"
-)
-
-
-def run_without_jax(*arguments):
-    return subprocess.run([sys.executable, "-c", WITHOUT_JAX, *arguments], cwd=ROOT, capture_output=True, text=True)
+DIGITS = ("--config=configs/digits.py", "--workdir=/tmp/x")
 
 
 def run_in_shell(argument, redirection):
@@ -41,7 +35,7 @@ def test_help_of_a_command_needs_no_jax(command):
     assert finished.returncode == 0, finished.stderr
     assert f"flags of {command}:" in finished.stdout
     defined = [line for line in finished.stdout.splitlines() if line.startswith("  --")]
-    assert all("  " in line.strip() for line in defined)  # Two spaces separate each flag from its help.
+    assert defined and all("  " in line.strip() for line in defined)  # Two spaces separate each flag from its help.
 
 
 def test_program_without_arguments_prints_the_help():
@@ -108,6 +102,31 @@ def test_empty_value_is_refused(arguments, named):
 def test_program_is_named_as_invoked(monkeypatch, invoked, expected):
     monkeypatch.setattr(sys, "argv", [invoked])
     assert program() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config=configs/digit.py", "--workdir=/tmp/x"], "there is no config file 'configs/digit.py'"),
+        (["--workdir=/tmp/x"], "--config is missing"),
+        (["--config=configs/digits.py"], "--workdir is missing"),
+        (["--config=", "--workdir=/tmp/x"], "there is no config file ''"),
+        (["--config=configs/digits.py:fast", "--workdir=/tmp/x"], "the recipe configs/digits.py takes no argument"),
+        (["--config=configs/mnist.py:adem", "--workdir=/tmp/x"], "unknown variant 'adem'. Did you mean adam"),
+        (["--config=configs/imagenet.py:a3", "--workdir=/tmp/x"], "unknown variant 'a3'"),
+        (["evalute"], "unknown command 'evalute'. Did you mean evaluate"),
+        (["report"], "--workdir is missing"),
+        ([*DIGITS, "--config.bath_size=32"], "unknown setting 'bath_size'. Did you mean batch_size"),
+        ([*DIGITS, "--config.optimizer.lerning_rate=1"], "unknown setting 'optimizer.lerning_rate'. Did you mean"),
+        ([*DIGITS, "--config.seed=one"], "--config.seed must be of type int, but 'one' was given"),
+        ([*DIGITS, "evaluate"], "unexpected argument 'evaluate'"),
+    ],
+)
+def test_mistake_in_the_command_line_is_reported_without_jax(arguments, sentence):
+    finished = run_without_jax(*arguments)
+    assert finished.returncode == 2, finished.stderr
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: ") and sentence in line
 
 
 @pytest.mark.parametrize(

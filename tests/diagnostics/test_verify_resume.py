@@ -18,6 +18,12 @@ from tests.end_to_end.program import run
 MIXED_AND_AVERAGED = ("--config.augment.mixup=0.2", "--config.ema_decay=0.9")
 
 
+@pytest.mark.parametrize("requested", [(2, 9), (7, 2), (0, 2)])
+def test_interruptions_at_which_no_call_begins_are_refused(requested):
+    with pytest.raises(UserError, match=r"must be two increasing steps .* Choose from \[1, 2, 3"):
+        verification._choose_interruptions(range(1, 9), requested)
+
+
 class TestProcedure:
     """Verification with the tiny model in this process, where an exception stands for SIGKILL."""
 
@@ -41,14 +47,6 @@ class TestProcedure:
 
         monkeypatch.setattr(os, "kill", kill)
         return verify
-
-    @pytest.mark.slow
-    def test_verify_resume_finds_no_difference_after_a_stop_and_a_kill(self, verify):
-        verdict = verify(9, (2, 7))
-        assert (verdict.steps, verdict.stopped_at, verdict.killed_at, verdict.resumed_from) == (9, 2, 7, (2, 5))
-        assert verdict.differences == ()
-        assert verdict.leaves > 100
-        assert verdict.provenance["backend"] == "cpu"
 
     @pytest.mark.slow
     def test_verify_resume_finds_no_difference_in_pretraining(self, verify, tiny_config):
@@ -78,7 +76,10 @@ class TestProcedure:
         tiny_config.dataset.sampler = "balanced"
         tiny_config.loss.update(class_weights="balanced", focal_gamma=2.0)
         verdict = verify(9, (2, 7))
+        assert (verdict.steps, verdict.stopped_at, verdict.killed_at, verdict.resumed_from) == (9, 2, 7, (2, 5))
         assert verdict.differences == ()
+        assert verdict.leaves > 100
+        assert verdict.provenance["backend"] == "cpu"
 
     @pytest.mark.slow
     def test_verify_resume_finds_no_difference_with_a_streaming_feed(self, verify, tiny_config):
@@ -112,10 +113,6 @@ class TestProcedure:
         assert not {"step", "metrics.jsonl/steps", "metrics.jsonl/step 4/train/loss"} & names
         assert f"{len(names):,} of {verdict.leaves:,} leaves differ" in format_verdict(verdict)
         assert re.search(r"^params/head/kernel +\d+ +\d+ +\d", format_verdict(verdict), re.MULTILINE)
-
-    def test_verify_resume_rejects_steps_at_which_no_call_begins(self, verify):
-        with pytest.raises(UserError, match=r"--interrupt_at \(2,9\) must be two .* Choose from \[1, 2, 3"):
-            verify(9, (2, 9))
 
     def test_verify_resume_rejects_too_few_steps_and_a_used_workdir(self, verify):
         with pytest.raises(UserError, match="Increase --steps"):

@@ -28,6 +28,11 @@ SHORT_DIGITS = (
 WITHOUT_TENSORFLOW = {"PYTHONPATH": os.pathsep.join([str(HERE / "without_tensorflow"), str(ROOT)])}
 WITH_TENSORFLOW = {"PYTHONPATH": str(ROOT)}
 
+# The program for `python -c` without JAX, as if it were not installed.
+WITHOUT_JAX = (
+    "import sys; sys.modules['jax'] = None; sys.argv[0] = 'main.py'; from resnet_jax.cli import app; app.main()"
+)
+
 # Environment variables of a locale in which text is ASCII, and so is the text that Python reads and writes by default.
 ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
@@ -98,3 +103,8 @@ def wait_for_processes(processes, seconds=600):
     """
     outputs = [process.communicate(timeout=seconds) for process in processes]
     return [process.returncode for process in processes], *zip(*outputs, strict=True)
+
+
+def run_without_jax(*arguments: str) -> subprocess.CompletedProcess:
+    """Run the program without JAX, for what must work before JAX is imported, and return the finished process."""
+    return subprocess.run([sys.executable, "-c", WITHOUT_JAX, *arguments], cwd=ROOT, capture_output=True, text=True)

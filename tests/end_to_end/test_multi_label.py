@@ -18,6 +18,7 @@ from resnet_jax.pretrained.load import load_pretrained, load_pretrained_without_
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
 from resnet_jax.workdir.workdir import WorkDir
+from tests.conftest import train_once
 from tests.end_to_end.program import run
 
 
@@ -55,16 +56,9 @@ def config(tiny_config, dataset):
     return tiny_config
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs") / "multi_label"
-
-
 @pytest.fixture
-def workdir(config, finished):
-    if not (finished / "result.json").exists():
-        resnet_jax.train(config, str(finished))
-    return finished
+def workdir(config, tmp_path_factory):
+    return train_once(tmp_path_factory, "multi_label", lambda path: resnet_jax.train(config, str(path)))
 
 
 @pytest.mark.slow
@@ -145,7 +139,7 @@ def test_weights_of_the_run_predict_any_number_of_labels(config, workdir, tmp_pa
 @pytest.mark.slow
 def test_step_of_a_diverged_run_is_replayed(config, tmp_path):
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e30
-    with pytest.raises(UserError, match="Examine them with: python main.py debug_nan"):
+    with pytest.raises(UserError, match=r"Examine them with: python main\.py debug_nan"):
         resnet_jax.train(config, str(tmp_path))
     directory = WorkDir(str(tmp_path))
     saved_step = replay.load(directory)

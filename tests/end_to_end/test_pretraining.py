@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data.sources import open_sources
+from tests.conftest import train_once
 from tests.end_to_end.program import run
 
 PRETRAIN = (
@@ -24,11 +25,13 @@ PRETRAIN = (
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """The directory of a finished run."""
-    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
-    finished = run(*PRETRAIN, f"--workdir={workdir}")
-    assert finished.returncode == 0, finished.stderr
-    assert "kNN top-1" in finished.stdout
-    return workdir
+
+    def train(workdir):
+        finished = run(*PRETRAIN, f"--workdir={workdir}")
+        assert finished.returncode == 0, finished.stderr
+        assert "kNN top-1" in finished.stdout
+
+    return train_once(tmp_path_factory, "pretrained", train)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,8 @@ def test_features_can_be_written_and_compared(pretrained, pictures, tmp_path):
     similar = ("--similar_to", str(pictures), "--top=1", "--format=json", str(pictures / "0.png"))
     found = run("predict", f"--workdir={pretrained}", *similar)
     assert found.returncode == 0, found.stderr
-    assert "0.png" in found.stdout
+    (picture,) = json.loads(found.stdout.splitlines()[-1])["pictures"]
+    assert picture["best"][0]["similar"] == str(pictures / "0.png")
 
 
 @pytest.mark.slow

@@ -142,8 +142,10 @@ def test_killed_processes_are_restarted_twice_and_the_losses_are_those_of_an_und
         while newest_checkpoint() < before + 3:
             assert all(process.poll() is None for process in processes), wait_for_processes(processes)
             time.sleep(0.02)
-        os.kill(child_of(processes[victim]), signal.SIGKILL)
-        time.sleep(5)  # The child of the supervisor is another one now.
+        killed = child_of(processes[victim])
+        os.kill(killed, signal.SIGKILL)
+        while child_of(processes[victim]) == killed:
+            time.sleep(0.05)
     codes, _, stderr = wait_for_processes(processes)
     assert codes == [0, 0, 0], stderr
     assert "Restart 2 of 2" in stderr[0]

@@ -26,8 +26,3 @@ def test_report_checks_the_output_directory_before_it_reads_the_run(tmp_path):
         f"error: cannot write the report to {tmp_path}/none/report.html (no such directory). "
         f"Create the directory {tmp_path}/none first.\n"
     )
-
-
-def test_report_requires_a_workdir():
-    finished = run("report")
-    assert (finished.returncode, finished.stderr) == (2, "error: --workdir is missing\n")

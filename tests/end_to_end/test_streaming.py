@@ -78,7 +78,7 @@ def start_recording(folder, tmp_path):
 
     def start(workdir, *arguments, **environment):
         records = {"RECORDS": f"{workdir}.records."}
-        environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **records, **environment}
+        environment = {**os.environ, "XLA_FLAGS": "", **WITHOUT_TENSORFLOW, **records, **environment}
         command = [sys.executable, str(program), *SHORT, f"--config.dataset.name=folder:{folder}"]
         return subprocess.Popen(
             [*command, f"--workdir={workdir}", *arguments],
@@ -213,7 +213,7 @@ resnet_jax.train(config, "WORKDIR")
 @pytest.mark.slow
 def test_script_without_main_guard_fails_with_advice(tmp_path):
     (tmp_path / "script.py").write_text(UNGUARDED_SCRIPT.replace("WORKDIR", str(tmp_path / "run")))
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XLA_FLAGS": "", **WITHOUT_TENSORFLOW}
     command = [sys.executable, str(tmp_path / "script.py")]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert finished.returncode != 0

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.end_to_end.program import SHORT_DIGITS, run
+from tests.end_to_end.program import run
 
 
 def train_and_evaluate(tmp_path, *arguments, **environment):
@@ -23,21 +23,16 @@ def train_and_evaluate(tmp_path, *arguments, **environment):
 
 
 @pytest.mark.slow
-def test_digits_recipe_runs_without_tensorflow(tmp_path):
-    train_and_evaluate(tmp_path, *SHORT_DIGITS)
-
-
-@pytest.mark.slow
 def test_prepared_tfds_dataset_is_read_without_tensorflow(tmp_path, test_data):
     train_and_evaluate(
         tmp_path,
         "--config=configs/cifar10.py:resnet20",
+        "--config.model.name=tiny",
         "--config.num_epochs=2",
         "--config.batch_size=32",
         f"--config.dataset.data_dir={test_data / 'tfds'}",
         "--config.dataset.train_split=train[:160]",
         "--config.dataset.test_split=test[:50]",
-        program="main.py",
     )
 
 

@@ -1,4 +1,5 @@
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -78,11 +79,10 @@ class TestRun:
         assert "which changes the validation loss from" in finished.stdout
         assert "(temperature " in finished.stdout.splitlines()[-1]
 
-
-def test_run_without_validation_examples_cannot_be_calibrated(tiny_config, tmp_path):
-    import resnet_jax
-
-    tiny_config.dataset.validation_split = "none"
-    resnet_jax.train(tiny_config, str(tmp_path / "run"))
-    with pytest.raises(UserError, match="cannot be calibrated, because it has no validation split"):
-        calibrate_run(str(tmp_path / "run"), Reporter(active=False))
+    def test_run_without_validation_examples_cannot_be_calibrated(self, workdir):
+        path = pathlib.Path(workdir) / "config.json"
+        config = json.loads(path.read_text())
+        config["dataset"]["validation_split"] = "none"
+        path.write_text(json.dumps(config))
+        with pytest.raises(UserError, match="cannot be calibrated, because it has no validation split"):
+            calibrate_run(workdir, Reporter(active=False))

@@ -46,7 +46,7 @@ def test_clients_drop_out_and_straggle():
 
 
 def test_round_without_answers_is_drawn_again_and_at_last_reported():
-    assert draw(num_steps=(8, 8), dropout=0.9).steps
+    assert all(draw(number, num_steps=(8, 8), dropout=0.9).steps for number in range(20))
     with pytest.raises(UserError, match="no client answers in round 4"):
         draw(3, num_steps=(0, 0), share=0.5)
 

@@ -525,7 +525,7 @@ def test_load_pretrained_without_validation_split_names_it(workdir, tiny_config)
 
 
 @pytest.mark.slow
-def test_published_weights_reach_their_published_accuracy(test_data, monkeypatch):
+def test_published_weights_reach_their_published_accuracy(test_data):
     """akamaster's ResNet-20 has a published error of 8.27 % on CIFAR-10. All settings but the file are the recipe's."""
     from tests.end_to_end.program import run
 

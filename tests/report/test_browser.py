@@ -131,7 +131,7 @@ def test_charts_follow_the_width_of_the_window(open_page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_large_page_prints_quickly_to_a_small_file(open_page, tmp_path):
+def test_large_page_prints_to_a_small_file(open_page, tmp_path):
     """Charts are scaled to their columns, and the tables of a thousand classes do not produce many megabytes."""
     classes = [f"class {number}" for number in range(1000)]
     (tmp_path / "report.html").write_text(render(report_data(classes, random_run(classes, size=5000))))

@@ -90,7 +90,7 @@ def test_missing_process_is_reported():
     with contextlib.closing(socket.create_server(("", 0))) as server:
         port = server.getsockname()[1]
     command = (
-        f"from resnet_jax.runtime import cluster; cluster.START_TIMEOUT = 3; cluster.start('127.0.0.1:{port}', 2, 0)"
+        f"from resnet_jax.runtime import cluster; cluster.START_TIMEOUT = 1; cluster.start('127.0.0.1:{port}', 2, 0)"
     )
     ended = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2

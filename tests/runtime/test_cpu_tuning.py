@@ -100,6 +100,7 @@ def test_compiler_options_of_other_devices_are_unchanged():
     assert cpu_tuning.compiler_options("cpu") == {}
     cpu_tuning.tune()
     assert cpu_tuning.compiler_options("cpu")
+    assert cpu_tuning.log_line("cpu").startswith("Tuned for the CPU")
     assert cpu_tuning.compiler_options("tpu") == cpu_tuning.compiler_options("gpu") == {}
 
 
@@ -221,15 +222,14 @@ def test_tuned_process_reuses_freed_memory():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tuned", [True, False])
-def test_run_logs_and_records_whether_it_is_tuned(tmp_path, tuned):
-    arguments = (*SHORT_DIGITS, "--config.num_epochs=1", f"--workdir={tmp_path}/run")
-    flag = () if tuned else ("--notune_cpu",)
-    finished = run(*arguments, *flag, JAX_PLATFORMS="cpu")
+def test_run_records_whether_it_is_tuned(tmp_path, finished_run):
+    arguments = (*SHORT_DIGITS, "--config.num_epochs=1", f"--workdir={tmp_path}/run", "--notune_cpu")
+    finished = run(*arguments, JAX_PLATFORMS="cpu")
     assert finished.returncode == 0, finished.stderr
-    assert ("Tuned for the CPU" in finished.stdout) == tuned
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["provenance"]["cpu_is_tuned"] == tuned
+    assert "Tuned for the CPU" not in finished.stdout
+    for workdir, tuned in ((finished_run, True), (tmp_path / "run", False)):
+        result = json.loads((workdir / "result.json").read_text())
+        assert result["provenance"]["cpu_is_tuned"] == tuned
 
 
 def test_jit_passes_the_compiler_options_to_xla(single_device, monkeypatch):

@@ -1,7 +1,8 @@
 """A stand-in for main.py that writes a run directory without training.
 
 The validation top-1 of an epoch is a function of the settings: it is highest for a learning rate of 0.1. The run with
-seed 13 fails. Each epoch takes FAKE_EPOCH_SECONDS.
+seed 13 fails. Each epoch takes FAKE_EPOCH_SECONDS. The run
+FAKE_RUN_TO_STOP waits after its first epoch.
 """
 
 import json
@@ -43,6 +44,8 @@ def main(argv: list[str]) -> int:
         with metrics.open("a") as file:
             file.write(json.dumps({"step": epoch, **{f"validation/{k}": v for k, v in validation.items()}}) + "\n")
         print(f"epoch {epoch}/{config.num_epochs}  validation", flush=True)
+        if workdir.name == os.environ.get("FAKE_RUN_TO_STOP"):
+            time.sleep(60)  # until it is stopped
     is_tested = config.dataset.test_split != "none"
     result = {"validation": validation, "test": validation if is_tested else None, "test_tta": None, "seconds": 1.0}
     (workdir / "result.json").write_text(json.dumps(result))

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -74,11 +75,20 @@ class TestOutput:
             ("run",) * 3, examples, subset.classes, labels, probabilities, tuple((subset, i) for i in range(3))
         )
 
-    def test_doubtful_label_names_example_label_and_suggestion(self, predictions, tmp_path):
-        thresholds_of_single_examples = label_errors.find_doubtful_labels(predictions)
-        assert thresholds_of_single_examples[1] == []  # Each class has one example, which sets its own threshold.
-        text = label_errors.format_doubtful_labels([], 3, None)
-        assert text == "0 of 3 labels are doubtful (0.0%), by confident learning."
+    def test_doubtful_label_names_example_label_and_suggestion(self):
+        """The case of the docstring of `confident_classes`: only the second label is doubtful."""
+        probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.1, 0.9]])
+        examples = tuple(f"train[{index}]" for index in range(4))
+        labels = np.array([0, 0, 1, 1])
+        predictions = HeldOutPredictions(("run",) * 4, examples, ("cat", "dog"), labels, probabilities, ())
+        indices, doubtful = label_errors.find_doubtful_labels(predictions)
+        assert indices.tolist() == [1]
+        assert doubtful == [label_errors.DoubtfulLabel("train[1]", "cat", "dog", 0.2, 0.8)]
+        text = label_errors.format_doubtful_labels(doubtful, 4, "sheet.png")
+        assert re.search(r"train\[1\] +cat +dog +20\.00% +80\.00%", text)
+        assert "1 of 4 labels are doubtful (25.0%), by confident learning." in text
+        empty = label_errors.format_doubtful_labels([], 4, None)
+        assert empty == "0 of 4 labels are doubtful (0.0%), by confident learning."
 
     def test_contact_sheet_shows_the_doubtful_images(self, predictions, tmp_path):
         path = str(tmp_path / "sheet.png")

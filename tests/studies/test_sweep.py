@@ -32,9 +32,11 @@ def run_and_stop(path, recipe, space, num_trials, last, jobs=1):
     """Run a sweep until the run `last` has begun, and stop it with SIGTERM."""
 
     def interrupt():
-        while not (path / last / "metrics.jsonl").exists():
+        deadline = time.monotonic() + 60
+        while not (path / last / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if (path / last / "metrics.jsonl").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -129,10 +131,11 @@ def test_two_jobs_give_the_same_table_as_one(tmp_path, recipe, fake_program, mon
 def test_stopped_sweep_continues_to_the_same_table(tmp_path, recipe, fake_program, monkeypatch, space):
     pytest.importorskip("optuna")
     run_sweep(tmp_path / "whole", recipe, space, num_trials=6)
-    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "0.05")
     names = [trial["name"] for trial in json.loads((tmp_path / "whole" / "study.json").read_text())["runs"]]
+    monkeypatch.setenv("FAKE_RUN_TO_STOP", names[3])
     run_and_stop(tmp_path / "stopped", recipe, space, 6, last=names[3])
     assert not (tmp_path / "stopped" / "summary.json").exists()
+    monkeypatch.delenv("FAKE_RUN_TO_STOP")
     run_sweep(tmp_path / "stopped", recipe, space, num_trials=6)
     assert read_summary(tmp_path / "stopped") == read_summary(tmp_path / "whole")
 
@@ -140,8 +143,9 @@ def test_stopped_sweep_continues_to_the_same_table(tmp_path, recipe, fake_progra
 def test_sweep_stopped_with_two_jobs_continues_to_the_same_table(tmp_path, recipe, fake_program, monkeypatch):
     monkeypatch.setattr("resnet_jax.studies.device_shares._find_devices", lambda: ("cpu", 1))
     run_sweep(tmp_path / "whole", recipe, GRID)
-    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "0.05")
+    monkeypatch.setenv("FAKE_RUN_TO_STOP", "learning_rate=0.1,seed=0")
     run_and_stop(tmp_path / "stopped", recipe, GRID, 0, last="learning_rate=0.1,seed=0", jobs=2)
+    monkeypatch.delenv("FAKE_RUN_TO_STOP")
     run_sweep(tmp_path / "stopped", recipe, GRID, jobs=2)
     assert read_summary(tmp_path / "stopped") == read_summary(tmp_path / "whole")
 

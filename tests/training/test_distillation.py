@@ -62,6 +62,7 @@ def teacher(teacher_workdir, tiny_config):
     return str(teacher_workdir)
 
 
+@pytest.mark.slow
 def test_student_learns_without_labels_from_a_teacher(tiny_config, teacher, tmp_path):
     tiny_config.num_epochs, tiny_config.batch_size, tiny_config.seed = 10, 32, 1
     tiny_config.evaluate_every_epochs = tiny_config.checkpoint.every_epochs = 10
@@ -72,9 +73,7 @@ def test_student_learns_without_labels_from_a_teacher(tiny_config, teacher, tmp_
 @pytest.mark.parametrize(
     ("settings", "shape"),
     [
-        pytest.param(
-            {"augment.mixup": 0.4, "augment.rotation": 20.0}, (64, 8, 8, 1), marks=pytest.mark.slow, id="mixup"
-        ),
+        pytest.param({"augment.mixup": 0.4, "augment.rotation": 20.0}, (64, 8, 8, 1), id="mixup"),
         pytest.param(
             {"augment.cutmix": 1.0, "steps_per_call": 2},
             (64, 8, 8, 1),
@@ -89,8 +88,9 @@ def test_student_learns_without_labels_from_a_teacher(tiny_config, teacher, tmp_
         ),
     ],
 )
-def test_teacher_and_student_get_the_same_augmented_images(tiny_config, teacher, single_device, settings, shape):
+def test_teacher_and_student_get_the_same_augmented_images(tiny_config, tiny_run, single_device, settings, shape):
     """The images are resized to the size that the teacher was trained on."""
+    teacher = str(tiny_run)
     tiny_config.loss.distill_from, tiny_config.loss.distill_weight, tiny_config.loss.temperature = teacher, 1.0, 2.0
     tiny_config.update_from_flattened_dict(settings)
     experiment = experiments.build(
@@ -111,8 +111,8 @@ def test_teacher_and_student_get_the_same_augmented_images(tiny_config, teacher,
     np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-4)
 
 
-def test_teacher_with_other_classes_is_an_error(tiny_config, teacher, tmp_path):
-    shutil.copytree(teacher, tmp_path / "other")
+def test_teacher_with_other_classes_is_an_error(tiny_config, tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "other")
     (tmp_path / "other" / "classes.json").write_text(json.dumps([f"class {n}" for n in range(10)]))
     tiny_config.loss.distill_from = str(tmp_path / "other")
     with pytest.raises(UserError, match="has different classes from the dataset"):

@@ -49,14 +49,14 @@ def test_one_recalibrated_batch_is_evaluated_as_it_is_trained(averaged_config, s
     np.testing.assert_allclose(experiment.model.apply(result.ema, images, train=False), trained, rtol=1e-3, atol=1e-4)
 
 
-def test_everything_else_stays_as_it_is(averaged_config, single_device):
+def test_recalibration_changes_only_averaged_statistics(averaged_config, single_device):
     _, state, result = recalibrated(averaged_config, single_device, step=4)
     jax.tree.map(np.testing.assert_array_equal, result.params, state.params)
     jax.tree.map(np.testing.assert_array_equal, result.batch_stats, state.batch_stats)
     jax.tree.map(np.testing.assert_array_equal, result.ema["params"], state.ema["params"])
 
 
-def test_number_of_devices_does_not_matter(averaged_config, single_device):
+def test_recalibration_does_not_depend_on_the_number_of_devices(averaged_config, single_device):
     _, _, expected = recalibrated(averaged_config, single_device, step=4)
     _, _, result = recalibrated(averaged_config, parallel.make_mesh(), step=4)
     for name, value in flatten_dict(result.ema["batch_stats"]).items():

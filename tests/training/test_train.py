@@ -102,8 +102,10 @@ class TestEarlyStopping:
         return tiny_config
 
     def test_run_ends_after_evaluations_without_improvement(self, config, workdir, capsys):
+        config.checkpoint.every_epochs = 9  # None is due before the run ends.
         result = resnet_jax.train(config, str(workdir))
         assert result["epochs"] == 3
+        assert (workdir / "checkpoints" / "15").exists()
         assert [record["step"] for record in records(workdir) if "validation/loss" in record] == [5, 10, 15]
         assert "Stopping early after 3 epochs: validation top-1 has not improved for 2 evaluations." in (
             capsys.readouterr().out
@@ -121,11 +123,6 @@ class TestEarlyStopping:
         with pytest.raises(KeyboardInterrupt):
             resnet_jax.train(config, str(workdir), observe=stop)
         assert resnet_jax.train(config, str(workdir))["epochs"] == 3
-
-    def test_last_checkpoint_is_saved_although_none_is_due(self, config, workdir):
-        config.checkpoint.every_epochs = 9
-        resnet_jax.train(config, str(workdir))
-        assert (workdir / "checkpoints" / "15").exists()
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -57,11 +59,15 @@ def test_sheet_shows_the_given_positions_only(tmp_path):
 
 
 def test_image_deleted_after_the_scan_is_left_out(tmp_path, folder, noise):
-    scanned = scan_images(
-        open_sources(folder({"cat/a.png": noise(), "cat/b.png": noise(), "cat/c.png": b""})), 0, Reporter(active=False)
-    )
-    (tmp_path / "images" / "cat" / "a.png").unlink()
-    assert contact_sheet.write(str(tmp_path / "sheet.png"), scanned, np.arange(3))
+    sources = open_sources(folder({"cat/a.png": noise(), "cat/b.png": noise(), "cat/c.png": b""}))
+    scanned = scan_images(sources, 0, Reporter(active=False))
+    kept, deleted = (position for position in range(3) if position not in scanned.unreadable)
+    pathlib.Path(scanned.subset.name(deleted)).unlink()
+    last_cells = []
+    for positions in (np.arange(3), np.array([kept])):
+        assert contact_sheet.write(str(tmp_path / "sheet.png"), scanned, positions)
+        last_cells.append(np.asarray(Image.open(tmp_path / "sheet.png"))[:, -STEP:])
+    np.testing.assert_array_equal(*last_cells)
 
 
 def test_nothing_is_written_if_there_is_nothing_to_show(tmp_path):
