@@ -1,13 +1,15 @@
 """TensorFlow Datasets (TFDS): image classification datasets, read from prepared files without TensorFlow."""
 
+import contextlib
 import functools
 import os
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import filelock
 import numpy as np
 from etils import epath
 
@@ -74,8 +76,29 @@ def open_tfds(name: str, data_dir: str | None) -> dict[str, TfdsSource]:
     """
     builder = _builder(name, data_dir)
     if not builder.is_prepared():
-        _prepare(builder)
+        root = os.fspath(builder.data_dir_root)
+        with contextlib.ExitStack() as stack:
+            if "://" not in root:  # Another process of the run may be preparing the dataset.
+                stack.enter_context(_preparing(root))
+            builder = _builder(name, data_dir)
+            if not builder.is_prepared():
+                _prepare(builder)
     return {split: TfdsSource(builder, split) for split in builder.info.splits}
+
+
+@contextlib.contextmanager
+def _preparing(root: str) -> Iterator[None]:
+    """Wait until no other process prepares a dataset in this directory."""
+    try:
+        os.makedirs(root, exist_ok=True)
+        lock = filelock.FileLock(os.path.join(root, ".preparing.lock"))
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"cannot write to {root} ({error.strerror}). Choose another dataset.data_dir.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_prepared(name: str, data_dir: str | None) -> bool:

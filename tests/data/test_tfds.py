@@ -3,6 +3,9 @@ import os
 import pickle
 import shutil
 import sys
+import threading
+import time
+import types
 
 import numpy as np
 import pytest
@@ -209,3 +212,27 @@ def test_mnist_is_prepared_from_manually_downloaded_files(test_data, tmp_path):
     assert np.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert test.images.mean() == pytest.approx(33.7912, abs=1e-3)
     assert os.listdir(tmp_path / "mnist")
+
+
+def test_dataset_is_prepared_once_by_processes_that_start_together(tmp_path, monkeypatch):
+    prepared = []
+
+    class Builder:
+        data_dir_root = tmp_path / "data"
+        info = types.SimpleNamespace(splits=())
+
+        def is_prepared(self):
+            return bool(prepared)
+
+    def prepare(builder):
+        time.sleep(0.2)
+        prepared.append(builder)
+
+    monkeypatch.setattr(tfds, "_builder", lambda *_: Builder())
+    monkeypatch.setattr(tfds, "_prepare", prepare)
+    threads = [threading.Thread(target=tfds.open_tfds, args=("cifar10", None)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(prepared) == 1
