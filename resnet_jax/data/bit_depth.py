@@ -49,4 +49,6 @@ def _largest_level(subset: Subset, position: int) -> int:
         levels = ImageFile(image).sixteen_bit_levels() if isinstance(image, bytes) else None
     except Unreadable:
         return 0
-    return 0 if levels is None else int(levels.max())
+    if levels is None:
+        return 0
+    return int(levels[..., :3].max() if levels.ndim == 3 else levels.max())  # Without the alpha channel.

@@ -119,6 +119,8 @@ class WithoutLabels:
         self.channels = getattr(source, "channels", 3)
         if hasattr(source, "name"):
             self.name = source.name
+        if hasattr(source, "__getitems__"):
+            self.__getitems__ = self._several
 
     def __len__(self) -> int:
         return len(self._source)
@@ -126,11 +128,8 @@ class WithoutLabels:
     def __getitem__(self, index: int) -> tuple[np.ndarray | bytes, int]:
         return self._source[index][0], 0
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[np.ndarray | bytes, int]]:
-        """Return several examples, in the fastest way that the source has."""
-        if hasattr(self._source, "__getitems__"):
-            return [(image, 0) for image, _ in self._source.__getitems__(indices)]
-        return [self[index] for index in indices]
+    def _several(self, indices: Sequence[int]) -> list[tuple[np.ndarray | bytes, int]]:
+        return [(image, 0) for image, _ in self._source.__getitems__(indices)]  # type: ignore[attr-defined]
 
     @property
     def fingerprint(self) -> str | None:

@@ -1,5 +1,6 @@
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,3 +50,13 @@ def test_few_images_are_read_unless_they_have_16_bits():
     files = Files([4000] * 3000)
     assert measure(files) == 12
     assert files.read < SAMPLE + 60
+
+
+def test_alpha_channel_does_not_count():
+    class Transparent(Files):
+        def __getitem__(self, index):
+            pixels = np.full((4, 4, 4), 65535, np.uint16)
+            pixels[..., :3] = self.largest[index]
+            return cv2.imencode(".png", pixels)[1].tobytes(), 0
+
+    assert measure(Transparent([100, 4095])) == 12

@@ -7,15 +7,20 @@ from PIL import Image
 
 from resnet_jax.data import sources
 from resnet_jax.data.dataset import common_classes
+from resnet_jax.data.decode import Unreadable
+from resnet_jax.data.in_memory import read_examples
 from resnet_jax.data.sources import (
     EXAMPLE,
     ArraySource,
+    WithoutLabels,
     as_example,
     canonical_data_dir,
     check_sources,
     open_sources,
 )
+from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
+from resnet_jax.terminal import Reporter
 
 PIXELS = np.zeros((4, 6, 3), np.uint8)
 
@@ -193,3 +198,18 @@ def test_local_data_dir_becomes_absolute(monkeypatch, tmp_path):
     assert canonical_data_dir("~/tfds") == "/home/me/tfds"
     assert canonical_data_dir("gs://bucket/tfds") == "gs://bucket/tfds"
     assert canonical_data_dir(None) is None
+
+
+class SecondUnreadable(ArraySource):
+    def __getitem__(self, index):
+        if index == 1:
+            raise Unreadable("it is wet")
+        return super().__getitem__(index)
+
+
+def test_unreadable_image_without_labels_is_skipped():
+    source = WithoutLabels(SecondUnreadable(np.zeros((3, 4, 4, 3), np.uint8), np.arange(3), ("a", "b", "c")))
+    reporter = Reporter(active=False, max_unreadable=1)
+    examples = read_examples(Subset.from_split({"train": pickle.loads(pickle.dumps(source))}, "train"), reporter)
+    assert examples.labels.tolist() == [0, 0]
+    assert len(reporter.unreadable) == 1
