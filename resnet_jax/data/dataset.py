@@ -12,6 +12,7 @@ from resnet_jax.data import bit_depth as bit_depths
 from resnet_jax.data import class_checks, feed_config, partition, splits
 from resnet_jax.data.decode import MAX_BIT_DEPTH, Unreadable
 from resnet_jax.data.feed import EvaluationData, Feed
+from resnet_jax.data.host_batches import check_label
 from resnet_jax.data.in_memory import InMemoryExamples, read_examples
 from resnet_jax.data.preprocess import channel_statistics
 from resnet_jax.data.resident import ResidentFeed
@@ -93,7 +94,9 @@ def open_dataset(
     if is_new:
         _resolve_bit_depth(dataset, train)
     train.bit_depth = dataset.bit_depth or MAX_BIT_DEPTH
-    logger.info(feed_config.resolve(dataset, train, mesh))
+    scored = [split for purpose, split in splits.configured(dataset).items() if purpose != "training"]
+    subsets = [Subset.from_split(sources, split) for split in scored] if is_new else []
+    logger.info(feed_config.resolve(dataset, train, mesh, subsets))
     if dataset.feed == "resident":
         return _open_resident(config, sources, train, classes, mesh, reporter)
     return _open_streaming(config, sources, train, classes, mesh, reporter)
@@ -365,8 +368,15 @@ def check_splits(dataset: ConfigDict, sources: Mapping[str, Source]) -> None:
     if overlaps:
         raise UserError(overlaps[0])
     for purpose, split in configured.items():
-        if purpose != "training" and not _has_labels(Subset.from_split(sources, split)):
+        if purpose == "training":
+            continue
+        subset = Subset.from_split(sources, split)
+        if not _has_labels(subset):
             raise UserError(f"the split {split!r} has no labels to score against. Choose another split, or 'none'.")
+        labels = subset.listed_labels()
+        if labels is not None:
+            for position in np.flatnonzero((labels < 0) | (labels >= subset.num_labels))[:1]:
+                check_label(int(labels[position]), subset.num_labels, subset.name(int(position)))
 
 
 def _has_labels(subset: Subset) -> bool:

@@ -1,6 +1,7 @@
 """Choice of the feed, resident or streaming, and of the image size, from the `dataset` settings."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -50,19 +51,35 @@ def check(dataset: ConfigDict) -> None:
         )
 
 
-def resolve(dataset: ConfigDict, subset: Subset, mesh: Mesh) -> str:
+def resolve(dataset: ConfigDict, subset: Subset, mesh: Mesh, scored: Sequence[Subset] = ()) -> str:
     """Fill in `feed`, `image_size`, `eval_resize` and `eval_crop` where `dataset` leaves them open.
+
+    Args:
+      dataset: the settings.
+      subset: the training examples.
+      mesh: the devices.
+      scored: the examples of the splits that the run will score.
 
     Returns:
       A log line with the feed and the reason for it.
+
+    Raises:
+      UserError: if the feed is set to a resident one, which cannot resize the images to score.
     """
     shapes = subset.image_shapes
+    differ = len(shapes) > 1 or any(len(other.image_shapes) > 1 for other in scored)
+    if dataset.feed == "resident" and len(shapes) == 1 and differ:
+        raise UserError(
+            "images of the validation or test split differ in size. Set dataset.image_size and dataset.feed=streaming "
+            "to resize all images."
+        )
     reason = "as configured"
     if dataset.feed == "auto":
-        dataset.feed, reason = _choose_feed(dataset, subset, mesh)
+        dataset.feed, reason = _choose_feed(dataset, subset, mesh, differ)
     if dataset.feed == "streaming":
-        if dataset.image_size is None and len(shapes) > 1:
-            dataset.image_size = DEFAULT_IMAGE_SIZE
+        if dataset.image_size is None and differ:
+            is_square = len(shapes) == 1 and shapes[0][0] == shapes[0][1]
+            dataset.image_size = shapes[0][0] if is_square else DEFAULT_IMAGE_SIZE
         if dataset.image_size is not None:
             resolve_evaluation_size(dataset)
     elif dataset.image_size is None and len(shapes) == 1 and shapes[0][0] == shapes[0][1]:
@@ -77,14 +94,21 @@ def resolve_evaluation_size(dataset: ConfigDict) -> None:
     dataset.eval_resize = dataset.eval_resize or round(dataset.eval_crop * DEFAULT_RESIZE_RATIO)
 
 
-def _choose_feed(dataset: ConfigDict, subset: Subset, mesh: Mesh) -> tuple[str, str]:
-    """Return the feed for `feed="auto"`, and the reason for it."""
+def _choose_feed(dataset: ConfigDict, subset: Subset, mesh: Mesh, images_differ: bool) -> tuple[str, str]:
+    """Return the feed for `feed="auto"`, and the reason for it.
+
+    Args:
+      dataset, subset, mesh: see `resolve`.
+      images_differ: whether images of a split differ in size.
+    """
+    free = parallel.free_memory(mesh)  # All processes call this, even if their images differ by mistake.
     if dataset.eval_resize or dataset.eval_crop:
         return "streaming", "because dataset.eval_resize and dataset.eval_crop need it"
     size, (height, width, _) = dataset.image_size, subset.image_shape
     images, setting = f"images of {height} x {width}", f"dataset.image_size ({size})"
-    if len(subset.image_shapes) > 1:
-        unset = f" (dataset.image_size is unset, so {DEFAULT_IMAGE_SIZE} is used)" if size is None else ""
+    if images_differ:
+        side = height if len(subset.image_shapes) == 1 and height == width else DEFAULT_IMAGE_SIZE
+        unset = f" (dataset.image_size is unset, so {side} is used)" if size is None else ""
         return "streaming", f"because images differ in size{unset}"
     # A resident feed stores images in their own size, and each step resizes them to a square. So images larger than the
     # square would waste memory, and images that are not square would be distorted.
@@ -92,7 +116,7 @@ def _choose_feed(dataset: ConfigDict, subset: Subset, mesh: Mesh) -> tuple[str, 
         return "streaming", f"because {images} are larger than {setting}"
     if size is not None and height != width:
         return "streaming", f"because {images} are not square, but {setting} is the side of a square"
-    needed, free = decoded_bytes(subset), parallel.free_memory(mesh)
+    needed = decoded_bytes(subset)
     memory = f"{len(subset):,} images take {needed / 1e6:,.1f} MB of {free / 1e6:,.0f} MB free on a device"
     if needed * MEMORY_DIVISOR > free:
         return "streaming", f"because {memory}, which is more than 1/{MEMORY_DIVISOR}"

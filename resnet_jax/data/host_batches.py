@@ -84,6 +84,11 @@ def check_example(image: np.ndarray, label: int, shape: tuple[int, ...], num_lab
             f"{name} has shape {list(image.shape)}, but other images have shape {list(shape)}. Set dataset.image_size "
             "and dataset.feed=streaming to resize all images."
         )
+    check_label(label, num_labels, name)
+
+
+def check_label(label: int, num_labels: int, name: str) -> None:
+    """Raise `UserError` if a label is not in [0, num_labels)."""
     if not 0 <= label < num_labels:
         raise UserError(f"{name} has label {label}, but labels must be from 0 to {num_labels - 1}. Correct the label.")
 
@@ -166,6 +171,7 @@ class TrainingBatchLoader:
                 return pixels
             except Unreadable as error:
                 info.problems.append((self.loader.subset.name(candidate), str(error)))
+        assert info.problems  # There are candidates.
         raise UserError(
             f"{info.problems[-1][0]} cannot be read, and neither can any training image that could take its place. "
             f"Check the dataset with `{program()} inspect`."

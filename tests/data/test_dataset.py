@@ -218,6 +218,23 @@ class TestOpenDataset:
         open_data(config, {"train": source(200)}, mesh)
         assert (config.dataset.mean, config.dataset.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
+    def test_feed_is_streaming_if_images_to_score_differ_in_size(self, mesh):
+        """A resident feed could not resize them after training."""
+        images = np.zeros((64, 20, 20, 3), np.uint8)
+        sources = {"train": ArraySource(images, np.arange(64) % 2, ("cat", "dog")), "test": PngFiles(8)}
+        config = make_config()
+        open_dataset(config, sources, mesh, Reporter(active=False))
+        assert (config.dataset.feed, config.dataset.image_size) == ("streaming", 20)
+        with pytest.raises(UserError, match="images of the validation or test split differ in size"):
+            open_dataset(make_config(feed="resident"), sources, mesh, Reporter(active=False))
+
+    def test_wrong_label_of_a_split_to_score_is_named(self, mesh):
+        """Before training, not after it."""
+        sources = {"train": source(64), "test": source(8)}
+        sources["test"].labels[5] = 7
+        with pytest.raises(UserError, match=r"test\[5\] has label 7, but labels must be from 0 to 1"):
+            open_dataset(make_config(), sources, mesh, Reporter(active=False))
+
     def test_feed_is_chosen_and_logged_with_the_reason(self, mesh, caplog):
         caplog.set_level(logging.INFO, "resnet_jax")
         config = make_config()
