@@ -215,6 +215,11 @@ def default() -> ConfigDict:
     return config.lock()
 
 
+def microbatch_size(config: ConfigDict) -> int:
+    """Return how many images a step of the run computes at once."""
+    return config.batch_size // config.optimizer.accumulate_steps
+
+
 def get(config: ConfigDict, key: str):
     """Return the value of a dotted `key`.
 

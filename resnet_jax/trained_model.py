@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from resnet_jax import config as settings
 from resnet_jax.attribution import methods as attribution_methods
 from resnet_jax.attribution.attribution_model import AttributionModel
 from resnet_jax.data import class_matching, crops, feed_config
@@ -368,7 +369,7 @@ class TrainedModel:
         num_devices = self.mesh.size
         needed = math.ceil(max(num_images, 1) / num_devices)
         power_of_two = 1 << (needed - 1).bit_length()
-        training_batch = math.ceil(self.config.batch_size / num_devices)
+        training_batch = math.ceil(settings.microbatch_size(self.config) / num_devices)
         return num_devices * min(power_of_two, training_batch, max_per_device)
 
     def _check_array(self, images: np.ndarray) -> None:

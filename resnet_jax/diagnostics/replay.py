@@ -33,6 +33,7 @@ class NonFiniteStep:
       first: the first value of the step that was not finite in the run, such as "stage1_block1/conv1"; None if all
         values were finite when the run replayed the step.
       image_size: with progressive resizing, the size of the images in this step, in pixels; otherwise None.
+      class_weights: the factors on the loss by class; None if there were none.
       state: the state before the step, without optimizer state.
       images: augmented images, [batch, height, width, channels] in [0, 255]; in pre-training, [batch, 2, ...].
       labels: int32 [batch], or soft labels float32 [batch, classes].
@@ -41,6 +42,7 @@ class NonFiniteStep:
     step: int
     first: str | None
     image_size: int | None
+    class_weights: list[float] | None
     state: TrainState
     images: np.ndarray
     labels: np.ndarray
@@ -66,9 +68,17 @@ def load(directory: WorkDir) -> NonFiniteStep:
         variables = {"batch_stats": {}, "ema": {}, **unflatten_dict(needed, sep="/")}
         step = np.int32(record["step"])  # It and the arrays become `jax.Array`s when they are placed on devices.
         state = TrainState(step, **variables, opt_state=())  # type: ignore[arg-type]
-        image_size = record.get("image_size")  # Records of older versions do not have it.
+        image_size = record.get("image_size")  # Records of older versions have neither it nor the class weights.
         images, labels = batch["images"], batch["labels"]
-        return NonFiniteStep(record["step"], record["first_not_finite"], image_size, state, images, labels)
+        return NonFiniteStep(
+            step=record["step"],
+            first=record["first_not_finite"],
+            image_size=image_size,
+            class_weights=record.get("class_weights"),
+            state=state,
+            images=images,
+            labels=labels,
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise UserError(
             f"{folder} cannot be read ({first_line(error)}). Remove it and rerun the training, which will reach "
@@ -88,6 +98,9 @@ def replay(saved_step: NonFiniteStep, config: ConfigDict, classes: tuple[str, ..
     feed = AbstractFeed(saved_step.images.shape[-3:], batch_size, batch_size, mesh, is_resident)
     # A step depends only on whether there are sets of labels, because the labels of the batch are already targets.
     label_sets = np.eye(len(classes), dtype=bool) if config.dataset.multi_label else None
+    config = config.copy_and_resolve_references()
+    if saved_step.class_weights is not None:  # "balanced" would need the labels of the dataset.
+        config.loss.class_weights = ",".join(map(repr, saved_step.class_weights))
     experiment = experiments.assemble(config, mesh, Dataset(feed, None, classes, label_sets))
     state = parallel.place(saved_step.state, parallel.replicated(mesh))
     images, labels = parallel.place((saved_step.images, saved_step.labels), parallel.batch_sharded(mesh))

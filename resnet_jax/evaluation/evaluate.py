@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from resnet_jax import config as settings
 from resnet_jax.data import class_matching, feed_config
 from resnet_jax.data.dataset import VALIDATION, common_classes, examples_of_run, open_evaluation_data, select_split
 from resnet_jax.data.feed import EvaluationData
@@ -24,7 +25,7 @@ from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import metrics, multi_label
-from resnet_jax.evaluation.metrics import ExampleMetrics, summarize
+from resnet_jax.evaluation.metrics import ExampleMetrics, check_any_readable
 from resnet_jax.evaluation.multi_label import MultiLabelExamples, MultiLabelReport
 from resnet_jax.evaluation.tta import AUGMENTATIONS, make_apply
 from resnet_jax.runtime import parallel
@@ -248,7 +249,7 @@ def score(
     evaluate = make_evaluate(
         trained.model,
         trained.preprocess,
-        trained.config.batch_size,
+        settings.microbatch_size(trained.config),
         trained.mesh,
         tta=tta,
         label_map=class_matching.match(classes, trained.classes),
@@ -283,7 +284,7 @@ def score_own_validation(
     subset = examples_of_run(dataset, sources, VALIDATION, reporter)
     examples = open_examples(trained, subset, reporter)
     results = score(trained, examples, subset.classes, reporter, keep_log_probabilities=True)
-    summarize(results, len(examples))  # It raises `UserError` if no example could be read.
+    check_any_readable(len(results.position), len(examples))
     return results, subset, examples.subset_positions[results.position]
 
 
@@ -312,8 +313,9 @@ def multi_label_results(
     assert subset.label_sets is not None
     label_sets = np.zeros((len(subset.label_sets), len(trained.classes)), bool)
     label_sets[:, class_matching.match(subset.classes, trained.classes)] = subset.label_sets
+    batch_size = settings.microbatch_size(trained.config)
     evaluate = make_evaluate(
-        trained.model, trained.preprocess, trained.config.batch_size, trained.mesh, tta=tta, label_sets=label_sets
+        trained.model, trained.preprocess, batch_size, trained.mesh, tta=tta, label_sets=label_sets
     )
     # The result is None only after an interruption, and nothing interrupts this evaluation.
     return evaluate(trained.variables, examples, reporter=reporter), label_sets  # type: ignore[return-value]

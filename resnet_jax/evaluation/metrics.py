@@ -112,6 +112,12 @@ class MeanMetrics:
     unreadable: int = 0
 
 
+def check_any_readable(scored: int, total: int) -> None:
+    """Raise `UserError` if none of the examples could be read."""
+    if not scored:
+        raise UserError(f"none of the {total:,} examples could be read. Check the dataset with `{program()} inspect`.")
+
+
 def summarize(results: ExampleMetrics, total: int) -> MeanMetrics:
     """Average the metrics of examples in float64.
 
@@ -124,8 +130,7 @@ def summarize(results: ExampleMetrics, total: int) -> MeanMetrics:
       ValueError: if an example occurs twice or its position is not in [0, total).
     """
     scored = len(results.position)
-    if not scored:
-        raise UserError(f"none of the {total:,} examples could be read. Check the dataset with `{program()} inspect`.")
+    check_any_readable(scored, total)
     if len(np.unique(results.position)) != scored or results.position.min() < 0 or results.position.max() >= total:
         raise ValueError(f"expected {scored} distinct positions in [0, {total})")
     return MeanMetrics(

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from resnet_jax.errors import UserError, program
+from resnet_jax.evaluation.metrics import check_any_readable
 from resnet_jax.trained_model import DEFAULT_THRESHOLD
 
 Array = Any  # `jax.Array` within a compiled function, and `np.ndarray` on the host
@@ -132,8 +132,7 @@ def report(
       UserError: if no example could be read.
     """
     scored = len(results.position)
-    if not scored:
-        raise UserError(f"none of the {total:,} examples could be read. Check the dataset with `{program()} inspect`.")
+    check_any_readable(scored, total)
     if len(np.unique(results.position)) != scored:
         raise ValueError(f"expected {scored} distinct positions")
     targets = label_sets[results.label]

@@ -13,6 +13,7 @@ from resnet_jax.data.feed import EvaluationData
 from resnet_jax.data.host_batches import NO_POSITION
 from resnet_jax.data.preprocess import Preprocess
 from resnet_jax.data.subset import NO_LABEL
+from resnet_jax.evaluation.metrics import check_any_readable
 from resnet_jax.evaluation.validation import Validate, ValidationResult
 from resnet_jax.runtime import parallel
 from resnet_jax.selfsupervised.embeddings import NEIGHBORS, nearest_neighbor_classes
@@ -114,6 +115,8 @@ def make_validate(
         queries = None if bank_features is None else compute_features(variables, examples, interrupted)
         if bank_features is None or queries is None:
             return None
+        for features, data in ((bank_features, bank), (queries, examples)):
+            check_any_readable(len(features.labels), len(data))
         correct = classify(bank_features, queries) == queries.labels
         metrics = {
             "knn": float(correct.mean()),

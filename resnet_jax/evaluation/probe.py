@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax import config as settings
 from resnet_jax import randomness
 from resnet_jax.data import feed_config, splits
 from resnet_jax.data.dataset import (
@@ -140,7 +141,8 @@ def _read_features(
         outputs = trained.model.apply(variables, trained.preprocess(images), train=False, return_features=True)
         return outputs[1]["pooled"]
 
-    compute_features = nearest_neighbors.make_compute_features(apply, trained.config.batch_size, trained.mesh)
+    batch_size = settings.microbatch_size(trained.config)
+    compute_features = nearest_neighbors.make_compute_features(apply, batch_size, trained.mesh)
     for what, subset in subsets.items():
         reporter.update(f"{name}: features of the {what} examples")
         features = compute_features(trained.variables, _open(trained, dataset, subset, reporter))

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from resnet_jax import config as settings
 from resnet_jax import image_grid
 from resnet_jax.data.sources import open_sources
 from resnet_jax.evaluation import nearest_neighbors
@@ -75,7 +76,8 @@ def _draw_neighbors(experiment: Experiment, trained: TrainedModel) -> Composite:
 
     bank, examples = experiment.bank, experiment.validation or experiment.bank
     assert bank is not None and examples is not None
-    compute_features = nearest_neighbors.make_compute_features(apply, trained.config.batch_size, trained.mesh)
+    batch_size = settings.microbatch_size(trained.config)
+    compute_features = nearest_neighbors.make_compute_features(apply, batch_size, trained.mesh)
     bank_features, queries = compute_features(trained.variables, bank), compute_features(trained.variables, examples)
     assert bank_features is not None and queries is not None  # Nothing interrupts it.
     # The first images of a folder may be alike, so take evenly spaced ones.

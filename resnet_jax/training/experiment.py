@@ -1,6 +1,7 @@
 """Everything a run needs before its first step, built from the config: data, model, preprocessing, loss, optimizer."""
 
 import dataclasses
+import fnmatch
 import functools
 import logging
 import math
@@ -79,6 +80,7 @@ class Experiment:
       augment: maps (key, images, labels) to augmented images and labels.
       second_augment: in pre-training, the augmentation of the second view of each image; otherwise None.
       loss: maps (logits, labels) to the mean loss.
+      class_weights: the factors on the loss by class that `loss` has; None if there are none.
       optimizer: maps gradients of the trainable parameters to updates.
       schedule: the optimizer's learning rate as a function of the step, for the log.
       freezing: selects the parameters that are not trained.
@@ -102,6 +104,7 @@ class Experiment:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     freezing: Freezing
+    class_weights: np.ndarray | None = None
     label_sets: np.ndarray | None = None
     teacher: Teacher | None = None
     pretrained: Pretrained | None = None
@@ -238,17 +241,17 @@ class Experiment:
             initial = train_state_from_variables(variables, self.optimizer, self.freezing, use_ema)
         return parallel.place(initial, parallel.replicated(self.mesh))
 
-    def _whitening_kernel(self) -> np.ndarray:
-        """Return the kernel of the whitening stem for images of the first step, normalized as they come from the feed.
+    def _whitening_kernel(self, step: int = 0) -> np.ndarray:
+        """Return the kernel of the whitening stem for images of a step, normalized as they come from the feed.
 
         Of the augmentations, only crops on the host have been done.
         """
 
         def first_images(inputs: Inputs) -> jax.Array:
-            images = self.preprocess(self.feed.take(inputs, jnp.int32(0)).images)
+            images = self.preprocess(self.feed.take(inputs, jnp.int32(step)).images)
             return images[: max(1, PIXELS_FOR_WHITENING // math.prod(images.shape[1:3]))]
 
-        return patch_whitening_kernel(parallel.fetch(parallel.jit(first_images, self.mesh)(self.feed.inputs(0))))
+        return patch_whitening_kernel(parallel.fetch(parallel.jit(first_images, self.mesh)(self.feed.inputs(step))))
 
     def abstract_state(self) -> TrainState:
         """Return the shapes, dtypes and shardings of the state: the target of restoring a checkpoint."""
@@ -307,6 +310,12 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         raise UserError(
             f"optimizer.fixed_kernel_norm works only with norms after convolutions, and this model has {model.norm} "
             "instead. Set optimizer.fixed_kernel_norm=False."
+        )
+    is_frozen = any(fnmatch.fnmatchcase("stem_conv/kernel", pattern) for pattern in config.freeze)
+    if config.optimizer.fixed_kernel_norm and model.stem == "whitening" and not is_frozen:
+        raise UserError(
+            "optimizer.fixed_kernel_norm would change the scale of the whitening stem, which no norm follows. Add "
+            "'stem_conv/kernel' to freeze, or set optimizer.fixed_kernel_norm=False."
         )
     if config.ema_recalibrate_steps and (config.ema_decay is None or model.norm != "batch_norm"):
         raise UserError(
@@ -419,6 +428,7 @@ def assemble(config: ConfigDict, mesh: Mesh, dataset: Dataset, pretrained: Pretr
         preprocess=preprocess,
         augment=make_augment(config.augment),
         loss=losses.from_config(config.loss, class_weights),
+        class_weights=class_weights,
         optimizer=optimizer.make_optimizer(config, schedule, model.stage_sizes),
         schedule=schedule,
         freezing=freezing,

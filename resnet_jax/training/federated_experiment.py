@@ -130,12 +130,16 @@ class FederatedExperiment(Experiment):
         return np.array([np.bincount(part, minlength=len(self.classes)) / len(part) for part in labels])
 
     def batch_at(self, step: int) -> tuple[jax.Array, jax.Array]:
-        """Return the augmented images and the labels of the first step of the first client in a round."""
-        first_visit = step * self.sampler.clients
-        return self.on_devices[0].batch_at(first_visit * self.sampler.steps_per_visit)
+        """Return the augmented images and the labels of the first step of the first client with examples in a round."""
+        return self.on_devices[0].batch_at(self._first_step(step))
 
-    def _whitening_kernel(self) -> np.ndarray:
-        return self.on_devices[0]._whitening_kernel()
+    def _whitening_kernel(self, step: int = 0) -> np.ndarray:
+        return self.on_devices[0]._whitening_kernel(self._first_step(step))
+
+    def _first_step(self, round_index: int) -> int:
+        """Return the number of the first step of the first client with examples in a round."""
+        client = next(number for number, part in enumerate(self.sampler.parts) if len(part))
+        return (round_index * self.sampler.clients + client) * self.sampler.steps_per_visit
 
     def initial_state(self) -> TrainState:
         """Return the state before the first round; see `Experiment.initial_state`."""

@@ -88,7 +88,9 @@ class Round:
             self._to_second_moments = jax.jit(
                 functools.partial(_map_variances, lambda mean, variance: variance + mean**2)
             )
-            self._to_variances = jit(functools.partial(_map_variances, lambda mean, moment: moment - mean**2))
+            self._to_variances = jit(
+                functools.partial(_map_variances, lambda mean, moment: jnp.maximum(0.0, moment - mean**2))
+            )
 
     def __call__(self, state: TrainState, round_index: int) -> tuple[TrainState, Metrics]:
         with jax.transfer_guard("allow"):  # Models move between the devices.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 
+from resnet_jax import config as settings
 from resnet_jax import config_check
 from resnet_jax.data.feed import Inputs
 from resnet_jax.errors import UserError
@@ -27,7 +28,7 @@ from resnet_jax.training.metrics_logger import MetricsLogger, NonFiniteMetric
 from resnet_jax.training.metrics_writer import MetricsWriter
 from resnet_jax.training.phase_timer import PhaseTimer
 from resnet_jax.training.profiling import Profiler
-from resnet_jax.training.recalibration import make_recalibrate
+from resnet_jax.training.recalibration import Recalibrate, make_recalibrate
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.train_step import SINGLE_STEP, TrainStep, compile_train_steps
 from resnet_jax.workdir.checkpoints import Checkpoints
@@ -96,7 +97,7 @@ class Loop:
 
         # Set by `run`.
         self._validate: Validate
-        self._recalibrate: Callable[[TrainState, int], TrainState]
+        self._recalibrate: Recalibrate
         self._writer: MetricsWriter
         self._metrics: MetricsLogger
         self._profiler: Profiler
@@ -251,15 +252,19 @@ class Loop:
         is_last = epochs_done == self._config.num_epochs
         examples = self.experiment.validation
         is_due = is_last or epochs_done % self._config.evaluate_every_epochs == 0
-        self._evaluation_pending = examples is not None and is_due
         recalibrates = self._config.ema_recalibrate_steps > 0
+        self._evaluation_pending = is_due and (examples is not None or recalibrates)
         if not is_due or (examples is None and not recalibrates):
             return None
         self._metrics.collect()  # Wait for the steps, so that their time does not count as evaluation.
         with self._metrics.excluded_from_throughput("evaluation"):
             if recalibrates:
-                self.state = self._recalibrate(self.state, self.step)
+                recalibrated = self._recalibrate(self.state, self.step, self._stop_requested)
+                if recalibrated is None:
+                    return None
+                self.state = recalibrated
             if examples is None:
+                self._evaluation_pending = False
                 return None
             validated = self._validate(self.experiment.evaluated_variables(self.state), self._stop_requested)
             if validated is None:
@@ -356,7 +361,7 @@ def _make_validate(experiment: Experiment) -> Validate:
     if experiment.validation is None:
         return lambda variables, interrupted: None
     model, preprocess, mesh = experiment.model, experiment.preprocess, experiment.mesh
-    batch_size = experiment.config.batch_size
+    batch_size = settings.microbatch_size(experiment.config)  # More might not fit into memory.
     if experiment.bank is not None:
         return nearest_neighbors.make_validate(
             model, preprocess, batch_size, mesh, experiment.bank, experiment.validation

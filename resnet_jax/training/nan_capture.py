@@ -73,7 +73,7 @@ def capture(
         images, labels = parallel.place(batch, parallel.batch_sharded(experiment.mesh))
         image_size = experiment.call(error.step).image_size
         first = first_not_finite(triage(experiment.resizing_to(image_size), state, images, labels))
-        _save(directory, error, str(first) if first else None, image_size, parallel.fetch(state), batch)
+        _save(directory, error, str(first) if first else None, image_size, experiment, parallel.fetch(state), batch)
     except (UserError, OSError, jax.errors.JaxRuntimeError) as problem:  # JAX raises its error if memory runs out.
         return UserError(f"{error}; the step could not be analyzed ({first_line(problem)}). {REMEDY}")
     where = (
@@ -135,6 +135,7 @@ def _save(
     error: NonFiniteMetric,
     first: str | None,
     image_size: int | None,
+    experiment: Experiment,
     state: TrainState,
     batch: tuple[np.ndarray, np.ndarray],
 ) -> None:
@@ -144,6 +145,7 @@ def _save(
         "message": str(error),
         "first_not_finite": first,
         "image_size": image_size,
+        "class_weights": None if experiment.class_weights is None else experiment.class_weights.tolist(),
         "provenance": provenance.describe(),
     }
     leaves, _ = jax.tree_util.tree_flatten_with_path(state.checkpoint_items)

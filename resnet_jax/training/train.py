@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 
+import jax
 from ml_collections import ConfigDict
 
 from resnet_jax import config as settings
@@ -24,7 +25,7 @@ from resnet_jax.training.interruption import raise_preempted_on_signal
 from resnet_jax.training.loop import Loop, Observe
 from resnet_jax.training.metrics_logger import conclusion
 from resnet_jax.training.phase_timer import shares_of_wall_time
-from resnet_jax.workdir.checkpoints import Checkpoints
+from resnet_jax.workdir.checkpoints import Checkpoints, digest_of_json
 from resnet_jax.workdir.lock import check_shared, locked
 from resnet_jax.workdir.workdir import WorkDir
 
@@ -114,6 +115,7 @@ def _train_and_score(
             logger.warning(
                 f"{empty} of {experiment.sampler.clients} clients have no training examples and take no part."
             )
+    _check_equal_in_all_processes(experiment)
     if not is_new and directory.classes() != experiment.classes:
         raise UserError(
             f"this workdir belongs to a run with other classes ({', '.join(directory.classes())}). "
@@ -143,6 +145,27 @@ def _train_and_score(
     return result
 
 
+def _check_equal_in_all_processes(experiment: Experiment) -> None:
+    """Raise `UserError` if processes of the run have other settings or data, with which their models would differ."""
+    if jax.process_count() == 1:
+        return
+    config = experiment.config.copy_and_resolve_references()
+    config.dataset.data_dir = config.dataset.num_workers = None
+    digest = digest_of_json(
+        {
+            "settings": settings.to_json(config),
+            "classes": experiment.classes,
+            "sizes": experiment.split_sizes,
+            "content": dict(experiment.content_digests),
+        }
+    )
+    if parallel.count_distinct([digest]) > 1:
+        raise UserError(
+            "the processes of this run have different settings or data. Start all of them with the same flags, and "
+            "give all of them the same data."
+        )
+
+
 def _choose_thresholds(
     trained: TrainedModel, experiment: Experiment, directory: WorkDir, reporter: Reporter
 ) -> tuple[TrainedModel, dict]:
@@ -155,7 +178,7 @@ def _choose_thresholds(
     evaluate = make_evaluate(
         trained.model,
         trained.preprocess,
-        trained.config.batch_size,
+        settings.microbatch_size(trained.config),
         trained.mesh,
         label_sets=experiment.label_sets,
     )

@@ -148,6 +148,7 @@ def test_splits_with_different_classes_are_refused(tiny_config, mesh):
         ("tta", "mirror", "unknown tta 'mirror'"),
         ("augment.crop_border", "grey", "unknown augment.crop_border 'grey'"),
         ("model.norm", "bias", "optimizer.fixed_kernel_norm works only with norms after convolutions"),
+        ("model.name", "airbench94", "optimizer.fixed_kernel_norm would change the scale of the whitening stem"),
     ],
 )
 def test_check_refuses_unknown_names_and_indivisible_batches_without_data(tiny_config, mesh, key, value, message):

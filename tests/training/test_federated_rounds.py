@@ -311,6 +311,16 @@ def test_run_is_an_ordinary_run_directory(config, tmp_path):
     assert len(validated) == 2
 
 
+@pytest.mark.parametrize("feed", ["resident", pytest.param("streaming", marks=pytest.mark.slow)])
+def test_first_client_may_have_no_examples(config, single_device, feed):
+    config.dataset.feed = feed
+    experiment = build(config, single_device)
+    experiment.sampler.parts[0] = experiment.sampler.parts[0][:0]
+    images, labels = experiment.batch_at(0)
+    assert images.shape == (32, 8, 8, 1)
+    assert {*np.asarray(labels)} <= {*experiment.sampler.labels[experiment.sampler.parts[1]]}
+
+
 @pytest.mark.slow
 def test_run_starts_from_other_weights_with_a_streaming_feed(config, tmp_path):
     config.federated.update(batch_norm="local", server="momentum")

@@ -68,6 +68,7 @@ def assert_is_saved(workdir, state, batch):
 
 def test_capture_saves_state_batch_and_first_non_finite_value(breaking_config, tmp_path, capsys):
     """State and batch are bit-identical to those of a run stopped before the step."""
+    breaking_config.loss.class_weights = "balanced"  # The replay does not open the dataset.
     step, message = train_until_not_finite(breaking_config, tmp_path)
     assert 5 < step < 10
     assert_is_saved(tmp_path, *state_and_batch_before(breaking_config, [1] * step, step))
@@ -78,6 +79,7 @@ def test_capture_saves_state_batch_and_first_non_finite_value(breaking_config, t
     assert "Replaying the preceding steps" in capsys.readouterr().out
     broken = replay.load(WorkDir(str(tmp_path)))
     assert (broken.step, broken.first, broken.state.step) == (step, record["first_not_finite"], step)
+    assert len(broken.class_weights) == 10
     directory = WorkDir(str(tmp_path))
     values = replay.replay(broken, directory.config(), directory.classes())
     assert str(first_not_finite(values)) == broken.first

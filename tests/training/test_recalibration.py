@@ -21,7 +21,7 @@ def averaged_config(tiny_config):
 def recalibrated(config, mesh, step):
     experiment = build(config, mesh)
     state = experiment.initial_state()
-    return experiment, state, make_recalibrate(experiment)(state, step)
+    return experiment, state, make_recalibrate(experiment)(state, step, lambda: False)
 
 
 def test_statistics_of_the_stem_are_those_of_its_outputs(averaged_config, single_device):
@@ -47,6 +47,28 @@ def test_one_recalibrated_batch_is_evaluated_as_it_is_trained(averaged_config, s
     images = experiment.preprocess(experiment.batch_at(0)[0])
     trained, _ = experiment.model.apply(result.ema, images, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(experiment.model.apply(result.ema, images, train=False), trained, rtol=1e-3, atol=1e-4)
+
+
+def test_microbatches_are_recalibrated_like_those_of_the_step(averaged_config, single_device):
+    averaged_config.ema_recalibrate_steps, averaged_config.optimizer.accumulate_steps = 1, 2
+    experiment, state, result = recalibrated(averaged_config, single_device, step=1)
+    images = experiment.preprocess(experiment.batch_at(0)[0])
+    model = experiment.model.clone(norm_momentum=0.0)
+    halves = [
+        model.apply(state.variables, half, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+        for half in (images[:32], images[32:])
+    ]
+    expected = jax.tree.map(lambda first, second: (first + second) / 2, *halves)
+    for name, value in flatten_dict(result.ema["batch_stats"]).items():
+        np.testing.assert_allclose(value, flatten_dict(expected)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_recalibration_can_be_interrupted(averaged_config, single_device):
+    experiment = build(averaged_config, single_device)
+    calls = []
+    state = experiment.initial_state()
+    assert make_recalibrate(experiment)(state, 4, lambda: calls.append(None) or len(calls) == 2) is None
+    assert len(calls) == 2
 
 
 def test_recalibration_changes_only_averaged_statistics(averaged_config, single_device):

@@ -1,6 +1,7 @@
 """Whole runs of a tiny model, within this process, on eight devices."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import sys
@@ -18,7 +19,9 @@ from resnet_jax.evaluation.evaluate import score_run
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 from resnet_jax.trained_model import load_run
+from resnet_jax.training import experiment as experiments
 from resnet_jax.training import loop as loops
+from resnet_jax.training import train
 from resnet_jax.training.train_step import compile_train_steps
 from resnet_jax.workdir.workdir import WorkDir
 from tests.end_to_end import image_files
@@ -347,6 +350,19 @@ def test_damaged_best_checkpoint_is_set_aside_and_the_next_best_is_scored(tiny_c
     output = capsys.readouterr().out
     assert f"Checkpoint {best} is damaged" in output
     assert f"Checkpoint {next_best} is used instead" in output
+
+
+def test_processes_with_different_data_are_refused(tiny_config, workdir, monkeypatch):
+    """Another process may have the same data, or data with another digest."""
+    experiment = experiments.build(tiny_config, parallel.make_mesh(), open_sources("digits"), Reporter(active=False))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    digests = []
+    monkeypatch.setattr(parallel, "count_distinct", lambda names: digests.append(*names) or len({*digests}))
+    train._check_equal_in_all_processes(experiment)
+    train._check_equal_in_all_processes(experiment)
+    other = dataclasses.replace(experiment, content_digests={"training examples": "another"})
+    with pytest.raises(UserError, match="the processes of this run have different settings or data"):
+        train._check_equal_in_all_processes(other)
 
 
 def test_workdir_of_another_run_is_refused(tiny_config, tiny_run):
