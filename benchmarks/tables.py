@@ -196,8 +196,8 @@ def compiled_step(lines: Lines) -> str:
 
 
 def ablation(lines: Lines) -> str:
-    """Format means over the seeds, from the newest line. Differences compare equal seeds."""
-    newest = lines[-1:]
+    """Format means over the seeds, from the newest line of each recipe. Differences compare equal seeds."""
+    newest = list({line["recipe"]: line for line in lines}.values())
     rows = []
     for line in newest:
         unchanged = [run["top1"] for run in line["runs"]["none"]]
@@ -207,6 +207,7 @@ def ablation(lines: Lines) -> str:
             difference = _interval(differences) if len(differences) > 1 else f"{100 * differences[0]:+.2f}"
             rows.append(
                 (
+                    f"`{line['recipe']}`",
                     change,
                     _accuracy(top1),
                     difference if change != "none" else "-",
@@ -215,7 +216,10 @@ def ablation(lines: Lines) -> str:
                     _measured(line, f"{line['epochs']} epochs of {line['images']:,} images"),
                 )
             )
-    header = ("change", "validation top-1 (seeds)", "difference, points", "with TTA (seeds)", "time", "measured")
+    header = (
+        *("recipe", "change", "validation top-1 (seeds)", "difference, points", "with TTA (seeds)", "time"),
+        "measured",
+    )
     return _markdown(header, rows, newest)
 
 
