@@ -51,7 +51,8 @@ def test_predict_writes_the_features_if_the_reader_of_the_predictions_ends_early
         assert process.stdout.readline().startswith("image")
     process.stdout.close()
     process.communicate()
-    assert process.returncode == 141
+    # A pipe may hold all the predictions before its reader closes it. Then the unreadable picture decides the status.
+    assert process.returncode in ((1, 141) if reads_header else (141,))
     with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
         assert len(file["names"]) == 10
 
