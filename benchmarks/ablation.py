@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
     recipe = argv[1]
     beginnings = tuple(NAMES.value or [""])
     names = [name for name in CHANGES[recipe] if name == "none" or name.startswith(beginnings)]
-    if names == ["none"] and NAMES.value:
+    if not any(name.startswith(beginnings) for name in CHANGES[recipe]):
         known = "; ".join(CHANGES[recipe])
         raise app.UsageError(f"No change begins with {' or '.join(beginnings)}. Choose from: {known}.")
     runs: dict[str, list[dict]] = {name: [] for name in names}
