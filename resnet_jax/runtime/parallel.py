@@ -211,7 +211,7 @@ class Pace:
 
 
 def pace_of_independent_calls(mesh: Mesh) -> Pace:
-    """Return the pace for calls that do not use the results of each other.
+    """Return the pace for calls that do not use each other's results.
 
     On CPU, such calls would run at the same time, and each would take memory, so the host waits for each of them.
     """
