@@ -9,7 +9,7 @@ RUNS/RECIPE/SETTING=VALUE/seed0, seed1, ..., so the same command resumes interru
 more --seeds trains only the new ones. Ctrl-C stops the run in progress, which saves a checkpoint.
 
 Seeds can be trained in parts, for example on two machines: `--first_seed=3 --seeds=2` trains the seeds 3 and 4. The
-tables join all recorded seeds of a recipe with the same settings and hardware.
+tables join all recorded seeds of a recipe with the same settings on the same kind of device: CPU, GPU or TPU.
 """
 
 import json

@@ -230,6 +230,7 @@ def accuracy(lines: Lines) -> str:
     for line in joined:
         runs = line["runs"]
         provenances = [run["provenance"] for run in runs]
+        times = _times_by(lambda provenance: f"{_place(provenance)}, JAX {provenance['jax']}", runs)
         changes = recipe_settings.changes_since(line)
         rows.append(
             (
@@ -238,9 +239,9 @@ def accuracy(lines: Lines) -> str:
                 _tta_accuracy(line) or "-",
                 f"{runs[0]['examples']:,}",
                 _reference(line),
-                _time_per_seed(line),
-                _unique(f"{_place(provenance)}, JAX {provenance['jax']}" for provenance in provenances),
-                _unique(f"`{provenance['commit']}`" for provenance in provenances),
+                "; ".join(times.values()),
+                "; ".join(times),
+                "; ".join(dict.fromkeys(f"`{provenance['commit']}`" for provenance in provenances)),
                 max(provenance["date"] for provenance in provenances)[:10],
                 f"stale: {changes}" if changes else "unchanged",
             )
@@ -257,6 +258,7 @@ def accuracy_summary(lines: Lines) -> str:
     rows = []
     for line in _join_seeds(lines):
         tta = _tta_accuracy(line)
+        times = _times_by(_place, line["runs"])
         rows.append(
             (
                 _recipe(line),
@@ -264,8 +266,8 @@ def accuracy_summary(lines: Lines) -> str:
                 + (f"; with TTA {tta}" if tta else "")
                 + (" (stale)" if recipe_settings.changes_since(line) else ""),
                 _reference(line),
-                _time_per_seed(line),
-                _unique(_place(run["provenance"]) for run in line["runs"]),
+                "; ".join(times.values()),
+                "; ".join(times),
             )
         )
     return _markdown(("recipe", "test top-1 ± std (seeds)", "reference", "time per seed", "hardware"), rows, ())
@@ -413,14 +415,14 @@ PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
 
 
 def _join_seeds(lines: Lines) -> Lines:
-    """Join the lines of `accuracy` with the same recipe, overrides and hardware, which may hold different seeds.
+    """Join the lines of `accuracy` with the same recipe, overrides and kind of device, which may hold different seeds.
 
     Of a seed that several lines hold, the newest run counts. Lines with other settings than the newest one are left
-    out, because the recipe has changed since.
+    out, because the recipe has changed since. CPUs of different models are joined, because only their rounding differs.
     """
     groups: dict[tuple, list[dict]] = {}
     for line in lines:
-        key = (line["recipe"], *line["overrides"], _place(line["runs"][0]["provenance"]))
+        key = (line["recipe"], *line["overrides"], line["runs"][0]["provenance"]["backend"])
         groups.setdefault(key, []).append(line)
     joined = []
     for group in groups.values():
@@ -475,13 +477,12 @@ def _reference(line: dict) -> str:
     return f"{100 * variant.top1:.2f} % ({variant.top1_source.replace(PAPER, authors_and_year)})"
 
 
-def _time_per_seed(line: dict) -> str:
-    return duration(statistics.mean(run["seconds_with_compilation"] for run in line["runs"]))
-
-
-def _unique(texts: Iterable[str]) -> str:
-    """Format texts of which each is listed once, in order of their first appearance."""
-    return "; ".join(dict.fromkeys(texts))
+def _times_by(place: Callable[[dict], str], runs: Sequence[dict]) -> dict[str, str]:
+    """Format the mean time of the runs at each place, which `place` derives from the provenance of a run."""
+    seconds: dict[str, list[float]] = {}
+    for run in runs:
+        seconds.setdefault(place(run["provenance"]), []).append(run["seconds_with_compilation"])
+    return {name: duration(statistics.mean(times)) for name, times in seconds.items()}
 
 
 def _speed_up(theirs: Sequence[float] | None, ours: Sequence[float]) -> str:

@@ -165,12 +165,20 @@ def test_accuracy_table_joins_seeds_that_were_recorded_apart():
     assert (top1, commit) == ("63.33 ± 15.28 % (3)", "`a`; `b`; `d`")
 
 
-def test_accuracy_table_joins_no_seeds_with_other_settings_or_hardware():
+def test_accuracy_table_joins_no_seeds_with_other_settings_or_another_kind_of_device():
     changed = accuracy_line([0.5, 0.6], batch_size=64)
-    elsewhere = accuracy_line([0.7])
-    elsewhere["runs"][0]["provenance"]["machine"] = "x86_64 Y"
-    lines = [changed, elsewhere, accuracy_line([0.9])]
+    accelerated = accuracy_line([0.7])
+    accelerated["runs"][0]["provenance"]["backend"] = "gpu"
+    lines = [changed, accelerated, accuracy_line([0.9])]
     assert [row[1] for row in cells(tables.accuracy(lines))] == ["90.00 % (1)", "70.00 % (1)"]
+
+
+def test_accuracy_table_joins_seeds_of_different_cpus_and_gives_the_time_on_each():
+    line = accuracy_line([0.7, 0.8, 0.9])
+    line["runs"][0]["provenance"]["machine"] = "x86_64 Y"
+    ((_, top1, _, _, _, time, hardware, *_),) = cells(tables.accuracy([line]))
+    assert (top1, time) == ("80.00 ± 10.00 % (3)", "1 min 00 s; 2 min 30 s")
+    assert hardware == "2 cores of x86_64 Y, JAX 0.10.2; 2 cores of x86_64 X, JAX 0.10.2"
 
 
 def test_accuracy_table_lists_each_commit_of_the_seeds():
