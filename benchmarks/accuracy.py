@@ -22,15 +22,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
+from etils import epath
 
 from benchmarks import recipe_settings, results, run_program
 from resnet_jax import config as settings
 from resnet_jax.errors import ExitCode
 from resnet_jax.terminal import duration, table
+from resnet_jax.training.metrics_writer import read_curves
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
 FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first seed; the others follow it.", lower_bound=0)
 RUNS = flags.DEFINE_string("runs", str(run_program.ROOT / "runs"), "Directory for the run directories of all recipes.")
+
+CURVES = ("train/top1", "validation/top1")  # the training curves that a line of results holds, if the runs have them
 
 
 def main(argv: list[str], overrides: list[str]) -> None:
@@ -110,6 +114,7 @@ def _read_result(workdir: pathlib.Path, seed: int) -> dict:
         "checkpoint_step": result["checkpoint_step"],
         "seconds": result["seconds"],
         "seconds_with_compilation": sum(result["spent"].values()),
+        "curves": {name: curve._asdict() for name, curve in read_curves(epath.Path(workdir)).items() if name in CURVES},
         "provenance": result["provenance"],
     }
 

@@ -225,7 +225,7 @@ def ablation(lines: Lines) -> str:
 
 def accuracy(lines: Lines) -> str:
     """Format mean and standard deviation over the seeds, and where and when they were trained."""
-    joined = _join_seeds(lines)
+    joined = join_seeds(lines)
     rows = []
     for line in joined:
         runs = line["runs"]
@@ -256,7 +256,7 @@ def accuracy(lines: Lines) -> str:
 def accuracy_summary(lines: Lines) -> str:
     """Format the most important columns of `accuracy`. Metrics with test-time augmentation follow the single view."""
     rows = []
-    for line in _join_seeds(lines):
+    for line in join_seeds(lines):
         tta = _tta_accuracy(line)
         times = _times_by(_place, line["runs"])
         rows.append(
@@ -414,7 +414,7 @@ PAGES: dict[pathlib.Path, Mapping[str, Format]] = {
 }
 
 
-def _join_seeds(lines: Lines) -> Lines:
+def join_seeds(lines: Lines) -> Lines:
     """Join the lines of `accuracy` with the same recipe, overrides and kind of device, which may hold different seeds.
 
     Of a seed that several lines hold, the newest run counts. Lines with other settings than the newest one are left

@@ -1,14 +1,16 @@
-"""Write the screenshots of the docs: a report and a terminal, learning-rate range tests, or federated training.
+"""Write the screenshots of the docs: a report and a terminal, or the charts of a benchmark.
 
     python docs/screenshots.py --run=/tmp/run
     python docs/screenshots.py --find_lr
     python docs/screenshots.py --federated
+    python docs/screenshots.py --accuracy
 
 The report on the run directory gives docs/report.png and docs/report_dark.png, its top in light and dark, and
 docs/confusion_matrix.png and docs/reliability_diagram.png. docs/progress.png shows a terminal during training on
 digits; the script starts that run and stops it. With --find_lr, the script writes docs/learning_rate_digits.png and
 docs/learning_rate_cifar10.png. With --federated, it writes docs/federated_cifar10.png from the newest line of
-`benchmarks.federated` in benchmarks/results.jsonl. It needs Chromium (apt-get install chromium).
+`benchmarks.federated` in benchmarks/results.jsonl. With --accuracy, it writes docs/accuracy_RECIPE.png for each recipe
+of whose runs `benchmarks.accuracy` recorded the curves. It needs Chromium (apt-get install chromium).
 """
 
 import argparse
@@ -34,12 +36,14 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 DOCS = pathlib.Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))  # The package need not be installed.
 
-from benchmarks.tables import clients_of  # noqa: E402  See above.
-from resnet_jax.report import chart_style  # noqa: E402  See above.
+from benchmarks.tables import clients_of, join_seeds  # noqa: E402  See above.
+from resnet_jax.report import chart_style, training_charts  # noqa: E402  See above.
+from resnet_jax.training.metrics_writer import Curve  # noqa: E402  See above.
 
 PROGRAM = DOCS.parent / "main.py"
 RESULTS = DOCS.parent / "benchmarks" / "results.jsonl"
 WIDTH, HEIGHT = 1160, 976  # of the top of the report, in CSS pixels
+CHART_SIZE = {"width": 760, "height": 440}  # in CSS pixels
 CHART_MARGIN = 20  # in CSS pixels
 PIXEL_RATIO = 2  # image pixels per CSS pixel
 COLORS = 128  # a palette makes the files a third as large
@@ -66,15 +70,18 @@ def main() -> None:
     parser.add_argument("--run", help="the directory of a finished run")
     parser.add_argument("--find_lr", action="store_true", help="write the charts of learning-rate range tests")
     parser.add_argument("--federated", action="store_true", help="write the curves of federated training on CIFAR-10")
+    parser.add_argument("--accuracy", action="store_true", help="write the training curves of `benchmarks.accuracy`")
     arguments = parser.parse_args()
-    if not (arguments.run or arguments.find_lr or arguments.federated):
-        parser.error("Choose --run, --find_lr or --federated.")
+    if not any(vars(arguments).values()):
+        parser.error("Choose --run, --find_lr, --federated or --accuracy.")
     if arguments.run:
         write_report(arguments.run)
     if arguments.find_lr:
         write_range_tests()
     if arguments.federated:
         write_federated()
+    if arguments.accuracy:
+        write_accuracy()
 
 
 def write_report(run: str) -> None:
@@ -103,19 +110,37 @@ def write_range_tests() -> None:
                 cwd=PROGRAM.parent,
                 check=True,
             )
-            page = browser.new_page(viewport={"width": 760, "height": 440}, device_scale_factor=PIXEL_RATIO)
+            page = browser.new_page(viewport=CHART_SIZE, device_scale_factor=PIXEL_RATIO)
             page.goto(chart.as_uri())
             save(name, page.screenshot())
 
 
 def write_federated() -> None:
     """Write the curves of the newest measurement of federated training."""
-    lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
-    runs = [line["runs"] for line in lines if line["benchmark"] == "federated"][-1]
+    runs = read_results("federated")[-1]["runs"]
     with chromium() as browser:
-        page = browser.new_page(viewport={"width": 760, "height": 440}, device_scale_factor=PIXEL_RATIO)
-        page.set_content(federated_chart(runs).to_html(include_plotlyjs=True, default_height="95vh"))
-        save("federated_cifar10", page.screenshot())
+        save_chart(browser, "federated_cifar10", federated_chart(runs))
+
+
+def write_accuracy() -> None:
+    """Write a chart per recipe: the top-1 of its runs on training and validation examples while they trained."""
+    recipes: dict[str, dict[str, dict[str, Curve]]] = {}  # curves by recipe, run and metric
+    for line in join_seeds(read_results("accuracy")):
+        for run in line["runs"]:
+            curves = {metric: Curve(**curve) for metric, curve in run.get("curves", {}).items()}
+            if curves:
+                name = " ".join([f"seed {run['seed']}", *line["overrides"]])
+                recipes.setdefault(line["recipe"], {})[name] = curves
+    with chromium() as browser:
+        for recipe, runs in recipes.items():
+            name = recipe.removeprefix("configs/").replace(".py", "").replace(":", "_")
+            save_chart(browser, f"accuracy_{name}", training_charts.top1(runs))
+
+
+def read_results(benchmark: str) -> list[dict]:
+    """Return the recorded lines of results of a benchmark, in the order in which they were recorded."""
+    lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["benchmark"] == benchmark]
 
 
 def federated_chart(runs: dict[str, dict]) -> go.Figure:
@@ -159,6 +184,13 @@ def chart_box(chart: Locator) -> dict[str, float]:
         "width": box["width"] + 2 * CHART_MARGIN,
         "height": box["height"] + 2 * CHART_MARGIN,
     }
+
+
+def save_chart(browser: Browser, name: str, chart: go.Figure) -> None:
+    """Write a chart as a PNG file."""
+    page = browser.new_page(viewport=CHART_SIZE, device_scale_factor=PIXEL_RATIO)
+    page.set_content(chart.to_html(include_plotlyjs=True, default_height="95vh"))
+    save(name, page.screenshot())
 
 
 def save(name: str, screenshot: bytes) -> None:

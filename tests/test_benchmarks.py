@@ -246,6 +246,7 @@ for seed in map(str, range(*map(int, flags["--seeds"].split(":")))):
         "provenance": {"commit": "abc"},
     }
     (workdir / "result.json").write_text(json.dumps({**result, **behavior}))
+    (workdir / "metrics.jsonl").write_text('{"step": 50, "train/top1": 0.5, "train/loss": 1.5}\\n')
 """
 
 
@@ -279,6 +280,7 @@ def test_accuracy_trains_each_seed_and_returns_its_result(root):
             "checkpoint_step": 600,
             "seconds": 9.0,
             "seconds_with_compilation": 10.0,
+            "curves": {"train/top1": {"steps": [50], "values": [0.5]}},
             "provenance": {"commit": "abc"},
         }
         for seed, top1, tta_top1 in ((0, 0.9, None), (1, 0.91, 0.95))
