@@ -105,12 +105,16 @@ class Pretrained:
         if dataset.image_size is None and self.image_size is not None:
             dataset.image_size = self.image_size
             filled.append(f"dataset.image_size={self.image_size}")
-        for name in ("bit_depth", "multi_label"):
-            if dataset[name] is None:
-                dataset[name] = getattr(self, name)
         if not filled:
             return ""
         return f"Using the values that {self.values_from}: {', '.join(filled)}."
+
+    def fill_all(self, dataset: ConfigDict) -> None:
+        """Like `fill`, and fill in the bit depth and the kind of labels, which training finds out from its own data."""
+        self.fill(dataset)
+        for name in ("bit_depth", "multi_label"):
+            if dataset[name] is None:
+                dataset[name] = getattr(self, name)
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes; if the weights do not record them, "0", "1", "2", ...
@@ -393,7 +397,7 @@ def load_pretrained(
     classes = common_classes(sources)
     dataset = config.dataset
     size_is_open = _size_is_open(dataset)
-    weights.fill(dataset)
+    weights.fill_all(dataset)
     splits.resolve(dataset, sources)
     split = split or (dataset.train_split if dataset.test_split == splits.NO_SPLIT else dataset.test_split)
     if split == VALIDATION and VALIDATION not in sources:
@@ -428,7 +432,7 @@ def load_pretrained_without_data(config: ConfigDict, weights: Pretrained, mesh: 
     config = config.copy_and_resolve_references()
     dataset = config.dataset
     size_is_open = _size_is_open(dataset)
-    weights.fill(dataset)
+    weights.fill_all(dataset)
     if dataset.image_size is None:
         raise UserError(f"the weights {weights.path} do not record an image size. Set dataset.image_size.")
     if size_is_open:

@@ -217,6 +217,16 @@ def test_bit_depth_is_that_of_the_weights(workdir, tiny_config, tmp_path):
     assert load_pretrained(tiny_config, unknown, open_sources("digits")).config.dataset.bit_depth == 16
 
 
+def test_training_finds_out_bit_depth_and_kind_of_labels_from_its_own_data(workdir, tiny_config, tmp_path, start):
+    run = load_run(workdir)
+    run.config.dataset.bit_depth, run.config.dataset.multi_label = 12, True
+    export_weights(run, str(tmp_path / "weights.safetensors"))
+    tiny_config.init_from = str(tmp_path / "weights.safetensors")
+    experiment, _, _ = start(tiny_config)
+    assert experiment.config.dataset.bit_depth is None  # Digits have 8 bits, so nothing is scaled.
+    assert experiment.config.dataset.multi_label is False
+
+
 def test_init_skip_keeps_the_random_initial_values(workdir, tiny_config, start):
     tiny_config.seed = 5
     _, drawn, _ = start(tiny_config)
