@@ -39,7 +39,7 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
 
     Args:
       name: a key of `VARIANTS`, such as "resnet50".
-      num_classes: the number of logits.
+      num_classes: the number of logits; 0: no head, and the model returns the pooled features.
       **settings: attributes of `ResNet` that override those of the variant: `stem`, `shortcut`, `dtype`, ...
 
     Returns:

@@ -32,8 +32,8 @@ class Variant:
       dataset: the dataset that the model was proposed for.
       image_size: height and width in pixels of the images of that dataset.
       num_classes: the number of classes of that dataset.
-      top1: published test accuracy on that dataset in [0, 1], of a single model and a single view; None: we know of no
-        such number.
+      top1: published accuracy in [0, 1] on the validation split of ImageNet-1k or the test split of another dataset, of
+        a single model and a single view; None: we know of no such number.
       top1_source: who published `top1`, and under which unusual conditions.
 
     Example:
@@ -132,8 +132,8 @@ def _stages(size: int) -> dict:
 
 
 VARIANTS: dict[str, Variant] = {
-    "resnet18": _imagenet(V1_5, 69.758, TORCHVISION, _18),
-    "resnet34": _imagenet(V1_5, 73.314, TORCHVISION, _34),
+    "resnet18": _imagenet(RESNET, 69.758, TORCHVISION, _18),
+    "resnet34": _imagenet(RESNET, 73.314, TORCHVISION, _34),
     "resnet50": _imagenet(V1_5, 76.130, TORCHVISION, _50),
     "resnet101": _imagenet(V1_5, 77.374, TORCHVISION, _101),
     "resnet152": _imagenet(V1_5, 78.312, TORCHVISION, _152),

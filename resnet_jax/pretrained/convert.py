@@ -70,7 +70,7 @@ def to_variables(
 
     Args:
       arrays: the arrays by their names in `scheme`. They may have any floating dtype, which is kept.
-      scheme: the naming scheme, see `naming.detect_scheme`.
+      scheme: the naming scheme, see `naming.find_schemes`.
       abstract: the shapes of the model's variables, `{"params": ..., "batch_stats": ...}`, as from `jax.eval_shape`.
       skip: name patterns of arrays to leave out. They are compared with our names, such as "head/kernel", and with the
         names in `scheme`.

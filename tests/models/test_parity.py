@@ -123,9 +123,11 @@ def largest_difference(actual, expected):
     """Return the largest relative difference (norm over norm) of all arrays in a tree, and the array's path."""
     assert jax.tree.map(np.shape, actual) == jax.tree.map(np.shape, expected)
     relative = jax.tree.map(lambda a, b: np.linalg.norm(a - b) / np.linalg.norm(b), actual, expected)
-    return max(
-        (float(value), jax.tree_util.keystr(path)) for path, value in jax.tree_util.tree_leaves_with_path(relative)
-    )
+    by_path = {
+        jax.tree_util.keystr(path): float(value) for path, value in jax.tree_util.tree_leaves_with_path(relative)
+    }
+    assert np.isfinite(list(by_path.values())).all(), by_path  # `max` would pass over NaN.
+    return max((value, path) for path, value in by_path.items())
 
 
 @pytest.mark.parametrize("results", ALL, indirect=True)

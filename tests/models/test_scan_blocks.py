@@ -56,14 +56,14 @@ def test_scan_has_the_same_initial_variables():
 
 
 def test_stochastic_depth_in_a_scan_draws_a_mask_per_block():
-    """With one mask for all blocks, an example would pass through all of them or none."""
+    """Four blocks give 16 combinations; with one key for the two scanned blocks, there would be 12 at most."""
     _, scanned = make_models(stochastic_depth=0.6)
     images = np.broadcast_to(IMAGES[:1], (256, 8, 8, 3))
     variables = scanned.init(jax.random.key(0), IMAGES, train=False)
     logits, _ = jax.jit(scanned.apply, static_argnames=("train", "mutable"))(
         variables, images, train=True, mutable=("batch_stats",), rngs={"dropout": jax.random.key(1)}
     )
-    assert len(np.unique(np.asarray(logits)[:, 0].round(4))) > 8
+    assert len(np.unique(np.asarray(logits)[:, 0].round(4))) > 12
 
 
 @pytest.mark.slow
