@@ -323,9 +323,12 @@ def address_of_initial_weights(config: ConfigDict) -> str:
 
 
 def _find_public(config: ConfigDict) -> PublicWeights | None:
-    """Return the public weights that `config.init_from` names; None if it names a path or an address."""
+    """Return the public weights of the model that `config.init_from` names by tag or address; None: it names others."""
     kind, _, tag = config.init_from.partition(":")
-    return public_weights.find(config.model.name, tag or None) if kind == PUBLIC else None
+    if kind == PUBLIC:
+        return public_weights.find(config.model.name, tag or None)
+    rows = public_weights.PUBLIC_WEIGHTS.get(config.model.name, ())
+    return next((row for row in rows if row.address == config.init_from), None)
 
 
 def is_run_directory(path: str) -> bool:

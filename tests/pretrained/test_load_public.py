@@ -18,7 +18,10 @@ def assert_equal(first, second):
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-@pytest.mark.parametrize(("init_from", "tag"), [("pretrained", "first"), ("pretrained:second", "second")])
+@pytest.mark.parametrize(
+    ("init_from", "tag"),
+    [("pretrained", "first"), ("pretrained:second", "second"), ("hf://owner/tiny.second", "second")],
+)
 def test_init_from_loads_public_weights_of_the_model(downloaded, tiny_config, single_device, caplog, init_from, tag):
     tiny_config.init_from = init_from
     with caplog.at_level(logging.INFO, "resnet_jax"):
@@ -61,10 +64,10 @@ def test_settings_that_differ_from_the_published_ones_are_kept_with_a_warning(do
     dataset.mean, dataset.std = (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)
     loaded = load_pretrained_without_data(tiny_config, open_initial_weights(tiny_config))
     assert (loaded.config.dataset.image_size, loaded.config.dataset.mean) == (9, (0.1, 0.1, 0.1))
-    of_mean, _, of_size = caplog.messages
+    mean_warning, _, size_warning = caplog.messages
     mean, std = public_tiny.MEAN, public_tiny.STD
-    assert of_mean.endswith(f'To use these: --config.dataset.mean="{mean}" --config.dataset.std="{std}"')
-    assert of_size.endswith(
+    assert mean_warning.endswith(f'To use these: --config.dataset.mean="{mean}" --config.dataset.std="{std}"')
+    assert size_warning.endswith(
         "--config.dataset.image_size=8 --config.dataset.eval_crop=8 --config.dataset.eval_resize=10"
     )
 
