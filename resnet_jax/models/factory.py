@@ -76,8 +76,15 @@ def create_model(name: str, num_classes: int, **settings) -> ResNet:
         raise UserError(f"model.blur_pool does not work with the max-pools of {name}. Set model.blur_pool=False.")
     if issubclass(model.block, MaxPoolBlock) and "shortcut" in settings:
         raise UserError(f"model.shortcut has no effect on {name}, whose blocks have their own. Leave it unset.")
-    if model.block is PlainMaxPoolBlock and model.zero_init_residual:
-        raise UserError(f"{name} has no shortcuts, so it cannot learn with model.zero_init_residual. Leave it unset.")
+    if model.block is PlainMaxPoolBlock:
+        needs_shortcut = {
+            "zero_init_residual": model.zero_init_residual,
+            "residual_scale": model.residual_scale is not None,
+            "stochastic_depth": model.stochastic_depth > 0,
+        }
+        for setting, is_set in needs_shortcut.items():
+            if is_set:
+                raise UserError(f"model.{setting} does not work with {name}, which has no shortcuts. Leave it unset.")
     if model.norm_group_size and model.norm != "batch_norm":
         raise UserError(
             f"batch_norm.group_size works only with batch_norm, and {name} has {model.norm}. "

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
+from resnet_jax.errors import UserError
 from resnet_jax.models.layers import (
     Activation,
     Bias,
@@ -380,6 +381,10 @@ class MaxPoolBlock(ResidualBlock):
     @staticmethod
     def final_layers(x: jax.Array, layers: Layers) -> jax.Array:
         del layers
+        if 0 in x.shape[1:3]:
+            raise UserError(
+                "the images are too small for the max-pools of this model. Set a larger dataset.image_size."
+            )
         return jnp.max(x, axis=(1, 2), keepdims=True)
 
 
@@ -396,8 +401,8 @@ class ResNet(nn.Module):
     """The ResNet of He et al. 2015 and the variants that followed it.
 
     Attributes:
-      stage_sizes: the number of blocks per stage. Every stage but the first halves the resolution and, without
-        `stage_widths`, doubles the width.
+      stage_sizes: the number of blocks per stage. Every stage but the first halves the resolution (with max-pool
+        blocks, the first does so as well) and, without `stage_widths`, doubles the width.
       num_classes: the number of logits; 0: no head, and the pooled features take the place of the logits.
       block: the kind of residual block, which says where norms and activations go.
       residual: a function from width and stride to the convolutions of a block: `basic`, `bottleneck` or
@@ -467,7 +472,8 @@ class ResNet(nn.Module):
         training.
 
         Args:
-          images: [batch, height, width, channels], of any size and number of channels.
+          images: [batch, height, width, channels], of any number of channels. Any size will do, except that the
+            max-pools of airbench need at least 9 pixels.
           train: whether to run in training mode (batch statistics, dropout, stochastic depth).
           return_features: whether to return the features as well.
 
@@ -475,6 +481,9 @@ class ResNet(nn.Module):
           The logits, float32 [batch, classes]. With `return_features` also a dict of features: "stem", "stage1",
           "stage2", ... map to [batch, height, width, channels] of `dtype`, and "pooled" (the input of the head) maps to
           float32 [batch, channels].
+
+        Raises:
+          UserError: if the images are too small.
         """
         layers = Layers(
             train=train,

@@ -22,7 +22,13 @@ from resnet_jax.models.factory import create_model, from_config, list_models
         ("resnet18", {"norm": "batchnorm"}, "unknown model.norm 'batchnorm'. Did you mean batch_norm"),
         ("resnet50", {"shortcut": "pad"}, "works only with basic blocks"),
         ("airbench94", {"shortcut": "projection"}, "whose blocks have their own. Leave it unset."),
-        ("airbench94_plain", {"zero_init_residual": True}, "so it cannot learn with model.zero_init_residual."),
+        (
+            "airbench94_plain",
+            {"zero_init_residual": True},
+            "model.zero_init_residual does not work with airbench94_plain",
+        ),
+        ("airbench94_plain", {"residual_scale": 0.0}, "model.residual_scale does not work with airbench94_plain"),
+        ("airbench94_plain", {"stochastic_depth": 0.1}, "model.stochastic_depth does not work with airbench94_plain"),
         ("fixup_resnet50", {"norm": "batch_norm"}, "identity anyway. Set model.norm=scalar_bias"),
         (
             "fixup_resnet50",

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax.errors import UserError
 from resnet_jax.models import resnet
 from resnet_jax.models.factory import create_model
 from resnet_jax.models.resnet import (
@@ -287,6 +288,15 @@ def abstract_output(model, shape):
 def test_model_accepts_any_image_size_and_channel_count(name, shape):
     logits, _, _ = abstract_output(create_model(name, 7), shape)
     assert logits.shape == (shape[0], 7)
+
+
+@pytest.mark.parametrize("name", ["airbench94", "airbench94_plain", "airbench96"])
+def test_airbench_needs_nine_pixels(name):
+    model = create_model(name, 7)
+    logits, _, _ = abstract_output(model, (2, 9, 9, 3))
+    assert logits.shape == (2, 7)
+    with pytest.raises(UserError, match="too small for the max-pools of this model"):
+        abstract_output(model, (2, 9, 8, 3))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
