@@ -61,9 +61,9 @@ CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "cifar10_short": {
         "none": (),
-        "optimizer: SGD at 0.025": (*SGD, "--config.optimizer.learning_rate=0.025"),
         "optimizer: SGD at 0.05": (*SGD, "--config.optimizer.learning_rate=0.05"),
         "optimizer: SGD at 0.1": (*SGD, "--config.optimizer.learning_rate=0.1"),
+        "optimizer: SGD at 0.2": (*SGD, "--config.optimizer.learning_rate=0.2"),
         "weight decay: none": ("--config.optimizer.weight_decay=0.0",),
         "kernel norms: free": ("--config.optimizer.fixed_kernel_norm=False",),
         "flip: at random": RANDOM_FLIP,
