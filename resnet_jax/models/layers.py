@@ -138,7 +138,8 @@ class Layers:
             return nn.GroupNorm(
                 num_groups, epsilon=self.norm_epsilon, scale_init=scale_init, dtype=self.dtype, name=name
             )(x)
-        return Bias((x.shape[-1],) if self.norm_name == "bias" else (), name=name)(x)
+        bias_shapes = {"bias": (x.shape[-1],), "scalar_bias": ()}
+        return Bias(bias_shapes[self.norm_name], name=name)(x)
 
     def activate(self, x: jax.Array) -> jax.Array:
         """Apply the activation."""

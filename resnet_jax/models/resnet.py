@@ -76,7 +76,7 @@ def bit_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Ar
 def whitening_stem(x: jax.Array, width: int, layers: Layers, activate: bool) -> jax.Array:
     """Apply a 2x2 convolution, without padding, that whitens patches (Coates & Ng 2012, section 2.2), and a bias.
 
-    It has 8 channels per channel of the images, whatever `width` is. A new run computes the kernel from its training
+    It outputs 8 channels per channel of the images and ignores `width`. A new run computes the kernel from its training
     images (`whitening.patch_whitening_kernel`). Freeze "stem_conv/kernel" to leave it unchanged in training.
     """
     del width
@@ -191,7 +191,7 @@ class ResidualBlock(nn.Module):
           drop_rate: the probability of dropping F for an example in training; None: never.
 
         Returns:
-          [batch, height / stride, width / stride, `convolutions[-1].features`].
+          [batch, height / stride, width / stride, `convolutions[-1].features`], rounded up, or down by max-pools.
         """
         raise NotImplementedError
 
