@@ -28,8 +28,8 @@ class Weights:
     Attributes:
       arrays: float32 arrays by name.
       metadata: further information, such as the names of the classes.
-      other_dtypes: the dtypes of the arrays that are not floating-point, by name, spelled as in the file: "int64" or, in
-        safetensors, "I64".
+      other_dtypes: the dtypes of the arrays that are not floating-point, by name, spelled as in the file: "int64" or,
+        in safetensors, "I64".
     """
 
     arrays: dict[str, np.ndarray]
