@@ -196,7 +196,10 @@ def compiled_step(lines: Lines) -> str:
 
 
 def ablation(lines: Lines) -> str:
-    """Format means over the seeds, from the newest line of each recipe. Differences compare equal seeds."""
+    """Format means over the seeds, from the newest line of each recipe. Differences compare equal seeds.
+
+    The last column says where and when the last seed was trained.
+    """
     newest = list({line["recipe"]: line for line in lines}.values())
     rows = []
     for line in newest:
@@ -213,7 +216,7 @@ def ablation(lines: Lines) -> str:
                     difference if change != "none" else "-",
                     _accuracy([run["tta_top1"] for run in runs]),
                     duration(statistics.mean(run["seconds"] for run in runs)),
-                    _measured(line, f"{line['epochs']} epochs of {line['images']:,} images"),
+                    _measured(runs[-1]["provenance"], f"{line['epochs']} epochs of {line['images']:,} images"),
                 )
             )
     header = (
