@@ -6,7 +6,7 @@
 Each run trains the recipe with one change, for `--epochs` epochs of the first `--images` training images, and is scored
 on the last 5,000. The test split is not read. Runs with the same seed start from the same weights, if their models are
 the same, and see the same batches. SGD is tried with three learning rates. The runs stay in --runs, so the same command
-resumes.
+resumes. Each command adds a line to results.jsonl; the table shows the newest line of each change.
 """
 
 import json

@@ -196,34 +196,35 @@ def compiled_step(lines: Lines) -> str:
 
 
 def ablation(lines: Lines) -> str:
-    """Format means over the seeds, from the newest line of each recipe. Differences compare equal seeds.
+    """Format means over the seeds, from the newest line of each recipe and change.
 
-    The last column says where and when the last seed was trained.
+    Differences compare equal seeds of the same line. The last column says where and when the last seed was trained.
     """
-    newest = list({line["recipe"]: line for line in lines}.values())
+    newest = {(line["recipe"], change): line for line in lines for change in line["runs"]}
     rows = []
-    for line in newest:
+    for recipe, change in sorted(newest, key=lambda key: key[0]):
+        line = newest[recipe, change]
+        runs = line["runs"][change]
+        top1 = [run["top1"] for run in runs]
         unchanged = [run["top1"] for run in line["runs"]["none"]]
-        for change, runs in line["runs"].items():
-            top1 = [run["top1"] for run in runs]
-            differences = [changed - baseline for changed, baseline in zip(top1, unchanged, strict=True)]
-            difference = _interval(differences) if len(differences) > 1 else f"{100 * differences[0]:+.2f}"
-            rows.append(
-                (
-                    f"`{line['recipe']}`",
-                    change,
-                    _accuracy(top1),
-                    difference if change != "none" else "-",
-                    _accuracy([run["tta_top1"] for run in runs]),
-                    duration(statistics.mean(run["seconds"] for run in runs)),
-                    _measured(runs[-1]["provenance"], f"{line['epochs']} epochs of {line['images']:,} images"),
-                )
+        differences = [changed - baseline for changed, baseline in zip(top1, unchanged, strict=True)]
+        difference = _interval(differences) if len(differences) > 1 else f"{100 * differences[0]:+.2f}"
+        rows.append(
+            (
+                f"`{recipe}`",
+                change,
+                _accuracy(top1),
+                difference if change != "none" else "-",
+                _accuracy([run["tta_top1"] for run in runs]),
+                duration(statistics.mean(run["seconds"] for run in runs)),
+                _measured(runs[-1]["provenance"], f"{line['epochs']} epochs of {line['images']:,} images"),
             )
+        )
     header = (
         *("recipe", "change", "validation top-1 (seeds)", "difference, points", "with TTA (seeds)", "time"),
         "measured",
     )
-    return _markdown(header, rows, newest)
+    return _markdown(header, rows, newest.values())
 
 
 def accuracy(lines: Lines) -> str:

@@ -77,6 +77,25 @@ def test_imbalance_table_compares_each_setting_with_none_by_seed():
     assert changed[4] == "+15.00 (-48.53 to +78.53)"
 
 
+def test_ablation_table_joins_changes_that_were_recorded_apart():
+    """Each difference is from the unchanged recipe of the same line, which may be from another machine."""
+    provenance = dict.fromkeys(("jax", "commit", "date", "device"), "x") | {"backend": "gpu"}
+
+    def line(**top1_by_change):
+        runs = {
+            change: [{"top1": top1, "tta_top1": top1, "seconds": 60.0, "provenance": provenance}]
+            for change, top1 in top1_by_change.items()
+        }
+        return {"recipe": "a.py", "epochs": 4, "images": 512, "runs": runs, "command": "c"}
+
+    rows = cells(tables.ablation([line(none=0.7, relu=0.6, sgd=0.1), line(none=0.8, sgd=0.5)]))
+    assert [row[1:4] for row in rows] == [
+        ["none", "80.00 % (1)", "-"],
+        ["relu", "60.00 % (1)", "-10.00"],
+        ["sgd", "50.00 % (1)", "-30.00"],
+    ]
+
+
 def test_learning_rate_table_shows_the_difference_between_the_rates():
     line = {
         **PROVENANCE,
