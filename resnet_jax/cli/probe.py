@@ -47,7 +47,9 @@ def run(workdirs: list[str]) -> ExitCode:
         dataset.name, dataset.data_dir = own.name, own.data_dir
         dataset.max_unreadable = own.max_unreadable
         dataset.train_split = own.train_split
-        dataset.validation_split = "" if own.validation_split == splits.NO_SPLIT else own.validation_split
+        for purpose in ("validation", "test"):
+            split = own[f"{purpose}_split"]
+            dataset[f"{purpose}_split"] = "" if split == splits.NO_SPLIT else split
     else:
         dataset = CONFIG.value.dataset
     # Do not load another dataset into memory to read its labels, because its images may differ in size.

@@ -96,7 +96,10 @@ def probe(
     check_splits(dataset, sources)
     for purpose in ("validation", "test"):
         if dataset[f"{purpose}_split"] == splits.NO_SPLIT:
-            raise UserError(f"a probe needs a {purpose} split. Set --config.dataset.{purpose}_split.")
+            raise UserError(
+                f"a probe needs a {purpose} split. Give --config=RECIPE --config.dataset.{purpose}_split=... with the "
+                "recipe of the dataset."
+            )
     results = []
     first = next(iter(models.values()))
     subsets = {purpose: examples_of_run(dataset, sources, purpose, reporter) for purpose in (TRAINING, VALIDATION)}

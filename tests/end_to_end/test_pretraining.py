@@ -1,6 +1,7 @@
 """Pre-training without labels and what follows it, by the commands that users type."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -50,6 +51,18 @@ def test_probe_prints_a_table(pretrained):
     assert probed.returncode == 0, probed.stderr
     assert "linear top-1" in probed.stdout
     assert probed.stdout.splitlines()[-1].startswith("random weights")
+
+
+@pytest.mark.slow
+def test_probe_has_the_splits_of_the_run(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run, tmp_path / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    splits = {"train": "train[:500]", "validation": "train[500:600]", "test": "train[600:]"}
+    config["dataset"].update({f"{purpose}_split": split for purpose, split in splits.items()})
+    (workdir / "config.json").write_text(json.dumps(config))
+    probed = run("probe", f"--workdir={workdir}", "--fractions=1", "--format=json")
+    assert probed.returncode == 0, probed.stderr
+    assert json.loads(probed.stdout.splitlines()[-1])["splits"] == splits
 
 
 @pytest.mark.slow
