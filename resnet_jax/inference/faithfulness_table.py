@@ -71,7 +71,7 @@ class FaithfulnessMeter:
             self._areas[name].append(self._measure_areas(batch, maps, readable))
             started = time.perf_counter()  # All programs have been compiled for this shape.
             jax.block_until_ready(self._attribute(self._model, name, batch))
-            self._seconds[name].append((time.perf_counter() - started) / batch.num_images)
+            self._seconds[name].append((time.perf_counter() - started) / len(batch.images))
             self._correlations[name].append(
                 np.stack(
                     [

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from resnet_jax import trained_model
 from resnet_jax.attribution.methods import METHODS
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.sources import open_sources
@@ -111,13 +112,18 @@ class BrokenSource:
 
 
 @pytest.mark.slow
-def test_explainer_reports_unreadable_images_in_their_place(trained):
+def test_explainer_reports_unreadable_images_in_their_place(tiny_run, single_device, monkeypatch):
+    """The four images are two batches."""
+    monkeypatch.setattr(trained_model, "MAX_ATTRIBUTION_BATCH_PER_DEVICE", 2)
+    trained = trained_model.load_run(str(tiny_run), single_device)
     source = BrokenSource(open_sources("digits")["test"])
     examples = open_external_examples(trained, Subset.from_split({"test": source}, "test"), reporter=None)
     explainer = Explainer(trained, ("input_gradient", "hires_cam", "input_gradient"))
     assert explainer.methods == ("input_gradient", "hires_cam")
     batches = explainer.explain(examples, Reporter(active=False), has_labels=True)
-    explanations = [explanation for _, batch in batches for explanation in batch]
+    by_batch = [list(batch) for _, batch in batches]
+    assert list(map(len, by_batch)) == [2, 2]
+    explanations = by_batch[0] + by_batch[1]
     assert explanations[1] == Problem("test[1]", "it is empty")
     assert [explanation.name for explanation in explanations] == [f"test[{index}]" for index in range(4)]
     for index in (0, 2, 3):
