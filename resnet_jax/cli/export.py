@@ -181,6 +181,8 @@ def _as_text(trained, program, images: str, exported) -> str:
         for name, values in measured.items():
             speed = f"{values.latency_ms:,.2f} ms for one image, {values.images_per_second:,.0f} images/s in batches"
             lines.append(f"  {name:8s} top-1 {values.top1:.2%}  {values.num_bytes / 1e6:,.1f} MB  {speed}")
+        if trained.step is None:
+            lines.append("The published weights may have been trained on these images.")
     return "\n".join(lines)
 
 

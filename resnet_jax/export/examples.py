@@ -25,12 +25,10 @@ class Examples(NamedTuple):
 
     Attributes:
       images: uint8 [n, height, width, channels], in the size that the model takes.
-      labels: int32 [n], the labels of the model; None for random images.
       name: what the images are, such as "validation images".
     """
 
     images: np.ndarray
-    labels: np.ndarray | None
     name: str
 
 
@@ -75,28 +73,25 @@ class RunExamples:
           UserError: if none of them can be read.
         """
         positions = np.unique(np.linspace(0, len(self) - 1, size).astype(int))
-        parts = list(self._read(self._subset.take(positions), batch_size=64))
-        images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        images = np.concatenate([images for images, _ in self._read(self._subset.take(positions), batch_size=64)])
         if not len(images):
             raise UserError(f"none of the {self.name} can be read. Check them with the command inspect.")
-        return Examples(images, labels, self.name)
+        return Examples(images, self.name)
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Iterate over the images and labels of all examples that can be read."""
-        return self._read(self._subset, batch_size)
+        """Iterate over the images, and the labels of the model, of all examples that can be read."""
+        labels_of_model = np.asarray(class_matching.match(self._subset.classes, self._trained.classes), np.int32)
+        for images, labels in self._read(self._subset, batch_size):
+            yield images, labels_of_model[labels]
 
     def _read(self, subset: Subset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         examples = open_external_examples(self._trained, subset, self._reporter)
-        # No proof uses the labels of models without classes, or with any number of labels per image.
-        uses_labels = bool(self._trained.classes) and subset.label_sets is None
-        labels_of_model = class_matching.match(subset.classes, self._trained.classes) if uses_labels else []
         channels = len(self._trained.preprocess.mean)
         for images, info in examples.batches(batch_size, np.arange(batch_size)):
             readable = info.labels != NO_LABEL
             # If the model normalizes gray images to three channels, the file takes three.
             colored = np.broadcast_to(images[readable], (readable.sum(), *images.shape[1:3], channels))
-            labels = info.labels[readable]
-            yield colored, np.asarray(labels_of_model, np.int32)[labels] if uses_labels else labels
+            yield colored, info.labels[readable]
 
 
 def sample_validation(trained: TrainedModel, size: int, data_dir: str | None, reporter: Reporter) -> Examples:
@@ -114,5 +109,5 @@ def sample_validation(trained: TrainedModel, size: int, data_dir: str | None, re
     except UserError as error:
         logger.warning(f"The file is checked on random images, because the dataset cannot be opened: {error}")
         shape = (RANDOM_IMAGES, image_size, image_size, len(dataset.mean))
-        return Examples(np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "random images")
+        return Examples(np.random.default_rng(0).integers(0, 256, shape, np.uint8), "random images")
     return RunExamples(trained, VALIDATION, data_dir, reporter).sample(size)

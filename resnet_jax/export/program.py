@@ -98,6 +98,8 @@ def _describe(trained: TrainedModel) -> dict[str, object]:
     return {
         "model": trained.config.model.name,
         "classes": trained.classes,
+        "thresholds": trained.decision_thresholds,
+        "bit_depth": dataset.bit_depth,
         "mean": dataset.mean,
         "std": dataset.std,
         "resize_shorter_side": dataset.eval_resize or crop,

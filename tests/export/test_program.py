@@ -61,6 +61,16 @@ def test_metadata_say_how_to_prepare_images_and_where_the_model_comes_from(train
     assert metadata["mean"] == pytest.approx(trained.config.dataset.mean)
     assert metadata["commit"] == provenance.describe()["commit"]
     assert len(metadata["config_sha256"]) == 64
+    assert metadata["thresholds"] is None
+
+
+def test_metadata_have_the_thresholds_of_a_model_for_any_number_of_labels(trained):
+    config = trained.config.copy_and_resolve_references()
+    config.dataset.multi_label, config.dataset.bit_depth = True, 12
+    thresholds = tuple(number / 10 for number in range(10))
+    multi_label = dataclasses.replace(trained, config=config, thresholds=thresholds)
+    metadata = make_program(multi_label, ["probabilities"], IMAGE_SHAPE).metadata
+    assert (metadata["thresholds"], metadata["bit_depth"]) == (thresholds, 12)
 
 
 @pytest.mark.parametrize(
