@@ -5,6 +5,7 @@ the class. The thresholds are chosen on the validation split.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -55,12 +56,12 @@ def example_metrics(
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabelMeans:
-    """Means over all examples that could be read, and over all classes with at least one of them.
+    """Means over all examples that could be read.
 
     Attributes:
       loss: binary cross-entropy in nats, the mean over the classes.
-      map: mean over the classes of the average precision, in [0, 1].
-      f1: mean over the classes of the F1 score at their thresholds (macro-F1), in [0, 1].
+      map: mean of the average precision over the classes that have examples, in [0, 1].
+      f1: mean of the F1 score at the thresholds over the classes that have examples (macro-F1), in [0, 1].
       top1: fraction of the examples whose most probable class is one of their labels.
       examples: how many examples the means are over.
       unreadable: how many more examples could not be read.
@@ -163,11 +164,15 @@ def _class_metrics(
     from sklearn import metrics  # Imported here, because importing it takes seconds.
 
     positives, num_predicted, correct = int(targets.sum()), int(predicted.sum()), int((predicted & targets).sum())
+    average_precision = None
+    if positives:
+        finite = np.isfinite(probabilities).all()  # If not, training has diverged.
+        average_precision = float(metrics.average_precision_score(targets, probabilities)) if finite else math.nan
     return MultiLabelClass(
         name,
         positives,
         num_predicted,
-        average_precision=float(metrics.average_precision_score(targets, probabilities)) if positives else None,
+        average_precision=average_precision,
         precision=correct / num_predicted if num_predicted else None,
         recall=correct / positives if positives else None,
         f1=2 * correct / (positives + num_predicted) if positives + num_predicted else None,

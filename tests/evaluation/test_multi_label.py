@@ -52,6 +52,11 @@ def test_report_agrees_with_scikit_learn():
     )
 
 
+def test_diverged_model_has_no_average_precision():
+    diverged = examples()._replace(probabilities=np.full(TARGETS.shape, np.nan, np.float32))
+    assert np.isnan(multi_label.report(diverged, LABEL_SETS, CLASSES, 200).means.map)
+
+
 def test_average_precision_is_the_area_under_the_curve_of_precision_over_recall():
     """The sum of the precision at each example of the class, ranked by probability, over their number."""
     report = multi_label.report(examples(), LABEL_SETS, CLASSES, 200)
