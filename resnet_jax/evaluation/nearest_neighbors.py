@@ -1,5 +1,6 @@
 """Features of examples, and validation of features by nearest neighbors."""
 
+import collections
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -72,14 +73,18 @@ def make_compute_features(
         variables: dict, examples: EvaluationData, interrupted: Callable[[], object] = lambda: False
     ) -> LabeledFeatures | None:
         pace = parallel.pace_of_independent_calls(mesh)
+        on_devices: collections.deque[tuple[jax.Array, ...]] = collections.deque()
         batches = []
         for images, info in examples.batches(batch_size, local_rows):
             rows = (images, info.labels, info.positions.astype(np.int32))
-            batches.append(compiled(variables, *parallel.place_rows(rows, mesh, batch_size)))
-            pace(batches[-1])
+            on_devices.append(compiled(variables, *parallel.place_rows(rows, mesh, batch_size)))
+            pace(on_devices[-1])
+            if len(on_devices) > parallel.CALLS_AHEAD:  # The features of all images may not fit on the devices.
+                batches.append(parallel.fetch(on_devices.popleft()))
             if interrupted():
                 return None
-        features = LabeledFeatures(*map(np.concatenate, zip(*parallel.fetch(batches), strict=True)))
+        batches += parallel.fetch(list(on_devices))
+        features = LabeledFeatures(*map(np.concatenate, zip(*batches, strict=True)))
         return features.take(np.flatnonzero((features.labels != NO_LABEL) & (features.positions != NO_POSITION)))
 
     return compute_features
@@ -135,8 +140,9 @@ def classify(bank: LabeledFeatures, queries: LabeledFeatures) -> np.ndarray:
     """
     num_classes, neighbors = int(bank.labels.max()) + 1, min(NEIGHBORS, len(bank.labels))
     vote = jax.jit(nearest_neighbor_classes, static_argnums=(3, 4))
+    bank_values, bank_labels = jax.device_put((bank.values, bank.labels))
     parts = [
-        vote(queries.values[start : start + QUERIES_AT_ONCE], bank.values, bank.labels, num_classes, neighbors)
+        vote(queries.values[start : start + QUERIES_AT_ONCE], bank_values, bank_labels, num_classes, neighbors)
         for start in range(0, len(queries.labels), QUERIES_AT_ONCE)
     ]
     return np.concatenate(parts)

@@ -89,7 +89,8 @@ def nearest_neighbor_classes(
     Returns:
       int32 [m], the class with the most votes.
     """
-    cosines = directions(queries) @ directions(bank).T
+    # By default, TPUs would multiply in bfloat16.
+    cosines = jnp.matmul(directions(queries), directions(bank).T, precision="highest")
     similarities, indices = jax.lax.top_k(cosines, neighbors)
     weights = jnp.exp((similarities - 1) / temperature)  # The factor exp(-1 / temperature) changes no vote.
     votes = jnp.einsum("mk,mkc->mc", weights, jax.nn.one_hot(labels[indices], num_classes))
