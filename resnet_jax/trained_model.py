@@ -47,7 +47,7 @@ class Outputs(NamedTuple):
     """Outputs of a model for n images.
 
     Attributes:
-      probabilities: float32 [n, classes].
+      probabilities: float32 [n, classes]; meaningless if the model has no head.
       features: float32 [n, width], the input of the head.
       problems: why an image cannot be read, by the index of its row. The rows of these images are meaningless.
     """
@@ -105,7 +105,7 @@ class TrainedModel:
       classes: the names of the classes, by label.
       model: the Linen module.
       variables: `{"params": ..., "batch_stats": ...}`, replicated over `mesh`. For a run with `ema_decay`, these are
-        the averaged variables.
+        the averaged variables, except after BYOL, whose average is only a target.
       preprocess: a function from uint8 images [batch, height, width, channels] to the input of `model`.
       step: the number of training steps; None for pretrained weights.
       mesh: the devices.
@@ -413,31 +413,38 @@ def load_run(workdir: str, mesh: Mesh | None = None, calibrated: bool = True) ->
       (2, 10)
     """
     directory = WorkDir(workdir)
-    settings = directory.config().checkpoint
+    settings_of_checkpoints = directory.config().checkpoint
+    keep, best_metric = settings_of_checkpoints.keep, settings_of_checkpoints.best_metric
     mesh = mesh or parallel.make_mesh()
-    with directory.open_checkpoints(settings.keep, settings.best_metric, read_only=True) as checkpoints:
+    with directory.open_checkpoints(keep, best_metric, read_only=True) as checkpoints:
         trained = restore_chosen(directory, checkpoints, mesh)
     thresholds = directory.thresholds()
-    if thresholds and thresholds["checkpoint_step"] == trained.step:
-        trained = dataclasses.replace(
-            trained, thresholds=tuple(thresholds["thresholds"][name] for name in trained.classes)
-        )
+    if thresholds and _belongs_to(trained, thresholds, f"The thresholds of {directory.path} are", "Finish the run."):
+        by_class = thresholds["thresholds"]
+        trained = dataclasses.replace(trained, thresholds=tuple(by_class[name] for name in trained.classes))
     calibration = directory.calibration() if calibrated else None
-    if calibration is None:
-        return trained
-    if calibration["checkpoint_step"] != trained.step:
+    if calibration and _belongs_to(
+        trained, calibration, f"The calibration of {directory.path} is", "Calibrate the run again."
+    ):
+        trained = trained.with_temperature(calibration["temperature"])
+    return trained
+
+
+def _belongs_to(trained: TrainedModel, fitted: dict, subject: str, remedy: str) -> bool:
+    """Return whether what was fitted on validation was fitted to this checkpoint. If not, warn that it is not used."""
+    fits = fitted["checkpoint_step"] == trained.step
+    if not fits:
         logger.warning(
-            f"The calibration of {directory.path} is not used, because it belongs to step "
-            f"{calibration['checkpoint_step']:,}, not {trained.step:,}. Calibrate the run again."
+            f"{subject} not used, because the checkpoint is of step {trained.step:,}, not of step "
+            f"{fitted['checkpoint_step']:,}. {remedy}"
         )
-        return trained
-    return trained.with_temperature(calibration["temperature"])
+    return fits
 
 
 def restore_chosen(directory: WorkDir, checkpoints: Checkpoints, mesh: Mesh | None = None) -> TrainedModel:
-    """Do what `load_run` does, with the checkpoints of the run already open.
+    """Restore the checkpoint that `load_run` chooses, without the thresholds and the temperature that it adds.
 
-    If they are open for writing and the best one is damaged, it is set aside, and the next best is restored.
+    If the checkpoints are open for writing and the best one is damaged, it is set aside, and the next best is restored.
     """
     config, classes = directory.config(), directory.classes()
     model = factory.from_config(config, len(classes))
