@@ -19,8 +19,10 @@ MIN_BIT_DEPTH = 8
 def measure(subset: Subset) -> int:
     """Return how many bits the 16-bit images of a subset use: 8 to 16; 16 if there are no such images.
 
-    The result comes from an evenly spaced sample.
+    The result comes from an evenly spaced sample or, for a `decoded:` dataset, from when it was decoded.
     """
+    if subset.decoded_bit_depth is not None:
+        return subset.decoded_bit_depth
     largest = 0
     for count in (FIRST_SAMPLE, SAMPLE):
         for position in np.unique(np.linspace(0, len(subset) - 1, count).astype(int)):

@@ -48,7 +48,7 @@ class DecodedSource:
         sets = info["label_sets"]
         self.label_sets = None if sets is None else np.asarray(sets, bool)
         entry = info["splits"][split]
-        self.channels = entry["channels"]
+        self.channels, self.bit_depth = entry["channels"], info["bit_depth"]
         self.labels = np.load(os.path.join(root, f"{split}.labels.npy"))
         with open(os.path.join(root, f"{split}.names.json"), encoding="utf-8") as file:
             self._names = json.load(file)
@@ -88,12 +88,14 @@ def open_decoded(name: str, moved_to: str | None = None) -> dict[str, DecodedSou
     root = canonical_path(moved_to or name.removeprefix(PREFIX))
     try:
         with open(os.path.join(root, INFO), encoding="utf-8") as file:
-            info = json.load(file)
-        sources = {split: DecodedSource(root, info, split) for split in info["splits"]}
+            text = file.read()
     except FileNotFoundError:
         raise UserError(
             f"{root} holds no decoded dataset ({INFO} is missing). Write one with the command decode, or let it finish."
         ) from None
+    try:
+        info = json.loads(text)
+        sources = {split: DecodedSource(root, info, split) for split in info["splits"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root} is damaged ({first_line(error)}). Write it again with the command decode.") from None
     for source in sources.values():

@@ -141,6 +141,8 @@ def write_decoded(
     folder = epath.Path(canonical_path(target))
     try:
         progress = _Progress(folder, info)
+        for entry in progress.shards.values():
+            reporter.add_unreadable(entry.get("problems", []))
         show_progress = reporter.counter("decoding images")
         missing = sum(map(len, subsets.values())) - progress.num_images()
         for subset in subsets.values():
@@ -194,7 +196,8 @@ class _Progress:
       info: what is being written; an earlier start must have written the same.
 
     Attributes:
-      shards: `{"labels": [...], "digest": ...}` by the name of the file.
+      shards: `{"labels": [...], "digest": ..., "problems": [...]}` by the name of the file. The problems are pairs of
+        the name of an image and the reason why it cannot be read.
       num_earlier: the number of images that earlier starts have written.
 
     Raises:
@@ -229,9 +232,9 @@ class _Progress:
         """Return the number of images that have been written."""
         return sum(len(entry["labels"]) for entry in self.shards.values())
 
-    def add(self, shard: str, labels: list[int], digest: str) -> None:
+    def add(self, shard: str, labels: list[int], digest: str, problems: list[tuple[str, str]]) -> None:
         """Record that a file is complete."""
-        self.shards[shard] = {"labels": labels, "digest": digest}
+        self.shards[shard] = {"labels": labels, "digest": digest, "problems": problems}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"shard": shard, **self.shards[shard]}) + "\n")
             files.sync_to_disk(file)
@@ -241,9 +244,12 @@ class _Progress:
         self._path.unlink()
 
 
-def _write_shard(path: epath.Path, images: Iterable[Encoded], reporter: Reporter) -> tuple[list[int], str]:
-    """Write records to a file, and return their labels and their hash."""
+def _write_shard(
+    path: epath.Path, images: Iterable[Encoded], reporter: Reporter
+) -> tuple[list[int], str, list[tuple[str, str]]]:
+    """Write records to a file, and return their labels, their hash and their problems; see `_Progress.shards`."""
     labels: list[int] = []
+    problems: list[tuple[str, str]] = []
     digest = hashlib.sha256()
     unfinished = path.parent / files.unfinished_name(path.name)
     writer = array_record_module.ArrayRecordWriter(os.fspath(unfinished), "group_size:1,uncompressed")
@@ -253,6 +259,7 @@ def _write_shard(path: epath.Path, images: Iterable[Encoded], reporter: Reporter
             digest.update(image.record)
             labels.append(image.label)
             if image.problem:
+                problems.append(image.problem)
                 reporter.add_unreadable([image.problem])
                 reporter.check_unreadable()
     finally:
@@ -260,7 +267,7 @@ def _write_shard(path: epath.Path, images: Iterable[Encoded], reporter: Reporter
     with open(unfinished, "rb+") as file:
         files.sync_to_disk(file)
     unfinished.replace(path)
-    return labels, digest.hexdigest()
+    return labels, digest.hexdigest(), problems
 
 
 def _as_npy(array: np.ndarray) -> bytes:

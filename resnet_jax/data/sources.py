@@ -117,6 +117,7 @@ class WithoutLabels:
     def __init__(self, source: Source):
         self._source = source
         self.channels = getattr(source, "channels", 3)
+        self.bit_depth = getattr(source, "bit_depth", None)
         if hasattr(source, "name"):
             self.name = source.name
         if hasattr(source, "__getitems__"):

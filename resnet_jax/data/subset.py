@@ -65,6 +65,11 @@ class Subset:
         return getattr(next(iter(self._sources.values())), "label_sets", None)
 
     @property
+    def decoded_bit_depth(self) -> int | None:
+        """The bit depth with which the images were decoded when they were stored; None if images are decoded now."""
+        return getattr(next(iter(self._sources.values())), "bit_depth", None)
+
+    @property
     def num_labels(self) -> int:
         """The number of values that the label of an example can have: the number of classes, or of `label_sets`."""
         return len(self.classes) if self.label_sets is None else len(self.label_sets)

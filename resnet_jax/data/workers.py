@@ -86,7 +86,8 @@ def results(work: Callable[[int], T], numbers: range, num_workers: int) -> Itera
     The results do not depend on the number of workers.
 
     Args:
-      work: a picklable function with small results. If it raises an error, the iterator raises it.
+      work: a picklable function. Its results go through pipes, which takes time if they are large. If it raises an
+        error, the iterator raises it.
       numbers: consecutive numbers.
       num_workers: number of processes; 0 uses threads of this process.
 
@@ -110,7 +111,7 @@ def _results(work: Callable[[int], T], numbers: range, num_workers: int) -> Iter
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(RESULTS_AHEAD, threads))
     data = grain.MapDataset.range(numbers.start, numbers.stop).map(work).to_iter_dataset(read_options)
     if num_workers:
-        # Send the small results through pipes: grain would not free all of its shared memory if a run ends early.
+        # Send the results through pipes: grain would not free all of its shared memory if a run ends early.
         use_pipes = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
         data = grain.experimental.WithOptionsIterDataset(data, use_pipes)
         options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=RESULTS_AHEAD)

@@ -6,9 +6,11 @@ from PIL import Image
 
 import resnet_jax
 from resnet_jax.data import decoded_writer
+from resnet_jax.data.bit_depth import measure
 from resnet_jax.data.decode import Unreadable
 from resnet_jax.data.decoded_writer import shrink, write_decoded
 from resnet_jax.data.sources import open_sources
+from resnet_jax.data.subset import Subset
 from resnet_jax.errors import UserError
 from resnet_jax.terminal import Reporter
 
@@ -98,6 +100,22 @@ def test_interrupted_command_resumes(folder, tmp_path, monkeypatch):
     assert whole.content_digest == resumed.content_digest
 
 
+def test_unreadable_images_of_earlier_starts_count(folder, tmp_path, monkeypatch):
+    """The start is interrupted after all images were decoded."""
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded_writer, "_as_npy", lambda array: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            decode(folder, tmp_path / "decoded")
+    assert [name.rpartition("/")[2] for name in decode(folder, tmp_path / "decoded")] == ["6.png"]
+
+
+def test_damaged_dataset_is_not_called_missing(folder, tmp_path):
+    decode(folder, tmp_path / "decoded")
+    (tmp_path / "decoded" / "train.labels.npy").unlink()
+    with pytest.raises(UserError, match=r"is damaged.*train\.labels\.npy"):
+        open_sources(f"decoded:{tmp_path}/decoded")
+
+
 def test_dataset_that_has_changed_is_not_resumed(folder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(decoded_writer, "_as_npy", lambda array: 1 / 0)
@@ -117,6 +135,8 @@ def test_images_of_twelve_bits_are_scaled_as_in_a_run(tmp_path):
     decode(f"folder:{tmp_path}/images", tmp_path / "decoded")
     image, _ = open_sources(f"decoded:{tmp_path}/decoded")["train"][0]
     assert image.max() == 255
+    # A run stores this, so that prediction scales the original files alike.
+    assert measure(Subset.from_split(open_sources(f"decoded:{tmp_path}/decoded"), "train")) == 12
 
 
 def test_directories_of_clients_are_not_lost_silently(tmp_path):
