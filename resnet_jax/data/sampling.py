@@ -75,11 +75,11 @@ class BalancedSampler(NextExampleSubstitutes):
     Args:
       seed: the seed of the run.
       labels: int [size], the labels of the training examples. Classes without examples are ignored, and so are
-        unreadable examples, whose label is `NO_LABEL`.
+        examples whose label cannot be read (`NO_LABEL`).
     """
 
     def __init__(self, seed: int, labels: np.ndarray):
-        self.seed, self.size = seed, len(labels)
+        self.seed, self.size, self._labels = seed, len(labels), labels
         self._members = [np.flatnonzero(labels == label) for label in np.unique(labels) if label != NO_LABEL]
         self._orders: dict[int, np.ndarray] = {}  # of the two epochs that were requested last
 
@@ -88,6 +88,14 @@ class BalancedSampler(NextExampleSubstitutes):
         if epoch not in self._orders:
             self._orders = {**dict(list(self._orders.items())[-1:]), epoch: self._draw(epoch)}
         return self._orders[epoch]
+
+    def candidates(self, epoch: int, position: int) -> Iterator[int]:
+        """Yield all positions of the same class, from this one on, and then all others; see `Sampler.candidates`."""
+        yield position
+        members = np.flatnonzero(self._labels == self._labels[position])
+        first = int(np.searchsorted(members, position))
+        yield from map(int, np.concatenate([members[first + 1 :], members[:first]]))
+        yield from super().candidates(epoch, position)
 
     def _draw(self, epoch: int) -> np.ndarray:
         num_classes = len(self._members)

@@ -61,6 +61,12 @@ class TestBalancedSampler:
         assert len({tuple(order) for order in expected.values()}) == 4
         assert not np.array_equal(BalancedSampler(4, LABELS)(0), expected[0])
 
+    def test_unreadable_example_is_replaced_by_another_of_its_class(self):
+        members = np.flatnonzero(LABELS == 1).tolist()
+        candidates = list(BalancedSampler(0, LABELS).candidates(0, members[2]))
+        assert candidates[: len(members)] == members[2:] + members[:2]
+        assert set(candidates) == set(range(100))
+
     def test_classes_are_mixed_within_an_epoch(self):
         order = LABELS[BalancedSampler(0, LABELS)(0)]
         assert len(set(order[:10])) == 3
