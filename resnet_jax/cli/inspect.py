@@ -69,13 +69,15 @@ def _inspect_dataset() -> ExitCode:
     from resnet_jax.data.sources import open_sources
     from resnet_jax.runtime import parallel
     from resnet_jax.terminal import Reporter, print_result
-    from resnet_jax.training import experiment
+    from resnet_jax.training import experiment, pretraining
 
     config = CONFIG.value
     mesh = parallel.make_mesh()
     experiment.check(config, mesh)
     contact_sheet.check(CONTACT_SHEET.value)
     sources = open_sources(config.dataset.name, config.dataset.data_dir)
+    if config.pretrain.method is not None:
+        sources = pretraining.without_labels(config.dataset, sources)
     if any(getattr(source, "label_sets", None) is not None for source in sources.values()):
         raise UserError(
             "inspect checks images with one label each, and these have any number of labels. Train without it."

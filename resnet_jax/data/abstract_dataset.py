@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax.data import feed_config, resident, splits, streaming, tfds
-from resnet_jax.data.dataset import Dataset, common_classes
+from resnet_jax.data.dataset import Dataset, common_classes, scored_subsets
 from resnet_jax.data.feed import Batch, Inputs, check_batch_size
 from resnet_jax.data.sources import is_on_this_machine, open_sources
 from resnet_jax.data.subset import Subset
@@ -122,7 +122,7 @@ def _describe_available(
     sources = open_sources(dataset.name, dataset.data_dir)
     splits.resolve(dataset, sources)
     train = Subset.from_split(sources, dataset.train_split)
-    logger.info(feed_config.resolve(dataset, train, mesh))
+    logger.info(feed_config.resolve(dataset, train, mesh, scored_subsets(dataset, sources)))
     size = len(train) - splits.held_out_size(dataset, len(train))
     return feed_config.training_image_shape(dataset, train), size, common_classes(sources), train.label_sets
 

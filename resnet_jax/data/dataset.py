@@ -94,12 +94,17 @@ def open_dataset(
     if is_new:
         _resolve_bit_depth(dataset, train)
     train.bit_depth = dataset.bit_depth or MAX_BIT_DEPTH
-    scored = [split for purpose, split in splits.configured(dataset).items() if purpose != "training"]
-    subsets = [Subset.from_split(sources, split) for split in scored] if is_new else []
-    logger.info(feed_config.resolve(dataset, train, mesh, subsets))
+    scored = scored_subsets(dataset, sources) if is_new else []
+    logger.info(feed_config.resolve(dataset, train, mesh, scored))
     if dataset.feed == "resident":
         return _open_resident(config, sources, train, classes, mesh, reporter)
     return _open_streaming(config, sources, train, classes, mesh, reporter)
+
+
+def scored_subsets(dataset: ConfigDict, sources: Mapping[str, Source]) -> list[Subset]:
+    """Return the examples of the validation split and of the test split, where there are any."""
+    scored = [split for purpose, split in splits.configured(dataset).items() if purpose != "training"]
+    return [Subset.from_split(sources, split) for split in scored]
 
 
 def _resolve_multi_label(dataset: ConfigDict, train: Subset) -> None:

@@ -12,7 +12,7 @@ from resnet_jax.data.host_batches import ExampleLoader
 from resnet_jax.data.streaming import StreamedExamples
 from resnet_jax.data.subset import NO_LABEL, Subset
 from resnet_jax.data.workers import default_workers
-from resnet_jax.errors import UserError, unknown_name
+from resnet_jax.errors import UserError, program, unknown_name
 from resnet_jax.runtime import parallel
 from resnet_jax.terminal import Reporter
 
@@ -67,17 +67,20 @@ def resolve(dataset: ConfigDict, subset: Subset, mesh: Mesh, scored: Sequence[Su
       UserError: if the feed is set to a resident one, which cannot resize the images to score.
     """
     shapes = subset.image_shapes
-    differ = len(shapes) > 1 or any(len(other.image_shapes) > 1 for other in scored)
+    all_shapes = {shape for part in (subset, *scored) for shape in part.image_shapes}
+    # Each step resizes the images of a resident feed. So each split can have squares of another size.
+    squares = all(height == width for height, width, _ in all_shapes)
+    differ = any(len(part.image_shapes) > 1 for part in (subset, *scored)) or (len(all_shapes) > 1 and not squares)
     if dataset.feed == "resident" and len(shapes) == 1 and differ:
         raise UserError(
-            "images of the validation or test split differ in size. Set dataset.image_size and dataset.feed=streaming "
-            "to resize all images."
+            "images of the validation or test split differ in size, from each other or from those for training. Set "
+            "dataset.image_size and dataset.feed=streaming to resize all images."
         )
     reason = "as configured"
     if dataset.feed == "auto":
         dataset.feed, reason = _choose_feed(dataset, subset, mesh, differ)
     if dataset.feed == "streaming":
-        if dataset.image_size is None and differ:
+        if dataset.image_size is None and len(all_shapes) > 1:
             is_square = len(shapes) == 1 and shapes[0][0] == shapes[0][1]
             dataset.image_size = shapes[0][0] if is_square else DEFAULT_IMAGE_SIZE
         if dataset.image_size is not None:
@@ -99,7 +102,7 @@ def _choose_feed(dataset: ConfigDict, subset: Subset, mesh: Mesh, images_differ:
 
     Args:
       dataset, subset, mesh: see `resolve`.
-      images_differ: whether images of a split differ in size.
+      images_differ: whether the images differ in size, so that a resident feed cannot hold them.
     """
     free = parallel.free_memory(mesh)  # All processes call this, even if their images differ by mistake.
     if dataset.eval_resize or dataset.eval_crop:
@@ -190,8 +193,17 @@ def external_examples(
 
 
 def sample_images(dataset: ConfigDict, subset: Subset, reporter: Reporter) -> np.ndarray:
-    """Return evenly spaced images of a subset, on which to measure mean and std: uint8 [n, height, width, channels]."""
+    """Return evenly spaced images of a subset, on which to measure mean and std: uint8 [n, height, width, channels].
+
+    Raises:
+      UserError: if none of them can be read.
+    """
     positions = np.unique(np.linspace(0, len(subset) - 1, STATISTICS_SAMPLE).astype(int))
     examples = streamed_examples(dataset, subset.take(positions), reporter)
     batches = examples.batches(32, np.arange(32))
-    return np.concatenate([images[info.labels != NO_LABEL] for images, info in batches])
+    images = np.concatenate([images[info.labels != NO_LABEL] for images, info in batches])
+    if not len(images):
+        raise UserError(
+            f"none of {len(positions):,} training images can be read. Check the dataset with `{program()} inspect`."
+        )
+    return images

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data.decode import Unreadable
+from resnet_jax.data.image_list import ImageList
 from resnet_jax.data.sources import canonical_name, is_on_this_machine, open_sources
 from resnet_jax.errors import UserError
 
@@ -89,6 +90,15 @@ def test_content_digest_changes_with_the_labels(write):
     first = open_sources(write(SEVERAL))["train"].content_digest
     assert open_sources(write(SEVERAL))["train"].content_digest == first
     assert open_sources(write(SEVERAL.replace("forest", "sea")))["train"].content_digest != first
+
+
+def test_content_digest_changes_with_the_combinations_of_labels(tmp_path):
+    """The files, their numbers and the classes stay the same."""
+    sets = np.eye(2, dtype=bool)
+    digests = {
+        ImageList(str(tmp_path), {"a.png": 0, "b.png": 1}, "xy", value).content_digest for value in (sets, ~sets)
+    }
+    assert len(digests) == 2
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,12 @@ class Images:
         return file.getvalue(), index % 2
 
 
+class Truncated(Images):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image[:60], label
+
+
 def whole_subset(source):
     return Subset.from_split({"train": source}, "train")
 
@@ -219,6 +225,23 @@ class TestResolve:
         feed_config.resolve(dataset, whole_subset(Images([(30, 40), (40, 30)])), mesh)
         assert sizes_and_feed(dataset) == ("streaming", 224, 256, 224)
 
+    def test_splits_of_different_sizes_are_scored_at_the_size_of_training(self, mesh):
+        small, large = whole_subset(Images([(30, 30)] * 2)), whole_subset(Images([(60, 60)] * 2))
+        dataset = dataset_settings(feed="streaming")
+        feed_config.resolve(dataset, small, mesh, [large])
+        assert sizes_and_feed(dataset) == ("streaming", 30, 34, 30)
+        dataset = dataset_settings(feed="resident")
+        feed_config.resolve(dataset, small, mesh, [large])
+        assert sizes_and_feed(dataset) == ("resident", 30, None, None)
+
+    def test_resident_feed_refuses_splits_of_different_sizes_that_are_not_square(self, mesh):
+        small, large = whole_subset(Images([(30, 40)] * 2)), whole_subset(Images([(60, 80)] * 2))
+        with pytest.raises(UserError, match="from each other or from those for training"):
+            feed_config.resolve(dataset_settings(feed="resident"), small, mesh, [large])
+        dataset = dataset_settings()
+        feed_config.resolve(dataset, small, mesh, [large])
+        assert sizes_and_feed(dataset) == ("streaming", 224, 256, 224)
+
     def test_only_the_first_images_are_opened_and_unreadable_ones_are_skipped(self, mesh):
         source = Images([None] * 3 + [(30, 40)] * 90)
         dataset = dataset_settings(feed="streaming")
@@ -265,6 +288,12 @@ class TestSampleImages:
         subset = whole_subset(ArraySource(images, np.zeros(101, int), "a"))
         images = feed_config.sample_images(dataset_settings(feed="streaming"), subset, new_reporter())
         assert images[:, 0, 0, 0].tolist() == list(range(0, 101, 10))
+
+    def test_sample_without_readable_images_is_rejected(self):
+        """The sizes of these images can be read, but not their pixels."""
+        subset = whole_subset(Truncated([(6, 5)] * 3))
+        with pytest.raises(UserError, match="none of 3 training images can be read"):
+            feed_config.sample_images(dataset_settings(feed="streaming"), subset, new_reporter())
 
     def test_sample_skips_and_reports_unreadable_images(self):
         reporter = new_reporter()

@@ -31,6 +31,24 @@ def test_inspect_counts_the_images_of_a_real_folder(tmp_path, test_data):
         assert sheet.width > 8 * 128
 
 
+def test_inspect_needs_no_labels_for_pretraining(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    finished = run(
+        "inspect",
+        "--config=configs/pretrain.py:simclr",
+        f"--config.dataset.name=images:{tmp_path}",
+        "--config.batch_size=4",
+        f"--contact_sheet={tmp_path}/sheet.png",
+        "--format=json",
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    inspection = json.loads(finished.stdout)
+    assert inspection["parts"] == {"training": {"split": "train", "examples": 4}}
+    assert inspection["would_spoil"] == []
+
+
 def test_inspect_fails_on_a_folder_with_leakage_and_too_few_images(tmp_path):
     image = Image.fromarray(np.arange(75, dtype=np.uint8).reshape(5, 5, 3))
     for split in ("train", "val"):

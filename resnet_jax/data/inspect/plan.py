@@ -68,7 +68,8 @@ def make_plan(config: ConfigDict, scanned: ScannedDataset, mesh: Mesh) -> Plan:
     if not len(train):
         return Plan(dataset, train, subsets, None, problems, selected)
     try:
-        why = feed_config.resolve(dataset, scanned.subset.take(train), mesh)
+        scored = [scanned.subset.take(subsets[purpose]) for purpose in subsets if purpose != "training"]
+        why = feed_config.resolve(dataset, scanned.subset.take(train), mesh, [part for part in scored if len(part)])
     except UserError as error:
         return Plan(dataset, train, subsets, None, [*problems, str(error)], selected)
     if not scanned.readable[train].any():
