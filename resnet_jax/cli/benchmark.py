@@ -79,7 +79,10 @@ def _measure(reporter):
     """Return the measured speed, and the text to print."""
     from resnet_jax.data.sources import open_sources
     from resnet_jax.diagnostics import throughput
+    from resnet_jax.runtime import parallel
+    from resnet_jax.training import experiment
 
+    experiment.check(CONFIG.value, parallel.make_mesh())  # Before the dataset is downloaded.
     dataset = CONFIG.value.dataset
     speed = throughput.measure(CONFIG.value, open_sources(dataset.name, dataset.data_dir), reporter)
     return speed, throughput.format_throughput(speed)

@@ -28,12 +28,15 @@ def run() -> ExitCode:
     from resnet_jax import files
     from resnet_jax.data.sources import open_sources
     from resnet_jax.diagnostics.lr_range_test import format_range_test, range_test
+    from resnet_jax.runtime import parallel
     from resnet_jax.terminal import Reporter, print_result
+    from resnet_jax.training import experiment
 
     target = "the page", ".html"
     files.check_target(TO.value, *target)
     if not MIN_RATE.value < MAX_RATE.value:
         raise UserError(f"--min_rate ({MIN_RATE.value:g}) is not below --max_rate ({MAX_RATE.value:g}). Correct them.")
+    experiment.check(CONFIG.value, parallel.make_mesh())  # Before the dataset is downloaded.
     dataset = CONFIG.value.dataset
     sources = open_sources(dataset.name, dataset.data_dir)
     with Reporter(active=FORMAT.value == "text", max_unreadable=dataset.max_unreadable) as reporter:

@@ -196,6 +196,7 @@ class ModelFlags:
           needs_dataset: whether the dataset is needed. If not, and if `data_dir` is None, nothing is downloaded, and a
             dataset that cannot be opened is no error.
         """
+        from resnet_jax import config_check
         from resnet_jax.data.sources import open_local_sources, open_sources
         from resnet_jax.pretrained.load import load_pretrained, load_pretrained_without_data, open_initial_weights
         from resnet_jax.trained_model import load_run
@@ -203,6 +204,7 @@ class ModelFlags:
         if self.workdir.value:
             return load_run(self.workdir.value)
         config = self.config.value
+        config_check.check(config)  # Before anything is downloaded.
         weights = open_initial_weights(config)
         dataset = config.dataset.name, data_dir or config.dataset.data_dir
         if needs_dataset or data_dir:

@@ -30,8 +30,9 @@ FRACTIONS = flags.DEFINE_list("fractions", ["1", "0.1", "0.01"], "Shares of the 
 
 def run(workdirs: list[str]) -> ExitCode:
     from resnet_jax import config as settings
+    from resnet_jax import config_check
     from resnet_jax.data import splits
-    from resnet_jax.data.sources import open_sources
+    from resnet_jax.data.sources import canonical_name, open_sources
     from resnet_jax.evaluation import probe
     from resnet_jax.evaluation.model_comparison import check_distinct
     from resnet_jax.terminal import Reporter, print_result
@@ -51,7 +52,9 @@ def run(workdirs: list[str]) -> ExitCode:
             split = own[f"{purpose}_split"]
             dataset[f"{purpose}_split"] = "" if split == splits.NO_SPLIT else split
     else:
+        config_check.check(CONFIG.value)
         dataset = CONFIG.value.dataset
+        dataset.name = canonical_name(dataset.name)
     # Do not load another dataset into memory to read its labels, because its images may differ in size.
     dataset.feed = own.feed if dataset.name == own.name else "streaming"
     with Reporter(active=FORMAT.value == "text", max_unreadable=dataset.max_unreadable) as reporter:

@@ -29,6 +29,13 @@ def test_wrong_setting_is_reported(tmp_path, arguments, sentence):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.parametrize("command", ["find_lr --to=page.html", "benchmark", "probe --workdir={run}"])
+@pytest.mark.slow
+def test_wrong_setting_is_reported_before_the_dataset_is_opened(tiny_run, tmp_path, command):
+    recipe = ("--config=configs/cifar10.py", f"--config.dataset.data_dir={tmp_path}", "--config.ema_decay=2.0")
+    check(run(*command.format(run=tiny_run).split(), *recipe), "ema_decay")
+
+
 def test_batch_size_not_divisible_by_the_devices_is_reported(tmp_path):
     finished = run(
         *SHORT_DIGITS,
