@@ -122,13 +122,14 @@ def _train(recipe: str, change: str, seed: int) -> dict:
     )
     subprocess.run([sys.executable, "main.py", *config, f"--workdir={workdir}"], cwd=run_program.ROOT, check=True)
     result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
-    scores = workdir / "scores.json"
-    if not scores.exists():
+    scores_file = workdir / "scores.json"  # Scoring takes minutes, so a resumed ablation does not repeat it.
+    if not scores_file.exists():
         evaluate = ("evaluate", f"--workdir={workdir}", "--split=validation", "--tta=mirror_translate")
-        scores.write_text(json.dumps(run_program.run_command(*evaluate)), encoding="utf-8")
+        scores_file.write_text(json.dumps(run_program.run_command(*evaluate)), encoding="utf-8")
+    scores = json.loads(scores_file.read_text(encoding="utf-8"))
     return {
         "top1": result["validation"]["top1"],
-        "tta_top1": json.loads(scores.read_text(encoding="utf-8"))["tta"]["mirror_translate"]["top1"],
+        "tta_top1": scores["tta"]["mirror_translate"]["top1"],
         "seconds": result["seconds"],
         "provenance": result["provenance"],
     }

@@ -3,10 +3,10 @@
     python main.py --config=configs/cifar10_speedrun.py --workdir=/tmp/speedrun        # for two CPU cores
     python main.py --config=configs/cifar10_speedrun.py:96 --workdir=/tmp/speedrun96   # for an accelerator
 
-airbench94 reaches 93.16 ± 0.11 % on the test split in a single view, and 93.89 ± 0.07 % with test-time augmentation, in
-54 min: mean and standard deviation of two seeds (`python -m benchmarks.accuracy cifar10_speedrun --seeds=2`, commits
-a33062b and 955a8a9, 2 cores of an AMD EPYC (family 25, model 17), 2026-11-30). airbench96 has not been measured. Jordan
-reports 94.01 % and 96.05 % with test-time augmentation.
+airbench94 reaches 93.16 ± 0.11 % on the test split in a single view, and 93.89 ± 0.07 % with test-time augmentation:
+mean and standard deviation of two seeds, each of which took 54 min (`python -m benchmarks.accuracy cifar10_speedrun
+--seeds=2`, commits a33062b and 955a8a9, 2 cores of an AMD EPYC (family 25, model 17), 2026-11-30). airbench96 has not
+been measured. Jordan reports 94.01 % and 96.05 % with test-time augmentation.
 
 It trains on all 50,000 training images and takes the last checkpoint. The test split is scored in a single view, and
 with test-time augmentation (mirroring, and moving by a pixel). These things differ from Jordan's code: the blocks of

@@ -413,10 +413,9 @@ def load_run(workdir: str, mesh: Mesh | None = None, calibrated: bool = True) ->
       (2, 10)
     """
     directory = WorkDir(workdir)
-    settings_of_checkpoints = directory.config().checkpoint
-    keep, best_metric = settings_of_checkpoints.keep, settings_of_checkpoints.best_metric
+    checkpoint = directory.config().checkpoint
     mesh = mesh or parallel.make_mesh()
-    with directory.open_checkpoints(keep, best_metric, read_only=True) as checkpoints:
+    with directory.open_checkpoints(checkpoint.keep, checkpoint.best_metric, read_only=True) as checkpoints:
         trained = restore_chosen(directory, checkpoints, mesh)
     thresholds = directory.thresholds()
     if thresholds and _belongs_to(trained, thresholds, f"The thresholds of {directory.path} are", "Finish the run."):
@@ -431,7 +430,7 @@ def load_run(workdir: str, mesh: Mesh | None = None, calibrated: bool = True) ->
 
 
 def _belongs_to(trained: TrainedModel, fitted: dict, subject: str, remedy: str) -> bool:
-    """Return whether what was fitted on validation was fitted to this checkpoint. If not, warn that it is not used."""
+    """Return whether a calibration or thresholds belong to this checkpoint; if not, warn that they are not used."""
     fits = fitted["checkpoint_step"] == trained.step
     if not fits:
         logger.warning(

@@ -86,15 +86,13 @@ def open_decoded(name: str, moved_to: str | None = None) -> dict[str, DecodedSou
       UserError: if the directory holds no complete dataset.
     """
     root = canonical_path(moved_to or name.removeprefix(PREFIX))
-    try:
-        with open(os.path.join(root, INFO), encoding="utf-8") as file:
-            text = file.read()
-    except FileNotFoundError:
+    if not os.path.exists(os.path.join(root, INFO)):
         raise UserError(
             f"{root} holds no decoded dataset ({INFO} is missing). Write one with the command decode, or let it finish."
-        ) from None
+        )
     try:
-        info = json.loads(text)
+        with open(os.path.join(root, INFO), encoding="utf-8") as file:
+            info = json.load(file)
         sources = {split: DecodedSource(root, info, split) for split in info["splits"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root} is damaged ({first_line(error)}). Write it again with the command decode.") from None

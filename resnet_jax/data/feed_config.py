@@ -68,7 +68,7 @@ def resolve(dataset: ConfigDict, subset: Subset, mesh: Mesh, scored: Sequence[Su
     """
     shapes = subset.image_shapes
     all_shapes = {shape for part in (subset, *scored) for shape in part.image_shapes}
-    # Each step resizes the images of a resident feed. So each split can have squares of another size.
+    # A resident feed stores each split in one shape. Each step resizes the images to a square, which distorts others.
     squares = all(height == width for height, width, _ in all_shapes)
     differ = any(len(part.image_shapes) > 1 for part in (subset, *scored)) or (len(all_shapes) > 1 and not squares)
     if dataset.feed == "resident" and len(shapes) == 1 and differ:

@@ -90,7 +90,7 @@ class BalancedSampler(NextExampleSubstitutes):
         return self._orders[epoch]
 
     def candidates(self, epoch: int, position: int) -> Iterator[int]:
-        """Yield all positions of the same class, from this one on, and then all others; see `Sampler.candidates`."""
+        """Yield this position, then the others of its class, then those of all classes; see `Sampler.candidates`."""
         yield position
         members = np.flatnonzero(self._labels == self._labels[position])
         first = int(np.searchsorted(members, position))

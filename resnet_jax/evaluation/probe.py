@@ -97,8 +97,8 @@ def probe(
     for purpose in ("validation", "test"):
         if dataset[f"{purpose}_split"] == splits.NO_SPLIT:
             raise UserError(
-                f"a probe needs a {purpose} split. Give --config=RECIPE --config.dataset.{purpose}_split=... with the "
-                "recipe of the dataset."
+                f"a probe needs a {purpose} split. Give --config=RECIPE --config.dataset.{purpose}_split=SPLIT, where "
+                "RECIPE names the dataset."
             )
     results = []
     first = next(iter(models.values()))

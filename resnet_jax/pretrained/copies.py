@@ -103,7 +103,10 @@ def _find(weights: Weights) -> dict[str, Copy]:
 
 
 def _preferred(copies: dict[str, Copy], weights: Weights) -> list[str]:
-    """Return the names of the moving averages. Without any: of the copies that not only training needs, or of all."""
+    """Return the names of the copies to choose from.
+
+    These are the moving averages; without any, the copies that are used after training; without any of these, all.
+    """
     averages = [name for name in copies if AVERAGE.search(name)]
     if "ema_state_dict.steps" in weights.other_dtypes:
         # mmengine saves the averages as "state_dict", and the weights, with the counter "steps", as "ema_state_dict".
