@@ -114,6 +114,9 @@ def test_damaged_dataset_is_not_called_missing(folder, tmp_path):
     (tmp_path / "decoded" / "train.labels.npy").unlink()
     with pytest.raises(UserError, match=r"is damaged.*train\.labels\.npy"):
         open_sources(f"decoded:{tmp_path}/decoded")
+    (tmp_path / "decoded" / "decoded.json").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="is damaged"):
+        open_sources(f"decoded:{tmp_path}/decoded")
 
 
 def test_dataset_that_has_changed_is_not_resumed(folder, tmp_path, monkeypatch):
